@@ -1,0 +1,196 @@
+"""What holds for every test: it is repeatable, it stays on this machine, and it ends what it began.
+
+* One seed a run, in the header; ``MESHLIB_SEED=<n>`` repeats it, for Hypothesis and for the ``rng`` fixture alike.
+* No packet leaves loopback by a Python socket, and no name goes to the system's resolver.
+* After each test outside ``tests/core`` the threads, asyncio tasks and file descriptors are what they were before it.
+* A component that is not there skips a test, or fails it where ``CI`` or ``MESHLIB_REQUIRE_REAL`` is set.
+"""
+
+import asyncio
+import gc
+import importlib.metadata
+import inspect
+import os
+import re
+import shutil
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from ipaddress import ip_address
+from pathlib import Path
+from random import Random, SystemRandom
+from typing import Any, NoReturn
+
+import pytest
+from hypothesis import settings
+
+# --- repeatable ---------------------------------------------------------------------------------------------------------
+
+# A deadline per example would be an assertion on speed. The blob of a failure repeats it without the seed.
+settings.register_profile("meshlib", deadline=None, print_blob=True)
+settings.load_profile("meshlib")
+
+_SEED = pytest.StashKey[int]()
+
+# What a shell may carry that would change what a channel does.
+_FOREIGN = re.compile(
+    r"(grpc_|https?_|all_|no_)proxy|OTEL_.*|GRPC_ENABLE_FORK_SUPPORT|MESHLIB_.*_ENDPOINTS", re.IGNORECASE
+)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Draw the seed before Hypothesis asks for its own."""
+    given = config.getoption("--hypothesis-seed")
+    seed = int(given) if given is not None else int(os.environ.get("MESHLIB_SEED") or SystemRandom().randrange(2**32))
+    config.stash[_SEED] = seed
+    config.option.hypothesis_seed = seed
+    for name in [name for name in os.environ if _FOREIGN.fullmatch(name)]:
+        del os.environ[name]
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    """The two facts that are needed to see a failure again."""
+    return f"meshlib: MESHLIB_SEED={config.stash[_SEED]}, grpcio {importlib.metadata.version('grpcio')}"
+
+
+@pytest.fixture(scope="session")
+def seed(pytestconfig: pytest.Config) -> int:
+    """The seed of this run, as the header prints it."""
+    return pytestconfig.stash[_SEED]
+
+
+@pytest.fixture
+def rng(seed: int, request: pytest.FixtureRequest) -> Random:
+    """Randomness of this test's own: the same for a seed, whichever tests ran before."""
+    return Random(f"{seed}:{request.node.nodeid}")
+
+
+# --- loopback only ------------------------------------------------------------------------------------------------------
+
+
+def _on_loopback(host: object) -> bool:
+    try:
+        return host in (None, "localhost", b"localhost") or ip_address(str(host).partition("%")[0]).is_loopback
+    except ValueError:
+        return False
+
+
+def _keep_to_loopback(event: str, args: tuple[Any, ...]) -> None:
+    """An audit hook: it sees every Python socket, whichever library opened it. C-core's own it cannot see."""
+    if event in ("socket.connect", "socket.sendto", "socket.bind"):
+        address = args[1]
+        if isinstance(address, tuple) and isinstance(address[0], str) and not _on_loopback(address[0]):
+            raise RuntimeError(f"{event} {address}: tests stay on loopback; use an address in 127.0.0.0/8 or ::1")
+    elif event == "socket.getaddrinfo" and not _on_loopback(args[0]):
+        raise RuntimeError(f"{event} {args[0]!r}: tests never ask the system's resolver; use the in-process DNS server")
+
+
+sys.addaudithook(_keep_to_loopback)
+
+
+# --- what was begun is ended --------------------------------------------------------------------------------------------
+
+_DEADLINE = 5.0  # seconds for what ends in the background: a socket the peer closes, a thread on its way out
+_POLL = 0.01  # seconds
+
+
+def _file_descriptors() -> set[str]:
+    """Each as ``number target``: a number used again for something else is new. Empty where there is no /proc."""
+    folder = Path("/proc/self/fd")
+    held = set()
+    for name in os.listdir(folder) if folder.is_dir() else ():
+        try:
+            held.add(f"{name} {os.readlink(folder / name)}")
+        except FileNotFoundError:  # the one that listed the folder
+            continue
+    return held
+
+
+def _threads() -> set[threading.Thread]:
+    """All but the workers of a server that serves several tests: it starts them when it first needs them."""
+    return {thread for thread in threading.enumerate() if not thread.name.startswith("shared-")}
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Threads and file descriptors are what they were; grpcio gives back even its pollers once nothing of it lives."""
+    if _unchecked(request):
+        yield
+        return
+    files, threads = _file_descriptors(), _threads()
+    grpc_was_up = any("eventfd" in file for file in files)
+
+    def left() -> list[str]:
+        new = _file_descriptors() - files
+        if grpc_was_up:  # for as long as it is, it opens wake-up descriptors of its own when it likes
+            new = {file for file in new if "anon_inode:" not in file}
+        return sorted(new) + sorted(repr(thread) for thread in _threads() - threads)
+
+    yield
+    end = time.monotonic() + _DEADLINE
+    while leaked := left():
+        if time.monotonic() > end:
+            pytest.fail(f"left behind {_DEADLINE:g} s after the test: {', '.join(leaked)}", pytrace=False)
+        gc.collect()  # what only a cycle holds is not leaked
+        time.sleep(_POLL)
+
+
+@pytest.fixture(autouse=True)
+def _no_task_left(_nothing_left: None, request: pytest.FixtureRequest) -> None:
+    """Ask for the check of tasks in tests that have a loop; the loop is made after the count of descriptors, and so
+    closed before the next."""
+    test = getattr(getattr(request.function, "hypothesis", None), "inner_test", request.function)
+    if inspect.iscoroutinefunction(test) and not _unchecked(request):
+        request.getfixturevalue("_tasks")
+
+
+@pytest.fixture
+async def _tasks() -> AsyncIterator[None]:
+    """Tasks are what they were, on the test's own loop; that loop would cancel the others in silence when it closes."""
+    before = asyncio.all_tasks()
+    yield
+    end = time.monotonic() + _DEADLINE
+    while leaked := asyncio.all_tasks() - before - {asyncio.current_task()}:
+        if time.monotonic() > end:
+            names = ", ".join(sorted(repr(task) for task in leaked))
+            pytest.fail(f"still running {_DEADLINE:g} s after the test: {names}", pytrace=False)
+        await asyncio.sleep(_POLL)
+
+
+def _unchecked(request: pytest.FixtureRequest) -> bool:
+    """Tests of the core own no resource, and there are thousands of them."""
+    core = Path(__file__).parent / "core"
+    return request.path.is_relative_to(core) or request.node.get_closest_marker("shares_process_state") is not None
+
+
+# --- real components ----------------------------------------------------------------------------------------------------
+
+
+def _must_be_there() -> bool:
+    asked = os.environ.get("MESHLIB_REQUIRE_REAL") or os.environ.get("CI") or "0"
+    return asked.lower() not in ("0", "false", "no")
+
+
+@pytest.fixture(scope="session")
+def require_real() -> Callable[[str, str], Path]:
+    """``require_real(program, package)``: the program's path.
+
+    Where it is missing the test is skipped; it fails if ``MESHLIB_REQUIRE_REAL`` or, in its absence, ``CI`` is set.
+    """
+    path = os.pathsep.join(
+        [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin"]
+    )
+
+    def find(program: str, package: str) -> Path:
+        found = shutil.which(program, path=path)
+        return Path(found) if found else _missing(f"{program} is not installed; it comes with {package}")
+
+    return find
+
+
+def _missing(reason: str) -> NoReturn:
+    if _must_be_there():
+        pytest.fail(f"{reason} (MESHLIB_REQUIRE_REAL=0 skips instead)", pytrace=False)
+    pytest.skip(reason)
