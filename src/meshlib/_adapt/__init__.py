@@ -1,0 +1,1 @@
+"""Turns the objects of grpc, dns and ssl into core values and back; waits for nothing."""

@@ -1,0 +1,181 @@
+"""Drives the machine of one service on an event loop: feeds it answers and time, performs what it asks."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from typing import Protocol, final
+
+from meshlib._core.cluster import Cluster
+from meshlib._core.commands import Close, ClusterCommand, Lookup, Open, Rebuild, StateChanged, Wake
+from meshlib._core.connectivity import TRANSIENT_FAILURE
+from meshlib._core.endpoint import Resolution
+from meshlib._core.host import Host, Subchannel
+
+__all__ = ["Discovery", "Plane", "Pool"]
+
+_log = logging.getLogger("meshlib")
+
+
+class Discovery(Protocol):
+    """The resolution of one target, perhaps shared with other channels."""
+
+    def subscribe(
+        self, on_resolved: Callable[[Resolution], None], on_failed: Callable[[str], None]
+    ) -> Callable[[], None]:
+        """Tells every answer from now on, the last good one at once if there is one; returns how to stop it."""
+        ...
+
+    def hurry(self) -> None:
+        """A host became failing: ask again as soon as manners allow."""
+        ...
+
+
+class Pool(Protocol):
+    """Makes and ends subchannels, and hears of the channel's state; the shell's."""
+
+    def open(self, host: Host) -> Subchannel:
+        """A subchannel for ``host``, not connected yet."""
+        ...
+
+    def close(self, host: Host) -> None:
+        """Ends the subchannel of ``host``, without waiting for it."""
+        ...
+
+    def state_changed(self, state: int) -> None:
+        """The channel's own connectivity is ``state`` now."""
+        ...
+
+
+@final
+class Plane:
+    """The control plane of one channel. Every method but :meth:`attention` runs on the loop.
+
+    Args:
+        cluster: the machine to drive.
+        discovery: where its endpoints come from.
+        pool: performs Open, Close and StateChanged.
+        clock: monotonic seconds, that of the machine.
+        build_aside: whether the balancer is the user's own and builds its pickers in a worker thread, off the loop.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        discovery: Discovery,
+        pool: Pool,
+        *,
+        clock: Callable[[], float],
+        build_aside: bool = False,
+    ) -> None:
+        self._cluster = cluster
+        self._discovery = discovery
+        self._pool = pool
+        self._clock = clock
+        self._build_aside = build_aside
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._building: asyncio.Future[tuple[ClusterCommand, ...]] | None = None
+        self._unsubscribe: Callable[[], None] | None = None
+        self._asked = False
+        self._stopped = False
+
+    def start(self) -> None:
+        """Begins: subscribes to the resolution and runs until :meth:`stop`."""
+        if self._stopped or self._loop is not None:
+            return
+        self._loop = asyncio.get_running_loop()
+        self._unsubscribe = self._discovery.subscribe(self._on_resolved, self._on_failed)
+
+    def attention(self) -> None:
+        """The machine has something to say. Any thread may call this, any number of times."""
+        loop = self._loop
+        if loop is None or self._asked or self._stopped:
+            return
+        self._asked = True
+        try:
+            loop.call_soon_threadsafe(self._step)
+        except RuntimeError:
+            # The loop was closed between the look and the call: the channel is closing, or its process is ending.
+            self._asked = False
+
+    def stop(self) -> None:
+        """Ends it: no more questions, every host closed, every waiting call woken."""
+        if self._stopped:
+            return
+        self._stopped = True
+        if self._unsubscribe is not None:
+            self._unsubscribe()
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._building is not None:
+            self._building.cancel()
+        self._perform(self._cluster.close(now=self._clock()))
+
+    def _on_resolved(self, resolution: Resolution) -> None:
+        if not self._stopped:
+            self._perform(self._cluster.on_resolved(resolution, now=self._clock()))
+            self._arm()
+
+    def _on_failed(self, reason: str) -> None:
+        if not self._stopped:
+            self._perform(self._cluster.on_resolution_failed(reason, now=self._clock()))
+            self._arm()
+
+    def _step(self) -> None:
+        self._asked = False
+        if self._stopped:
+            return
+        self._perform(self._cluster.on_timer(now=self._clock()))
+        self._arm()
+
+    def _arm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        at = self._cluster.next_timer()
+        if at is not None and not self._stopped:
+            assert self._loop is not None
+            self._timer = self._loop.call_later(max(0.0, at - self._clock()), self._step)
+
+    def _perform(self, commands: Iterable[ClusterCommand]) -> None:
+        pending = list(commands)
+        while pending:
+            command = pending.pop(0)
+            if isinstance(command, Open):
+                pending.extend(self._open(command.host))
+            elif isinstance(command, Close):
+                self._pool.close(command.host)
+            elif isinstance(command, Rebuild):
+                pending.extend(self._rebuild())
+            elif isinstance(command, Wake):
+                for call in command.calls:
+                    call.wake()
+            elif isinstance(command, StateChanged):
+                self._pool.state_changed(command.state)
+            else:
+                assert isinstance(command, Lookup)
+                self._discovery.hurry()
+
+    def _open(self, host: Host) -> tuple[ClusterCommand, ...]:
+        now = self._clock()
+        try:
+            subchannel = self._pool.open(host)
+        except Exception:
+            _log.exception("no channel could be made for %s; the host counts as failing", host.endpoint.address)
+            return self._cluster.on_connectivity(host, TRANSIENT_FAILURE, now=now)
+        return self._cluster.opened(host, subchannel, now=now)
+
+    def _rebuild(self) -> tuple[ClusterCommand, ...]:
+        if not self._build_aside:
+            return self._cluster.rebuild(now=self._clock())
+        if self._building is None:
+            assert self._loop is not None
+            self._building = self._loop.run_in_executor(None, lambda: self._cluster.rebuild(now=self._clock()))
+            self._building.add_done_callback(self._built)
+        return ()
+
+    def _built(self, building: "asyncio.Future[tuple[ClusterCommand, ...]]") -> None:
+        self._building = None
+        if not building.cancelled() and not self._stopped:
+            self._perform(building.result())
+            self._arm()

@@ -1,0 +1,65 @@
+"""What a resolver names: values, equal by content."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from meshlib._core.errors import ConfigError
+
+__all__ = ["Endpoint", "Resolution", "merged"]
+
+MAX_WEIGHT = 2**32 - 1
+MAX_PRIORITY = 2**16 - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """One instance of a service.
+
+    Args:
+        address: where it listens: ``"10.0.0.7:50051"``, ``"[::1]:50051"`` or ``"unix:/run/a.sock"``; never a host name.
+        weight: share of the traffic within its priority, 1 to 2**32 - 1 (Envoy ``load_balancing_weight``).
+        priority: 0 is tried first, up to 65535 (RFC 2782).
+        locality: where it runs, free text.
+        authority: the ``:authority`` and TLS name for this endpoint; None means the target's own.
+        attributes: further facts a resolver knows, as key and value.
+    """
+
+    address: str
+    weight: int = 1
+    priority: int = 0
+    locality: str = ""
+    authority: str | None = None
+    attributes: tuple[tuple[str, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.address or not isinstance(self.address, str):
+            raise ConfigError("address", self.address, 'must be text such as "10.0.0.7:50051" or "unix:/run/a.sock"')
+        if not isinstance(self.weight, int) or not 1 <= self.weight <= MAX_WEIGHT:
+            raise ConfigError("weight", self.weight, f"must be an integer from 1 to {MAX_WEIGHT}")
+        if not isinstance(self.priority, int) or not 0 <= self.priority <= MAX_PRIORITY:
+            raise ConfigError("priority", self.priority, f"must be an integer from 0 to {MAX_PRIORITY}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resolution:
+    """One answer of a resolver.
+
+    Args:
+        endpoints: all instances known now, in any order.
+        ttl: seconds until the resolver wants to be asked again; None: only after a failure or ``resolve_now()``.
+    """
+
+    endpoints: tuple[Endpoint, ...]
+    ttl: float | None = None
+
+
+def merged(endpoints: Iterable[Endpoint]) -> tuple[Endpoint, ...]:
+    """The endpoints with equal address, authority and priority made one, their weights added; order of first sight."""
+    by_key: dict[tuple[str, str | None, int], Endpoint] = {}
+    for endpoint in endpoints:
+        key = (endpoint.address, endpoint.authority, endpoint.priority)
+        seen = by_key.get(key)
+        by_key[key] = (
+            endpoint if seen is None else replace(seen, weight=min(seen.weight + endpoint.weight, MAX_WEIGHT))
+        )
+    return tuple(by_key.values())

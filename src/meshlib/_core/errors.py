@@ -1,0 +1,27 @@
+"""The one exception the core raises, and only while a channel is being configured."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+__all__ = ["ConfigError", "unknown_name"]
+
+
+class ConfigError(ValueError):
+    """A value given to meshlib that it cannot use.
+
+    Raised at construction only, never by a call. The message names the field, the value it was given and what is allowed.
+    """
+
+    def __init__(self, field: str, value: object, allowed: str) -> None:
+        super().__init__(f"{field}={value!r}: {allowed}")
+        self.field = field
+        self.value = value
+        self.allowed = allowed
+
+
+def unknown_name(field: str, name: str, known: Iterable[str]) -> ConfigError:
+    """The error for a name that is not registered: it lists the known ones and, if one is close, suggests it."""
+    names = sorted(known)
+    close = get_close_matches(name, names, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    return ConfigError(field, name, f"unknown name; known: {', '.join(names)}{hint}")

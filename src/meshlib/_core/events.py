@@ -1,0 +1,187 @@
+"""What the core tells whoever listens: telemetry, logs and tests. Nothing is built when nobody does."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+if TYPE_CHECKING:
+    from meshlib._core.call import Call
+
+__all__ = [
+    "AttemptEnded",
+    "AttemptStarted",
+    "CallEvent",
+    "CallObserver",
+    "ChannelEvent",
+    "ChannelObserver",
+    "EndpointsChanged",
+    "HostStateChanged",
+    "NotRetried",
+    "PluginFailed",
+    "ResolutionFailed",
+    "Retrying",
+    "Waiting",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallEvent:
+    """Something that happened to one call.
+
+    Args:
+        at: when, monotonic seconds.
+    """
+
+    stage: ClassVar[str]
+    at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting(CallEvent):
+    """No host can be chosen now; the call waits for a change."""
+
+    stage: ClassVar[str] = "pick"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptStarted(CallEvent):
+    """An attempt was given to a host.
+
+    Args:
+        n: its number, from 1.
+        address: of the host.
+        why: ``"first"``, ``"retry"``, ``"hedge"`` or ``"refused"`` (the attempt before never left).
+    """
+
+    stage: ClassVar[str] = "in_flight"
+    n: int
+    address: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptEnded(CallEvent):
+    """An attempt ended.
+
+    Args:
+        n: its number.
+        address: of the host.
+        code: name of the status code.
+        seconds: how long it took.
+    """
+
+    stage: ClassVar[str] = "load"
+    n: int
+    address: str
+    code: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retrying(CallEvent):
+    """Another attempt will follow.
+
+    Args:
+        n: the attempt that failed.
+        delay: seconds until the next.
+    """
+
+    stage: ClassVar[str] = "retry"
+    n: int
+    delay: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotRetried(CallEvent):
+    """A failure was final.
+
+    Args:
+        n: the attempt that failed.
+        why: the reason in words.
+    """
+
+    stage: ClassVar[str] = "retry"
+    n: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelEvent:
+    """Something that happened to a channel.
+
+    Args:
+        at: when, monotonic seconds.
+    """
+
+    at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointsChanged(ChannelEvent):
+    """The resolver named other endpoints than before.
+
+    Args:
+        added: addresses that are new.
+        removed: addresses that are gone.
+    """
+
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResolutionFailed(ChannelEvent):
+    """The resolver failed; the last good endpoints stay.
+
+    Args:
+        reason: what it said.
+        kept: how many endpoints stay.
+    """
+
+    reason: str
+    kept: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostStateChanged(ChannelEvent):
+    """A host's connection changed.
+
+    Args:
+        address: of the host.
+        before: the state it had.
+        after: the state it has.
+    """
+
+    address: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PluginFailed(ChannelEvent):
+    """A balancer raised, or returned what it must not; the channel went on without it.
+
+    Args:
+        name: the class of the plug-in.
+        doing: the method that failed.
+        error: what it raised, or a description of what it returned.
+    """
+
+    name: str
+    doing: str
+    error: object
+
+
+class CallObserver(Protocol):
+    """Hears what happens to calls; called by the thread that drives the call, outside the channel's lock."""
+
+    def on_call_event(self, call: "Call", event: CallEvent) -> None:
+        """One event of one call."""
+        ...
+
+
+class ChannelObserver(Protocol):
+    """Hears what happens to a channel; called outside its lock."""
+
+    def on_channel_event(self, event: ChannelEvent) -> None:
+        """One event."""
+        ...

@@ -1,0 +1,75 @@
+"""How an attempt or a call ended, as the core sees it: the name of a gRPC status code and what may be done about it."""
+
+from typing import Final, final
+
+__all__ = ["CODES", "OK", "Outcome", "local"]
+
+CODES: Final = (
+    "OK",
+    "CANCELLED",
+    "UNKNOWN",
+    "INVALID_ARGUMENT",
+    "DEADLINE_EXCEEDED",
+    "NOT_FOUND",
+    "ALREADY_EXISTS",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "FAILED_PRECONDITION",
+    "ABORTED",
+    "OUT_OF_RANGE",
+    "UNIMPLEMENTED",
+    "INTERNAL",
+    "UNAVAILABLE",
+    "DATA_LOSS",
+    "UNAUTHENTICATED",
+)
+"""The names of the gRPC status codes; a code's number is its index."""
+
+
+@final
+class Outcome:
+    """The end of an attempt, or of a call.
+
+    Args:
+        code: name of the status code.
+        details: the status message.
+        sent: False only where it is proved that no byte of the request reached a server.
+        refused: the host's connection went away between the choice of the host and the send; implies not sent.
+        local: made here: no server said it.
+        pushback: seconds from the ``grpc-retry-pushback-ms`` trailer; negative: the server forbids a retry (gRFC A6).
+        error: what the shell will show its caller for it; the core passes it on unseen.
+    """
+
+    __slots__ = ("code", "details", "error", "local", "pushback", "refused", "sent")
+
+    def __init__(
+        self,
+        code: str,
+        details: str = "",
+        *,
+        sent: bool = True,
+        refused: bool = False,
+        local: bool = False,
+        pushback: float | None = None,
+        error: object = None,
+    ) -> None:
+        self.code = code
+        self.details = details
+        self.sent = sent and not refused
+        self.refused = refused
+        self.local = local
+        self.pushback = pushback
+        self.error = error
+
+    def __repr__(self) -> str:
+        marks = [name for name in ("refused", "local") if getattr(self, name)] + ([] if self.sent else ["unsent"])
+        text = f"{self.code} {self.details!r}" if self.details else self.code
+        return f"<Outcome {' '.join([text, *marks])}>"
+
+
+OK: Final = Outcome("OK")
+
+
+def local(code: str, details: str) -> Outcome:
+    """An outcome decided in this process, before anything was sent."""
+    return Outcome(code, details, sent=False, local=True)
