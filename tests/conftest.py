@@ -25,7 +25,7 @@ from typing import Any, NoReturn
 import pytest
 from hypothesis import settings
 
-# --- repeatable ---------------------------------------------------------------------------------------------------------
+# --- repeatable ----------------------------------------------------------------------
 
 # A deadline per example would be an assertion on speed. The blob of a failure repeats it without the seed.
 settings.register_profile("meshlib", deadline=None, print_blob=True)
@@ -67,7 +67,7 @@ def rng(seed: int, request: pytest.FixtureRequest) -> Random:
     return Random(f"{seed}:{request.node.nodeid}")
 
 
-# --- loopback only ------------------------------------------------------------------------------------------------------
+# --- loopback only -------------------------------------------------------------------
 
 
 def _on_loopback(host: object) -> bool:
@@ -90,7 +90,7 @@ def _keep_to_loopback(event: str, args: tuple[Any, ...]) -> None:
 sys.addaudithook(_keep_to_loopback)
 
 
-# --- what was begun is ended --------------------------------------------------------------------------------------------
+# --- what was begun is ended ---------------------------------------------------------
 
 _DEADLINE = 5.0  # seconds for what ends in the background: a socket the peer closes, a thread on its way out
 _POLL = 0.01  # seconds
@@ -165,7 +165,7 @@ def _unchecked(request: pytest.FixtureRequest) -> bool:
     return request.path.is_relative_to(core) or request.node.get_closest_marker("shares_process_state") is not None
 
 
-# --- real components ----------------------------------------------------------------------------------------------------
+# --- real components -----------------------------------------------------------------
 
 
 def _must_be_there() -> bool:
