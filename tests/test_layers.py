@@ -1,0 +1,218 @@
+"""Imports go strictly down, and the core stays pure: read off the syntax trees, wherever an import stands.
+
+An import inside a function or under ``TYPE_CHECKING`` is a dependency like any other. The contracts of import-linter in
+``pyproject.toml`` say the coarse part of this; here stands what they cannot say, and proof that breaches are found.
+"""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "src" / "meshlib"
+
+# From the bottom up; parts of one layer never meet. Every public name of the package is facade, above all of them.
+LAYERS = (("_core",), ("_adapt",), ("_control", "telemetry"), ("_sync", "_aio"))
+RANK = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}
+FACADE = len(LAYERS)
+
+# What the core may import: values and algorithms. Nothing that waits, opens, spawns or reads a clock.
+# fmt: off
+PURE = frozenset({
+    "__future__", "abc", "bisect", "collections", "collections.abc", "contextlib", "copy", "dataclasses", "difflib",
+    "enum", "fractions", "functools", "hashlib", "heapq", "ipaddress", "itertools", "json", "math", "numbers", "operator",
+    "re", "statistics", "string", "struct", "types", "typing", "urllib.parse", "weakref",
+})
+# fmt: on
+STRATEGIES = frozenset({"retry_base", "stop_base", "wait_base"})  # of tenacity
+
+
+class Imports(ast.NodeVisitor):
+    """Every module that a file names: ``(line, module, name)``, the name None for a plain ``import module``."""
+
+    def __init__(self, package: str) -> None:
+        self.package = package  # of the file, for relative imports
+        self.found: list[tuple[int, str, str | None]] = []
+        self.grpc_names = {"grpc": "grpc"}  # local name -> module, to see `grpc._private` and `aio._private`
+
+    def visit_Import(self, node: ast.Import) -> None:
+        for alias in node.names:
+            self.found.append((node.lineno, alias.name, None))
+            if alias.asname and alias.name in ("grpc", "grpc.aio"):
+                self.grpc_names[alias.asname] = alias.name
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
+        parents = self.package.split(".")
+        base = parents[: len(parents) - node.level + 1] if node.level else []
+        module = ".".join([*base, *([node.module] if node.module else [])])
+        for alias in node.names:
+            self.found.append((node.lineno, module, alias.name))
+            if (module, alias.name) == ("grpc", "aio"):
+                self.grpc_names[alias.asname or "aio"] = "grpc.aio"
+
+    def visit_Attribute(self, node: ast.Attribute) -> None:
+        chain = ast.unparse(node).split(".")
+        if chain[0] in self.grpc_names and all(part.isidentifier() for part in chain):
+            self.found.append((node.lineno, ".".join([self.grpc_names[chain[0]], *chain[1:-1]]), chain[-1]))
+        else:
+            self.generic_visit(node)
+
+    def visit_Call(self, node: ast.Call) -> None:
+        if isinstance(node.func, ast.Name) and node.func.id == "__import__":
+            self.found.append((node.lineno, "__import__", None))
+        self.generic_visit(node)
+
+
+def breaches(package: Path) -> list[str]:
+    """What breaks a rule in the source of ``package``, as ``file:line: sentence``; the twins' names at the end."""
+    found = []
+    for path in sorted(package.rglob("*.py")):
+        inside = path.relative_to(package)
+        folder = ".".join(["meshlib", *inside.parts[:-1]])
+        imports = Imports(folder)
+        imports.visit(ast.parse(path.read_text(encoding="utf-8")))
+        part = inside.parts[0].removesuffix(".py")
+        if part.startswith("_") and part not in RANK and not part.startswith("__"):
+            found.append(f"{inside}:1: {part} has no layer; a private part needs one in LAYERS")
+        for line, module, name in imports.found:
+            found.extend(f"{inside}:{line}: {sentence}" for sentence in judge(package, inside, module, name))
+    return found + list(lonely(package))
+
+
+def judge(package: Path, inside: Path, module: str, name: str | None) -> Iterator[str]:
+    """The rules, for one import of the file ``inside`` the package."""
+    part = inside.parts[0].removesuffix(".py")
+    dotted = module if name is None else f"{module}.{name}"
+    root, *rest = dotted.split(".")
+
+    if root == "meshlib":
+        target = (
+            rest[0] if rest and ((package / rest[0]).is_dir() or (package / f"{rest[0]}.py").is_file()) else "facade"
+        )
+        here, there = RANK.get(part, FACADE), RANK.get(target, FACADE)
+        if target != part and there >= here and here != FACADE:
+            yield f"imports {dotted}: imports go down, and {part} stands beside or below {target}"
+    elif part == "_core":
+        if module == "random":
+            if name != "Random":
+                yield f"imports {dotted}: the core is given a Random, and asks the module for nothing else"
+        elif root == "tenacity":
+            if name not in STRATEGIES:
+                yield f"imports {dotted}: of tenacity the core knows {', '.join(sorted(STRATEGIES))}"
+        elif module not in PURE:
+            yield f"imports {dotted}: the core may import {', '.join(sorted(PURE))}"
+
+    private = any(step.startswith("_") and not step.startswith("__") for step in rest)
+    if root == "grpc" and private and inside.as_posix() != "_adapt/grpcio.py":
+        yield f"uses {dotted}: private names of grpc stand in _adapt/grpcio.py alone"
+    if dotted.startswith("opentelemetry.sdk") and part not in ("telemetry", "testing"):
+        yield f"imports {dotted}: the SDK belongs to the application; telemetry.setup() alone may import it"
+
+
+def lonely(package: Path) -> Iterator[str]:
+    """The files of one shell that the other has not: what waits in one runtime waits in both."""
+    files = {
+        shell: {path.relative_to(package / shell) for path in (package / shell).rglob("*.py")} for shell in LAYERS[3]
+    }
+    for shell, twin in (("_sync", "_aio"), ("_aio", "_sync")):
+        yield from (f"{shell}/{path}:1: has no twin {twin}/{path}" for path in sorted(files[shell] - files[twin]))
+
+
+def test_the_package_keeps_its_layers() -> None:
+    """No file of the package breaks a rule."""
+    assert breaches(PACKAGE) == []
+
+
+CLEAN = {
+    "__init__.py": "from meshlib._sync.channel import channel\nfrom meshlib import aio",
+    "aio.py": "import meshlib\nfrom meshlib._aio import channel",
+    "telemetry.py": "def setup():\n    from opentelemetry.sdk.trace import TracerProvider",
+    "_core/__init__.py": "",
+    "_core/call.py": "from random import Random\nfrom collections.abc import Callable\nfrom . import status\n"
+    "from tenacity import wait_base\nfrom meshlib._core.status import Code",
+    "_core/status.py": "import math",
+    "_adapt/grpcio.py": "import grpc\nimport grpc.aio\nmake = grpc._channel.Channel, grpc.aio._channel.Channel",
+    "_control/plane.py": "import asyncio\nfrom meshlib._adapt import grpcio\nfrom meshlib._core import call",
+    "_sync/channel.py": "import threading, grpc\nfrom meshlib._control.plane import Plane\ngrpc.__version__",
+    "_aio/channel.py": "from meshlib import telemetry\nfrom ..telemetry import setup",
+}
+
+
+def planted(folder: Path, path: str, source: str) -> list[str]:
+    """The breaches in a clean little package after ``source`` is added to the end of one of its files."""
+    for name, text in CLEAN.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text + "\n", encoding="utf-8")
+    if path:
+        with (folder / path).open("a", encoding="utf-8") as file:
+            file.write(source + "\n")
+    return breaches(folder)
+
+
+def test_a_clean_package_passes(tmp_path: Path) -> None:
+    """What the rules allow is not reported."""
+    assert planted(tmp_path, "", "") == []
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("_core/call.py", "import time"),
+        ("_core/call.py", "import time as math"),
+        ("_core/call.py", "def f():\n    from threading import Lock"),
+        ("_core/call.py", "if TYPE_CHECKING:\n    import grpc"),
+        ("_core/call.py", "class C:\n    def f(self):\n        import asyncio.events"),
+        ("_core/call.py", "from urllib import request"),
+        ("_core/call.py", "__import__('socket')"),
+        ("_core/call.py", "import importlib"),
+        ("_core/call.py", "import dns.resolver"),
+        ("_core/call.py", "from opentelemetry import trace"),
+        ("_core/call.py", "import random"),
+        ("_core/call.py", "from random import random"),
+        ("_core/call.py", "from random import Random, SystemRandom"),
+        ("_core/call.py", "import tenacity"),
+        ("_core/call.py", "from tenacity import Retrying"),
+        ("_core/call.py", "from meshlib._adapt import grpcio"),
+        ("_core/call.py", "from .._adapt import grpcio"),
+        ("_core/call.py", "from meshlib import _sync"),
+        ("_core/call.py", "import meshlib"),
+        ("_adapt/grpcio.py", "if TYPE_CHECKING:\n    from meshlib._control.plane import Plane"),
+        ("_adapt/grpcio.py", "from meshlib.telemetry import setup"),
+        ("_control/plane.py", "from meshlib._sync.channel import channel"),
+        ("_control/plane.py", "def f():\n    from meshlib import telemetry"),
+        ("telemetry.py", "import meshlib._control.plane"),
+        ("_sync/channel.py", "from meshlib._aio.channel import channel"),
+        ("_aio/channel.py", "def f():\n    import meshlib._sync"),
+        ("_aio/channel.py", "from meshlib import channel"),
+        ("_aio/channel.py", "from .. import aio"),
+        ("_sync/channel.py", "grpc._channel.Channel"),
+        ("_sync/channel.py", "import grpc as g\ng.aio._channel.Channel()"),
+        ("_aio/channel.py", "from grpc import aio as a\na._interceptor"),
+        ("_aio/channel.py", "from grpc.aio._channel import Channel"),
+        ("_control/plane.py", "from opentelemetry.sdk import trace"),
+    ],
+)
+def test_a_planted_breach_is_found(tmp_path: Path, path: str, source: str) -> None:
+    """Each rule catches each way to write its breach, and reports it once, with file and line."""
+    (breach,) = planted(tmp_path, path, source)
+    lines = (tmp_path / path).read_text(encoding="utf-8").splitlines()
+    file, line, _ = breach.split(":", 2)
+    assert file == path
+    assert int(line) > len(lines) - len(source.splitlines())
+
+
+@pytest.mark.parametrize("path", ["_sync/calls.py", "_aio/inner/calls.py"])
+def test_a_missing_twin_is_found(tmp_path: Path, path: str) -> None:
+    """A file in one shell alone is reported, in a folder of it too."""
+    (tmp_path / path).parent.mkdir(parents=True)
+    (breach,) = planted(tmp_path, path, "")
+    assert "has no twin" in breach
+    assert breach.startswith(path)
+
+
+def test_a_part_without_a_layer_is_found(tmp_path: Path) -> None:
+    """A new private part has to be given its place."""
+    (tmp_path / "_extra").mkdir()
+    (breach,) = planted(tmp_path, "_extra/a.py", "")
+    assert "has no layer" in breach
