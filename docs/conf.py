@@ -1,0 +1,22 @@
+"""Sphinx: MyST pages, the furo theme, and no warning let through (``sphinx-build -W``)."""
+
+from importlib.metadata import version as installed
+
+project = "meshlib"
+author = "The meshlib authors"
+copyright = "The meshlib authors"
+release = version = installed("meshlib-grpc")
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+exclude_patterns = ["_build"]
+myst_enable_extensions = ["colon_fence", "deflist"]
+myst_heading_anchors = 3
+
+# Signatures carry the types; the sections of a docstring carry the meaning, in words.
+autodoc_typehints = "signature"
+autodoc_member_order = "bysource"
+autodoc_class_signature = "separated"
+napoleon_numpy_docstring = False
+
+html_theme = "furo"
+html_title = f"meshlib {release}"

@@ -1,0 +1,70 @@
+"""The stages of ``scripts/test`` one at a time, and the tests at both ends of what the dependencies may be."""
+
+import re
+
+import nox
+
+nox.needs_version = ">=2026.4"
+nox.options.default_venv_backend = "virtualenv"
+nox.options.sessions = ["lint", "mypy", "typing", "layers", "docs", "tests"]
+
+PROJECT = nox.project.load_toml("pyproject.toml")
+PYTHONS = nox.project.python_versions(PROJECT)  # from the classifiers
+DEVELOPED_ON = PYTHONS[0]  # the oldest: what it accepts, the others do
+
+
+def install(session: nox.Session, *groups: str, pins: tuple[str, ...] = ()) -> None:
+    """The project, editable, with dependency groups, and with some dependencies held at one version."""
+    session.install("--editable", ".", *pins, *(f"--group={group}" for group in groups))
+
+
+def lowest() -> tuple[str, ...]:
+    """Every runtime dependency at the lower bound of its range."""
+    return tuple(re.sub(r">=([^,]+).*", r"==\1", text) for text in PROJECT["project"]["dependencies"])
+
+
+@nox.session(python=DEVELOPED_ON)
+def lint(session: nox.Session) -> None:
+    """Style and format."""
+    install(session, "lint")
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+
+
+@nox.session(python=PYTHONS)
+def mypy(session: nox.Session) -> None:
+    """Types of the package and of code that uses it, on every Python."""
+    install(session, "lint")
+    session.run("mypy", f"--python-version={session.python}")
+
+
+@nox.session(python=DEVELOPED_ON)
+def typing(session: nox.Session) -> None:
+    """The public types by a second checker."""
+    install(session, "lint")
+    session.run("pyright")
+
+
+@nox.session(python=DEVELOPED_ON)
+def layers(session: nox.Session) -> None:
+    """What may import what."""
+    install(session, "lint")
+    session.run("lint-imports")
+    session.run("pytest", "tests/test_layers.py")
+
+
+@nox.session(python=PYTHONS)
+@nox.parametrize("dependencies", ["lowest", "newest"])
+def tests(session: nox.Session, dependencies: str) -> None:
+    """The tests, with the oldest and the newest dependencies that are allowed."""
+    if dependencies == "lowest" and session.python == "3.14":
+        session.skip("the lowest grpcio has no wheel for 3.14")
+    install(session, "test", pins=lowest() if dependencies == "lowest" else ())
+    session.run("pytest", *session.posargs)
+
+
+@nox.session(python="3.13")
+def docs(session: nox.Session) -> None:
+    """The documentation, with every warning an error."""
+    install(session, "docs")
+    session.run("sphinx-build", "-W", "--keep-going", "docs", "docs/_build")
