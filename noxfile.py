@@ -63,7 +63,7 @@ def tests(session: nox.Session, dependencies: str) -> None:
     session.run("pytest", *session.posargs)
 
 
-@nox.session(python="3.13")
+@nox.session(python=DEVELOPED_ON)
 def docs(session: nox.Session) -> None:
     """The documentation, with every warning an error."""
     install(session, "docs")
