@@ -1,0 +1,98 @@
+"""Text such as ``host:50051`` and ``[::1]:50051``, taken apart and put together in one way everywhere.
+
+Two spellings of one IP address must compare equal, or one server would get two seats in a channel; so addresses are
+written canonically (RFC 5952) wherever an endpoint is made.
+"""
+
+import ipaddress
+import re
+from dataclasses import dataclass
+
+__all__ = ["HostPort", "canonical_ip", "is_endpoint_address", "join", "parse_host_port"]
+
+_LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostPort:
+    """A host (name or IP literal without brackets) and a port, None where none was written."""
+
+    host: str
+    port: int | None = None
+
+    def __str__(self) -> str:
+        return self.host if self.port is None else join(self.host, self.port)
+
+    @property
+    def is_ip(self) -> bool:
+        """Whether the host is an IP literal and needs no lookup."""
+        return canonical_ip(self.host) is not None
+
+
+def canonical_ip(host: str) -> str | None:
+    """The one spelling of an IP literal (RFC 5952), or None if ``host`` is a name. A zone (``%eth0``) is kept."""
+    try:
+        return str(ipaddress.ip_address(host))
+    except ValueError:
+        return None
+
+
+def join(host: str, port: int) -> str:
+    """``host:port``, with an IPv6 literal in brackets and in its canonical spelling."""
+    host = canonical_ip(host) or host
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def is_endpoint_address(address: str) -> bool:
+    """Whether a connection can be opened to ``address`` without a lookup: ``IP:port`` or ``unix:path``."""
+    if address.startswith("unix:"):
+        return len(address) > len("unix:")
+    try:
+        parsed = parse_host_port(address)
+    except ValueError:
+        return False
+    return parsed.is_ip and parsed.port is not None
+
+
+def parse_host_port(text: str) -> HostPort:
+    """Take ``host``, ``host:port``, ``[v6]``, ``[v6]:port`` or a bare IPv6 literal apart.
+
+    Raises:
+        ValueError: with a sentence that says what is wrong and what is allowed.
+    """
+    if text.startswith("["):
+        host, bracket, rest = text[1:].partition("]")
+        if not bracket or (rest and not rest.startswith(":")):
+            raise ValueError(f"{text!r} must be [IPv6]:port")
+        if ":" not in host or canonical_ip(host) is None:
+            raise ValueError(f"{host!r} is no IPv6 address; only those stand in brackets")
+        return HostPort(host=host, port=_port(text, rest[1:]) if rest else None)
+    if text.count(":") > 1:
+        if canonical_ip(text) is None:
+            raise ValueError(f"{text!r} has more than one colon; an IPv6 address with a port is written [IPv6]:port")
+        return HostPort(host=text)
+    host, colon, port = text.partition(":")
+    _check_name(host)
+    return HostPort(host=host, port=_port(text, port) if colon else None)
+
+
+def _port(text: str, port: str) -> int:
+    if not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
+        raise ValueError(f"port {port!r} of {text!r} must be a number from 1 to 65535")
+    return int(port)
+
+
+def _check_name(host: str) -> None:
+    """The limits of RFC 1035 section 2.3.4, told while the configuration is read and not by a name server later."""
+    if not host:
+        raise ValueError("the host name is empty")
+    if not host.isascii():
+        raise ValueError(f"host name {host!r} must be ASCII; write the xn-- form of an international name")
+    if len(host.removesuffix(".")) > 253:
+        raise ValueError(f"host name {host!r} is longer than 253 characters")
+    for label in host.removesuffix(".").split("."):
+        if not _LABEL.fullmatch(label):
+            raise ValueError(
+                f"host name {host!r} has the part {label!r}; "
+                "parts between dots are 1 to 63 letters, digits, '-' and '_', and no '-' at either end"
+            )

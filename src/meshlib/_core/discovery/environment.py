@@ -1,0 +1,40 @@
+"""Endpoints from the environment: ``MESHLIB_SVC_A_ENDPOINTS=127.0.0.1:5001,127.0.0.1:5002``.
+
+For tests and for a developer's machine, where neither DNS nor a registry knows the service. It comes before everything
+else, and it is read at each resolution, so that a test can set it after the channel was built.
+"""
+
+import re
+from collections.abc import Mapping
+
+from meshlib._core.address import HostPort, parse_host_port
+from meshlib._core.discovery.steps import ResolveError
+
+__all__ = ["override", "variable"]
+
+
+def variable(host: str) -> str:
+    """The variable that stands for ``host``: ``svc-a.example.com`` -> ``MESHLIB_SVC_A_EXAMPLE_COM_ENDPOINTS``."""
+    return f"MESHLIB_{re.sub('[^A-Za-z0-9]', '_', host.removesuffix('.')).upper()}_ENDPOINTS"
+
+
+def override(environ: Mapping[str, str], host: str) -> tuple[HostPort, ...]:
+    """What the environment says about ``host``, each entry with a port; nothing if the variable is unset or empty.
+
+    Raises:
+        ResolveError: an entry is malformed.
+    """
+    name = variable(host)
+    malformed = f"{name} of the environment is malformed"
+    entries = []
+    for text in environ.get(name, "").split(","):
+        if not text.strip():
+            continue
+        try:
+            entry = parse_host_port(text.strip())
+        except ValueError as error:
+            raise ResolveError(f"{malformed}: {error}") from None
+        if entry.port is None:
+            raise ResolveError(f"{malformed}: {str(entry)!r} needs a port, as in 127.0.0.1:50051")
+        entries.append(entry)
+    return tuple(entries)

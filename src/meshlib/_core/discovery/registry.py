@@ -1,0 +1,172 @@
+"""Resolvers that others bring: by scheme, from ``register_resolver`` or from the entry points of installed packages.
+
+What a plug-in does wrong is told with its name, as early as it can be known: a bad scheme at registration, a factory
+that fails at the construction of the channel, an answer that makes no sense at the question.
+"""
+
+import math
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import Any, Protocol, final
+
+from meshlib._core.address import is_endpoint_address
+from meshlib._core.discovery.contracts import Resolver
+from meshlib._core.discovery.steps import ResolveError
+from meshlib._core.endpoint import Endpoint, Resolution, merged
+from meshlib._core.errors import ConfigError
+from meshlib._core.target import BUILT_IN_SCHEMES, NATIVE_SCHEMES, Target
+
+__all__ = ["EntryPoint", "ResolverFactory", "ResolverRegistry", "checked", "checked_resolver", "described"]
+
+ResolverFactory = Callable[[Target], Resolver]
+
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
+
+
+class EntryPoint(Protocol):
+    """What is needed of ``importlib.metadata.EntryPoint``."""
+
+    @property
+    def name(self) -> str:
+        """The scheme."""
+        ...
+
+    @property
+    def value(self) -> str:
+        """``"package.module:factory"``."""
+        ...
+
+    def load(self) -> Any:
+        """The factory."""
+        ...
+
+
+@final
+class ResolverRegistry(Collection[str]):
+    """Schemes and who resolves them.
+
+    Args:
+        entry_points: those of group ``meshlib.resolvers``; read when an unregistered scheme is first asked for.
+    """
+
+    def __init__(self, entry_points: Callable[[], Iterable[EntryPoint]]) -> None:
+        self._entry_points = entry_points
+        self._found: dict[str, list[EntryPoint]] | None = None
+        self._factories: dict[str, ResolverFactory] = {}
+
+    def __contains__(self, scheme: object) -> bool:
+        return scheme in self._factories or scheme in self._installed()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter({*self._factories, *self._installed()})
+
+    def __len__(self) -> int:
+        return len({*self._factories, *self._installed()})
+
+    def register(self, scheme: str, factory: ResolverFactory) -> None:
+        """``factory`` makes the resolver of every target ``scheme://...`` from now on.
+
+        Raises:
+            ConfigError: the scheme is malformed, built in, or another factory's; or the factory cannot be called.
+        """
+        named: object = scheme
+        if not isinstance(named, str) or not _SCHEME.fullmatch(named):
+            raise ConfigError("scheme", scheme, "must be lower case letters, digits, '+', '.' and '-', a letter first")
+        if scheme in BUILT_IN_SCHEMES | NATIVE_SCHEMES:
+            raise ConfigError("scheme", scheme, "is built in and cannot be registered")
+        if not callable(factory):
+            raise ConfigError("factory", factory, "must be callable with a Target and return a Resolver")
+        if self._factories.setdefault(scheme, factory) is not factory:
+            raise ConfigError("scheme", scheme, f"is already registered, by {described(self._factories[scheme])}")
+
+    def resolver(self, target: Target) -> Resolver:
+        """The resolver of ``target``, made by whoever registered its scheme.
+
+        Raises:
+            ConfigError: there is no factory, or it failed, or what it made is no resolver.
+        """
+        factory = self._factories.get(target.scheme) or self._loaded(target.scheme)
+        try:
+            made: object = factory(target)
+        except ConfigError:
+            raise
+        except Exception as error:
+            raise ConfigError(
+                "target", target.text, f"the resolver factory {described(factory)} refused it: {_told(error)}"
+            ) from error
+        return checked_resolver(f"what {described(factory)} made", made)
+
+    def _installed(self) -> dict[str, list[EntryPoint]]:
+        if self._found is None:
+            found: dict[str, list[EntryPoint]] = {}
+            for entry_point in self._entry_points():
+                found.setdefault(entry_point.name, []).append(entry_point)
+            self._found = found
+        return self._found
+
+    def _loaded(self, scheme: str) -> ResolverFactory:
+        entry_points = self._installed().get(scheme, [])
+        if len(entry_points) != 1:
+            values = ", ".join(point.value for point in entry_points) or "nobody"
+            raise ConfigError("target scheme", scheme, f"must be provided by one installed package, not by {values}")
+        entry_point = f"its entry point {entry_points[0].value!r}"
+        try:
+            factory: object = entry_points[0].load()
+        except Exception as error:
+            raise ConfigError("target scheme", scheme, f"{entry_point} could not be loaded: {_told(error)}") from error
+        if not callable(factory):
+            raise ConfigError("target scheme", scheme, f"{entry_point} is not callable")
+        # Two threads may load at once; both get the same object from the import system.
+        return self._factories.setdefault(scheme, factory)
+
+
+def checked_resolver(field: str, resolver: object) -> Resolver:
+    """``resolver``, if it looks like one.
+
+    Raises:
+        ConfigError: it has no method ``resolve``.
+    """
+    if isinstance(resolver, type) or not isinstance(resolver, Resolver) or not callable(resolver.resolve):
+        raise ConfigError(field, resolver, "must be an object with a method resolve(previous)")
+    return resolver
+
+
+def checked(answer: object, resolver: object) -> Resolution:
+    """The answer of a plug-in, in its normal form: a tuple of endpoints, equal ones merged.
+
+    Raises:
+        ResolveError: it is no :class:`Resolution`, or holds what no connection can be opened to; names the plug-in.
+    """
+    if not isinstance(answer, Resolution):
+        raise _nonsense(resolver, f"{answer!r:.200}, which is no meshlib.discovery.Resolution")
+    ttl: object = answer.ttl
+    if ttl is not None and (isinstance(ttl, bool) or not isinstance(ttl, int | float) or math.isnan(ttl)):
+        raise _nonsense(resolver, f"ttl={ttl!r}, which is neither a number of seconds nor None")
+    listed: object = answer.endpoints
+    if not isinstance(listed, Iterable):
+        raise _nonsense(resolver, f"endpoints={listed!r:.200}, which is no tuple of Endpoint")
+    endpoints = tuple(listed)
+    for endpoint in endpoints:
+        if not isinstance(endpoint, Endpoint):
+            raise _nonsense(resolver, f"{endpoint!r:.200} among the endpoints, which is no Endpoint")
+        if not is_endpoint_address(endpoint.address):
+            raise _nonsense(resolver, f"address {endpoint.address!r}; it must be IP:port or unix:path, not a host name")
+    try:
+        hash(endpoints)
+    except TypeError as error:  # a list among the attributes, say
+        raise _nonsense(resolver, f"endpoints that cannot be compared: {error}") from error
+    return Resolution(endpoints=merged(endpoints), ttl=ttl if ttl is None else max(0.0, ttl))
+
+
+def described(plugin: object) -> str:
+    """How a message names a plug-in: ``package.module.Class``."""
+    named = plugin if hasattr(plugin, "__qualname__") else type(plugin)
+    return f"{getattr(named, '__module__', '?')}.{getattr(named, '__qualname__', '?')}"
+
+
+def _nonsense(resolver: object, what: str) -> ResolveError:
+    return ResolveError(f"resolver {described(resolver)} answered {what}")
+
+
+def _told(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -1,0 +1,78 @@
+"""What a set of SRV records says about endpoints (RFC 2782).
+
+Priority becomes a tier, weight a share within it. RFC 2782 has a client draw one record at random for each connection;
+a mesh keeps a connection to every target, so the same proportions are handed to the balancer as weights instead.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import groupby
+
+from meshlib._core.address import join
+from meshlib._core.endpoint import MAX_WEIGHT, Endpoint
+
+__all__ = ["SrvRecord", "endpoints", "targets"]
+
+ZERO_SHARE = Fraction(1, 100)
+"""What a record of weight 0 gets beside others, as a part of the smallest: "a very small chance of being selected"."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class SrvRecord:
+    """One SRV record. ``target`` is lower case and without its last dot; empty stands for ``"."``."""
+
+    priority: int
+    weight: int
+    port: int
+    target: str
+
+
+def targets(records: Iterable[SrvRecord]) -> tuple[str, ...]:
+    """The host names to look up, each once. A target of ``"."`` means that the service is not offered: none."""
+    return tuple(dict.fromkeys(record.target for record in records if record.target and record.port))
+
+
+def endpoints(records: Iterable[SrvRecord], addresses: Mapping[str, Sequence[str]]) -> tuple[Endpoint, ...]:
+    """The endpoints behind the records.
+
+    Args:
+        records: the whole set, in any order.
+        addresses: IP addresses of each target; one that is missing has no endpoint now.
+
+    Returns:
+        Endpoints in order of priority. A target with several addresses divides its weight among them; equal addresses
+        of one tier are one endpoint, their weights added, and of several tiers they stand in the first; the weights of
+        a tier are scaled to whole numbers.
+    """
+    found: dict[str, Endpoint] = {}
+    usable = sorted(record for record in records if record.port and addresses.get(record.target))
+    for priority, tier in groupby(usable, key=lambda record: record.priority):
+        shares: dict[str, Fraction] = {}
+        members = tuple(tier)
+        for record, share in zip(members, _shares(members), strict=True):
+            hosts = addresses[record.target]
+            for ip in hosts:
+                address = join(ip, record.port)
+                shares[address] = shares.get(address, Fraction(0)) + share / len(hosts)
+        whole = _whole(tuple(shares.values()))
+        for address, weight in zip(shares, whole, strict=True):
+            found.setdefault(address, Endpoint(address=address, weight=weight, priority=priority))
+    return tuple(found.values())
+
+
+def _shares(tier: Sequence[SrvRecord]) -> list[Fraction]:
+    smallest = min((record.weight for record in tier if record.weight), default=0)
+    if not smallest:
+        return [Fraction(1)] * len(tier)
+    return [Fraction(record.weight) or smallest * ZERO_SHARE for record in tier]
+
+
+def _whole(shares: Sequence[Fraction]) -> list[int]:
+    """The same proportions in whole numbers, as exactly as 32 bits can hold them."""
+    scale = Fraction(math.lcm(*(share.denominator for share in shares)))
+    largest = max(shares) * scale
+    if largest > MAX_WEIGHT:
+        scale *= MAX_WEIGHT / largest
+    return [max(1, math.floor(share * scale)) for share in shares]

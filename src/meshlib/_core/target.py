@@ -1,0 +1,264 @@
+"""What the text given to ``meshlib.channel`` means: which names, where to ask for them, and the authority to send.
+
+The grammar is gRPC's own (`naming.md` of the gRPC project) with three additions: a bare name stands for a service,
+``srv:`` names a set of SRV records and ``static:`` lists hosts. Everything is decided here, once, at construction.
+"""
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from meshlib._core.address import HostPort, canonical_ip, join, parse_host_port
+from meshlib._core.errors import ConfigError, unknown_name
+
+__all__ = ["BUILT_IN_SCHEMES", "NATIVE_SCHEMES", "Target", "parse_target"]
+
+BUILT_IN_SCHEMES = frozenset({"dns", "srv", "static", "ipv4", "ipv6", "unix"})
+NATIVE_SCHEMES = frozenset({"xds", "unix-abstract", "vsock", "google-c2p"})
+"""Schemes that only gRPC's C-core understands: the text goes, as written, to one grpc channel."""
+
+DEFAULT_SERVICE = "_grpc._tcp"
+PORT_SECURE, PORT_PLAIN, PORT_DNS = 443, 80, 53
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(.*)", re.DOTALL)
+_ESCAPE = re.compile(r"(?:%[0-9A-Fa-f]{2})+")
+_SERVICE = re.compile(r"(_[^.]+\._[^.]+)\.(.+)", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """A target, parsed; the value that a factory given to ``register_resolver`` receives.
+
+    Args:
+        text: as the application wrote it.
+        scheme: ``""`` for a bare name, else lower case without the colon.
+        uri: canonical form with a scheme, for telemetry (gRFC A66 ``grpc.target``).
+        authority: the ``:authority`` and TLS name of endpoints that have none of their own; None leaves it to grpc.
+        host: the name to look up, without port, brackets and ``_service._proto.``; the path for a registered scheme;
+            empty where there is none or more than one.
+        port: as written; None where the target has none.
+        default_port: the port of a name that has none: 443 with credentials, 80 without.
+        service: the SRV prefix, ``"_grpc._tcp"``; empty where none is asked for.
+        nameserver: what stands between ``//`` and ``/``: the name server, as ``host:port``, for ``dns`` and ``srv``.
+        entries: the hosts that the target itself lists (``static``, ``ipv4``, ``ipv6``).
+        path: the path of a ``unix`` socket.
+        native: only C-core understands it (or, behind grpc's own factories, nobody does): hand ``text`` to one channel.
+    """
+
+    text: str
+    scheme: str
+    uri: str
+    authority: str | None
+    host: str = ""
+    port: int | None = None
+    default_port: int = PORT_PLAIN
+    service: str = ""
+    nameserver: str | None = None
+    entries: tuple[HostPort, ...] = ()
+    path: str = ""
+    native: bool = False
+
+    @property
+    def is_ip(self) -> bool:
+        """Whether the host is an IP literal."""
+        return canonical_ip(self.host) is not None
+
+    @property
+    def port_guessed(self) -> bool:
+        """Whether endpoints found by address carry ``default_port``, because the target names none."""
+        return self.port is None and self.scheme in ("", "dns")
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def parse_target(
+    text: str,
+    *,
+    secure: bool = False,
+    lenient: bool = False,
+    any_scheme: bool = False,
+    schemes: Collection[str] = (),
+) -> Target:
+    """The meaning of a target.
+
+    Args:
+        text: what the application wrote.
+        secure: whether the channel has credentials, which decides the default port.
+        lenient: behind grpc's own factories: what cannot be parsed becomes a ``native`` target, so that grpc answers it
+            in its own words at the call; and a missing port is 443, as there, with and without credentials.
+        any_scheme: the application gave a resolver of its own, so a scheme needs nobody else to know it.
+        schemes: what is registered; consulted only for a scheme that is not built in.
+
+    Raises:
+        ConfigError: the target is malformed or its scheme is unknown; never with ``lenient``.
+    """
+    if not isinstance(text, str):
+        raise ConfigError("target", text, 'must be text such as "svc-a" or "dns:///svc-a:50051"')
+    try:
+        target = _parse(text, PORT_SECURE if secure or lenient else PORT_PLAIN, lenient, any_scheme, schemes)
+    except ConfigError:
+        if not lenient:
+            raise
+        return _native(text)
+    except ValueError as error:
+        if not lenient:
+            raise ConfigError("target", text, str(error)) from None
+        return _native(text)
+    return target
+
+
+def _native(text: str) -> Target:
+    return Target(text=text, scheme="", uri=text, authority=None, native=True)
+
+
+def _parse(text: str, default_port: int, lenient: bool, any_scheme: bool, schemes: Collection[str]) -> Target:
+    scheme, rest = _split_scheme(text)
+    if not scheme:
+        return _name(text, default_port)
+    if scheme in NATIVE_SCHEMES:
+        return Target(text=text, scheme=scheme, uri=text, authority=None, native=True)
+    if scheme not in BUILT_IN_SCHEMES:
+        if not any_scheme and scheme not in schemes:
+            raise unknown_name("target scheme", scheme, {*BUILT_IN_SCHEMES, *NATIVE_SCHEMES, *schemes})
+        server, path = _split_authority(rest)
+        name = _decoded(path)
+        return Target(text=text, scheme=scheme, uri=text, authority=name, host=name, nameserver=server or None)
+    if scheme == "unix":
+        return _unix(text, rest)
+    server, path = _split_authority(rest)
+    if "?" in path or "#" in path:
+        raise ValueError("a query or a fragment has no meaning here")
+    path = _decoded(path)
+    if scheme in ("dns", "srv"):
+        nameserver = _nameserver(_decoded(server), strict=lenient) if server else None
+        return (_dns if scheme == "dns" else _srv)(text, path, nameserver, default_port)
+    if server:
+        raise ValueError(f"nothing can stand between // and /; write {scheme}:///{server}")
+    return _listed(text, scheme, path)
+
+
+def _split_scheme(text: str) -> tuple[str, str]:
+    """A scheme counts only before ``//`` or if it is built in or grpc's: ``localhost:50051`` is a name. So is
+    ``static:50051`` or ``srv:50051``, which as targets would name nothing, but may well be hosts of a compose file."""
+    match = _SCHEME.fullmatch(text)
+    if match is None:
+        return "", text
+    scheme, rest = match[1].lower(), match[2]
+    if rest.startswith("//"):
+        return scheme, rest
+    if scheme in ("srv", "static") and rest.isdigit():
+        return "", text
+    return (scheme, rest) if scheme in BUILT_IN_SCHEMES | NATIVE_SCHEMES else ("", text)
+
+
+def _split_authority(rest: str) -> tuple[str, str]:
+    """``//server/path`` or ``path``, which may follow the colon at once or after one slash."""
+    if not rest.startswith("//"):
+        return "", rest.removeprefix("/")
+    server, _, path = rest[2:].partition("/")
+    return server, path
+
+
+def _name(text: str, default_port: int) -> Target:
+    if not text:
+        raise ValueError('is empty; name a service, as in "svc-a"')
+    if "," in text:
+        raise ValueError(f"holds a comma; write a list of hosts as static:///{text}")
+    name = parse_host_port(text)
+    return Target(
+        text=text,
+        scheme="",
+        uri=f"dns:///{_encoded(text)}",
+        authority=_encoded(text),
+        host=name.host,
+        port=name.port,
+        default_port=default_port,
+        service=DEFAULT_SERVICE if name.port is None and not name.is_ip else "",
+    )
+
+
+def _dns(text: str, path: str, nameserver: str | None, default_port: int) -> Target:
+    name = parse_host_port(path)
+    return Target(
+        text=text,
+        scheme="dns",
+        uri=f"dns://{nameserver or ''}/{_encoded(path)}",
+        authority=_encoded(path),
+        host=name.host,
+        port=name.port,
+        default_port=default_port,
+        nameserver=nameserver,
+    )
+
+
+def _srv(text: str, path: str, nameserver: str | None, default_port: int) -> Target:
+    match = _SERVICE.fullmatch(path)
+    service, host = (match[1], match[2]) if match else ("", path)
+    labels = host.removesuffix(".").split(".")
+    if len(labels) <= 2 and all(label.startswith("_") for label in labels):
+        raise ValueError("the name is missing; write srv:///_grpc._tcp.svc-a.example.com")
+    name = parse_host_port(host)
+    if name.port is not None or name.is_ip:
+        raise ValueError(
+            "an SRV name is no address and has no port, for its records hold both; for those write dns:///"
+        )
+    return Target(
+        text=text,
+        scheme="srv",
+        uri=f"srv://{nameserver or ''}/{_encoded(path)}",
+        authority=host,
+        host=host,
+        default_port=default_port,
+        service=service,
+        nameserver=nameserver,
+    )
+
+
+def _listed(text: str, scheme: str, path: str) -> Target:
+    entries = tuple(parse_host_port(entry) for entry in path.split(","))
+    for entry in entries:
+        if entry.port is None:
+            raise ValueError(f"entry {str(entry)!r} needs a port")
+        if scheme != "static" and (not entry.is_ip or (":" in entry.host) != (scheme == "ipv6")):
+            wanted = "1.2.3.4:50051" if scheme == "ipv4" else "[::1]:50051"
+            raise ValueError(f"entry {str(entry)!r} must be an address such as {wanted}; host names go into static:///")
+    slashes = "///" if scheme == "static" else ""
+    only = entries[0] if len(entries) == 1 else HostPort(host="")
+    return Target(
+        text=text,
+        scheme=scheme,
+        uri=f"{scheme}:{slashes}{_encoded(','.join(map(str, entries)))}",
+        authority=_encoded(str(entries[0])),
+        host=only.host,
+        port=only.port,
+        entries=entries,
+    )
+
+
+def _unix(text: str, rest: str) -> Target:
+    """``unix:relative``, ``unix:/absolute`` and ``unix:///absolute``."""
+    if rest.startswith("//") and not rest.startswith("///"):
+        raise ValueError(f"nothing can stand between // and /; write unix:///{rest[2:]}")
+    path = _decoded(rest.removeprefix("//"))
+    if not path:
+        raise ValueError("the path of the socket is missing; write unix:///run/svc-a.sock")
+    return Target(text=text, scheme="unix", uri=f"unix:{path}", authority="localhost", path=path)
+
+
+def _nameserver(server: str, *, strict: bool) -> str:
+    """A name server with its port. ``strict`` is grpc's rule: an IP address and a port."""
+    parsed = parse_host_port(server)
+    if strict and (parsed.port is None or not parsed.is_ip):
+        raise ValueError(f"name server {server!r} must be IP:port")
+    return join(parsed.host, parsed.port or PORT_DNS)
+
+
+def _decoded(text: str) -> str:
+    """RFC 3986 percent-decoding; what does not decode stays as it is."""
+    return _ESCAPE.sub(lambda match: bytes.fromhex(match[0].replace("%", "")).decode(errors="replace"), text)
+
+
+def _encoded(path: str) -> str:
+    """As grpc writes an authority: the ``%`` before an IPv6 zone is no escape and so becomes one."""
+    return path.replace("%", "%25")
