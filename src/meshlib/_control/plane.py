@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import Protocol, final
 
+from meshlib._control.plugins import in_thread
 from meshlib._core.cluster import Cluster
 from meshlib._core.commands import Close, ClusterCommand, Lookup, Open, Rebuild, StateChanged, Wake
 from meshlib._core.connectivity import TRANSIENT_FAILURE
@@ -52,7 +53,7 @@ class Plane:
 
     Args:
         cluster: the machine to drive.
-        discovery: where its endpoints come from.
+        discovery: finds where its endpoints come from; called once, on the loop.
         pool: performs Open, Close and StateChanged.
         clock: monotonic seconds, that of the machine.
         build_aside: whether the balancer is the user's own and builds its pickers in a worker thread, off the loop.
@@ -61,20 +62,21 @@ class Plane:
     def __init__(
         self,
         cluster: Cluster,
-        discovery: Discovery,
+        discovery: Callable[[], Discovery],
         pool: Pool,
         *,
         clock: Callable[[], float],
         build_aside: bool = False,
     ) -> None:
         self._cluster = cluster
-        self._discovery = discovery
+        self._find_discovery = discovery
+        self._discovery: Discovery | None = None
         self._pool = pool
         self._clock = clock
         self._build_aside = build_aside
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._building: asyncio.Future[tuple[ClusterCommand, ...]] | None = None
+        self._building: asyncio.Task[object] | None = None
         self._unsubscribe: Callable[[], None] | None = None
         self._asked = False
         self._stopped = False
@@ -84,6 +86,7 @@ class Plane:
         if self._stopped or self._loop is not None:
             return
         self._loop = asyncio.get_running_loop()
+        self._discovery = self._find_discovery()
         self._unsubscribe = self._discovery.subscribe(self._on_resolved, self._on_failed)
 
     def attention(self) -> None:
@@ -154,6 +157,7 @@ class Plane:
                 self._pool.state_changed(command.state)
             else:
                 assert isinstance(command, Lookup)
+                assert self._discovery is not None
                 self._discovery.hurry()
 
     def _open(self, host: Host) -> tuple[ClusterCommand, ...]:
@@ -170,12 +174,15 @@ class Plane:
             return self._cluster.rebuild(now=self._clock())
         if self._building is None:
             assert self._loop is not None
-            self._building = self._loop.run_in_executor(None, lambda: self._cluster.rebuild(now=self._clock()))
-            self._building.add_done_callback(self._built)
+            self._building = self._loop.create_task(self._rebuild_aside(), name="meshlib picker")
         return ()
 
-    def _built(self, building: "asyncio.Future[tuple[ClusterCommand, ...]]") -> None:
-        self._building = None
-        if not building.cancelled() and not self._stopped:
-            self._perform(building.result())
+    async def _rebuild_aside(self) -> None:
+        """The balancer is the user's own: it may take its time, but not that of the loop."""
+        try:
+            commands = await in_thread(lambda: self._cluster.rebuild(now=self._clock()), "meshlib-picker")
+        finally:
+            self._building = None
+        if not self._stopped:
+            self._perform(commands)
             self._arm()

@@ -34,7 +34,7 @@ class Outcome:
         code: name of the status code.
         details: the status message.
         sent: False only where it is proved that no byte of the request reached a server.
-        refused: the host's connection went away between the choice of the host and the send; implies not sent.
+        refused: the host has no connection, so grpc did not send it; implies not sent.
         local: made here: no server said it.
         pushback: seconds from the ``grpc-retry-pushback-ms`` trailer; negative: the server forbids a retry (gRFC A6).
         error: what the shell will show its caller for it; the core passes it on unseen.

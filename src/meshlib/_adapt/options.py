@@ -1,0 +1,101 @@
+"""Channel options: what a user may give, and what a subchannel gets."""
+
+import json
+from collections.abc import Sequence
+from typing import Any, Final
+
+from meshlib._core.errors import ConfigError
+
+__all__ = ["Options", "checked", "for_subchannel", "native_target"]
+
+Options = tuple[tuple[str, Any], ...]
+
+DEFAULTS: Final[Options] = (
+    # Reconnects by itself after a disconnect, where pick_first would go idle and stay so.
+    ("grpc.lb_policy_name", "round_robin"),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    # Also the time-out of one connection attempt.
+    ("grpc.min_reconnect_backoff_ms", 5000),
+    ("grpc.max_reconnect_backoff_ms", 5000),
+    # An address no longer matches the names in no_proxy, so a proxy for the outside world would catch it.
+    ("grpc.enable_http_proxy", 0),
+)
+"""What a subchannel gets unless the user's options say otherwise."""
+
+_RETRIES: Final = ("retryPolicy", "hedgingPolicy")
+_NUMBERS: Final = ("_ms", "_message_length", "_size", "grpc.enable_", "max_concurrent_streams", "_calls", "_data")
+
+
+def checked(options: Any) -> Options:
+    """The user's options as a tuple of pairs.
+
+    Raises:
+        ConfigError: it is no sequence of pairs of a name and a value grpc takes.
+    """
+    if options is None:
+        return ()
+    if isinstance(options, str | bytes):
+        raise ConfigError("options", options, 'must be pairs such as [("grpc.keepalive_time_ms", 10000)]')
+    try:
+        pairs = tuple((name, value) for name, value in options)
+    except (TypeError, ValueError):
+        raise ConfigError(
+            "options", options, 'must be pairs such as [("grpc.keepalive_time_ms", 10000)]'
+        ) from None
+    for name, value in pairs:
+        if not isinstance(name, str) or not name:
+            raise ConfigError("options", name, "the name of a channel option must be text")
+        if isinstance(value, float) or value is None:
+            raise ConfigError(f"options[{name!r}]", value, "must be a whole number, text or bytes")
+        if name.startswith("grpc.") and name.endswith(_NUMBERS) and not isinstance(value, int):
+            raise ConfigError(f"options[{name!r}]", value, "must be a whole number")
+        if name == "grpc.service_config":
+            _service_config(value)
+    return pairs
+
+
+def for_subchannel(options: Options, authority: str | None) -> Options:
+    """The options of the channel to one endpoint.
+
+    Args:
+        options: the user's, checked.
+        authority: what ``:authority`` and the TLS name are to be, unless the user's options say.
+    """
+    given = {name for name, _ in options}
+    own = [pair for pair in DEFAULTS if pair[0] not in given]
+    if authority is not None and "grpc.default_authority" not in given:
+        own.append(("grpc.default_authority", authority))
+    users = tuple(
+        (name, _without_retries(value) if name == "grpc.service_config" else value) for name, value in options
+    )
+    return (*own, *users)
+
+
+def native_target(address: str) -> str:
+    """The target that makes C-core connect to ``address`` without a look-up."""
+    if address.startswith(("unix:", "unix-abstract:", "vsock:")):
+        return address
+    return f"ipv6:{address}" if address.startswith("[") else f"ipv4:{address}"
+
+
+def _service_config(text: Any) -> dict[str, Any]:
+    try:
+        config = json.loads(text)
+    except (TypeError, ValueError) as error:
+        raise ConfigError("options['grpc.service_config']", text, f"must be JSON: {error}") from None
+    if not isinstance(config, dict):
+        raise ConfigError("options['grpc.service_config']", text, "must be a JSON object")
+    return config
+
+
+def _without_retries(text: Any) -> str:
+    """A service config whose retries are taken out: C-core's would multiply meshlib's."""
+    config = _service_config(text)
+    methods: Sequence[Any] = config.get("methodConfig") or ()
+    for method in methods:
+        if isinstance(method, dict):
+            for name in _RETRIES:
+                method.pop(name, None)
+    config.pop("retryThrottling", None)
+    config.pop("loadBalancingConfig", None)
+    return json.dumps(config)

@@ -1,0 +1,56 @@
+"""What grpc says of an attempt that failed, as a core value."""
+
+import re
+from collections.abc import Iterable
+from typing import Any, Final
+
+import grpc
+
+from meshlib._core.status import Outcome
+
+__all__ = ["PUSHBACK_KEY", "failed", "pushback"]
+
+PUSHBACK_KEY: Final = "grpc-retry-pushback-ms"
+
+_NOT_CONNECTED: Final = (
+    "connections to all backends failing; last error: ",
+    "failed to connect to all addresses; last error: ",
+)
+"""How C-core begins the details of a call it refused because the channel has no connection."""
+
+_CORE_BUG: Final = "Internal error from Core"
+"""grpc.aio's own words for a write that lost the race against the status: nothing a server said."""
+
+
+def failed(error: grpc.RpcError, address: str, trailing: Iterable[tuple[str, Any]] | None) -> Outcome:
+    """The outcome of an attempt that ended with ``error``.
+
+    Args:
+        error: what the attempt raised: it has ``code()`` and ``details()``.
+        address: the target of the subchannel, ``"ipv4:10.0.0.7:50051"``; C-core names it when it could not connect.
+        trailing: the trailing metadata.
+    """
+    code = error.code()  # type: ignore[attr-defined]
+    details = error.details() or ""  # type: ignore[attr-defined]
+    name = code.name if isinstance(code, grpc.StatusCode) else "UNKNOWN"
+    if name == "UNAVAILABLE" and details.startswith(_NOT_CONNECTED) and address in details:
+        # The address makes it a proof: a server that passes on such an error of its own names another.
+        return Outcome(name, details, sent=False, refused=True, error=error)
+    if name == "INTERNAL" and details.startswith(_CORE_BUG):
+        name = "UNAVAILABLE"
+    return Outcome(name, details, pushback=pushback(trailing), error=error)
+
+
+def pushback(trailing: Iterable[tuple[str, Any]] | None) -> float | None:
+    """Seconds the server asks to wait before a retry; negative: it forbids one; None: it said nothing.
+
+    "If the value is negative or unparseable, then it will be seen as the server asking the client not to retry at all":
+    gRFC A6. A number is decimal, without leading zeros, in 32 bits.
+    """
+    for key, value in trailing or ():
+        if key == PUSHBACK_KEY:
+            text = value.decode("ascii", "replace") if isinstance(value, bytes) else value
+            if re.fullmatch(r"0|[1-9][0-9]{0,9}", text) and int(text) < 2**31:
+                return int(text) / 1000
+            return -1.0
+    return None

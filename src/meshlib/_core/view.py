@@ -1,0 +1,71 @@
+"""What a user may see of a call: a read-only view of its machine, for ``call.mesh`` and ``error.mesh``."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
+
+if TYPE_CHECKING:
+    from meshlib._core.call import Call
+    from meshlib._core.status import Outcome
+
+__all__ = ["AttemptView", "CallMesh"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptView:
+    """One attempt of a call.
+
+    Args:
+        host: address of the host it went to.
+        code: name of its status code; None while it is in flight.
+        start: seconds after the start of the call.
+        seconds: how long it took; None while it is in flight.
+        why: ``"first"``, ``"retry"``, ``"hedge"`` or ``"refused"`` (the one before never left this process).
+        sent: False where no byte of it reached a server.
+    """
+
+    host: str
+    code: str | None
+    start: float
+    seconds: float | None
+    why: str
+    sent: bool
+
+
+@final
+class CallMesh:
+    """What the mesh did for one call; looks at the call as it is when asked."""
+
+    __slots__ = ("_call", "_outcome")
+
+    def __init__(self, call: "Call", outcome: "Outcome | None" = None) -> None:
+        self._call = call
+        self._outcome = outcome
+
+    @property
+    def attempts(self) -> tuple[AttemptView, ...]:
+        """Its attempts, oldest first."""
+        call = self._call
+        return tuple(
+            AttemptView(
+                host=attempt.host.endpoint.address,
+                code=None if attempt.outcome is None else attempt.outcome.code,
+                start=attempt.start - call.begun,
+                seconds=attempt.seconds,
+                why=attempt.why,
+                sent=attempt.outcome is None or attempt.outcome.sent,
+            )
+            for attempt in call.attempts
+        )
+
+    @property
+    def local(self) -> bool:
+        """Whether the call was refused here and never sent."""
+        return self._outcome is not None and self._outcome.local
+
+    @property
+    def why(self) -> str:
+        """Why its last failure was not tried again; empty for a call that did not fail."""
+        return self._call.verdict
+
+    def __repr__(self) -> str:
+        return f"<mesh {'local ' * self.local}{list(self.attempts)!r}>"

@@ -1,0 +1,1 @@
+"""The channel an application holds: a ``grpc.Channel`` like any other."""

@@ -1,0 +1,49 @@
+"""Where the sync shell gets time, locks and threads from: one place, so that a test can put another world there."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+__all__ = ["CLOCK", "Clock", "Event"]
+
+
+class Event(Protocol):
+    """What is used of ``threading.Event``."""
+
+    def set(self) -> None:
+        """Ends every wait."""
+        ...
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Waits until set, at most ``timeout`` seconds; whether it is set."""
+        ...
+
+
+class Clock:
+    """The real world."""
+
+    now: Callable[[], float] = staticmethod(time.monotonic)
+
+    def lock(self) -> AbstractContextManager[Any]:
+        """A lock that is not re-entrant."""
+        return threading.Lock()
+
+    def event(self) -> Event:
+        """A flag to wait for."""
+        return threading.Event()
+
+    def spawn(self, target: Callable[[], None], name: str) -> threading.Thread:
+        """Starts a daemon thread."""
+        thread = threading.Thread(target=target, name=name, daemon=True)
+        thread.start()
+        return thread
+
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """An event loop for the control thread."""
+        return asyncio.new_event_loop()
+
+
+CLOCK = Clock()

@@ -1,0 +1,179 @@
+"""What a process has of meshlib: one control thread from the first call to the close of the last channel, and what
+happens to it at a fork.
+
+The control thread is a daemon that runs an asyncio loop for the discovery, sweeps and timers of every sync channel. No
+user code runs on it.
+
+A fork copies none of the threads, and C-core's objects do not survive one reliably. So everything hangs on one
+:class:`Process` behind one global. The child parks the inherited one, which from then on is neither used nor closed nor
+collected, and starts afresh; each channel compares identity at each call. Before a fork the parent holds back new
+attempts and waits a moment for the ones its threads are blocked in, because C-core skips its fork handlers while a thread
+is inside a call.
+"""
+
+import asyncio
+import atexit
+import os
+import random
+import threading
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, final
+
+from meshlib._control.shared import Resolutions
+from meshlib._sync.clock import CLOCK, Clock
+
+if TYPE_CHECKING:
+    from meshlib._sync.runtime import Runtime
+
+__all__ = ["Process", "current", "gate"]
+
+FORK_PATIENCE: Final = 0.25
+"""Seconds a fork waits for attempts that threads are blocked in."""
+
+EXIT_PATIENCE: Final = 1.0
+"""Seconds the end of the last channel, and of the interpreter, wait for the control thread."""
+
+
+@final
+class Gate:
+    """Holds back new attempts while a fork is prepared. Open, it costs one look at an attribute."""
+
+    __slots__ = ("_opened", "closed", "held")
+
+    def __init__(self) -> None:
+        self.closed = False
+        self.held = 0
+        self._opened = threading.Event()
+
+    def shut(self) -> None:
+        """New attempts wait from now on."""
+        self._opened.clear()
+        self.closed = True
+
+    def open(self) -> None:
+        """They go on."""
+        self.closed = False
+        self.held = 0
+        self._opened.set()
+
+    def wait(self) -> None:
+        """Waits until the fork is done; bounded, since a fork is."""
+        self.held += 1
+        self._opened.wait(2 * FORK_PATIENCE)
+
+
+@final
+class Process:
+    """Everything meshlib has in one process.
+
+    Args:
+        clock: time, locks and threads.
+    """
+
+    def __init__(self, clock: Clock = CLOCK) -> None:
+        self.clock = clock
+        self.lock = threading.Lock()
+        """Guards the making of runtimes and the life of the control thread."""
+        self.pid = os.getpid()
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.resolutions = Resolutions(clock=clock.now, rng=random.Random())
+        """What the channels look up, shared among them; used on the loop only."""
+        self.runtimes: weakref.WeakSet[Runtime] = weakref.WeakSet()
+        self.live: weakref.WeakSet[object] = weakref.WeakSet()
+        """Calls under way on futures and streams; a child must not collect them."""
+        self._attached: set[Runtime] = set()
+        self._thread: threading.Thread | None = None
+
+    def attach(self, runtime: "Runtime") -> asyncio.AbstractEventLoop:
+        """``runtime`` needs the control thread from now on. Called under :attr:`lock`."""
+        if self.loop is None:
+            loop = self.clock.loop()
+            started = threading.Event()
+            self._thread = self.clock.spawn(lambda: _run(loop, self.resolutions, started), "meshlib-control")
+            started.wait(EXIT_PATIENCE)
+            self.loop = loop
+        self._attached.add(runtime)
+        self.runtimes.add(runtime)
+        return self.loop
+
+    def detach(self, runtime: "Runtime", last: Callable[[], None]) -> None:
+        """``runtime`` needs it no more: ``last`` runs on the loop, which ends with the last runtime."""
+        with self.lock:
+            if runtime not in self._attached or self.loop is None:
+                return
+            self._attached.discard(runtime)
+            loop, thread = self.loop, self._thread
+            if self._attached:
+                loop.call_soon_threadsafe(last)
+                return
+            self.loop = self._thread = None
+        loop.call_soon_threadsafe(last)
+        loop.call_soon_threadsafe(loop.stop)
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(EXIT_PATIENCE)
+
+    def blocked(self) -> int:
+        """Attempts that threads are inside of."""
+        return sum(runtime.blocked() for runtime in self.runtimes)
+
+
+def _run(loop: asyncio.AbstractEventLoop, resolutions: Resolutions, started: threading.Event) -> None:
+    asyncio.set_event_loop(loop)
+    loop.call_soon(started.set)
+    try:
+        loop.run_forever()
+    finally:
+        loop.run_until_complete(resolutions.aclose())
+        asyncio.set_event_loop(None)
+        loop.close()
+
+
+gate: Final = Gate()
+_process = Process()
+_parked: list[object] = []
+
+
+def current() -> Process:
+    """The state of this process."""
+    return _process
+
+
+def _before_fork() -> None:
+    if not _process.runtimes:
+        return
+    gate.shut()
+    deadline = CLOCK.now() + FORK_PATIENCE
+    pause = threading.Event()
+    while _process.blocked() - gate.held > 0 and CLOCK.now() < deadline:
+        pause.wait(0.001)
+
+
+def _after_fork_in_parent() -> None:
+    gate.open()
+
+
+def _after_fork_in_child() -> None:
+    global _process
+    gate.__init__()  # type: ignore[misc]  # its event may hold a lock of a thread that is not here
+    if _process.runtimes or _process.loop is not None:
+        _parked.append((_process, list(_process.runtimes), list(_process.live)))
+    _process = Process(_process.clock)
+
+
+def _at_exit() -> None:
+    """Ends the control thread of an application that closed nothing, so that it cannot run into a dying interpreter."""
+    loop, thread = _process.loop, _process._thread
+    if loop is None or thread is None or _process.pid != os.getpid():
+        return
+    try:
+        loop.call_soon_threadsafe(loop.stop)
+    except RuntimeError:
+        return  # it was closed in between
+    thread.join(EXIT_PATIENCE)
+
+
+os.register_at_fork(
+    before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child
+)
+atexit.register(_at_exit)

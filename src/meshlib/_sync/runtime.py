@@ -1,0 +1,187 @@
+"""One channel in one process: its machine, its control plane and its subchannels."""
+
+import os
+import random
+import weakref
+from collections.abc import Callable
+from typing import Any, final
+
+from meshlib._adapt.grpcio import channel as grpc_channel
+from meshlib._control.plane import Plane
+from meshlib._control.settings import Settings
+from meshlib._core.call import Call
+from meshlib._core.cluster import Cluster
+from meshlib._core.commands import Close, Wake
+from meshlib._core.host import Host
+from meshlib._sync import control
+from meshlib._sync.control import Process
+from meshlib._sync.subchannels import Factory, Subchannel
+
+__all__ = ["CLOSED_CHANNEL", "Lease", "Runtime"]
+
+CLOSED_CHANNEL = "Cannot invoke RPC on closed channel!"
+"""What grpc raises as ``ValueError``, to the letter.""" 
+
+
+@final
+class Runtime:
+    """The live part of a channel, made at its first call and left behind at a fork.
+
+    Args:
+        settings: what the channel is built from.
+        process: whose control thread it uses; the caller holds its lock.
+        watch: told the channel's own state whenever it changes, on the control thread.
+        factory: makes grpc channels.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        process: Process,
+        *,
+        watch: Callable[[int], None],
+        factory: Factory = grpc_channel,
+    ) -> None:
+        self.settings = settings
+        self.process = process
+        self.clock = process.clock
+        self.now = process.clock.now
+        self.closed = False
+        self.aside = 0
+        """Attempts no thread is blocked in: those of futures and streams."""
+        self._factory = factory
+        self._watch = watch
+        self.cluster = Cluster(
+            settings.target.text,
+            balancer=settings.balancer,
+            rng=random.Random(),
+            lock=self.clock.lock(),
+            budget=settings.retry_budget,
+            attention=self._attention,
+        )
+        self.loop = process.attach(self)
+        self._plane = Plane(
+            self.cluster,
+            lambda: process.resolutions.get(settings.source),
+            self,
+            clock=self.now,
+            build_aside=not type(settings.balancer).__module__.startswith("meshlib."),
+        )
+        self.loop.call_soon_threadsafe(self._plane.start)
+
+    # The pool, on the control thread.
+
+    def open(self, host: Host) -> Subchannel:
+        """A subchannel for ``host``."""
+        return Subchannel(host, self.settings, self._factory)
+
+    def close(self, host: Host) -> None:
+        """Ends the subchannel of a drained host, on a thread of its own: grpc may wait for callbacks of the user's."""
+        self.clock.spawn(lambda: _close(host), f"meshlib-close-{host.endpoint.address}")
+
+    def state_changed(self, state: int) -> None:
+        """The channel's own state is another."""
+        self._watch(state)
+
+    # Calls.
+
+    def wait(self, call: Call) -> None:
+        """Blocks the calling thread until ``call`` is woken or its timer is due."""
+        event = self.clock.event()
+        call.waker = event.set
+        if not call.woken:
+            timer = call.next_timer()
+            event.wait(None if timer is None else max(0.0, timer - self.now()))
+
+    def blocked(self) -> int:
+        """Attempts that threads are inside of."""
+        return max(0, self.cluster.in_flight - self.aside)
+
+    # The end.
+
+    def shutdown(self) -> None:
+        """Closes the channel: waiting calls end at once, attempts are cancelled, connections closed. Idempotent."""
+        self.closed = True
+        commands = self.cluster.close(now=self.now())
+        for command in commands:
+            if isinstance(command, Wake):
+                for call in command.calls:
+                    call.wake()
+        for command in commands:
+            if isinstance(command, Close):
+                _close(command.host)
+        self.process.detach(self, self._plane.stop)
+
+    def abandon(self) -> None:
+        """The same for a channel that was collected: nobody is there to wait, so a thread does it."""
+        if self.process.pid == os.getpid() and not self.closed:
+            self.clock.spawn(self.shutdown, "meshlib-abandoned")
+
+    def _attention(self) -> None:
+        self._plane.attention()
+
+
+def _close(host: Host) -> None:
+    subchannel: Any = host.subchannel
+    if subchannel is not None:
+        subchannel.close()
+
+
+@final
+class Lease:
+    """What a channel shares with its multicallables and its calls: the way to the runtime.
+
+    When the last of them is collected and nobody closed the channel, the runtime ends, as grpc's channel would.
+
+    Args:
+        settings: what the channel is built from.
+        watch: told the channel's own state whenever it changes.
+        factory: makes grpc channels.
+    """
+
+    __slots__ = ("__weakref__", "_factory", "_runtime", "_watch", "closed", "settings")
+
+    def __init__(
+        self, settings: Settings, watch: Callable[[int], None], factory: Factory = grpc_channel
+    ) -> None:
+        self.settings = settings
+        self.closed = False
+        self._watch = watch
+        self._factory = factory
+        self._runtime: Runtime | None = None
+
+    @property
+    def present(self) -> Runtime | None:
+        """The runtime in this process, if the channel has been used in it."""
+        runtime = self._runtime
+        return runtime if runtime is not None and runtime.process is control.current() else None
+
+    def runtime(self) -> Runtime:
+        """The runtime, made at the first call in this process.
+
+        Raises:
+            ValueError: the channel is closed.
+        """
+        runtime = self._runtime
+        if runtime is None or runtime.closed or runtime.process is not control.current():
+            return self._renew()
+        return runtime
+
+    def _renew(self) -> Runtime:
+        process = control.current()
+        with process.lock:
+            if self.closed:
+                raise ValueError(CLOSED_CHANNEL)
+            runtime = self._runtime
+            if runtime is None or runtime.process is not process:
+                runtime = self._runtime = Runtime(self.settings, process, watch=self._watch, factory=self._factory)
+                weakref.finalize(self, runtime.abandon).atexit = False
+            return runtime
+
+    def close(self) -> None:
+        """Closes the channel in this process. Idempotent."""
+        with control.current().lock:
+            self.closed = True
+        runtime = self.present
+        if runtime is not None and not runtime.closed:
+            runtime.shutdown()
