@@ -1,5 +1,6 @@
 """What a resolution tried, step by step: the part of an error that lets a reader repeat it by hand."""
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -14,11 +15,14 @@ class Step:
         question: ``"SRV _grpc._tcp.svc-a.example.com."``
         source: whom it was put to: ``"10.0.0.2:53"``, ``"/etc/hosts"``, ``"environment"``.
         answer: ``"3 records"``, ``"NXDOMAIN"``, ``"no answer within 1 s"``.
+        ttl: seconds, where records were found. Not told in errors: it counts down in caches, and an error that changes
+            with each look would be logged with each look.
     """
 
     question: str
     source: str
     answer: str
+    ttl: float | None = None
 
     def __str__(self) -> str:
         return f"{self.question} at {self.source}: {self.answer}"
@@ -30,14 +34,16 @@ class ResolveError(Exception):
     Args:
         reason: one clause: what is wrong and, where somebody can cure it, how.
         steps: what was tried, in order.
-        absent: every name server agrees that there is nothing (NXDOMAIN or no such record), as opposed to not knowing.
+        absent: it is certain that there is nothing (NXDOMAIN or no such record), as opposed to not known.
+        ttl: for how many seconds that holds (RFC 2308).
     """
 
-    def __init__(self, reason: str, steps: Iterable[Step] = (), *, absent: bool = False) -> None:
+    def __init__(self, reason: str, steps: Iterable[Step] = (), *, absent: bool = False, ttl: float = 0.0) -> None:
         self.reason = reason
         self.steps = tuple(steps)
         self.absent = absent
-        super().__init__(reason, self.steps, absent)
+        self.ttl = ttl
+        super().__init__(reason)
 
     def __str__(self) -> str:
         return f"{self.reason} ({'; '.join(_told(self.steps))})" if self.steps else self.reason
@@ -45,7 +51,5 @@ class ResolveError(Exception):
 
 def _told(steps: Iterable[Step]) -> list[str]:
     """A question that was repeated is told once, with its number: three time-outs in a row are one line."""
-    counted: dict[Step, int] = {}
-    for step in steps:
-        counted[step] = counted.get(step, 0) + 1
-    return [str(step) if times == 1 else f"{step} ({times} times)" for step, times in counted.items()]
+    counted = Counter(map(str, steps))
+    return [step if times == 1 else f"{step} ({times} times)" for step, times in counted.items()]

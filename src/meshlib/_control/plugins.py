@@ -1,0 +1,118 @@
+"""Resolvers that others wrote: where they are registered, and how one is called without being trusted.
+
+A plug-in may raise anything, return anything, block for ever. What it does is told with its name; it never ends the
+control plane, and closing a channel never waits for it.
+"""
+
+import asyncio
+import inspect
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from importlib import metadata
+from typing import Final, Protocol, TypeVar, cast, final
+
+from meshlib._core.discovery.contracts import Resolver
+from meshlib._core.discovery.registry import ResolverRegistry, checked, described
+from meshlib._core.discovery.steps import ResolveError, Step
+from meshlib._core.endpoint import Resolution
+
+__all__ = ["REGISTRY", "FixedResolver", "PluginResolver", "TracedResolver", "in_thread"]
+
+T = TypeVar("T")
+
+REGISTRY: Final = ResolverRegistry(lambda: metadata.entry_points(group="meshlib.resolvers"))
+"""The schemes of this process."""
+
+
+class TracedResolver(Protocol):
+    """What the control plane asks: a resolver that raises :class:`ResolveError` alone and tells what it tried."""
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """Of the last resolution."""
+        ...
+
+    async def resolve(self, previous: Resolution | None) -> Resolution:
+        """As :class:`meshlib.discovery.Resolver`."""
+        ...
+
+
+@final
+class FixedResolver:
+    """Endpoints that the target itself names and that need no lookup."""
+
+    steps: tuple[Step, ...] = ()
+
+    def __init__(self, resolution: Resolution) -> None:
+        self._resolution = resolution
+
+    async def resolve(self, previous: Resolution | None) -> Resolution:
+        """Always the same."""
+        return self._resolution
+
+
+@final
+class PluginResolver:
+    """A user's resolver: ``async def`` on this loop, ``def`` in a thread of its own for each question."""
+
+    steps: tuple[Step, ...] = ()
+
+    def __init__(self, resolver: Resolver) -> None:
+        self._resolver = resolver
+        self._name = described(resolver)
+
+    async def resolve(self, previous: Resolution | None) -> Resolution:
+        """What the plug-in answers, checked."""
+        try:
+            answer = await self._ask(previous)
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            raise self._failed(error) from error  # raised by the plug-in itself: nobody cancelled us
+        except (Exception, SystemExit) as error:
+            raise self._failed(error) from error
+        return checked(answer, self._resolver)
+
+    async def _ask(self, previous: Resolution | None) -> object:
+        resolve = self._resolver.resolve
+        if inspect.iscoroutinefunction(resolve):
+            return await resolve(previous)
+        answer = await in_thread(lambda: resolve(previous), f"meshlib resolver {self._name}")
+        return await answer if inspect.isawaitable(answer) else answer
+
+    def _failed(self, error: BaseException) -> ResolveError:
+        if isinstance(error, ResolveError):
+            return error
+        told = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        return ResolveError(f"resolver {self._name} raised {told}")
+
+
+async def in_thread(function: Callable[[], T], name: str) -> T:
+    """Runs ``function`` in a daemon thread of its own.
+
+    If this is cancelled the thread is left behind: nothing can stop it, and nobody may have to wait for it, neither the
+    closing channel nor, as with the workers of an executor, the end of the program.
+    """
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[tuple[T | None, BaseException | None]] = loop.create_future()
+
+    def deliver(outcome: tuple[T | None, BaseException | None]) -> None:
+        if not done.done():
+            done.set_result(outcome)
+
+    def run() -> None:
+        outcome: tuple[T | None, BaseException | None]
+        try:
+            outcome = function(), None
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it belongs to the one who asked
+            outcome = None, error
+        with suppress(RuntimeError):  # the loop was closed meanwhile: nobody waits
+            loop.call_soon_threadsafe(deliver, outcome)
+
+    threading.Thread(target=run, name=name, daemon=True).start()
+    result, error = await done
+    if error is not None:
+        raise error
+    return cast("T", result)

@@ -1,0 +1,238 @@
+"""The resolvers of the built-in schemes, and the override by the environment.
+
+They keep the same contract as those of plug-ins and add ``steps``, what the last resolution tried: for
+``python -m meshlib resolve`` and for whoever wonders where an endpoint comes from.
+"""
+
+import asyncio
+import logging
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Final, final
+
+from meshlib._control.lookup import Addresses, Inquiry, Lookup
+from meshlib._control.plugins import TracedResolver
+from meshlib._core.address import HostPort, join
+from meshlib._core.discovery import environment, srv
+from meshlib._core.discovery.policy import DnsPolicy
+from meshlib._core.discovery.steps import ResolveError, Step
+from meshlib._core.endpoint import Endpoint, Resolution, merged
+from meshlib._core.target import Target
+
+__all__ = ["DnsResolver", "Hosts", "ListResolver", "Overridable", "SrvResolver"]
+
+_log = logging.getLogger("meshlib")
+
+RETRY: Final = 5.0
+"""Seconds until the next look if some of several hosts could not be resolved; the others are not asked in vain."""
+
+
+@final
+class Hosts:
+    """Several host names, each looked up once. One that fails keeps its last good addresses and holds up no other."""
+
+    def __init__(self, name: str, policy: DnsPolicy) -> None:
+        self._name = name
+        self._policy = policy
+        self._good: dict[str, tuple[str, ...]] = {}
+        self._told: set[str] = set()
+
+    async def addresses(self, inquiry: Inquiry, hosts: Iterable[str]) -> tuple[dict[str, tuple[str, ...]], Addresses]:
+        """IP addresses by host, those without left out; and the TTL and steps of all, with all addresses.
+
+        Raises:
+            ResolveError: none of the hosts could be resolved now.
+        """
+        hosts = tuple(dict.fromkeys(hosts))
+        found = await asyncio.gather(*map(inquiry.addresses, hosts), return_exceptions=True)
+        good: dict[str, tuple[str, ...]] = {}
+        steps: list[Step] = []
+        ttls: list[float] = []
+        failures: dict[str, ResolveError] = {}
+        for host, each in zip(hosts, found, strict=True):
+            if isinstance(each, Addresses):
+                good[host] = each.ips
+                ttls += [] if each.ttl is None else [each.ttl]
+            elif isinstance(each, ResolveError):
+                failures[host] = each
+            else:
+                raise each
+            steps += each.steps
+        if not good:
+            raise _worst(tuple(failures.values()), steps)
+        for host, error in failures.items():
+            if host in self._good and not (error.absent and self._policy.allow_empty):
+                good[host] = self._good[host]
+        self._tell(failures, good)
+        self._good = good
+        ttl = min([*ttls, RETRY] if failures else ttls, default=None)
+        return good, Addresses(ips=tuple(ip for ips in good.values() for ip in ips), ttl=ttl, steps=tuple(steps))
+
+    def _tell(self, failures: Mapping[str, ResolveError], good: Mapping[str, object]) -> None:
+        for host in failures.keys() - self._told:
+            kept = "its last good addresses stay" if host in good else "it is left out"
+            _log.warning("%s: host %s cannot be resolved, %s: %s", self._name, host, kept, failures[host])
+        self._told = set(failures)
+
+
+@final
+class DnsResolver:
+    """A name, bare or after ``dns:``: SRV records if the target asks for them, then addresses with one port."""
+
+    def __init__(self, target: Target, lookup: Lookup) -> None:
+        self.steps: tuple[Step, ...] = ()
+        self._target = target
+        self._lookup = lookup
+        self._srv = SrvResolver(target, lookup) if target.service else None
+        self._warned = False
+
+    async def resolve(self, previous: Resolution | None) -> Resolution:
+        """The endpoints now."""
+        before: tuple[Step, ...] = ()
+        inquiry = self._lookup.inquire()
+        if self._srv is not None:
+            services = await self._services(inquiry)
+            if services is not None:
+                return services
+            before = self._srv.steps
+        try:
+            found = await inquiry.addresses(self._target.host)
+        except ResolveError as error:
+            self.steps = (*before, *error.steps)
+            raise ResolveError(error.reason, self.steps, absent=error.absent, ttl=error.ttl) from None
+        self.steps = (*before, *found.steps)
+        self._warn(found)
+        port = self._target.port or self._target.default_port
+        return Resolution(endpoints=merged(Endpoint(address=join(ip, port)) for ip in found.ips), ttl=found.ttl)
+
+    async def _services(self, inquiry: Inquiry) -> Resolution | None:
+        """What SRV says; None if it says nothing. Only certainty leads on to the addresses: were it enough that SRV
+        failed, one lost packet would send all traffic to whatever else has that name."""
+        assert self._srv is not None
+        try:
+            return await self._srv.resolve_within(inquiry)
+        except ResolveError as error:
+            if self._srv.listed:
+                raise
+            if error.absent:
+                return None
+            hint = f"no SRV records are asked for if the target has a port, as in {self._target.host}:50051"
+            raise ResolveError(f"{error.reason}; {hint}", error.steps) from None
+        finally:
+            self.steps = self._srv.steps
+
+    def _warn(self, found: Addresses) -> None:
+        if not found.local and len(found.ips) == 1 and not self._warned:
+            self._warned = True
+            _log.warning(
+                "%s: one address behind the name, %s: calls cannot be spread over instances. A Kubernetes service must "
+                "be headless (clusterIP: None) to show its pods",
+                self._target,
+                found.ips[0],
+            )
+
+
+@final
+class SrvResolver:
+    """A set of SRV records, and the addresses of their targets."""
+
+    def __init__(self, target: Target, lookup: Lookup) -> None:
+        self.steps: tuple[Step, ...] = ()
+        self.listed = False
+        """Whether there were records when they were last asked for, whatever became of their targets."""
+        self._target = target
+        self._lookup = lookup
+        self._hosts = Hosts(str(target), lookup.policy)
+
+    async def resolve(self, previous: Resolution | None) -> Resolution:
+        """The endpoints now."""
+        return await self.resolve_within(self._lookup.inquire())
+
+    async def resolve_within(self, inquiry: Inquiry) -> Resolution:
+        """The endpoints now, by the deadline of ``inquiry``."""
+        self.listed = False
+        self.steps = ()
+        try:
+            services = await inquiry.services(self._target.service, self._target.host)
+            self.listed = True
+            self.steps = services.steps
+            targets = srv.targets(services.records)
+            if not targets:
+                raise ResolveError("its SRV record says that the service is not offered", absent=True, ttl=services.ttl)
+            by_host, found = await self._hosts.addresses(inquiry, targets)
+        except ResolveError as error:
+            self.steps += error.steps
+            raise ResolveError(error.reason, self.steps, absent=error.absent, ttl=error.ttl) from None
+        self.steps += found.steps
+        ttl = services.ttl if found.ttl is None else min(services.ttl, found.ttl)
+        return Resolution(endpoints=srv.endpoints(services.records, by_host), ttl=ttl)
+
+
+@final
+class ListResolver:
+    """The hosts that a target lists; each is its own authority."""
+
+    def __init__(self, target: Target, lookup: Lookup) -> None:
+        self.steps: tuple[Step, ...] = ()
+        self._target = target
+        self._lookup = lookup
+        self._hosts = Hosts(str(target), lookup.policy)
+
+    async def resolve(self, previous: Resolution | None) -> Resolution:
+        """The endpoints now."""
+        return await self.endpoints(self._target.entries)
+
+    async def endpoints(self, entries: Sequence[HostPort], *, own_authority: bool = True) -> Resolution:
+        """The endpoints of ``entries``, each of which has a port."""
+        self.steps = ()
+        try:
+            by_host, found = await self._hosts.addresses(self._lookup.inquire(), (entry.host for entry in entries))
+        except ResolveError as error:
+            self.steps = error.steps
+            raise
+        self.steps = found.steps
+        return Resolution(
+            endpoints=merged(
+                Endpoint(address=join(ip, entry.port or 0), authority=str(entry) if own_authority else None)
+                for entry in entries
+                for ip in by_host.get(entry.host, ())
+            ),
+            ttl=found.ttl,
+        )
+
+
+@final
+class Overridable:
+    """Another resolver, unless the environment names endpoints for the host it resolves."""
+
+    def __init__(self, target: Target, inner: TracedResolver, lookup: Lookup, environ: Mapping[str, str]) -> None:
+        self.steps: tuple[Step, ...] = ()
+        self._host = target.host
+        self._inner = inner
+        self._listed = ListResolver(target, lookup)
+        self._environ = environ
+        self._ttl = lookup.policy.max_ttl
+
+    async def resolve(self, previous: Resolution | None) -> Resolution:
+        """The endpoints now. The environment is read each time, so an override has a TTL as well."""
+        self.steps = ()
+        entries = environment.override(self._environ, self._host)
+        chosen = self._listed if entries else self._inner
+        try:
+            if not entries:
+                return await self._inner.resolve(previous)
+            found = await self._listed.endpoints(entries, own_authority=False)
+            return replace(found, ttl=self._ttl if found.ttl is None else found.ttl)
+        finally:
+            self.steps = chosen.steps
+            if entries:
+                name = environment.variable(self._host)
+                told = ", ".join(map(str, entries))
+                self.steps = (Step(question=name, source="the environment", answer=told), *self.steps)
+
+
+def _worst(failures: Collection[ResolveError], steps: Iterable[Step]) -> ResolveError:
+    """Several failures as one: it is certain that there is nothing only if that is certain of each."""
+    told = min(failures, key=lambda error: error.absent)
+    reason = told.reason if len(failures) == 1 else f"none of {len(failures)} hosts has an address: {told.reason}"
+    return ResolveError(reason, steps, absent=told.absent, ttl=min(error.ttl for error in failures))

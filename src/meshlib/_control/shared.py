@@ -1,0 +1,284 @@
+"""One resolution for all channels of one event loop that ask the same thing.
+
+Ten channels to one name put one question a TTL, not ten, and see the same endpoints at the same moment. The machine of
+:mod:`meshlib._core.discovery.refresh` says when; here stand the task that obeys it and the channels that listen.
+"""
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable, Hashable, Mapping
+from random import Random
+from typing import TYPE_CHECKING, Final, final
+from weakref import WeakValueDictionary
+
+from meshlib._control.plugins import FixedResolver, PluginResolver, TracedResolver
+from meshlib._control.sources import Source, fixed
+from meshlib._core.discovery.refresh import Refresh
+from meshlib._core.discovery.steps import ResolveError, Step
+from meshlib._core.endpoint import Resolution
+
+if TYPE_CHECKING:
+    from meshlib._control.lookup import Lookup
+    from meshlib._control.system import SystemFiles
+
+__all__ = ["Resolutions", "SharedResolution"]
+
+_log = logging.getLogger("meshlib")
+
+PATIENCE: Final = 1.0
+"""Seconds that closing gives to plug-ins that were cancelled; one that ignores it is left to itself."""
+
+
+@final
+class Resolutions:
+    """All resolutions of one event loop; every method runs on it.
+
+    Args:
+        clock: monotonic seconds, that of the channels.
+        rng: draws the jitter.
+        environ: read at each resolution.
+        files: what the machine says about names; None: /etc/resolv.conf and /etc/hosts.
+    """
+
+    def __init__(
+        self,
+        *,
+        clock: Callable[[], float],
+        rng: Random,
+        environ: Mapping[str, str] = os.environ,
+        files: "SystemFiles | None" = None,
+    ) -> None:
+        self._clock = clock
+        self._rng = rng
+        self._environ = environ
+        self._files = files
+        self._shared: WeakValueDictionary[Hashable, SharedResolution] = WeakValueDictionary()
+        self._lookups: WeakValueDictionary[Hashable, Lookup] = WeakValueDictionary()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def get(self, source: Source) -> "SharedResolution":
+        """The resolution of ``source``, shared with others that ask the same thing. Idle until subscribed to."""
+        shared = self._shared.get(source.key)
+        if shared is None:
+            shared = SharedResolution(
+                source, self._resolver(source), self._refresh(source), clock=self._clock, tasks=self._tasks
+            )
+            self._shared[source.key] = shared
+        return shared
+
+    async def aclose(self) -> None:
+        """Ends every question. Waits for sockets to be closed, but not for a plug-in that will not end."""
+        tasks = tuple(self._tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            _, stuck = await asyncio.wait(tasks, timeout=PATIENCE)
+            for task in stuck:
+                _log.warning("%s ignores that it was cancelled; it is left to itself", task.get_name())
+        await asyncio.sleep(0)  # transports close their sockets in the next turn of the loop
+
+    def _refresh(self, source: Source) -> Refresh:
+        """What a plug-in says of its TTL is obeyed; DNS is looked at within ``max_ttl`` whatever the record says."""
+        policy = source.policy
+        return Refresh(
+            rng=self._rng,
+            floor=policy.min_ttl,
+            ceiling=float("inf") if source.plugin is not None else policy.max_ttl,
+            allow_empty=policy.allow_empty,
+        )
+
+    def _resolver(self, source: Source) -> TracedResolver:
+        target = source.target
+        inner: TracedResolver
+        endpoints = None if source.plugin is not None else fixed(target)
+        if endpoints is not None:
+            return FixedResolver(endpoints)
+        from meshlib._control import resolvers
+
+        if source.plugin is None and target.scheme == "static":
+            return resolvers.ListResolver(target, self._lookup(source))
+        if source.plugin is not None:
+            inner = PluginResolver(source.plugin)
+        elif target.scheme == "srv":
+            inner = resolvers.SrvResolver(target, self._lookup(source))
+        else:
+            inner = resolvers.DnsResolver(target, self._lookup(source))
+        if not target.host or target.is_ip or target.entries:
+            return inner
+        return resolvers.Overridable(target, inner, self._lookup(source), self._environ)
+
+    def _lookup(self, source: Source) -> "Lookup":
+        from meshlib._control.lookup import Lookup
+        from meshlib._control.system import SystemFiles
+
+        self._files = self._files or SystemFiles()
+        server = source.target.nameserver if source.target.scheme in ("dns", "srv") else None
+        lookup = self._lookups.get((source.policy, server))
+        if lookup is None:
+            lookup = Lookup(source.policy, self._files, (server,) if server else ())
+            self._lookups[source.policy, server] = lookup
+        return lookup
+
+
+@final
+class SharedResolution:
+    """One question, whoever asks it. It runs while somebody is subscribed; every method runs on its event loop."""
+
+    def __init__(
+        self,
+        source: Source,
+        resolver: TracedResolver,
+        refresh: Refresh,
+        *,
+        clock: Callable[[], float],
+        tasks: set[asyncio.Task[None]],
+    ) -> None:
+        self.source = source
+        self._resolver = resolver
+        self._refresh = refresh
+        self._clock = clock
+        self._tasks = tasks
+        self._task: asyncio.Task[None] | None = None
+        self._wake = asyncio.Event()
+        self._subscribers: dict[object, tuple[Callable[[Resolution], None], Callable[[str], None]]] = {}
+        self._asked_at: float | None = None
+        self._logged: str | None = None
+
+    @property
+    def resolution(self) -> Resolution | None:
+        """The last good answer."""
+        return self._refresh.current
+
+    @property
+    def error(self) -> ResolveError | None:
+        """Why the last question failed; None if it did not."""
+        return self._refresh.error
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """What the last question tried."""
+        return self._resolver.steps
+
+    @property
+    def asked_at(self) -> float | None:
+        """When the last question was put, by the clock; None before the first."""
+        return self._asked_at
+
+    @property
+    def next_at(self) -> float | None:
+        """When the next question is due, by the clock; None while one is put, or if there is no reason for one."""
+        return self._refresh.next_timer()
+
+    def subscribe(
+        self, on_resolved: Callable[[Resolution], None], on_failed: Callable[[str], None]
+    ) -> Callable[[], None]:
+        """Tells every change from now on, and before it returns what is known already.
+
+        Args:
+            on_resolved: other endpoints than before, or the same ones after a failure.
+            on_failed: the reason, at each failure; the last good endpoints stay.
+
+        Returns:
+            How to end it. With the last subscriber the question ends.
+        """
+        token = object()
+        self._subscribers[token] = on_resolved, on_failed
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._run(), name=f"meshlib resolution {self}")
+            self._tasks.add(self._task)
+            self._task.add_done_callback(self._tasks.discard)
+        elif self.error is not None:
+            self.hurry()
+        if self.resolution is not None:
+            on_resolved(self.resolution)
+        if self.error is not None:
+            on_failed(str(self.error))
+        return lambda: self._unsubscribe(token)
+
+    def hurry(self) -> None:
+        """A host became failing: ask at once, but not more often than the floor allows."""
+        self._refresh.hurry(now=self._clock())
+        self._wake.set()
+
+    def resolve_now(self) -> None:
+        """Ask at once, unless a question is under way."""
+        self._refresh.resolve_now(now=self._clock())
+        self._wake.set()
+
+    def __str__(self) -> str:
+        return self.source.target.text
+
+    def _unsubscribe(self, token: object) -> None:
+        self._subscribers.pop(token, None)
+        if not self._subscribers and self._task is not None:
+            self._task.cancel()
+            self._task = None
+            self._refresh.abandon()
+
+    async def _run(self) -> None:
+        # A plug-in may swallow the cancellation; its task ends here all the same, and what it says counts no more.
+        while self._task is asyncio.current_task():
+            due = self._refresh.next_timer()
+            if due is None or due > self._clock():
+                await self._sleep(due)
+            else:
+                await self._ask()
+
+    async def _sleep(self, until: float | None) -> None:
+        """Until the clock says so, or until there is a reason to look at it again."""
+        self._wake.clear()
+        timer = None
+        if until is not None:
+            timer = asyncio.get_running_loop().call_later(until - self._clock(), self._wake.set)
+        try:
+            await self._wake.wait()
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    async def _ask(self) -> None:
+        self._asked_at = self._clock()
+        outcome = await self._outcome(self._refresh.begin(now=self._asked_at))
+        if self._task is not asyncio.current_task():
+            return
+        now = self._clock()
+        news: Resolution | ResolveError | None
+        if isinstance(outcome, Resolution):
+            news = self._refresh.on_answer(outcome, now=now)
+        else:
+            news = self._refresh.on_failure(outcome, now=now)
+        self._report(self._refresh.error)
+        for token, (on_resolved, on_failed) in tuple(self._subscribers.items()):
+            if token not in self._subscribers:
+                continue  # left while the others were told
+            try:
+                if isinstance(news, Resolution):
+                    on_resolved(news)
+                elif news is not None:
+                    on_failed(str(news))
+            except Exception:  # noqa: BLE001 - one channel's fault is not to stop the others
+                _log.exception("%s: a channel failed to take the answer; please report it", self)
+
+    async def _outcome(self, previous: Resolution | None) -> Resolution | ResolveError:
+        try:
+            return await self._resolver.resolve(previous)
+        except ResolveError as error:
+            if error.absent and self.source.policy.allow_empty:
+                return Resolution(endpoints=(), ttl=error.ttl)
+            return error
+        except Exception as error:  # noqa: BLE001 - the control plane outlives even our own mistakes
+            _log.exception("%s: the resolver failed in an unforeseen way; please report it", self)
+            return ResolveError(f"{type(error).__name__}: {error}")
+
+    def _report(self, error: ResolveError | None) -> None:
+        """A failure is logged when it begins and when it becomes another one, not with each attempt."""
+        told = None if error is None else str(error)
+        if told == self._logged:
+            return
+        self._logged = told
+        if error is None:
+            _log.info("%s: resolves again", self)
+            return
+        kept = "has no endpoints" if self.resolution is None else "keeps its last good endpoints"
+        _log.warning("%s: %s (resolver %s): %s", self, kept, self.source.name, told, exc_info=error.__cause__)
