@@ -1,0 +1,45 @@
+"""Test beds for applications that use meshlib, and for meshlib itself: nothing here is a mock.
+
+* `Server`, `servers(n)`: real grpc servers in this process that fail on request and count what they did; `echo` is the
+  service they come with, and your own servicers may be added.
+* `ProcessServer`: the same in a process of its own, for kill -9, SIGSTOP and SIGTERM.
+* `DnsServer`: a name server in this process, with every fault that a resolver must survive.
+* The pytest fixtures `mesh_servers` and `mesh_dns` (`meshlib.testing.plugin`), there as soon as meshlib is installed.
+
+Each is imported when it is first named, so that the pytest plugin costs nothing where it is not used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from meshlib.testing import echo
+    from meshlib.testing.dns import DnsServer, Query
+    from meshlib.testing.processes import ProcessServer
+    from meshlib.testing.server import Server, Tls, servers
+    from meshlib.testing.traffic import Received
+
+__all__ = ["Server", "servers", "ProcessServer", "Tls", "Received", "echo", "DnsServer", "Query"]
+
+_HOMES = {
+    "Server": "server",
+    "servers": "server",
+    "Tls": "server",
+    "Received": "traffic",
+    "ProcessServer": "processes",
+    "DnsServer": "dns",
+    "Query": "dns",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name == "echo":
+        return import_module("meshlib.testing.echo")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")
+    value = globals()[name] = getattr(import_module(f"meshlib.testing.{_HOMES[name]}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

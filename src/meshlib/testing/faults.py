@@ -1,0 +1,63 @@
+"""What should go wrong, for whom and how often: the script that `Server` and `DnsServer` read before every answer."""
+
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+Fault = TypeVar("Fault")
+"""The value a script hands out; the server that reads it gives it its meaning."""
+
+Key = tuple[object, ...]
+"""Whom a fault is for, such as `(method,)` or `(name, type)`; `None` in a place stands for anything."""
+
+
+@dataclass(slots=True)
+class _Entry(Generic[Fault]):
+    key: Key
+    fault: Fault
+    remaining: int | None  # None: until healed
+
+    def covers(self, facts: Key) -> bool:
+        return all(want is None or want == have for want, have in zip(self.key, facts, strict=True))
+
+    @property
+    def breadth(self) -> int:
+        return sum(part is None for part in self.key)
+
+
+class Script(Generic[Fault]):
+    """Faults in the order in which they are used. Not locked: its owner reads it under the lock of its own state.
+
+    The narrowest key wins. Among equals those with a number of uses come first, oldest first, so that
+    "fail twice, then once otherwise" reads as it is written; what has no number lasts, and the latest of them counts.
+    """
+
+    def __init__(self) -> None:
+        self._entries: list[_Entry[Fault]] = []
+
+    def add(self, key: Key, fault: Fault, *, times: int | None) -> None:
+        """Use `fault` for the next `times` cases that `key` covers; `None` is until `heal`."""
+        if times is not None and times < 1:
+            raise ValueError(f"times must be at least 1, or None to last until heal(): got {times}")
+        if times is None:
+            self._entries = [entry for entry in self._entries if entry.key != key or entry.remaining is not None]
+        self._entries.append(_Entry(key, fault, times))
+
+    def take(self, facts: Key) -> Fault | None:
+        """The fault for the case that `facts` describe, one use of it spent; None if all is well."""
+        covering = [entry for entry in self._entries if entry.covers(facts)]
+        if not covering:
+            return None
+        entry = min(covering, key=lambda entry: (entry.breadth, entry.remaining is None))
+        if entry.remaining is not None:
+            entry.remaining -= 1
+            if not entry.remaining:
+                self._entries.remove(entry)
+        return entry.fault
+
+    def heal(self, key: Key) -> None:
+        """Forget every fault whose key is `key` or narrower."""
+        self._entries = [
+            entry
+            for entry in self._entries
+            if not all(want is None or want == have for want, have in zip(key, entry.key, strict=True))
+        ]

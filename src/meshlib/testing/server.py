@@ -1,0 +1,280 @@
+"""Real gRPC servers for tests: they fail on request, count what they did, and come back on their port.
+
+with servers(3) as (a, b, c):
+    a.fault(code="UNAVAILABLE", times=2)
+    ...
+    assert b.calls[echo.UNARY] == 10
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import grpc
+
+from meshlib.testing.addresses import reserve, reserve_one_port
+from meshlib.testing.echo import add_echo_to_server
+from meshlib.testing.journal import Journal
+from meshlib.testing.traffic import CallFault, Metadata, Received, Traffic
+
+_STOP_SECONDS = 10.0
+"""How long cancelled handlers may take to notice."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """What a server proves itself with: PEM, as bytes."""
+
+    private_key: bytes = field(repr=False)
+    certificate_chain: bytes
+    client_ca: bytes | None = None
+    """If set, clients must show a certificate that it signed."""
+
+    def credentials(self) -> grpc.ServerCredentials:
+        """The same for grpc."""
+        return grpc.ssl_server_credentials(
+            [(self.private_key, self.certificate_chain)],
+            root_certificates=self.client_ca,
+            require_client_auth=self.client_ca is not None,
+        )
+
+
+class Server:
+    """A real grpc server in this process, with the echo service (`meshlib.testing.echo`) and any of your own.
+
+    It serves from its construction to `stop` and again after `start`; it keeps its port until `close`, even while down.
+
+    Args:
+        address: `IP:port`, `[IPv6]:port` or `unix:path`; port 0 is any free one. Every address in 127.0.0.0/8 will do.
+        name: What responses carry as initial metadata `meshlib-server`; the address if not given.
+        add: Registers more services: `lambda server: add_GreeterServicer_to_server(Greeter(), server)`.
+        tls: Serve TLS; plaintext if not given.
+        options: grpc channel arguments of the server.
+        workers: How many handlers may run at once; more calls wait. A hanging call occupies one.
+        journal: A file to which the requests that handlers begin and end are appended.
+
+    Raises:
+        ValueError: The address is malformed.
+        OSError: The address is taken or not of this machine.
+    """
+
+    def __init__(
+        self,
+        address: str = "127.0.0.1:0",
+        *,
+        name: str | None = None,
+        add: Callable[[grpc.Server], object] | None = None,
+        tls: Tls | None = None,
+        options: Sequence[tuple[str, Any]] = (),
+        workers: int = 64,
+        journal: Path | None = None,
+    ) -> None:
+        self._server: grpc.Server | None = None
+        self._handlers: ThreadPoolExecutor | None = None
+        self._add = add
+        self._tls = tls
+        self._options = options
+        self._workers = workers
+        self._reservation = reserve(address)
+        self._journal = Journal(journal) if journal else None
+        self.address = self._reservation.address
+        """`127.0.0.1:41234`: the same after a restart."""
+        self.port = self._reservation.port
+        self.name = name or self.address
+        self._traffic = Traffic(self.name, self._journal.record if self._journal else _forget)
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+
+    def start(self) -> None:
+        """Serve, again on the same address; nothing if it already does. What was counted and the faults stay."""
+        if self._server is not None:
+            return
+        self._handlers = ThreadPoolExecutor(self._workers, thread_name_prefix=self.name)
+        server = grpc.server(self._handlers, interceptors=[self._traffic], options=tuple(self._options))
+        add_echo_to_server(server)
+        if self._add is not None:
+            self._add(server)
+        if self._tls is None:
+            server.add_insecure_port(self.address)
+        else:
+            server.add_secure_port(self.address, self._tls.credentials())
+        server.start()
+        self._server = server
+
+    def stop(self, grace: float = 0.0) -> None:
+        """Refuse new calls, let those inside end for `grace` seconds, cancel the rest; returns when all have ended.
+
+        With no grace this is how a crash looks from outside: calls inside end as UNAVAILABLE, connections are refused.
+
+        Raises:
+            TimeoutError: A handler of yours still runs, 10 s after its call was cancelled.
+        """
+        server, self._server = self._server, None
+        handlers, self._handlers = self._handlers, None
+        if server is None or handlers is None:
+            return
+        if not server.stop(grace or None).wait(grace + _STOP_SECONDS):
+            raise TimeoutError(f"grpc did not stop {self!r} within {grace + _STOP_SECONDS} s")
+        self.wait_until(lambda server: server.in_flight == 0, _STOP_SECONDS)
+        handlers.shutdown()
+
+    def close(self) -> None:
+        """Stop without grace and give the port back; idempotent."""
+        self.stop()
+        self._reservation.release()
+        journal, self._journal = self._journal, None
+        if journal is not None:
+            journal.close()
+
+    @property
+    def serving(self) -> bool:
+        """Whether it accepts calls."""
+        return self._server is not None
+
+    @property
+    def calls(self) -> Counter[str]:
+        """How many calls came in, by method: `server.calls["/pkg.Service/Method"]`. Unknown methods are not counted."""
+        with self._traffic.changed:
+            return self._traffic.calls.copy()
+
+    @property
+    def received(self) -> list[Received]:
+        """The calls that came in, with their metadata; of many, the last 10,000."""
+        with self._traffic.changed:
+            return list(self._traffic.received)
+
+    @property
+    def executions(self) -> Counter[str]:
+        """How often a handler began each request, by the request metadata `meshlib-request-id`."""
+        with self._traffic.changed:
+            return self._traffic.executions.copy()
+
+    @property
+    def in_flight(self) -> int:
+        """How many calls have come in and not ended: still in a handler, or their response not yet written."""
+        return self._traffic.in_flight
+
+    @property
+    def unfinished(self) -> frozenset[str]:
+        """The request ids whose handlers have begun and whose calls have not ended: what a kill would lose."""
+        return self._traffic.unfinished
+
+    def wait_until(self, condition: Callable[["Server"], bool], timeout: float = 5.0) -> None:
+        """Wait until `condition(self)`; as in `server.wait_until(lambda s: s.in_flight == 8)`.
+
+        It is asked after every change of what is counted here.
+
+        Raises:
+            TimeoutError: It did not come true in `timeout` seconds.
+        """
+        with self._traffic.changed:
+            if not self._traffic.changed.wait_for(lambda: condition(self), timeout):
+                raise TimeoutError(f"not in {timeout} s: what was awaited of {self!r}")
+
+    def fault(
+        self,
+        *,
+        code: str | grpc.StatusCode | None = None,
+        details: str = "",
+        trailing_metadata: Metadata = (),
+        delay: float = 0.0,
+        hang: bool = False,
+        after: int = 0,
+        initial_metadata: bool = False,
+        method: str | None = None,
+        times: int | None = None,
+    ) -> None:
+        """Let calls go wrong, from the next one on.
+
+        Faults with `times` are used up first, in the order given; those of a `method` precede the general ones.
+
+        Args:
+            code: End the call with this status. None: only delay it; `fault(times=2)` lets two calls through unharmed.
+            details: The status message.
+            trailing_metadata: Sent with the status, such as `(("grpc-retry-pushback-ms", "100"),)`.
+            delay: Seconds to wait before that.
+            hang: Never answer: until the caller gives up, the server stops or `heal`.
+            after: Go wrong after this many response messages or at the end of fewer. At 0 and with a code the handler
+                does not run at all; at 1 a unary handler runs and its response is lost.
+            initial_metadata: Send the response headers first, which commits a call that would have been retried.
+            method: Only calls of this method, `/package.Service/Method`.
+            times: For so many calls; None is until `heal`.
+        """
+        if hang and (code is not None or delay):
+            raise ValueError(f"a call that hangs does not end: code={code!r} and delay={delay} contradict hang=True")
+        if after < 0 or delay < 0:
+            raise ValueError(f"after and delay cannot be negative: got after={after}, delay={delay}")
+        fault = CallFault(
+            code=_status_code(code),
+            details=details,
+            trailing_metadata=tuple(trailing_metadata),
+            delay=delay,
+            hang=hang,
+            after=after,
+            initial_metadata=initial_metadata,
+        )
+        with self._traffic.changed:
+            self._traffic.script.add((method,), fault, times=times)
+
+    def heal(self, method: str | None = None) -> None:
+        """Forget the faults of `method`, or all of them; calls that hang or are delayed go on."""
+        self._traffic.heal(method)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "serving" if self.serving else "stopped"
+        return f"<Server {self.name} {self.address} {state}, {self.calls.total()} calls, {self.in_flight} in flight>"
+
+
+@contextmanager
+def servers(
+    n: int, *, name: str = "server", host: str = "127.0.0.1", one_port: bool = False, **options: Any
+) -> Iterator[list[Server]]:
+    """`n` servers named `server-1` ..., closed at the end.
+
+    Args:
+        n: How many.
+        name: What their names begin with.
+        host: Where they listen, each on its own port.
+        one_port: Give them one port on 127.0.0.11, 127.0.0.12 ... instead, as instances behind one host name have it.
+        options: What `Server` takes besides address and name.
+    """
+    with ExitStack() as stack:
+        addresses = [f"{host}:0"] * n
+        if one_port and n:
+            reservations = reserve_one_port([f"127.0.0.{11 + index}" for index in range(n)])
+            for reservation in reservations:
+                stack.callback(reservation.release)
+            addresses = [reservation.address for reservation in reservations]
+        yield [
+            stack.enter_context(Server(address, name=f"{name}-{index}", **options))
+            for index, address in enumerate(addresses, start=1)
+        ]
+
+
+def _status_code(code: str | grpc.StatusCode | None) -> grpc.StatusCode | None:
+    if isinstance(code, str):
+        try:
+            code = grpc.StatusCode[code]
+        except KeyError:
+            known = ", ".join(status.name for status in grpc.StatusCode)
+            raise ValueError(f"code must be a status code of gRPC, got {code!r}; known: {known}") from None
+    if code is grpc.StatusCode.OK:
+        raise ValueError("code=OK is no fault: leave it out to let calls through")
+    return code
+
+
+def _forget(what: str, request_id: str) -> None:
+    """Keep no journal."""
