@@ -1,1 +1,133 @@
-"""What an Envoy sidecar does beside a Python gRPC application, done inside it."""
+"""What an Envoy sidecar does beside a Python gRPC application, done inside it.
+
+    channel = meshlib.channel("svc-a")
+
+is a ``grpc.Channel`` to the service ``svc-a``: its instances are discovered, one is chosen for each call, calls are
+retried on others, and everything is traced and counted. :mod:`meshlib.aio` has the same for asyncio.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from meshlib._control.settings import settle
+from meshlib._core.balancing.contracts import Balancer
+from meshlib._core.discovery.contracts import Resolver
+from meshlib._core.errors import ConfigError
+from meshlib._core.policy import DnsPolicy, HedgingPolicy, MethodPolicy, RetryBudget, RetryPolicy
+from meshlib._core.version import VERSION
+from meshlib._sync.channel import Channel
+
+if TYPE_CHECKING:
+    from opentelemetry.metrics import MeterProvider
+    from opentelemetry.trace import TracerProvider
+
+__all__ = [
+    # channels
+    "Channel",
+    "channel",
+    "insecure_channel",
+    "secure_channel",
+    # policies
+    "DnsPolicy",
+    "HedgingPolicy",
+    "MethodPolicy",
+    "RetryBudget",
+    "RetryPolicy",
+    # errors
+    "ConfigError",
+]
+
+__version__ = VERSION
+
+
+def channel(
+    target: str,
+    *,
+    credentials: grpc.ChannelCredentials | None = None,
+    options: Sequence[tuple[str, Any]] | None = None,
+    compression: grpc.Compression | None = None,
+    interceptors: Sequence[Any] = (),
+    attempt_interceptors: Sequence[Any] = (),
+    resolver: Resolver | None = None,
+    dns: DnsPolicy = DnsPolicy(),  # noqa: B008 - frozen
+    balancer: str | Balancer = "round_robin",
+    retry: RetryPolicy | HedgingPolicy | None = RetryPolicy(),  # noqa: B008 - frozen
+    retry_budget: RetryBudget | None = RetryBudget(),  # noqa: B008 - frozen
+    timeout: float | None = None,
+    methods: Mapping[str, MethodPolicy] | None = None,
+    tracer_provider: "TracerProvider | None" = None,
+    meter_provider: "MeterProvider | None" = None,
+) -> Channel:
+    """A channel to a service.
+
+    Args:
+        target: ``"svc-a"``, ``"svc-a:50051"``, ``"dns:///host:port"``, ``"dns://nameserver:53/host:port"``,
+            ``"srv:///_grpc._tcp.svc-a.example.com"``, ``"static:///h1:1,h2:2"``, ``"ipv4:"``, ``"ipv6:"`` and
+            ``"unix:"`` as in grpc, or any registered scheme.
+        credentials: as for ``grpc.secure_channel``; None: plaintext.
+        options: channel arguments of grpc, for every connection.
+        compression: of every call that names none.
+        interceptors: grpc's client interceptors, run once per call.
+        attempt_interceptors: grpc's client interceptors, run once per attempt.
+        resolver: names the endpoints instead of the target's own scheme.
+        dns: how names are looked up.
+        balancer: who chooses a host per call: a registered name or an object.
+        retry: when a failed call is tried again; a method that must not run twice gets None, see ``methods``.
+        retry_budget: how many retries may be under way at once; None: any number.
+        timeout: seconds for calls that pass none and return one message; None: no limit.
+        methods: what methods (``"/pkg.Svc/Method"``), services (``"/pkg.Svc/*"``) or all (``"*"``) do differently.
+        tracer_provider: OpenTelemetry's; None: the global one.
+        meter_provider: OpenTelemetry's; None: the global one.
+
+    Raises:
+        ConfigError: an argument cannot be used; it names the argument, its value and what is allowed.
+    """
+    return Channel(
+        settle(
+            target,
+            credentials=credentials,
+            options=options,
+            compression=compression,
+            interceptors=interceptors,
+            attempt_interceptors=attempt_interceptors,
+            resolver=resolver,
+            dns=dns,
+            balancer=balancer,
+            retry=retry,
+            retry_budget=retry_budget,
+            timeout=timeout,
+            methods=methods,
+            tracer_provider=tracer_provider,
+            meter_provider=meter_provider,
+        )
+    )
+
+
+def insecure_channel(
+    target: str,
+    options: Sequence[tuple[str, Any]] | None = None,
+    compression: grpc.Compression | None = None,
+) -> Channel:
+    """:func:`channel` with the signature of ``grpc.insecure_channel``, and every target that takes."""
+    return Channel(settle(target, options=options, compression=compression, retry=RetryPolicy(), as_grpc=True))
+
+
+def secure_channel(
+    target: str,
+    credentials: grpc.ChannelCredentials,
+    options: Sequence[tuple[str, Any]] | None = None,
+    compression: grpc.Compression | None = None,
+) -> Channel:
+    """:func:`channel` with the signature of ``grpc.secure_channel``, and every target that takes."""
+    return Channel(
+        settle(
+            target,
+            credentials=credentials,
+            options=options,
+            compression=compression,
+            retry=RetryPolicy(),
+            as_grpc=True,
+        )
+    )

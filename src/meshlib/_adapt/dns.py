@@ -77,15 +77,16 @@ class Answer:
 
 
 def dns_config(path: str | os.PathLike[str]) -> DnsConfig:
-    """The system's configuration. Without a file or a name server in it: the one on this machine, as libc has it.
+    """The system's configuration. Without a file, or a name server in it: the one on this machine, as libc has it.
 
     Raises:
         ValueError: the file names a server that is no address.
     """
+    system = dns.resolver.Resolver(configure=False)
     try:
-        system = dns.resolver.Resolver(filename=path)
+        system.read_resolv_conf(path)
     except dns.resolver.NoResolverConfiguration:
-        return DnsConfig(nameservers=(HostPort(host="127.0.0.1", port=53),))
+        system.nameservers = ["127.0.0.1"]
     search = system.search or ([system.domain] if len(system.domain) > 1 else [])
     return DnsConfig(
         nameservers=tuple(HostPort(host=str(server), port=system.port) for server in system.nameservers),

@@ -20,7 +20,7 @@ def status_code(name: str) -> grpc.StatusCode:
 
 
 @final
-class MeshRpcError(grpc.RpcError, grpc.Call, grpc.Future):
+class MeshRpcError(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg]
     """A call that ended after several attempts, or before the first: what ``except grpc.RpcError`` catches.
 
     Code and metadata are the last server's; the details say what the mesh did. It is a finished ``grpc.Call`` and
@@ -56,7 +56,7 @@ class MeshRpcError(grpc.RpcError, grpc.Call, grpc.Future):
     def is_active(self) -> bool:
         return False
 
-    def time_remaining(self) -> float | None:
+    def time_remaining(self) -> float | None:  # type: ignore[override]
         return None
 
     def add_callback(self, callback: Callable[[], None]) -> bool:

@@ -2,14 +2,14 @@
 
 They are used because the public way costs what a mesh cannot pay, or is not there:
 
-- ``grpc._channel.Channel`` and ``grpc.aio._channel.Channel`` are what the public factories return. Instrumentation packages
-  replace the factories, and would then trace every attempt as if it were a call.
-- ``check_connectivity_state`` asks a connection in a third of a microsecond; ``subscribe`` costs a thread per channel and
-  makes closing take a tenth of a second.
+- ``grpc._channel.Channel`` and ``grpc.aio._channel.Channel`` are what the public factories return. Instrumentation
+  packages replace the factories, and would then trace every attempt as if it were a call.
+- ``check_connectivity_state`` asks a connection in a third of a microsecond; ``subscribe`` costs a thread per channel
+  and makes closing take a tenth of a second.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import grpc._channel
@@ -29,8 +29,8 @@ def channel(
 ) -> grpc.Channel:
     """grpc's own channel, whatever has replaced ``grpc.insecure_channel`` and ``grpc.secure_channel``."""
     core = None if credentials is None else credentials._credentials  # type: ignore[attr-defined]
-    made: grpc.Channel = grpc._channel.Channel(target, options, core, compression)  # type: ignore[attr-defined]
-    return made
+    made: Any = grpc._channel.Channel(target, options, core, compression)
+    return cast("grpc.Channel", made)
 
 
 def aio_channel(
@@ -41,8 +41,8 @@ def aio_channel(
 ) -> grpc.aio.Channel:
     """grpc.aio's own channel, to be made inside the loop it will serve."""
     core = None if credentials is None else credentials._credentials  # type: ignore[attr-defined]
-    made: grpc.aio.Channel = grpc.aio._channel.Channel(target, options, core, compression, None)  # type: ignore[attr-defined]
-    return made
+    made: Any = grpc.aio._channel.Channel(target, options, core, compression, None)
+    return cast("grpc.aio.Channel", made)
 
 
 def sync_state(channel: grpc.Channel) -> Callable[[bool], int]:

@@ -39,9 +39,7 @@ def checked(options: Any) -> Options:
     try:
         pairs = tuple((name, value) for name, value in options)
     except (TypeError, ValueError):
-        raise ConfigError(
-            "options", options, 'must be pairs such as [("grpc.keepalive_time_ms", 10000)]'
-        ) from None
+        raise ConfigError("options", options, 'must be pairs such as [("grpc.keepalive_time_ms", 10000)]') from None
     for name, value in pairs:
         if not isinstance(name, str) or not name:
             raise ConfigError("options", name, "the name of a channel option must be text")

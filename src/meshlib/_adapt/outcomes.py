@@ -22,16 +22,16 @@ _CORE_BUG: Final = "Internal error from Core"
 """grpc.aio's own words for a write that lost the race against the status: nothing a server said."""
 
 
-def failed(error: grpc.RpcError, address: str, trailing: Iterable[tuple[str, Any]] | None) -> Outcome:
+def failed(error: Any, address: str, trailing: Iterable[Any] | None) -> Outcome:
     """The outcome of an attempt that ended with ``error``.
 
     Args:
-        error: what the attempt raised: it has ``code()`` and ``details()``.
+        error: what the attempt raised, a ``grpc.RpcError`` with ``code()`` and ``details()``.
         address: the target of the subchannel, ``"ipv4:10.0.0.7:50051"``; C-core names it when it could not connect.
         trailing: the trailing metadata.
     """
-    code = error.code()  # type: ignore[attr-defined]
-    details = error.details() or ""  # type: ignore[attr-defined]
+    code = error.code()
+    details = error.details() or ""
     name = code.name if isinstance(code, grpc.StatusCode) else "UNKNOWN"
     if name == "UNAVAILABLE" and details.startswith(_NOT_CONNECTED) and address in details:
         # The address makes it a proof: a server that passes on such an error of its own names another.
@@ -41,7 +41,7 @@ def failed(error: grpc.RpcError, address: str, trailing: Iterable[tuple[str, Any
     return Outcome(name, details, pushback=pushback(trailing), error=error)
 
 
-def pushback(trailing: Iterable[tuple[str, Any]] | None) -> float | None:
+def pushback(trailing: Iterable[Any] | None) -> float | None:
     """Seconds the server asks to wait before a retry; negative: it forbids one; None: it said nothing.
 
     "If the value is negative or unparseable, then it will be seen as the server asking the client not to retry at all":

@@ -30,6 +30,25 @@ class Discovery(Protocol):
         """A host became failing: ask again as soon as manners allow."""
         ...
 
+    def resolve_now(self) -> None:
+        """Ask at once, unless a question is under way."""
+        ...
+
+    @property
+    def asked_at(self) -> float | None:
+        """When the last question was put."""
+        ...
+
+    @property
+    def next_at(self) -> float | None:
+        """When the next one is due."""
+        ...
+
+    @property
+    def error(self) -> Exception | None:
+        """Why the last one failed."""
+        ...
+
 
 class Pool(Protocol):
     """Makes and ends subchannels, and hears of the channel's state; the shell's."""
@@ -87,6 +106,7 @@ class Plane:
             return
         self._loop = asyncio.get_running_loop()
         self._discovery = self._find_discovery()
+        self._step()
         self._unsubscribe = self._discovery.subscribe(self._on_resolved, self._on_failed)
 
     def attention(self) -> None:
@@ -100,6 +120,16 @@ class Plane:
         except RuntimeError:
             # The loop was closed between the look and the call: the channel is closing, or its process is ending.
             self._asked = False
+
+    @property
+    def resolution(self) -> Discovery | None:
+        """Where the endpoints come from, once begun."""
+        return self._discovery
+
+    def resolve_now(self) -> None:
+        """Asks the resolver at once."""
+        if self._discovery is not None:
+            self._discovery.resolve_now()
 
     def stop(self) -> None:
         """Ends it: no more questions, every host closed, every waiting call woken."""
@@ -164,7 +194,7 @@ class Plane:
         now = self._clock()
         try:
             subchannel = self._pool.open(host)
-        except Exception:
+        except Exception:  # noqa: BLE001 - one host must not end the control of the others
             _log.exception("no channel could be made for %s; the host counts as failing", host.endpoint.address)
             return self._cluster.on_connectivity(host, TRANSIENT_FAILURE, now=now)
         return self._cluster.opened(host, subchannel, now=now)

@@ -73,6 +73,7 @@ class Call:
         "method",
         "observer",
         "plan",
+        "span",
         "state",
         "streaming",
         "tried",
@@ -112,6 +113,8 @@ class Call:
         self.verdict = ""
         """Why the last failure was not tried again, in words."""
         self.begun = 0.0
+        self.span: object = None
+        """Whatever telemetry keeps for the call."""
         self._flying = 0
         self._refused = 0
         self._retries = 0
@@ -127,7 +130,9 @@ class Call:
         return self._start("first", now)
 
     def on_endpoints(self, *, now: float) -> Commands:
-        """Hosts changed while the call waits for one."""
+        """Hosts changed while the call waits for one, or the channel closed while it waits for anything."""
+        if self.state is State.BACKOFF and self.cluster.closed:
+            return self._start("retry", now)
         if self.state is not State.WAITING:
             return NOTHING
         if self.deadline is not None and now >= self.deadline:
@@ -285,9 +290,10 @@ class Call:
             delay = backoff(policy, self._retries, rng=self.cluster.rng, state=lambda: state)
         if self.deadline is not None and now + delay >= self.deadline:
             return self._final(attempt, outcome, f"the back-off of {delay:.3f} s would end past the deadline", now)
-        if not self.cluster.acquire_retry():
+        if not self.cluster.acquire_retry(self):
             return self._final(attempt, outcome, "the retry budget of the channel is used up", now)
         self._budgeted = True
+        self.woken = False
         self.state = State.BACKOFF
         self._resume_at = now + delay
         if self.observer is not None:
@@ -297,7 +303,7 @@ class Call:
     def _hedge(self, now: float) -> Commands:
         """Time for the next copy; without a host or budget for it the copies under way are all there will be."""
         self._hedge_at = math.inf
-        if not self.cluster.acquire_retry():
+        if not self.cluster.acquire_retry(self):
             return NOTHING
         host = self.cluster.pick(self, now=now, wait=False)
         if host is None or isinstance(host, Outcome):
@@ -350,7 +356,7 @@ class Call:
         return self._finish(outcome, attempt.n)
 
     def _finish(self, outcome: Outcome, n: int) -> Commands:
-        if self.state is State.WAITING:
+        if self.state is State.WAITING or self.state is State.BACKOFF:
             self.cluster.leave(self)
         self.state = State.DONE
         if self._budgeted:

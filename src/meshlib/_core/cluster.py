@@ -27,6 +27,7 @@ from meshlib._core.events import (
 )
 from meshlib._core.host import Host, Subchannel
 from meshlib._core.policy import RetryBudget
+from meshlib._core.snapshot import HostSnapshot
 from meshlib._core.status import Outcome, local
 
 if TYPE_CHECKING:
@@ -101,6 +102,7 @@ class Cluster:
         self._lookup = False
         self._turn = 0
         self._waiting: dict[Call, None] = {}
+        self._resting: dict[Call, None] = {}
         self._connectivity = IDLE
         self._sweep_at = math.inf
         self._sweep_gap = SWEEP
@@ -116,6 +118,8 @@ class Cluster:
             the call is registered to be woken (unless ``wait`` is False).
         """
         with self._lock:
+            if self._resting:
+                self._resting.pop(call, None)
             chosen = self._choose(call, now)
             if type(chosen) is Host:
                 chosen.in_flight += 1
@@ -151,11 +155,15 @@ class Cluster:
         """``call`` waits no more."""
         with self._lock:
             self._waiting.pop(call, None)
+            self._resting.pop(call, None)
 
-    def acquire_retry(self) -> bool:
-        """A place in the retry budget, if there is one."""
+    def acquire_retry(self, call: "Call") -> bool:
+        """A place in the retry budget for ``call``, if there is one; from then on the closing channel wakes it."""
         with self._lock:
-            return self.budget.acquire(self.in_flight + len(self._waiting) + 1)
+            if not self.budget.acquire(self.in_flight + len(self._waiting) + 1):
+                return False
+            self._resting[call] = None
+            return True
 
     def release_retry(self) -> None:
         """The place is free again."""
@@ -277,10 +285,28 @@ class Cluster:
             self._leaving.clear()
             self._seats = ()
             self._connectivity = SHUTDOWN
+            self._waiting.update(self._resting)
+            self._resting.clear()
             commands: list[ClusterCommand] = [self._wake()] if self._waiting else []
         commands.extend(Close(host) for host in hosts)
         commands.append(StateChanged(SHUTDOWN))
         return tuple(commands)
+
+    def snapshot(self) -> tuple[HostSnapshot, ...]:
+        """The hosts as they are now."""
+        with self._lock:
+            return tuple(
+                HostSnapshot(
+                    address=host.endpoint.address,
+                    state=NAMES[host.state],
+                    in_flight=host.in_flight,
+                    weight=host.weight,
+                    priority=host.endpoint.priority,
+                    successes=host.successes,
+                    failures=host.failures,
+                )
+                for host in self.hosts.values()
+            )
 
     @property
     def connectivity(self) -> int:

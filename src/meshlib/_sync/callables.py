@@ -27,7 +27,7 @@ class Multicallable:
         return f"<{type(self).__name__} {self._method.name} {self._lease.settings.target.text}>"
 
 
-class UnaryUnary(Multicallable, grpc.UnaryUnaryMultiCallable):
+class UnaryUnary(Multicallable, grpc.UnaryUnaryMultiCallable):  # type: ignore[type-arg]
     """One request, one response."""
 
     __slots__ = ()

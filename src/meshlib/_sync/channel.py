@@ -1,1 +1,219 @@
 """The channel an application holds: a ``grpc.Channel`` like any other."""
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self, final
+
+import grpc
+
+from meshlib._adapt.grpcio import channel as grpc_channel
+from meshlib._control.mesh import Mesh
+from meshlib._control.settings import Settings
+from meshlib._core.stages import figure
+from meshlib._core.version import VERSION
+from meshlib._sync import callables
+from meshlib._sync.clock import CLOCK, Clock
+from meshlib._sync.connectivity import Callback, Connectivity
+from meshlib._sync.runtime import Lease
+from meshlib._sync.subchannels import METHODS_KEPT, Factory, Method
+
+__all__ = ["Channel"]
+
+_KINDS: dict[str, Callable[[Lease, Method], Any]] = {
+    "unary_unary": getattr(callables, "UnaryUnary", None),
+    "unary_stream": getattr(callables, "UnaryStream", None),
+    "stream_unary": getattr(callables, "StreamUnary", None),
+    "stream_stream": getattr(callables, "StreamStream", None),
+}
+
+
+@final
+class _Plain(grpc.Channel):
+    """The channel below the application's interceptors."""
+
+    def __init__(self, settings: Settings, clock: Clock, factory: Factory) -> None:
+        # Here and not above: `import meshlib` is to be quick, and OpenTelemetry's API is not.
+        from meshlib.telemetry import Telemetry
+
+        telemetry = Telemetry(
+            settings.target,
+            VERSION,
+            tracer_provider=settings.tracer_provider,
+            meter_provider=settings.meter_provider,
+        )
+        self.connectivity = Connectivity(clock)
+        self.lease = Lease(settings, self.connectivity.changed, telemetry, factory)
+        self._known: dict[tuple[str, str, Any, Any, bool], Any] = {}
+
+    def _made(self, kind: str, method: str, serializer: Any, deserializer: Any, registered: bool | None) -> Any:
+        """Made once: ``grpc.intercept_channel`` asks anew for every call."""
+        registered = bool(registered)
+        key = (kind, method, serializer, deserializer, registered)
+        try:
+            known = self._known.get(key)
+        except TypeError:  # a serializer that cannot be hashed
+            return _KINDS[kind](self.lease, Method(kind, method, serializer, deserializer, registered))
+        if known is None:
+            while len(self._known) >= METHODS_KEPT:
+                self._known.pop(next(iter(self._known)), None)
+            known = _KINDS[kind](self.lease, Method(kind, method, serializer, deserializer, registered))
+            self._known[key] = known
+        return known
+
+    def unary_unary(
+        self,
+        method: str,
+        request_serializer: Any = None,
+        response_deserializer: Any = None,
+        _registered_method: bool | None = False,
+    ) -> "grpc.UnaryUnaryMultiCallable[Any, Any]":
+        made: grpc.UnaryUnaryMultiCallable[Any, Any] = self._made(
+            "unary_unary", method, request_serializer, response_deserializer, _registered_method
+        )
+        return made
+
+    def unary_stream(
+        self,
+        method: str,
+        request_serializer: Any = None,
+        response_deserializer: Any = None,
+        _registered_method: bool | None = False,
+    ) -> "grpc.UnaryStreamMultiCallable[Any, Any]":
+        made: grpc.UnaryStreamMultiCallable[Any, Any] = self._made(
+            "unary_stream", method, request_serializer, response_deserializer, _registered_method
+        )
+        return made
+
+    def stream_unary(
+        self,
+        method: str,
+        request_serializer: Any = None,
+        response_deserializer: Any = None,
+        _registered_method: bool | None = False,
+    ) -> "grpc.StreamUnaryMultiCallable[Any, Any]":
+        made: grpc.StreamUnaryMultiCallable[Any, Any] = self._made(
+            "stream_unary", method, request_serializer, response_deserializer, _registered_method
+        )
+        return made
+
+    def stream_stream(
+        self,
+        method: str,
+        request_serializer: Any = None,
+        response_deserializer: Any = None,
+        _registered_method: bool | None = False,
+    ) -> "grpc.StreamStreamMultiCallable[Any, Any]":
+        made: grpc.StreamStreamMultiCallable[Any, Any] = self._made(
+            "stream_stream", method, request_serializer, response_deserializer, _registered_method
+        )
+        return made
+
+    def subscribe(self, callback: Callback, try_to_connect: bool | None = False) -> None:
+        self.connectivity.subscribe(callback)
+        if try_to_connect and not self.lease.closed:
+            self.lease.runtime()
+
+    def unsubscribe(self, callback: Callback) -> None:
+        self.connectivity.unsubscribe(callback)
+
+    def close(self) -> None:
+        self.connectivity.clear()
+        self.lease.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+@final
+class Channel(grpc.Channel):
+    """A channel to a service: finds its instances, keeps connections to them, chooses one per call, retries.
+
+    Made by :func:`meshlib.channel`. It is a ``grpc.Channel``: stubs, interceptors and call objects are grpc's. It may
+    be made before a fork; it connects at its first call. Close it, or use it in a ``with`` statement; one that is
+    collected unclosed closes itself.
+    """
+
+    def __init__(self, settings: Settings, *, clock: Clock = CLOCK, factory: Factory = grpc_channel) -> None:
+        plain = _Plain(settings, clock, factory)
+        lease = plain.lease
+        self._plain = plain
+        self._stubs: Any = grpc.intercept_channel(plain, *settings.interceptors) if settings.interceptors else plain
+        self.mesh = Mesh(settings, lambda: lease.present, lambda: lease.closed)
+        """``snapshot()`` and ``resolve_now()``."""
+
+    def unary_unary(
+        self,
+        method: str,
+        request_serializer: Any = None,
+        response_deserializer: Any = None,
+        _registered_method: bool | None = False,
+    ) -> "grpc.UnaryUnaryMultiCallable[Any, Any]":
+        made: grpc.UnaryUnaryMultiCallable[Any, Any] = self._stubs.unary_unary(
+            method, request_serializer, response_deserializer, _registered_method
+        )
+        return made
+
+    def unary_stream(
+        self,
+        method: str,
+        request_serializer: Any = None,
+        response_deserializer: Any = None,
+        _registered_method: bool | None = False,
+    ) -> "grpc.UnaryStreamMultiCallable[Any, Any]":
+        made: grpc.UnaryStreamMultiCallable[Any, Any] = self._stubs.unary_stream(
+            method, request_serializer, response_deserializer, _registered_method
+        )
+        return made
+
+    def stream_unary(
+        self,
+        method: str,
+        request_serializer: Any = None,
+        response_deserializer: Any = None,
+        _registered_method: bool | None = False,
+    ) -> "grpc.StreamUnaryMultiCallable[Any, Any]":
+        made: grpc.StreamUnaryMultiCallable[Any, Any] = self._stubs.stream_unary(
+            method, request_serializer, response_deserializer, _registered_method
+        )
+        return made
+
+    def stream_stream(
+        self,
+        method: str,
+        request_serializer: Any = None,
+        response_deserializer: Any = None,
+        _registered_method: bool | None = False,
+    ) -> "grpc.StreamStreamMultiCallable[Any, Any]":
+        made: grpc.StreamStreamMultiCallable[Any, Any] = self._stubs.stream_stream(
+            method, request_serializer, response_deserializer, _registered_method
+        )
+        return made
+
+    def _get_registered_call_handle(self, method: str) -> int:
+        """Generated code may ask; the answer is only ever passed back, and each subchannel registers for itself."""
+        return 0
+
+    def subscribe(self, callback: Callback, try_to_connect: bool | None = False) -> None:
+        self._plain.subscribe(callback, try_to_connect)
+
+    def unsubscribe(self, callback: Callback) -> None:
+        self._plain.unsubscribe(callback)
+
+    def close(self) -> None:
+        self._plain.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<meshlib.Channel {self.mesh!r}: {figure()}>"

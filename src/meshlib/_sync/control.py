@@ -1,14 +1,14 @@
 """What a process has of meshlib: one control thread from the first call to the close of the last channel, and what
 happens to it at a fork.
 
-The control thread is a daemon that runs an asyncio loop for the discovery, sweeps and timers of every sync channel. No
-user code runs on it.
+The control thread is a daemon that runs an asyncio loop for the discovery, sweeps and timers of every sync channel.
+No user code runs on it.
 
 A fork copies none of the threads, and C-core's objects do not survive one reliably. So everything hangs on one
-:class:`Process` behind one global. The child parks the inherited one, which from then on is neither used nor closed nor
-collected, and starts afresh; each channel compares identity at each call. Before a fork the parent holds back new
-attempts and waits a moment for the ones its threads are blocked in, because C-core skips its fork handlers while a thread
-is inside a call.
+:class:`Process` behind one global. The child parks the inherited one, which from then on is neither used nor closed
+nor collected, and starts afresh; each channel compares identity at each call. Before a fork the parent holds back new
+attempts and waits a moment for the ones its threads are blocked in, because C-core skips its fork handlers while a
+thread is inside a call.
 """
 
 import asyncio
@@ -155,7 +155,7 @@ def _after_fork_in_parent() -> None:
 
 def _after_fork_in_child() -> None:
     global _process
-    gate.__init__()  # type: ignore[misc]  # its event may hold a lock of a thread that is not here
+    gate.__init__()  # its event may hold a lock of a thread that is not here
     if _process.runtimes or _process.loop is not None:
         _parked.append((_process, list(_process.runtimes), list(_process.live)))
     _process = Process(_process.clock)
@@ -173,7 +173,5 @@ def _at_exit() -> None:
     thread.join(EXIT_PATIENCE)
 
 
-os.register_at_fork(
-    before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child
-)
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
 atexit.register(_at_exit)

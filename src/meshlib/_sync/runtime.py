@@ -4,9 +4,10 @@ import os
 import random
 import weakref
 from collections.abc import Callable
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 from meshlib._adapt.grpcio import channel as grpc_channel
+from meshlib._control.logs import ChannelLog
 from meshlib._control.plane import Plane
 from meshlib._control.settings import Settings
 from meshlib._core.call import Call
@@ -17,10 +18,13 @@ from meshlib._sync import control
 from meshlib._sync.control import Process
 from meshlib._sync.subchannels import Factory, Subchannel
 
+if TYPE_CHECKING:
+    from meshlib.telemetry import Telemetry
+
 __all__ = ["CLOSED_CHANNEL", "Lease", "Runtime"]
 
 CLOSED_CHANNEL = "Cannot invoke RPC on closed channel!"
-"""What grpc raises as ``ValueError``, to the letter.""" 
+"""What grpc raises as ``ValueError``, to the letter."""
 
 
 @final
@@ -31,6 +35,7 @@ class Runtime:
         settings: what the channel is built from.
         process: whose control thread it uses; the caller holds its lock.
         watch: told the channel's own state whenever it changes, on the control thread.
+        telemetry: of the channel.
         factory: makes grpc channels.
     """
 
@@ -40,9 +45,11 @@ class Runtime:
         process: Process,
         *,
         watch: Callable[[int], None],
+        telemetry: "Telemetry",
         factory: Factory = grpc_channel,
     ) -> None:
         self.settings = settings
+        self.telemetry = telemetry
         self.process = process
         self.clock = process.clock
         self.now = process.clock.now
@@ -58,16 +65,18 @@ class Runtime:
             lock=self.clock.lock(),
             budget=settings.retry_budget,
             attention=self._attention,
+            observer=ChannelLog(settings.target.text),
         )
         self.loop = process.attach(self)
-        self._plane = Plane(
+        self.plane = Plane(
             self.cluster,
             lambda: process.resolutions.get(settings.source),
             self,
             clock=self.now,
             build_aside=not type(settings.balancer).__module__.startswith("meshlib."),
         )
-        self.loop.call_soon_threadsafe(self._plane.start)
+        telemetry.watch(self)
+        self.loop.call_soon_threadsafe(self.plane.start)
 
     # The pool, on the control thread.
 
@@ -93,6 +102,10 @@ class Runtime:
             timer = call.next_timer()
             event.wait(None if timer is None else max(0.0, timer - self.now()))
 
+    def resolve_now(self) -> None:
+        """Has the name looked up at once."""
+        self.loop.call_soon_threadsafe(self.plane.resolve_now)
+
     def blocked(self) -> int:
         """Attempts that threads are inside of."""
         return max(0, self.cluster.in_flight - self.aside)
@@ -110,7 +123,7 @@ class Runtime:
         for command in commands:
             if isinstance(command, Close):
                 _close(command.host)
-        self.process.detach(self, self._plane.stop)
+        self.process.detach(self, self.plane.stop)
 
     def abandon(self) -> None:
         """The same for a channel that was collected: nobody is there to wait, so a thread does it."""
@@ -118,7 +131,7 @@ class Runtime:
             self.clock.spawn(self.shutdown, "meshlib-abandoned")
 
     def _attention(self) -> None:
-        self._plane.attention()
+        self.plane.attention()
 
 
 def _close(host: Host) -> None:
@@ -136,15 +149,17 @@ class Lease:
     Args:
         settings: what the channel is built from.
         watch: told the channel's own state whenever it changes.
+        telemetry: of the channel.
         factory: makes grpc channels.
     """
 
-    __slots__ = ("__weakref__", "_factory", "_runtime", "_watch", "closed", "settings")
+    __slots__ = ("__weakref__", "_factory", "_runtime", "_watch", "closed", "settings", "telemetry")
 
     def __init__(
-        self, settings: Settings, watch: Callable[[int], None], factory: Factory = grpc_channel
+        self, settings: Settings, watch: Callable[[int], None], telemetry: "Telemetry", factory: Factory = grpc_channel
     ) -> None:
         self.settings = settings
+        self.telemetry = telemetry
         self.closed = False
         self._watch = watch
         self._factory = factory
@@ -174,7 +189,9 @@ class Lease:
                 raise ValueError(CLOSED_CHANNEL)
             runtime = self._runtime
             if runtime is None or runtime.process is not process:
-                runtime = self._runtime = Runtime(self.settings, process, watch=self._watch, factory=self._factory)
+                runtime = self._runtime = Runtime(
+                    self.settings, process, watch=self._watch, telemetry=self.telemetry, factory=self._factory
+                )
                 weakref.finalize(self, runtime.abandon).atexit = False
             return runtime
 

@@ -1,7 +1,7 @@
 """Blocking calls with one request and one response: the hot path.
 
-Where two attempts can never be in flight, an attempt is a blocking call on the caller's own thread: no queue, no hop, no
-future. ``future().result()`` would cost two and a half times the CPU.
+Where two attempts can never be in flight, an attempt is a blocking call on the caller's own thread: no queue, no hop,
+no future. ``future().result()`` would cost two and a half times the CPU.
 """
 
 import logging
@@ -38,7 +38,7 @@ def serialized(request: Any, method: Method) -> Any:
         return request
     try:
         data = method.serializer(request)
-    except Exception:
+    except Exception:  # noqa: BLE001 - it is the application's
         _log.exception("the request serializer of %s failed", method.name)
         data = None
     if data is None:
@@ -76,6 +76,7 @@ def blocking(
         deadline=None if timeout is None else started + timeout,
         wait_for_ready=plan.wait_for_ready if wait_for_ready is None else wait_for_ready,
     )
+    sent = runtime.telemetry.started(call, metadata)
     result: Any = None
     commands = call.begin(now=started)
     while True:
@@ -84,6 +85,7 @@ def blocking(
                 runtime.wait(call)
             except BaseException:
                 call.on_cancel(NOT_SENT, now=now())
+                runtime.telemetry.ended(call, NOT_SENT, now=now())
                 raise
             commands = call.on_endpoints(now=now()) if call.woken else call.on_timer(now=now())
             continue
@@ -96,19 +98,19 @@ def blocking(
         multicallable = subchannel.multicallable(method)
         send = multicallable.with_call if with_call else multicallable
         try:
-            result = send(
-                data, command.timeout, for_attempt(metadata, command.previous), credentials, None, compression
-            )
+            result = send(data, command.timeout, for_attempt(sent, command.previous), credentials, None, compression)
         except grpc.RpcError as error:
             outcome = attempt_failed(error, subchannel)
         except BaseException:
             # Bad metadata, a closed channel, KeyboardInterrupt: the caller gets what grpc raised, the host its place.
             call.on_outcome(command.n, NOT_SENT, now=now())
+            runtime.telemetry.ended(call, NOT_SENT, now=now())
             raise
         else:
             outcome = OK
         commands = call.on_outcome(command.n, outcome, now=now())
     assert type(command) is Finish
+    runtime.telemetry.ended(call, command.outcome, now=now())
     if command.outcome.code == "OK":
         if with_call:
             result[1].mesh = CallMesh(call, command.outcome)
@@ -118,7 +120,7 @@ def blocking(
 
 def attempt_failed(error: grpc.RpcError, subchannel: Subchannel) -> Outcome:
     """What ``error`` means for the call."""
-    trailing = error.trailing_metadata()  # type: ignore[attr-defined]
+    trailing = error.trailing_metadata()
     return outcomes.failed(error, subchannel.target, trailing)
 
 

@@ -1,0 +1,58 @@
+"""What a channel says to the log, under the logger ``meshlib``."""
+
+import logging
+from typing import final
+
+from meshlib._core.events import ChannelEvent, EndpointsChanged, HostStateChanged, PluginFailed, ResolutionFailed
+
+__all__ = ["ChannelLog"]
+
+_log = logging.getLogger("meshlib")
+
+
+@final
+class ChannelLog:
+    """The log of one channel: changes of its endpoints at INFO, of single connections at DEBUG, plug-ins that fail at
+    ERROR, the first time each.
+
+    Args:
+        target: of the channel, named in each line.
+    """
+
+    def __init__(self, target: str) -> None:
+        self._target = target
+        self._told: set[tuple[str, str]] = set()
+
+    def on_channel_event(self, event: ChannelEvent) -> None:
+        """One event of the channel."""
+        extra = {"meshlib.target": self._target}
+        if isinstance(event, EndpointsChanged):
+            _log.info("%s: endpoints changed: %s", self._target, _changes(event), extra=extra)
+        elif isinstance(event, HostStateChanged):
+            _log.debug("%s: %s went from %s to %s", self._target, event.address, event.before, event.after, extra=extra)
+        elif isinstance(event, PluginFailed):
+            self._plugin(event)
+        elif isinstance(event, ResolutionFailed):
+            _log.debug("%s: not resolved, %d endpoints stay: %s", self._target, event.kept, event.reason, extra=extra)
+
+    def _plugin(self, event: PluginFailed) -> None:
+        key = (event.name, event.doing)
+        if key in self._told:
+            return
+        self._told.add(key)
+        error = event.error
+        _log.error(
+            "%s: %s() of balancer %s failed: %s; calls are spread over the ready hosts in turn instead",
+            self._target,
+            event.doing,
+            event.name,
+            error,
+            exc_info=error if isinstance(error, BaseException) else None,
+            extra={"meshlib.target": self._target},
+        )
+
+
+def _changes(event: EndpointsChanged) -> str:
+    shown = [f"{sign}{address}" for sign, all_ in (("+", event.added), ("-", event.removed)) for address in all_]
+    more = f" and {len(shown) - 8} more" if len(shown) > 8 else ""
+    return ", ".join(shown[:8]) + more

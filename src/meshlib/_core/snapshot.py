@@ -1,0 +1,55 @@
+"""What a channel looks like at one moment: frozen values that ``dataclasses.asdict`` turns into JSON."""
+
+from dataclasses import dataclass
+
+__all__ = ["ChannelSnapshot", "HostSnapshot"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostSnapshot:
+    """One host.
+
+    Args:
+        address: where it is.
+        state: its connectivity, gRPC's name for it.
+        in_flight: attempts under way.
+        weight: its share within its priority.
+        priority: 0 is tried first.
+        successes: attempts that ended OK.
+        failures: attempts that ended otherwise.
+    """
+
+    address: str
+    state: str
+    in_flight: int
+    weight: float
+    priority: int
+    successes: int
+    failures: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelSnapshot:
+    """One channel.
+
+    Args:
+        target: as the application wrote it.
+        resolver: the name of what resolves it.
+        state: the connectivity of the whole.
+        hosts: in the order the resolver named them.
+        last_resolution: seconds since the last question was put; None before the first.
+        next_resolution: seconds until the next one; None while one is put, or if none is due.
+        resolution_error: why the last one failed; None if it did not.
+        retries_held: places of the retry budget in use.
+        retries_refused: retries the budget did not allow, so far.
+    """
+
+    target: str
+    resolver: str
+    state: str
+    hosts: tuple[HostSnapshot, ...] = ()
+    last_resolution: float | None = None
+    next_resolution: float | None = None
+    resolution_error: str | None = None
+    retries_held: int = 0
+    retries_refused: int = 0
