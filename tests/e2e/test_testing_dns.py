@@ -129,7 +129,7 @@ def test_what_does_not_fit_is_truncated_and_served_over_tcp() -> None:
 
 
 def test_records_change_while_it_serves() -> None:
-    """`add` adds to the set and gives it its TTL, `set` replaces it, `remove` takes records, sets and names."""
+    """``add`` adds to the set and gives it its TTL, ``set`` replaces it, ``remove`` takes records, sets and names."""
     with DnsServer() as server:
         server.add(NAME, "A", "127.0.0.11", ttl=5)
         server.add(NAME, "A", "127.0.0.12", ttl=2)
@@ -367,7 +367,7 @@ async def test_it_serves_asyncio_from_its_own_thread() -> None:
 
 @pytest.mark.parametrize("host", ["127.0.0.53", "::1"])
 def test_any_loopback_address_will_do(host: str) -> None:
-    """Several name servers may share port numbers; IPv6 has brackets in `address`."""
+    """Several name servers may share port numbers; IPv6 has brackets in ``address``."""
     with DnsServer(host) as server:
         server.add(NAME, "A", *ADDRESSES)
         assert len(texts(ask(server))) == 2

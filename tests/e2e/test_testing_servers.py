@@ -40,7 +40,7 @@ def channel_to(server: Server | ProcessServer) -> Iterator[grpc.Channel]:
 
 
 def unary(channel: grpc.Channel, payload: bytes = b"hello", *, timeout: float = DEADLINE, **metadata: str) -> bytes:
-    """One unary echo; `request_id="7"` is sent as `meshlib-request-id: 7`."""
+    """One unary echo; ``request_id="7"`` is sent as ``meshlib-request-id: 7``."""
     keys = tuple((f"meshlib-{key.replace('_', '-')}", value) for key, value in metadata.items())
     return channel.unary_unary(echo.UNARY)(payload, timeout=timeout, metadata=keys)
 
@@ -158,7 +158,7 @@ def test_a_stream_may_break_after_some_messages(after: int) -> None:
 
 
 def test_a_unary_call_may_run_and_lose_its_response() -> None:
-    """With `after=1` the handler runs and the caller is told UNAVAILABLE: what makes retries dangerous."""
+    """With ``after=1`` the handler runs and the caller is told UNAVAILABLE: what makes retries dangerous."""
     with Server() as server, channel_to(server) as channel:
         server.fault(code="UNAVAILABLE", after=1, times=1)
         assert code_of(lambda: unary(channel, request_id="1")) == "UNAVAILABLE"
@@ -167,7 +167,7 @@ def test_a_unary_call_may_run_and_lose_its_response() -> None:
 
 
 def test_headers_may_precede_the_failure() -> None:
-    """With `initial_metadata` the client has response headers before the status: a call it must not retry."""
+    """With ``initial_metadata`` the client has response headers before the status: a call it must not retry."""
     with Server(name="a") as server, channel_to(server) as channel:
         server.fault(code="UNAVAILABLE", initial_metadata=True, hang=False)
         call = channel.unary_unary(echo.UNARY).future(b"", timeout=DEADLINE)
@@ -349,7 +349,7 @@ def test_several_servers_at_once() -> None:
 
 
 def test_waiting_in_vain_says_what_the_server_was_doing() -> None:
-    """The error of `wait_until` shows the server's state."""
+    """The error of ``wait_until`` shows the server's state."""
     with Server("127.0.0.1:0", name="a") as server:
         state = rf"not in 0.01 s: .* <Server a {server.address} serving, 0 calls, 0 in flight>"
         with pytest.raises(TimeoutError, match=state):
@@ -468,7 +468,7 @@ def test_processes_fail_to_start_with_their_own_words() -> None:
 
 
 def test_the_program_ends_with_its_parent() -> None:
-    """`--until-eof`: when the pipe on standard input ends, so does the server; by then it has said that it is ready."""
+    """``--until-eof``: when the pipe on standard input ends, so does the server, which has said that it is ready."""
     command = [sys.executable, "-m", "meshlib.testing.servers", "--until-eof", "--grace=0"]
     with subprocess.Popen(
         command,
@@ -541,7 +541,7 @@ def test_they_are_closed():
 
 
 def test_the_plugin_imports_next_to_nothing() -> None:
-    """Every run of pytest pays for it where meshlib is installed: it adds neither grpc nor dnspython to `meshlib`."""
+    """Every run of pytest pays for it where meshlib is installed: it adds neither grpc nor dnspython to ``meshlib``."""
     program = """
 import sys, pytest, meshlib
 before = set(sys.modules)
@@ -556,7 +556,7 @@ print(*sorted({name.partition('.')[0] for name in set(sys.modules) - before} - {
 
 
 def test_unknown_names_list_the_known_ones() -> None:
-    """`meshlib.testing` is imported piece by piece; a misspelt piece says what there is."""
+    """``meshlib.testing`` is imported piece by piece; a misspelt piece says what there is."""
     import meshlib.testing
 
     with pytest.raises(AttributeError, match=r"no attribute 'Sever'; it has Server, servers, ProcessServer"):

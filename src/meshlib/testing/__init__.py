@@ -1,10 +1,11 @@
 """Test beds for applications that use meshlib, and for meshlib itself: nothing here is a mock.
 
-* `Server`, `servers(n)`: real grpc servers in this process that fail on request and count what they did; `echo` is the
-  service they come with, and your own servicers may be added.
-* `ProcessServer`: the same in a process of its own, for kill -9, SIGSTOP and SIGTERM.
-* `DnsServer`: a name server in this process, with every fault that a resolver must survive.
-* The pytest fixtures `mesh_servers` and `mesh_dns` (`meshlib.testing.plugin`), there as soon as meshlib is installed.
+* ``Server``, ``servers(n)``: real grpc servers in this process that fail on request and count what they did; ``echo``
+  is the service they come with, and your own servicers may be added.
+* ``ProcessServer``: the same in a process of its own, for kill -9, SIGSTOP and SIGTERM.
+* ``DnsServer``: a name server in this process, with every fault that a resolver must survive.
+* ``hosts``, ``shares``: a balancer alone on the bench, without servers.
+* The pytest fixtures ``mesh_servers`` and ``mesh_dns`` (``meshlib.testing.plugin``), wherever meshlib is installed.
 
 Each is imported when it is first named, so that the pytest plugin costs nothing where it is not used.
 """
@@ -14,21 +15,42 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from meshlib.testing import echo
+    from meshlib.testing.balancing import SimulatedCall, SimulatedHost, hosts, shares
     from meshlib.testing.dns import DnsServer, Query
     from meshlib.testing.processes import ProcessServer
     from meshlib.testing.server import Server, Tls, servers
     from meshlib.testing.traffic import Received
 
-__all__ = ["Server", "servers", "ProcessServer", "Tls", "Received", "echo", "DnsServer", "Query"]
+__all__ = [
+    # servers
+    "Server",
+    "servers",
+    "ProcessServer",
+    "Tls",
+    "Received",
+    "echo",
+    # names
+    "DnsServer",
+    "Query",
+    # balancers
+    "hosts",
+    "shares",
+    "SimulatedHost",
+    "SimulatedCall",
+]
 
 _HOMES = {
     "Server": "server",
     "servers": "server",
+    "ProcessServer": "processes",
     "Tls": "server",
     "Received": "traffic",
-    "ProcessServer": "processes",
     "DnsServer": "dns",
     "Query": "dns",
+    "hosts": "balancing",
+    "shares": "balancing",
+    "SimulatedHost": "balancing",
+    "SimulatedCall": "balancing",
 }
 
 

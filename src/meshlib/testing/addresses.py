@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """A TCP address that is bound and never listened on, for a server that sets `SO_REUSEPORT` to listen on.
+    """A TCP address that is bound and never listened on, for a server that sets ``SO_REUSEPORT`` to listen on.
 
     grpc does. Without it a restart would race the kernel, which hands free ports to outgoing connections.
     """
 
     address: str
-    """`127.0.0.1:41234`, `[::1]:41234`, or as given for `unix:`."""
+    """``127.0.0.1:41234``, ``[::1]:41234``, or as given for ``unix:``."""
     port: int
     """0 for a unix socket."""
     _socket: socket.socket | None
@@ -26,13 +26,13 @@ class Reservation:
 
 
 def reserve(address: str, *, exclusive: bool = False) -> Reservation:
-    """Reserve `host:port`; port 0 is a free one of the kernel's choice.
+    """Reserve ``host:port``; port 0 is a free one of the kernel's choice.
 
     An explicit port may have connections of an earlier server in TIME_WAIT, but no listener; not even those if
-    `exclusive`.
+    ``exclusive``.
 
     Raises:
-        ValueError: `address` is not `host:port` with an IP address, nor `unix:path`.
+        ValueError: ``address`` is not ``host:port`` with an IP address, nor ``unix:path``.
         OSError: the address is not of this machine, or taken.
     """
     if address.startswith("unix:"):
@@ -56,7 +56,7 @@ def reserve(address: str, *, exclusive: bool = False) -> Reservation:
 
 
 def reserve_one_port(hosts: Sequence[str], *, tries: int = 50) -> list[Reservation]:
-    """Reserve the same free port on each of `hosts`, as instances behind one DNS name have it."""
+    """Reserve the same free port on each of ``hosts``, as instances behind one DNS name have it."""
     for _ in range(tries):
         with ExitStack() as undo:
             reservations = [reserve(f"{hosts[0]}:0", exclusive=True)]

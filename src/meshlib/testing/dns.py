@@ -34,14 +34,14 @@ class Query:
     """A question that the server was asked."""
 
     name: str
-    """In lower case, without the final dot: `svc-a.mesh.test`."""
+    """In lower case, without the final dot: ``svc-a.mesh.test``."""
     type: str
-    """`A`, `SRV` ..."""
+    """``A``, ``SRV`` ..."""
     transport: Transport
     payload: int | None
     """The UDP payload, in bytes, that the client takes (EDNS, RFC 6891); None without EDNS, which means 512."""
     at: float
-    """`time.monotonic()`."""
+    """``time.monotonic()``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,8 +65,8 @@ class DnsServer:
     with an SOA. CNAMEs are followed. What does not fit the client's UDP payload is truncated and served over TCP. There
     is no additional section. Records keep the order in which they were added.
 
-    It serves from its construction to `stop` and, on the same port, again after `start`. Its methods may be called from
-    any thread and from asyncio: only `wait_for_queries` waits, and `stop` and `close` for the end of the thread.
+    It serves from its construction to ``stop`` and, on the same port, again after ``start``. Its methods may be called
+    from any thread and from asyncio: only ``wait_for_queries`` waits, and ``stop`` and ``close`` for the thread's end.
 
     Args:
         host: The IP address to serve on.
@@ -99,15 +99,15 @@ class DnsServer:
 
     @property
     def address(self) -> str:
-        """`127.0.0.1:41234`, as it stands in a target: `dns://127.0.0.1:41234/svc-a.mesh.test`."""
+        """``127.0.0.1:41234``, as it stands in a target: ``dns://127.0.0.1:41234/svc-a.mesh.test``."""
         return self._reservation.address
 
     # --- records ---
 
     def add(self, name: str, rdtype: str, *rdatas: str, ttl: int = 1) -> None:
-        """Add records in the words of a zone file: `add("svc-a.mesh.test", "A", "127.0.0.11", "127.0.0.12")`.
+        """Add records in the words of a zone file: ``add("svc-a.mesh.test", "A", "127.0.0.11", "127.0.0.12")``.
 
-        Names are complete with or without a final dot. The whole set of that name and type takes the `ttl`, in seconds.
+        Names are complete with or without a final dot. The whole set of that name and type takes the ``ttl`` (seconds).
 
         Raises:
             ValueError: The type is unknown, the text is no record of it, or a CNAME would not stand alone.
@@ -116,7 +116,7 @@ class DnsServer:
             self._zone.add(name, rdtype, rdatas, ttl)
 
     def set(self, name: str, rdtype: str, *rdatas: str, ttl: int = 1) -> None:
-        """Put these records in the place of all those of that name and type, in one step; see `add`."""
+        """Put these records in the place of all those of that name and type, in one step; see ``add``."""
         with self._changed:
             self._zone.add(name, rdtype, rdatas, ttl, replace=True)
 
@@ -143,19 +143,19 @@ class DnsServer:
     ) -> None:
         """Let answers go wrong, from the next one on: to a name and type, to a name, to a type, or all.
 
-        The narrowest fault counts; of equals those with `times` are used up first, in the order given.
+        The narrowest fault counts; of equals those with ``times`` are used up first, in the order given.
 
         Args:
             name: Only questions for this name.
-            rdtype: Only questions of this type: `"SRV"`.
-            rcode: Answer with this code and no records: `"SERVFAIL"`, `"REFUSED"`, `"NXDOMAIN"` ...
+            rdtype: Only questions of this type: ``"SRV"``.
+            rcode: Answer with this code and no records: ``"SERVFAIL"``, ``"REFUSED"``, ``"NXDOMAIN"`` ...
             delay: Seconds to wait before the answer; other questions are answered meanwhile.
             drop: No answer at all.
             wrong_id: Answer under another message id, as a forger would.
             truncate: Over UDP answer with the TC bit and no records, although they might fit.
             empty: Answer NOERROR with no records.
             ttl: Answer with this TTL on every record, 0 for instance.
-            times: For so many questions; None is until `heal`.
+            times: For so many questions; None is until ``heal``.
         """
         try:
             code = None if rcode is None else dns.rcode.from_text(rcode)
@@ -182,13 +182,13 @@ class DnsServer:
             return self._queries.copy()
 
     def wait_for_queries(self, n: int, timeout: float = 5.0) -> list[Query]:
-        """Wait until it was asked `n` questions in all; asyncio code does so in `asyncio.to_thread`.
+        """Wait until it was asked ``n`` questions in all; asyncio code does so in ``asyncio.to_thread``.
 
         Returns:
-            The questions so far, at least `n`.
+            The questions so far, at least ``n``.
 
         Raises:
-            TimeoutError: There were fewer after `timeout` seconds; the message has them.
+            TimeoutError: There were fewer after ``timeout`` seconds; the message has them.
         """
         with self._changed:
             if not self._changed.wait_for(lambda: len(self._queries) >= n, timeout):
@@ -229,7 +229,7 @@ class DnsServer:
         return f"<DnsServer {self.address} {state}, {len(self.queries)} queries>"
 
     def _respond(self, wire: bytes, transport: Transport) -> tuple[bytes, float] | None:
-        """What `Responder` asks for; runs in the listener's thread."""
+        """What ``Responder`` asks for; runs in the listener's thread."""
         try:
             query = dns.message.from_wire(wire)
         except dns.exception.DNSException:

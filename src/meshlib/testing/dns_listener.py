@@ -12,7 +12,7 @@ Responder = Callable[[bytes, Transport], tuple[bytes, float] | None]
 
 
 class Listener:
-    """Serves `host:port` from its construction until `close`.
+    """Serves ``host:port`` from its construction until ``close``.
 
     Raises:
         OSError: The port is taken, for UDP or for TCP.

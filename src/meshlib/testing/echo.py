@@ -2,8 +2,8 @@
 
     channel.unary_unary(echo.UNARY)(b"hello")      # b"hello"
 
-What a caller asks for by request metadata works on every `Server` and `ProcessServer`, for users' own servicers too,
-but for `COUNT`.
+What a caller asks for by request metadata works on every ``Server`` and ``ProcessServer``, and but for ``COUNT`` for
+users' own servicers too.
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ SERVICE = "meshlib.testing.Echo"
 UNARY = f"/{SERVICE}/Unary"
 """The request."""
 SERVER_STREAM = f"/{SERVICE}/ServerStream"
-"""The request `COUNT` times."""
+"""The request ``COUNT`` times."""
 CLIENT_STREAM = f"/{SERVICE}/ClientStream"
 """The requests joined."""
 BIDI_STREAM = f"/{SERVICE}/BidiStream"
@@ -28,11 +28,11 @@ REQUEST_ID = "meshlib-request-id"
 DELAY_MS = "meshlib-delay-ms"
 """Request metadata: how many milliseconds the handler holds the call before it starts to answer."""
 COUNT = "meshlib-count"
-"""Request metadata: how many messages `SERVER_STREAM` answers with; 3 if absent."""
+"""Request metadata: how many messages ``SERVER_STREAM`` answers with; 3 if absent."""
 
 
 def metadata_value(context: grpc.ServicerContext, key: str) -> str | None:
-    """The first value of `key` in the request's metadata, None if there is none."""
+    """The first value of ``key`` in the request's metadata, None if there is none."""
     return next((str(value) for name, value in context.invocation_metadata() if name == key), None)
 
 
@@ -54,7 +54,7 @@ def _bidi_stream(requests: Iterator[bytes], _: grpc.ServicerContext) -> Iterator
 
 
 def add_echo_to_server(server: grpc.Server) -> None:
-    """Serve the four methods on `server`."""
+    """Serve the four methods on ``server``."""
     handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
         "Unary": grpc.unary_unary_rpc_method_handler(_unary),
         "ServerStream": grpc.unary_stream_rpc_method_handler(_server_stream),

@@ -1,4 +1,4 @@
-"""What should go wrong, for whom and how often: the script that `Server` and `DnsServer` read before every answer."""
+"""What should go wrong, for whom and how often: the script that test servers read before every answer."""
 
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -7,7 +7,7 @@ Fault = TypeVar("Fault")
 """The value a script hands out; the server that reads it gives it its meaning."""
 
 Key = tuple[object, ...]
-"""Whom a fault is for, such as `(method,)` or `(name, type)`; `None` in a place stands for anything."""
+"""Whom a fault is for, such as ``(method,)`` or ``(name, type)``; ``None`` in a place stands for anything."""
 
 
 @dataclass(slots=True)
@@ -35,7 +35,7 @@ class Script(Generic[Fault]):
         self._entries: list[_Entry[Fault]] = []
 
     def add(self, key: Key, fault: Fault, *, times: int | None) -> None:
-        """Use `fault` for the next `times` cases that `key` covers; `None` is until `heal`."""
+        """Use ``fault`` for the next ``times`` cases that ``key`` covers; ``None`` is until ``heal``."""
         if times is not None and times < 1:
             raise ValueError(f"times must be at least 1, or None to last until heal(): got {times}")
         if times is None:
@@ -43,7 +43,7 @@ class Script(Generic[Fault]):
         self._entries.append(_Entry(key, fault, times))
 
     def take(self, facts: Key) -> Fault | None:
-        """The fault for the case that `facts` describe, one use of it spent; None if all is well."""
+        """The fault for the case that ``facts`` describe, one use of it spent; None if all is well."""
         covering = [entry for entry in self._entries if entry.covers(facts)]
         if not covering:
             return None
@@ -55,7 +55,7 @@ class Script(Generic[Fault]):
         return entry.fault
 
     def heal(self, key: Key) -> None:
-        """Forget every fault whose key is `key` or narrower."""
+        """Forget every fault whose key is ``key`` or narrower."""
         self._entries = [
             entry
             for entry in self._entries

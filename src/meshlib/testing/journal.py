@@ -1,6 +1,6 @@
-"""Which requests a server began and ended, in a file that survives the server's death by `kill -9`.
+"""Which requests a server began and ended, in a file that survives the server's death by ``kill -9``.
 
-A line is `pid start|end request-id`, appended by one `write` each: whole, in order, and from any number of processes.
+A line is ``pid start|end request-id``, appended by one ``write``: whole, in order, from any number of processes.
 """
 
 import os
@@ -25,12 +25,12 @@ class Journal:
 
 
 def executions(path: Path) -> Counter[str]:
-    """How often a handler began each request, in every process that wrote to `path`."""
+    """How often a handler began each request, in every process that wrote to ``path``."""
     return Counter(request_id for _, what, request_id in _lines(path) if what == "start")
 
 
 def unfinished(path: Path, pid: int) -> frozenset[str]:
-    """The requests that process `pid` began and has not ended, or had not when it died."""
+    """The requests that process ``pid`` began and has not ended, or had not when it died."""
     balance: Counter[str] = Counter()
     for writer, what, request_id in _lines(path):
         if writer == str(pid):

@@ -1,4 +1,4 @@
-"""The pytest fixtures `mesh_servers` and `mesh_dns`.
+"""The pytest fixtures ``mesh_servers`` and ``mesh_dns``.
 
 pytest loads this in every environment that has meshlib: what a fixture needs is imported by the fixture.
 """
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def mesh_dns() -> Iterator["DnsServer"]:
-    """A `meshlib.testing.DnsServer` of this test's own: `meshlib.channel(f"dns://{mesh_dns.address}/svc-a.mesh.test")`."""
+    """A ``meshlib.testing.DnsServer`` of this test's own: ``meshlib.channel(f"dns://{mesh_dns.address}/svc-a.mesh.test")``."""
     from meshlib.testing.dns import DnsServer
 
     with DnsServer() as server:
@@ -25,7 +25,7 @@ def mesh_dns() -> Iterator["DnsServer"]:
 
 @pytest.fixture
 def mesh_servers() -> Iterator[Callable[..., list["Server"]]]:
-    """Starts servers that end with the test: `a, b, c = mesh_servers(3)`; takes what `servers` takes."""
+    """Starts servers that end with the test: ``a, b, c = mesh_servers(3)``; takes what ``servers`` takes."""
     from meshlib.testing.server import servers
 
     with ExitStack() as stack:

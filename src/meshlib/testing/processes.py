@@ -21,7 +21,7 @@ _DEATH_SECONDS = 10.0
 
 
 class Child:
-    """A program that its owner starts, signals and always ends. What it prints goes to `log`.
+    """A program that its owner starts, signals and always ends. What it prints goes to ``log``.
 
     Its standard input is a pipe that ends when this process does, however it ends.
     """
@@ -44,26 +44,27 @@ class Child:
             raise RuntimeError(f"{self.command[0]} was never started")
         return self._process.pid
 
-    def start(self, ready: Callable[[], bool], *, timeout: float = 10.0) -> None:
-        """Start the program and wait until `ready()`; nothing if it already runs.
-
-        Raises:
-            RuntimeError: It ended by itself; the message has its last output.
-            TimeoutError: It was not ready in `timeout` seconds and was killed; the same.
-        """
+    def start(self) -> None:
+        """Start the program, which takes its time to be ready; nothing if it already runs."""
         if self.running:
             return
         self.kill()  # gives back what belongs to the last process
         with self.log.open("wb") as output:
-            process = subprocess.Popen(
+            self._process = subprocess.Popen(
                 self.command, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT, env=self._env
             )
-        self._process = process
+
+    def wait_until(self, ready: Callable[[], bool], *, timeout: float = 10.0) -> None:
+        """Wait until ``ready()``.
+
+        Raises:
+            RuntimeError: The program ended by itself; the message has its last output.
+            TimeoutError: It was not ready in ``timeout`` seconds and was killed; the same.
+        """
         deadline = time.monotonic() + timeout
         while not ready():
-            if process.poll() is not None:
-                self.kill()
-                raise RuntimeError(f"{self.command[0]} ended with status {process.returncode}:\n{self._last_output()}")
+            if not self.running:
+                raise RuntimeError(f"{self.command[0]} ended with status {self._wait(0)}:\n{self._last_output()}")
             if time.monotonic() > deadline:
                 self.kill()
                 raise TimeoutError(f"{self.command[0]} was not ready in {timeout} s:\n{self._last_output()}")
@@ -82,7 +83,7 @@ class Child:
             Its exit status.
 
         Raises:
-            TimeoutError: It was still there after `timeout` seconds; it was killed.
+            TimeoutError: It was still there after ``timeout`` seconds; it was killed.
         """
         if self._process is None:
             raise RuntimeError(f"{self.command[0]} was never started")
@@ -90,8 +91,9 @@ class Child:
         return self._wait(timeout)
 
     def pause(self) -> None:
-        """SIGSTOP: its connections stay open and nothing answers any more."""
+        """SIGSTOP: its connections stay open and nothing answers; returns when all its threads have stopped."""
         os.kill(self.pid, signal.SIGSTOP)
+        self.wait_until(lambda: os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT) is not None)
 
     def resume(self) -> None:
         """SIGCONT: it goes on where it was paused."""
@@ -113,14 +115,14 @@ class Child:
 
 
 class ProcessServer:
-    """The echo service in a process of its own, running from its construction; it keeps its port until `close`.
+    """The echo service in a process of its own, running from its construction; it keeps its port until ``close``.
 
     Which requests its handlers began and ended is read from a file and so survives the process.
 
     Args:
-        address: `IP:port` or `[IPv6]:port`; port 0 is any free one.
-        name: What responses carry as initial metadata `meshlib-server`; the address if not given.
-        grace: How many seconds `terminate` leaves to the calls inside.
+        address: ``IP:port`` or ``[IPv6]:port``; port 0 is any free one.
+        name: What responses carry as initial metadata ``meshlib-server``; the address if not given.
+        grace: How many seconds ``terminate`` leaves to the calls inside.
         tls: Serve TLS; plaintext if not given.
         workers: How many handlers may run at once.
 
@@ -145,7 +147,7 @@ class ProcessServer:
         self._journal = directory / "journal"
         self._grace = grace
         self.address = self._reservation.address
-        """`127.0.0.1:41234`: the same after a restart."""
+        """``127.0.0.1:41234``: the same after a restart."""
         self.port = self._reservation.port
         self.name = name or self.address
         host, _, port = self.address.rpartition(":")
@@ -177,7 +179,8 @@ class ProcessServer:
 
     def start(self) -> None:
         """Start a process on the same address and wait until it listens; nothing if one runs."""
-        self._child.start(lambda: b"ready " in self._child.log.read_bytes())
+        self._child.start()
+        self._child.wait_until(lambda: b"ready " in self._child.log.read_bytes())
 
     def kill(self) -> frozenset[str]:
         """End the process by SIGKILL.
@@ -189,7 +192,7 @@ class ProcessServer:
         return self.unfinished
 
     def terminate(self) -> frozenset[str]:
-        """End the process by SIGTERM: it refuses new calls and leaves `grace` seconds to those inside.
+        """End the process by SIGTERM: it refuses new calls and leaves ``grace`` seconds to those inside.
 
         Returns:
             The request ids whose calls did not end in time.
@@ -213,7 +216,7 @@ class ProcessServer:
 
     @property
     def executions(self) -> Counter[str]:
-        """How often a handler began each request, by the request metadata `meshlib-request-id`, over all restarts."""
+        """How often a handler began each request, by the request metadata ``meshlib-request-id``, over all restarts."""
         return journal.executions(self._journal)
 
     @property
@@ -222,10 +225,10 @@ class ProcessServer:
         return journal.unfinished(self._journal, self.pid)
 
     def wait_until(self, condition: Callable[["ProcessServer"], bool], timeout: float = 5.0) -> None:
-        """Wait until `condition(self)`: `server.wait_until(lambda s: len(s.unfinished) >= 8)`.
+        """Wait until ``condition(self)``: ``server.wait_until(lambda s: len(s.unfinished) >= 8)``.
 
         Raises:
-            TimeoutError: It did not come true in `timeout` seconds.
+            TimeoutError: It did not come true in ``timeout`` seconds.
         """
         deadline = time.monotonic() + timeout
         while not condition(self):

@@ -44,14 +44,14 @@ class Tls:
 
 
 class Server:
-    """A real grpc server in this process, with the echo service (`meshlib.testing.echo`) and any of your own.
+    """A real grpc server in this process, with the echo service (``meshlib.testing.echo``) and any of your own.
 
-    It serves from its construction to `stop` and again after `start`; it keeps its port until `close`, even while down.
+    It serves from its construction to ``stop`` and again after ``start``, and keeps its port until ``close``.
 
     Args:
-        address: `IP:port`, `[IPv6]:port` or `unix:path`; port 0 is any free one. Every address in 127.0.0.0/8 will do.
-        name: What responses carry as initial metadata `meshlib-server`; the address if not given.
-        add: Registers more services: `lambda server: add_GreeterServicer_to_server(Greeter(), server)`.
+        address: ``IP:port``, ``[IPv6]:port`` or ``unix:path``; port 0 is any free one. All of 127.0.0.0/8 will do.
+        name: What responses carry as initial metadata ``meshlib-server``; the address if not given.
+        add: Registers more services: ``lambda server: add_GreeterServicer_to_server(Greeter(), server)``.
         tls: Serve TLS; plaintext if not given.
         options: grpc channel arguments of the server.
         workers: How many handlers may run at once; more calls wait. A hanging call occupies one.
@@ -82,7 +82,7 @@ class Server:
         self._reservation = reserve(address)
         self._journal = Journal(journal) if journal else None
         self.address = self._reservation.address
-        """`127.0.0.1:41234`: the same after a restart."""
+        """``127.0.0.1:41234``: the same after a restart."""
         self.port = self._reservation.port
         self.name = name or self.address
         self._traffic = Traffic(self.name, self._journal.record if self._journal else _forget)
@@ -109,7 +109,7 @@ class Server:
         self._server = server
 
     def stop(self, grace: float = 0.0) -> None:
-        """Refuse new calls, let those inside end for `grace` seconds, cancel the rest; returns when all have ended.
+        """Refuse new calls, let those inside end for ``grace`` seconds, cancel the rest; returns when all have ended.
 
         With no grace this is how a crash looks from outside: calls inside end as UNAVAILABLE, connections are refused.
 
@@ -140,7 +140,7 @@ class Server:
 
     @property
     def calls(self) -> Counter[str]:
-        """How many calls came in, by method: `server.calls["/pkg.Service/Method"]`. Unknown methods are not counted."""
+        """How many calls came in, by method, as in ``server.calls["/pkg.Service/Method"]``; no unknown methods."""
         with self._traffic.changed:
             return self._traffic.calls.copy()
 
@@ -152,7 +152,7 @@ class Server:
 
     @property
     def executions(self) -> Counter[str]:
-        """How often a handler began each request, by the request metadata `meshlib-request-id`."""
+        """How often a handler began each request, by the request metadata ``meshlib-request-id``."""
         with self._traffic.changed:
             return self._traffic.executions.copy()
 
@@ -167,12 +167,12 @@ class Server:
         return self._traffic.unfinished
 
     def wait_until(self, condition: Callable[["Server"], bool], timeout: float = 5.0) -> None:
-        """Wait until `condition(self)`; as in `server.wait_until(lambda s: s.in_flight == 8)`.
+        """Wait until ``condition(self)``; as in ``server.wait_until(lambda s: s.in_flight == 8)``.
 
         It is asked after every change of what is counted here.
 
         Raises:
-            TimeoutError: It did not come true in `timeout` seconds.
+            TimeoutError: It did not come true in ``timeout`` seconds.
         """
         with self._traffic.changed:
             if not self._traffic.changed.wait_for(lambda: condition(self), timeout):
@@ -193,19 +193,19 @@ class Server:
     ) -> None:
         """Let calls go wrong, from the next one on.
 
-        Faults with `times` are used up first, in the order given; those of a `method` precede the general ones.
+        Faults with ``times`` are used up first, in the order given; those of a ``method`` precede the general ones.
 
         Args:
-            code: End the call with this status. None: only delay it; `fault(times=2)` lets two calls through unharmed.
+            code: End the call with this status. None: only delay it; ``fault(times=2)`` lets two calls through.
             details: The status message.
-            trailing_metadata: Sent with the status, such as `(("grpc-retry-pushback-ms", "100"),)`.
+            trailing_metadata: Sent with the status, such as ``(("grpc-retry-pushback-ms", "100"),)``.
             delay: Seconds to wait before that.
-            hang: Never answer: until the caller gives up, the server stops or `heal`.
+            hang: Never answer: until the caller gives up, the server stops or ``heal``.
             after: Go wrong after this many response messages or at the end of fewer. At 0 and with a code the handler
                 does not run at all; at 1 a unary handler runs and its response is lost.
             initial_metadata: Send the response headers first, which commits a call that would have been retried.
-            method: Only calls of this method, `/package.Service/Method`.
-            times: For so many calls; None is until `heal`.
+            method: Only calls of this method, ``/package.Service/Method``.
+            times: For so many calls; None is until ``heal``.
         """
         if hang and (code is not None or delay):
             raise ValueError(f"a call that hangs does not end: code={code!r} and delay={delay} contradict hang=True")
@@ -224,7 +224,7 @@ class Server:
             self._traffic.script.add((method,), fault, times=times)
 
     def heal(self, method: str | None = None) -> None:
-        """Forget the faults of `method`, or all of them; calls that hang or are delayed go on."""
+        """Forget the faults of ``method``, or all of them; calls that hang or are delayed go on."""
         self._traffic.heal(method)
 
     def __enter__(self) -> Self:
@@ -242,14 +242,14 @@ class Server:
 def servers(
     n: int, *, name: str = "server", host: str = "127.0.0.1", one_port: bool = False, **options: Any
 ) -> Iterator[list[Server]]:
-    """`n` servers named `server-1` ..., closed at the end.
+    """``n`` servers named ``server-1`` ..., closed at the end.
 
     Args:
         n: How many.
         name: What their names begin with.
         host: Where they listen, each on its own port.
         one_port: Give them one port on 127.0.0.11, 127.0.0.12 ... instead, as instances behind one host name have it.
-        options: What `Server` takes besides address and name.
+        options: What ``Server`` takes besides address and name.
     """
     with ExitStack() as stack:
         addresses = [f"{host}:0"] * n

@@ -1,6 +1,6 @@
-"""The test server as a program: `python -m meshlib.testing.servers --port 50051` serves the echo service until SIGTERM.
+"""The test server as a program: ``python -m meshlib.testing.servers --port 50051`` echoes until SIGTERM.
 
-Nothing imports this module; `Server` and `servers` are in `meshlib.testing`, and `ProcessServer` runs it.
+Nothing imports this module; ``Server`` and ``servers`` are in ``meshlib.testing``, and ``ProcessServer`` runs it.
 """
 
 import argparse

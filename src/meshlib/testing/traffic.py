@@ -20,7 +20,7 @@ from meshlib.testing.faults import Script
 Metadata = tuple[tuple[str, str | bytes], ...]
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"  # generic in the stubs alone
 Recorder = Callable[[str, str], None]
-"""Told `"start"` or `"end"` and the request id of a handler."""
+"""Told ``"start"`` or ``"end"`` and the request id of a handler."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,17 +28,17 @@ class Received:
     """A call as the server saw it arrive."""
 
     method: str
-    """`/package.Service/Method`."""
+    """``/package.Service/Method``."""
     metadata: Metadata
     peer: str
     """The client's socket: calls over one connection have one peer."""
     at: float
-    """`time.monotonic()`."""
+    """``time.monotonic()``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallFault:
-    """What goes wrong with a call; see `Server.fault`."""
+    """What goes wrong with a call; see ``Server.fault``."""
 
     code: grpc.StatusCode | None = None
     details: str = ""
@@ -67,7 +67,7 @@ class _Call:
         self.method = method
         self.fault = fault
         self.request_id = metadata_value(context, REQUEST_ID)
-        self.parts = 2  # the handler and the call; counted down under the lock of `Traffic`
+        self.parts = 2  # the handler and the call; counted down under the lock of ``Traffic``
         self.released = threading.Event()  # the call ended, or its fault was healed
         self._ended = threading.Event()
         self._context = context
@@ -141,7 +141,7 @@ class Traffic(grpc.ServerInterceptor):
             return frozenset(call.executed for call in self._active if call.executed is not None)
 
     def heal(self, method: str | None) -> None:
-        """Forget the faults of `method`, or all, and let go of the calls that they hold."""
+        """Forget the faults of ``method``, or all, and let go of the calls that they hold."""
         with self.changed:
             self.script.heal((method,))
             for call in self._active:

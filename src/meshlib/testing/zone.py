@@ -83,7 +83,7 @@ def reply(query: dns.message.Message) -> dns.message.Message:
 
 
 def absolute(name: str) -> dns.name.Name:
-    """`svc-a.mesh.test`, with or without a final dot: every name here is complete."""
+    """``svc-a.mesh.test``, with or without a final dot: every name here is complete."""
     try:
         return dns.name.from_text(name, dns.name.root)
     except dns.exception.DNSException as error:
@@ -91,7 +91,7 @@ def absolute(name: str) -> dns.name.Name:
 
 
 def rdata_type(rdtype: str) -> dns.rdatatype.RdataType:
-    """`"SRV"` and its like."""
+    """``"SRV"`` and its like."""
     try:
         return dns.rdatatype.from_text(rdtype)
     except dns.exception.DNSException as error:
