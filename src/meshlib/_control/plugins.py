@@ -113,6 +113,8 @@ async def in_thread(function: Callable[[], T], name: str) -> T:
 
     threading.Thread(target=run, name=name, daemon=True).start()
     result, error = await done
-    if error is not None:
+    if isinstance(error, Exception):
         raise error
+    if error is not None:  # what would end a program, or this task, ends only the question
+        raise RuntimeError(f"{type(error).__name__}: {error}") from error
     return cast("T", result)

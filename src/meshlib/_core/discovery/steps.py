@@ -13,7 +13,7 @@ class Step:
 
     Args:
         question: ``"SRV _grpc._tcp.svc-a.example.com."``
-        source: whom it was put to: ``"10.0.0.2:53"``, ``"/etc/hosts"``, ``"environment"``.
+        source: whom it was put to: ``"10.0.0.2:53"``, ``"/etc/hosts"``, ``"the environment"``.
         answer: ``"3 records"``, ``"NXDOMAIN"``, ``"no answer within 1 s"``.
         ttl: seconds, where records were found. Not told in errors: it counts down in caches, and an error that changes
             with each look would be logged with each look.
@@ -25,7 +25,7 @@ class Step:
     ttl: float | None = None
 
     def __str__(self) -> str:
-        return f"{self.question} at {self.source}: {self.answer}"
+        return f"{self.question} from {self.source}: {self.answer}"
 
 
 class ResolveError(Exception):

@@ -1,0 +1,73 @@
+"""Search domains, the hosts file, families: what stands between a name and a question."""
+
+import pytest
+
+from meshlib._core.discovery.names import candidates, is_localhost, of_family, parse_hosts
+from meshlib._core.discovery.policy import Family
+
+SEARCH = ("ns.example", "example")
+
+
+@pytest.mark.parametrize(
+    ("name", "ndots", "expected"),
+    [
+        ("svc-a", 1, ["svc-a.ns.example.", "svc-a.example.", "svc-a."]),
+        ("svc-a.x", 1, ["svc-a.x.", "svc-a.x.ns.example.", "svc-a.x.example."]),
+        ("svc-a.x", 5, ["svc-a.x.ns.example.", "svc-a.x.example.", "svc-a.x."]),
+        ("svc-a", 0, ["svc-a.", "svc-a.ns.example.", "svc-a.example."]),
+        ("svc-a.", 1, ["svc-a."]),
+        ("svc-a.x.", 5, ["svc-a.x."]),
+    ],
+)
+def test_the_names_to_try(name: str, ndots: int, expected: list[str]) -> None:
+    """As resolv.conf(5) has it: with ndots dots as it stands first, else last; with a final dot as it stands only."""
+    assert list(candidates(name, SEARCH, ndots)) == expected
+
+
+def test_a_name_that_becomes_too_long_is_not_tried() -> None:
+    """A name has at most 253 characters, with whatever domain."""
+    name = ".".join(["a" * 61] * 4)
+    assert candidates(name, SEARCH, 1) == (f"{name}.",)
+
+
+def test_a_hosts_file() -> None:
+    """All lines of a name count, in any case; comments and nonsense do not."""
+    text = """
+        127.0.0.1   localhost web   # three words
+        ::1         localhost ip6-localhost
+        10.0.0.7    Web.Example.    web
+        10.0.0.7    web
+        # 10.0.0.8  web
+        not-an-ip   web
+        10.0.0.9
+    """
+    assert parse_hosts(text) == {
+        "localhost": ("127.0.0.1", "::1"),
+        "web": ("127.0.0.1", "10.0.0.7"),
+        "ip6-localhost": ("::1",),
+        "web.example": ("10.0.0.7",),
+    }
+
+
+@pytest.mark.parametrize(
+    ("family", "expected"),
+    [
+        ("auto", ("1.1.1.1", "2.2.2.2")),
+        ("v4", ("1.1.1.1", "2.2.2.2")),
+        ("v6", ("::1",)),
+        ("all", ("::1", "1.1.1.1", "2.2.2.2")),
+    ],
+)
+def test_families(family: Family, expected: tuple[str, ...]) -> None:
+    """``auto`` is IPv4 if there is any."""
+    assert of_family(["::1", "1.1.1.1", "2.2.2.2"], family) == expected
+    assert of_family(["::1"], "auto") == ("::1",)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("localhost", True), ("LocalHost.", True), ("a.localhost", True), ("localhost.example", False), ("svc-a", False)],
+)
+def test_localhost(name: str, expected: bool) -> None:
+    """RFC 6761: localhost and what is below it never leave this machine."""
+    assert is_localhost(name) is expected

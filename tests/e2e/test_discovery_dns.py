@@ -1,0 +1,428 @@
+"""Targets over a real name server: their endpoints, and what becomes of those when DNS changes or fails."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from meshlib._control.shared import Resolutions, SharedResolution
+from meshlib._control.sources import source
+from meshlib._control.system import SystemFiles
+from meshlib._core.discovery.policy import DnsPolicy
+from meshlib._core.endpoint import Endpoint
+from meshlib._core.target import parse_target
+from meshlib.testing import DnsServer
+
+NAME = "svc-a.mesh.test"
+SRV = f"_grpc._tcp.{NAME}"
+DEADLINE = 20.0
+
+Ask = Callable[..., "Asked"]
+
+
+class Asked:
+    """A subscription whose answers are awaited one by one."""
+
+    def __init__(self, shared: SharedResolution) -> None:
+        self.shared = shared
+        self._heard: asyncio.Queue[tuple[Endpoint, ...] | str] = asyncio.Queue()
+        self.leave = shared.subscribe(lambda found: self._heard.put_nowait(found.endpoints), self._heard.put_nowait)
+
+    async def next(self) -> tuple[Endpoint, ...] | str:
+        """The next thing that is told: endpoints or a failure."""
+        return await asyncio.wait_for(self._heard.get(), DEADLINE)
+
+    async def endpoints(self) -> list[tuple[str, int, int]]:
+        """Address, weight and priority of the endpoints told next."""
+        found = await self.next()
+        assert not isinstance(found, str), found
+        return sorted((endpoint.address, endpoint.weight, endpoint.priority) for endpoint in found)
+
+    async def addresses(self) -> list[str]:
+        """Addresses of the endpoints told next."""
+        return [address for address, _, _ in await self.endpoints()]
+
+    async def failure(self) -> str:
+        """The failure told next."""
+        told = await self.next()
+        assert isinstance(told, str), told
+        return told
+
+    def nothing_more(self) -> bool:
+        """Whether all that was told has been looked at."""
+        return self._heard.empty()
+
+
+@pytest.fixture
+def environ() -> dict[str, str]:
+    """The environment of the program under test."""
+    return {}
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> SystemFiles:
+    """A machine without a name server of its own: what is asked without naming one is refused at once."""
+    (tmp_path / "resolv.conf").write_text("search mesh.test\n")
+    (tmp_path / "hosts").write_text("127.0.0.77 pinned\n")
+    return SystemFiles(tmp_path / "resolv.conf", tmp_path / "hosts")
+
+
+@pytest.fixture
+async def ask(rng: Random, environ: dict[str, str], machine: SystemFiles) -> AsyncIterator[Ask]:
+    """``ask(target, **policy)`` subscribes to a target; all ends with the test."""
+    table = Resolutions(clock=time.monotonic, rng=rng, environ=environ, files=machine)
+    subscriptions: list[Asked] = []
+
+    def subscribe(text: str, *, secure: bool = False, **policy: object) -> Asked:
+        target = parse_target(text, secure=secure)
+        subscriptions.append(Asked(table.get(source(target, DnsPolicy(**policy)))))  # type: ignore[arg-type]
+        return subscriptions[-1]
+
+    yield subscribe
+    for subscription in subscriptions:
+        subscription.leave()
+    await table.aclose()
+
+
+def types(server: DnsServer) -> list[str]:
+    """The types that were asked for."""
+    return [query.type for query in server.queries]
+
+
+def refreshing(server: DnsServer, **more: object) -> dict[str, object]:
+    """A policy that asks ``server``, and so often that a test need not wait."""
+    return {"nameservers": (server.address,), "min_ttl": 0.05, "max_ttl": 0.05, **more}
+
+
+# --- what a target stands for ---
+
+
+async def test_a_bare_name_is_its_srv_records(ask: Ask) -> None:
+    """Ports, priorities and weights are those of the records; each target is looked up once."""
+    with DnsServer() as server:
+        server.add(
+            SRV, "SRV", "0 3 5001 a.mesh.test", "0 1 5002 b.mesh.test", "0 1 5003 a.mesh.test", "9 0 5004 c.mesh.test"
+        )
+        for n, host in enumerate("abc", 11):
+            server.add(f"{host}.mesh.test", "A", f"127.0.0.{n}")
+        assert await ask("svc-a", nameservers=(server.address,)).endpoints() == [
+            ("127.0.0.11:5001", 3, 0),
+            ("127.0.0.11:5003", 1, 0),
+            ("127.0.0.12:5002", 1, 0),
+            ("127.0.0.13:5004", 1, 9),
+        ]
+        assert types(server) == ["SRV", "A", "A", "A"]
+
+
+@pytest.mark.parametrize("absence", ["NXDOMAIN", "NODATA"])
+@pytest.mark.parametrize(("secure", "port"), [(False, 80), (True, 443)])
+async def test_a_bare_name_without_srv_is_its_addresses(ask: Ask, absence: str, secure: bool, port: int) -> None:
+    """No SRV name, or no SRV record: the addresses, with the port of the credentials."""
+    with DnsServer() as server:
+        server.add(NAME, "A", "127.0.0.11", "127.0.0.12")
+        if absence == "NODATA":
+            server.add(SRV, "TXT", '"nothing of use"')
+        asked = ask("svc-a", secure=secure, nameservers=(server.address,))
+        assert await asked.addresses() == [f"127.0.0.11:{port}", f"127.0.0.12:{port}"]
+        assert [str(step) for step in asked.shared.steps][-1] == f"A {NAME}. from {server.address}: 2 records"
+
+
+@pytest.mark.parametrize("text", ["svc-a:50051", "dns:///svc-a:50051", "dns:svc-a:50051"])
+async def test_a_port_skips_srv(ask: Ask, text: str) -> None:
+    """A name with a port is asked for addresses alone, and so is ``dns:``."""
+    with DnsServer() as server:
+        server.add(SRV, "SRV", "0 1 5001 a.mesh.test")
+        server.add(NAME, "A", "127.0.0.11", "127.0.0.12")
+        asked = ask(text, nameservers=(server.address,))
+        assert await asked.addresses() == ["127.0.0.11:50051", "127.0.0.12:50051"]
+        assert types(server) == ["A"]
+
+
+@pytest.mark.parametrize("prefix", ["dns", "srv"])
+async def test_a_target_names_its_name_server(ask: Ask, prefix: str) -> None:
+    """``dns://server/name`` and ``srv://server/name`` ask that one, whatever the policy says."""
+    with DnsServer() as server:
+        server.add(SRV, "SRV", "0 1 50051 a.mesh.test")
+        server.add("a.mesh.test", "A", "127.0.0.11")
+        server.add(NAME, "A", "127.0.0.11")
+        name = SRV if prefix == "srv" else f"{NAME}:50051"
+        asked = ask(f"{prefix}://{server.address}/{name}", nameservers=("127.0.0.1:1",))
+        assert await asked.addresses() == ["127.0.0.11:50051"]
+
+
+async def test_a_list_of_hosts(ask: Ask) -> None:
+    """Names in ``static:`` go the way of all names, at once and each once; every entry is its own authority."""
+    with DnsServer() as server:
+        server.add("a.mesh.test", "A", "127.0.0.11")
+        server.add("b.mesh.test", "A", "127.0.0.12")
+        server.fault(rdtype="A", drop=True, times=2)
+        hosts = "a:1,b:2,pinned:3,127.0.0.14:4,localhost:5,a:6"
+        asked = ask(f"static:///{hosts}", nameservers=(server.address,), query_timeout=0.2)
+        found = await asked.next()
+        assert {(endpoint.address, endpoint.authority) for endpoint in found if isinstance(endpoint, Endpoint)} == {
+            ("127.0.0.11:1", "a:1"),
+            ("127.0.0.12:2", "b:2"),
+            ("127.0.0.77:3", "pinned:3"),
+            ("127.0.0.14:4", "127.0.0.14:4"),
+            ("127.0.0.1:5", "localhost:5"),
+            ("127.0.0.11:6", "a:6"),
+        }
+        names = [query.name for query in server.queries]
+        assert sorted(names[:2]) == sorted(names[2:]) == ["a.mesh.test", "b.mesh.test"], "neither waits for the other"
+
+
+async def test_the_least_ttl_counts(ask: Ask) -> None:
+    """Of the SRV set and of every address that it led to."""
+    with DnsServer() as server:
+        server.add(SRV, "SRV", "0 1 1 a.mesh.test", "0 1 2 b.mesh.test", ttl=20)
+        server.add("a.mesh.test", "A", "127.0.0.11", ttl=9)
+        server.add("b.mesh.test", "A", "127.0.0.12", ttl=7)
+        asked = ask("svc-a", nameservers=(server.address,))
+        await asked.endpoints()
+        assert asked.shared.resolution is not None
+        assert asked.shared.resolution.ttl == 7.0
+
+
+@pytest.mark.parametrize("target", ["svc-a", f"srv:///{SRV}"])
+async def test_a_service_that_is_not_offered(ask: Ask, target: str) -> None:
+    """The target "." is an answer, not the lack of one: nothing else of that name is tried."""
+    with DnsServer() as server:
+        server.add(SRV, "SRV", "0 0 0 .")
+        server.add(NAME, "A", "127.0.0.11")
+        assert "the service is not offered" in await ask(target, nameservers=(server.address,)).failure()
+        assert types(server) == ["SRV"]
+        assert await ask(target, nameservers=(server.address,), allow_empty=True).endpoints() == []
+
+
+async def test_a_srv_target_does_not_fall_back(ask: Ask) -> None:
+    """Who asks for SRV records wants those: without any it fails, and says what it asked."""
+    with DnsServer() as server:
+        server.add(NAME, "A", "127.0.0.11")
+        told = await ask(f"srv:///{SRV}.", nameservers=(server.address,)).failure()
+        assert told == f"DNS knows no SRV record of '{NAME}.' (SRV {SRV}. from {server.address}: NXDOMAIN)"
+
+
+# --- the environment ---
+
+
+async def test_the_environment_comes_first(ask: Ask, environ: dict[str, str]) -> None:
+    """Also before SRV; the endpoints stand for the name, so that they have its authority; it is read each time."""
+    with DnsServer() as server:
+        server.add(SRV, "SRV", "0 1 50051 a.mesh.test")
+        server.add("a.mesh.test", "A", "127.0.0.11")
+        environ["MESHLIB_SVC_A_ENDPOINTS"] = "127.0.0.1:5001, 127.0.0.1:5002"
+        asked = ask("svc-a", **refreshing(server))
+        found = await asked.next()
+        assert found == (Endpoint(address="127.0.0.1:5001"), Endpoint(address="127.0.0.1:5002"))
+        assert server.queries == []
+        assert str(asked.shared.steps[0]) == (
+            "MESHLIB_SVC_A_ENDPOINTS from the environment: 127.0.0.1:5001, 127.0.0.1:5002"
+        )
+        environ["MESHLIB_SVC_A_ENDPOINTS"] = "a.mesh.test:5003,localhost:5004"
+        assert await asked.addresses() == ["127.0.0.11:5003", "127.0.0.1:5004"]
+        del environ["MESHLIB_SVC_A_ENDPOINTS"]
+        assert await asked.addresses() == ["127.0.0.11:50051"]
+
+
+@pytest.mark.parametrize("target", ["svc-a:1", "dns:///svc-a:1", "srv:///_grpc._tcp.svc-a"])
+async def test_the_environment_stands_for_any_target_of_that_host(
+    ask: Ask, environ: dict[str, str], target: str
+) -> None:
+    """Whatever is asked for: the host name decides."""
+    environ["MESHLIB_SVC_A_ENDPOINTS"] = "127.0.0.1:5001"
+    assert await ask(target).addresses() == ["127.0.0.1:5001"]
+
+
+async def test_a_malformed_override(ask: Ask, environ: dict[str, str]) -> None:
+    """It is an error and not an unset variable: who set it wants no other endpoints."""
+    environ["MESHLIB_SVC_A_ENDPOINTS"] = "127.0.0.1"
+    assert "MESHLIB_SVC_A_ENDPOINTS of the environment is malformed" in await ask("svc-a").failure()
+
+
+# --- changes ---
+
+
+async def test_records_that_come_and_go(ask: Ask) -> None:
+    """A new record is an endpoint, a removed one is none, a new weight is a change; equal answers are silent."""
+    with DnsServer() as server:
+        server.add(SRV, "SRV", "0 1 1 a.mesh.test", ttl=0)
+        server.add("a.mesh.test", "A", "127.0.0.11", ttl=0)
+        server.add("b.mesh.test", "A", "127.0.0.12", ttl=0)
+        asked = ask("svc-a", **refreshing(server))
+        assert await asked.endpoints() == [("127.0.0.11:1", 1, 0)]
+        server.add(SRV, "SRV", "0 1 2 b.mesh.test", ttl=0)
+        assert await asked.addresses() == ["127.0.0.11:1", "127.0.0.12:2"]
+        server.set(SRV, "SRV", "0 3 1 a.mesh.test", "0 1 2 b.mesh.test", ttl=0)
+        assert await asked.endpoints() == [("127.0.0.11:1", 3, 0), ("127.0.0.12:2", 1, 0)]
+        seen = len(server.queries)
+        await asyncio.to_thread(server.wait_for_queries, seen + 7)
+        assert asked.nothing_more()
+        server.set(SRV, "SRV", "0 1 2 b.mesh.test", ttl=0)
+        assert await asked.endpoints() == [("127.0.0.12:2", 1, 0)]
+
+
+async def test_a_ttl_of_zero_is_no_storm(ask: Ask) -> None:
+    """Consul's default: the next question is a floor away."""
+    with DnsServer() as server:
+        server.add(NAME, "A", "127.0.0.11", "127.0.0.12", ttl=0)
+        asked = ask("svc-a:1", nameservers=(server.address,))
+        await asked.endpoints()
+        assert asked.shared.asked_at is not None
+        assert asked.shared.next_at is not None
+        assert asked.shared.next_at - asked.shared.asked_at >= 1.0
+
+
+# --- failures ---
+
+FAULTS = {
+    "SERVFAIL": {"rcode": "SERVFAIL"},
+    "NXDOMAIN": {"rcode": "NXDOMAIN"},
+    "REFUSED": {"rcode": "REFUSED"},
+    "empty": {"empty": True},
+    "silence": {"drop": True},
+    "forged": {"wrong_id": True},
+}
+
+
+@pytest.mark.parametrize("target", ["svc-a", "svc-a:50051", f"srv:///{SRV}", "static:///a:1"])
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_failures_keep_the_last_good_endpoints(ask: Ask, target: str, fault: str) -> None:
+    """Whatever DNS says or does not say, no endpoint is taken away; when it is well again, that is told."""
+    with DnsServer() as server:
+        server.add(SRV, "SRV", "0 1 50051 a.mesh.test", ttl=0)
+        server.add("a.mesh.test", "A", "127.0.0.11", ttl=0)
+        server.add(NAME, "A", "127.0.0.11", "127.0.0.12", ttl=0)
+        asked = ask(target, **refreshing(server, query_timeout=0.05, timeout=0.1))
+        good = await asked.endpoints()
+        server.fault(**FAULTS[fault])  # type: ignore[arg-type]
+        await asked.failure()
+        assert asked.shared.resolution is not None
+        assert len(asked.shared.resolution.endpoints) == len(good)
+        assert asked.shared.error is not None
+        server.heal()
+        asked.shared.resolve_now()
+        told = await asked.next()
+        while isinstance(told, str):
+            told = await asked.next()
+        assert sorted(endpoint.address for endpoint in told) == [address for address, _, _ in good]
+
+
+@pytest.mark.parametrize("fault", ["NXDOMAIN", "empty"])
+@pytest.mark.parametrize("target", ["svc-a", "svc-a:50051", f"srv:///{SRV}"])
+async def test_that_there_is_nothing_may_be_believed(ask: Ask, target: str, fault: str) -> None:
+    """``allow_empty``: a name that is gone has no endpoints."""
+    with DnsServer() as server:
+        server.add(SRV, "SRV", "0 1 50051 a.mesh.test", ttl=0)
+        server.add("a.mesh.test", "A", "127.0.0.11", ttl=0)
+        server.add(NAME, "A", "127.0.0.11", "127.0.0.12", ttl=0)
+        asked = ask(target, **refreshing(server, allow_empty=True))
+        assert await asked.endpoints() != []
+        server.fault(**FAULTS[fault])  # type: ignore[arg-type]
+        assert await asked.endpoints() == []
+
+
+@pytest.mark.parametrize("fault", ["SERVFAIL", "silence"])
+async def test_a_failure_is_never_nothing(ask: Ask, fault: str) -> None:
+    """Not even with ``allow_empty``: that nobody knows is not that there is nothing."""
+    with DnsServer() as server:
+        server.add(NAME, "A", "127.0.0.11", "127.0.0.12", ttl=0)
+        asked = ask("svc-a:1", **refreshing(server, allow_empty=True, query_timeout=0.05, timeout=0.1))
+        await asked.endpoints()
+        server.fault(**FAULTS[fault])  # type: ignore[arg-type]
+        await asked.failure()
+
+
+@pytest.mark.parametrize("fault", ["SERVFAIL", "silence", "REFUSED"])
+async def test_a_failing_srv_question_does_not_lead_to_the_addresses(ask: Ask, fault: str) -> None:
+    """One lost packet must not send all traffic to whatever has the bare name; the error says how to do without SRV."""
+    with DnsServer() as server:
+        server.add(NAME, "A", "127.0.0.99")
+        server.fault(SRV, "SRV", **FAULTS[fault])  # type: ignore[arg-type]
+        told = await ask("svc-a", nameservers=(server.address,), query_timeout=0.05, timeout=0.1).failure()
+        assert "no SRV records are asked for if the target has a port, as in svc-a:50051" in told
+        assert set(types(server)) == {"SRV"}
+
+
+async def test_one_of_several_hosts_fails(ask: Ask, caplog: pytest.LogCaptureFixture) -> None:
+    """It keeps its last good addresses and holds up no other; one that never had any is left out."""
+    with DnsServer() as server:
+        server.add(SRV, "SRV", "0 1 1 a.mesh.test", "0 1 2 b.mesh.test", "0 1 3 new.mesh.test", ttl=0)
+        server.add("a.mesh.test", "A", "127.0.0.11", ttl=0)
+        server.add("b.mesh.test", "A", "127.0.0.12", ttl=0)
+        asked = ask("svc-a", **refreshing(server))
+        assert await asked.addresses() == ["127.0.0.11:1", "127.0.0.12:2"]
+        server.fault("b.mesh.test", rcode="SERVFAIL")
+        server.set("a.mesh.test", "A", "127.0.0.21", ttl=0)
+        assert await asked.addresses() == ["127.0.0.12:2", "127.0.0.21:1"]
+        server.set(SRV, "SRV", "0 1 1 a.mesh.test", ttl=0)
+        assert await asked.addresses() == ["127.0.0.21:1"]
+    warnings = [record.getMessage() for record in caplog.records]
+    assert sum("svc-a: host new.mesh.test cannot be resolved, it is left out" in text for text in warnings) == 1
+    assert (
+        sum("svc-a: host b.mesh.test cannot be resolved, its last good addresses stay" in text for text in warnings)
+        == 1
+    )
+
+
+async def test_no_host_of_several_can_be_resolved(ask: Ask) -> None:
+    """The error counts them and gives the reason that leaves most hope."""
+    with DnsServer() as server:
+        server.fault("b.mesh.test", rcode="SERVFAIL")
+        told = await ask("static:///a:1,b:2", nameservers=(server.address,)).failure()
+        assert told.startswith("none of 2 hosts has an address: no name server could tell A b.mesh.test.")
+        assert "A a.mesh.test." in told
+
+
+async def test_a_failing_host_makes_it_ask_at_once(ask: Ask) -> None:
+    """Long before the TTL is over."""
+    with DnsServer() as server:
+        server.add(NAME, "A", "127.0.0.11", "127.0.0.12", ttl=3600)
+        asked = ask("svc-a:1", nameservers=(server.address,), min_ttl=0.05)
+        await asked.endpoints()
+        server.remove(NAME, "A", "127.0.0.12")
+        asked.shared.hurry()
+        assert await asked.addresses() == ["127.0.0.11:1"]
+
+
+# --- the warning ---
+
+
+async def test_one_address_behind_a_name(ask: Ask, caplog: pytest.LogCaptureFixture) -> None:
+    """Is it headless? Asked once, and only where a name server was."""
+    with DnsServer() as server:
+        server.add(NAME, "A", "127.0.0.11", ttl=0)
+        await ask("svc-a:1", **refreshing(server)).endpoints()
+        await asyncio.to_thread(server.wait_for_queries, 3)
+        for target in ("localhost:1", "127.0.0.1:1", "pinned:1"):
+            await ask(target).endpoints()
+    (warning,) = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert "svc-a:1: one address behind the name, 127.0.0.11" in warning.getMessage()
+    assert "headless" in warning.getMessage()
+
+
+# --- sharing and ending ---
+
+
+async def test_two_channels_ask_once(ask: Ask) -> None:
+    """And a third with another policy asks for itself."""
+    with DnsServer() as server:
+        server.add(NAME, "A", "127.0.0.11", "127.0.0.12", ttl=30)
+        first, second = (ask("svc-a:1", nameservers=(server.address,)) for _ in range(2))
+        assert await first.addresses() == await second.addresses()
+        assert len(server.queries) == 1
+        await ask("svc-a:1", nameservers=(server.address,), family="all").endpoints()
+        assert len(server.queries) == 3
+
+
+async def test_leaving_in_the_middle_of_a_question(ask: Ask) -> None:
+    """The socket is closed with the last channel; descriptors are counted after the test."""
+    with DnsServer() as server:
+        server.fault(drop=True)
+        asked = ask("svc-a", nameservers=(server.address,))
+        await asyncio.to_thread(server.wait_for_queries, 1)
+        asked.leave()
+        assert asked.nothing_more()

@@ -1,0 +1,412 @@
+"""Questions to a real name server over real sockets: every way in which DNS answers, fails and is misread."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import dns.flags
+import dns.message
+import dns.rrset
+import pytest
+
+from meshlib._control.lookup import Lookup
+from meshlib._control.system import SystemFiles
+from meshlib._core.discovery.policy import DnsPolicy, Family
+from meshlib._core.discovery.steps import ResolveError
+from meshlib.testing import DnsServer
+
+NAME = "svc-a.mesh.test"
+SRV = f"_grpc._tcp.{NAME}"
+
+Files = Callable[..., SystemFiles]
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Files:
+    """The machine's two files, with the text of the test's choice."""
+
+    def write(*, resolv_conf: str = "nameserver 127.0.0.1\n", hosts: str = "") -> SystemFiles:
+        (tmp_path / "resolv.conf").write_text(resolv_conf)
+        (tmp_path / "hosts").write_text(hosts)
+        return SystemFiles(tmp_path / "resolv.conf", tmp_path / "hosts")
+
+    return write
+
+
+def asked(server: DnsServer) -> list[tuple[str, str]]:
+    """Name and type of every question so far."""
+    return [(query.name, query.type) for query in server.queries]
+
+
+# --- addresses ---
+
+
+@pytest.mark.parametrize(
+    ("family", "ips", "types"),
+    [
+        ("auto", ("127.0.0.11", "127.0.0.12"), ["A"]),
+        ("v4", ("127.0.0.11", "127.0.0.12"), ["A"]),
+        ("v6", ("::1",), ["AAAA"]),
+        ("all", ("127.0.0.11", "127.0.0.12", "::1"), ["A", "AAAA"]),
+    ],
+)
+async def test_a_host_with_both_families(files: Files, family: Family, ips: tuple[str, ...], types: list[str]) -> None:
+    """What counts is asked for, and nothing else; a host with both is reached by one of them unless all are wanted."""
+    with DnsServer() as server:
+        server.add(NAME, "A", "127.0.0.11", "127.0.0.12", ttl=9)
+        server.add(NAME, "AAAA", "::1", ttl=7)
+        found = await Lookup(DnsPolicy(family=family), files(), [server.address]).inquire().addresses(NAME)
+        assert found.ips == ips
+        assert found.ttl == (7 if "AAAA" in types else 9)
+        assert asked(server) == [(NAME, rdtype) for rdtype in types]
+
+
+async def test_a_host_with_ipv6_alone(files: Files) -> None:
+    """``auto`` takes AAAA where there is no A; of a name that does not exist neither is asked further."""
+    with DnsServer() as server:
+        server.add(NAME, "AAAA", "::1")
+        lookup = Lookup(DnsPolicy(), files(), [server.address])
+        assert (await lookup.inquire().addresses(NAME)).ips == ("::1",)
+        with pytest.raises(ResolveError) as caught:
+            await lookup.inquire().addresses("none.mesh.test")
+        assert caught.value.absent
+        assert asked(server) == [(NAME, "A"), (NAME, "AAAA"), ("none.mesh.test", "A")]
+
+
+@pytest.mark.parametrize("text", ["127.0.0.1", "::1", "0:0:0:0:0:0:0:1"])
+async def test_a_literal_needs_no_name_server(files: Files, text: str) -> None:
+    """An address is itself, in its canonical spelling, for ever."""
+    found = await Lookup(DnsPolicy(), files(), ["127.0.0.1:1"]).inquire().addresses(text)
+    assert found.ips == ("::1" if ":" in text else "127.0.0.1",)
+    assert found.ttl is None
+
+
+async def test_the_hosts_file_comes_first(files: Files) -> None:
+    """dnspython reads none; a file that changes is read again, and a family it lacks is asked for in DNS."""
+    with DnsServer() as server:
+        server.add("svc-a", "A", "127.0.0.99")
+        server.add("svc-a", "AAAA", "::1")
+        lookup = Lookup(DnsPolicy(), files(hosts="127.0.0.11 SVC-A\n"), [server.address])
+        found = await lookup.inquire().addresses("svc-a")
+        assert (found.ips, found.local, server.queries) == (("127.0.0.11",), True, [])
+        assert found.ttl == DnsPolicy().max_ttl
+        only_v6 = Lookup(DnsPolicy(family="v6"), lookup.files, [server.address])
+        assert (await only_v6.inquire().addresses("svc-a")).ips == ("::1",)
+        files(hosts="127.0.0.12 svc-a\n127.0.0.13 svc-a\n")
+        assert (await lookup.inquire().addresses("svc-a")).ips == ("127.0.0.12", "127.0.0.13")
+        files(hosts="")
+        assert (await lookup.inquire().addresses("svc-a")).ips == ("127.0.0.99",)
+
+
+async def test_localhost_is_never_asked_for(files: Files) -> None:
+    """RFC 6761; DNS says NXDOMAIN to it."""
+    lookup = Lookup(DnsPolicy(), files(), ["127.0.0.1:1"])
+    assert (await lookup.inquire().addresses("localhost")).ips == ("127.0.0.1",)
+    everywhere = Lookup(DnsPolicy(family="all"), files(), ["127.0.0.1:1"])
+    assert (await everywhere.inquire().addresses("db.localhost.")).ips == ("127.0.0.1", "::1")
+
+
+async def test_search_domains(files: Files) -> None:
+    """A relative name is completed; the first domain that has it wins; a final dot means that it is complete."""
+    with DnsServer() as server:
+        server.add("svc-a.two.test", "A", "127.0.0.12")
+        server.add("svc-a.three.test", "A", "127.0.0.13")
+        lookup = Lookup(DnsPolicy(), files(resolv_conf="search one.test two.test three.test\n"), [server.address])
+        assert (await lookup.inquire().addresses("svc-a")).ips == ("127.0.0.12",)
+        assert asked(server) == [("svc-a.one.test", "A"), ("svc-a.two.test", "A")]
+        with pytest.raises(ResolveError, match=r"DNS knows no address of 'svc-a\.'"):
+            await lookup.inquire().addresses("svc-a.")
+        assert asked(server)[2:] == [("svc-a", "A")]
+
+
+async def test_search_domains_of_a_service(files: Files) -> None:
+    """The domains complete the service's name; the dots of its SRV prefix do not count."""
+    with DnsServer() as server:
+        server.add("_grpc._tcp.svc-a.two.test", "SRV", "0 1 80 a.two.test")
+        lookup = Lookup(DnsPolicy(), files(resolv_conf="search one.test two.test\n"), [server.address])
+        (record,) = (await lookup.inquire().services("_grpc._tcp", "svc-a")).records
+        assert record.target == "a.two.test"
+        assert asked(server) == [("_grpc._tcp.svc-a.one.test", "SRV"), ("_grpc._tcp.svc-a.two.test", "SRV")]
+
+
+async def test_a_search_ends_where_a_server_does_not_know(files: Files) -> None:
+    """Were it to go on, one lost answer would send the traffic of one namespace to another's service of that name."""
+    with DnsServer() as server:
+        server.add("svc-a.one.test", "A", "127.0.0.11")
+        server.add("svc-a.two.test", "A", "127.0.0.12")
+        server.fault("svc-a.one.test", rcode="SERVFAIL")
+        lookup = Lookup(DnsPolicy(), files(resolv_conf="search one.test two.test\n"), [server.address])
+        with pytest.raises(ResolveError) as caught:
+            await lookup.inquire().addresses("svc-a")
+        assert not caught.value.absent
+
+
+# --- messages ---
+
+
+async def test_an_answer_over_udp(files: Files) -> None:
+    """20 SRV records do not fit into 512 bytes: the question says that it takes 1232."""
+    with DnsServer() as server:
+        server.add(SRV, "SRV", *(f"0 1 {5000 + n} a.mesh.test" for n in range(20)))
+        found = await Lookup(DnsPolicy(), files(), [server.address]).inquire().services("_grpc._tcp", NAME)
+        assert len(found.records) == 20
+        assert [(query.transport, query.payload) for query in server.queries] == [("udp", 1232)]
+
+
+async def test_a_large_answer_over_tcp(files: Files) -> None:
+    """What does not fit into 1232 bytes either comes over TCP, whole."""
+    with DnsServer() as server:
+        server.add(SRV, "SRV", *(f"0 1 {5000 + n} host-{n}.mesh.test" for n in range(200)))
+        found = await Lookup(DnsPolicy(), files(), [server.address]).inquire().services("_grpc._tcp", NAME)
+        assert {record.port for record in found.records} == set(range(5000, 5200))
+        assert [query.transport for query in server.queries] == ["udp", "tcp"]
+
+
+async def test_aliases(files: Files) -> None:
+    """The address at the end of the chain; the least TTL of the chain."""
+    with DnsServer() as server:
+        server.add(NAME, "CNAME", "b.mesh.test", ttl=3)
+        server.add("b.mesh.test", "CNAME", "c.mesh.test", ttl=60)
+        server.add("c.mesh.test", "A", "127.0.0.11", ttl=60)
+        found = await Lookup(DnsPolicy(), files(), [server.address]).inquire().addresses(NAME)
+        assert (found.ips, found.ttl) == (("127.0.0.11",), 3.0)
+
+
+class OneByOne(asyncio.DatagramProtocol):
+    """A name server that follows no alias: a.test -> b.test -> 127.0.0.11, anything else -> a longer name."""
+
+    def connection_made(self, transport: asyncio.DatagramTransport) -> None:  # type: ignore[override]
+        self.transport = transport
+
+    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+        query = dns.message.from_wire(data)
+        response = dns.message.make_response(query, recursion_available=True)
+        name = query.question[0].name.to_text()
+        record = {"a.test.": ("CNAME", "b.test."), "b.test.": ("A", "127.0.0.11")}.get(name, ("CNAME", f"x{name}"))
+        response.answer.append(dns.rrset.from_text(name, 9, "IN", *record))
+        self.transport.sendto(response.to_wire(), addr)
+
+
+async def test_aliases_that_the_server_leaves_to_the_client(files: Files) -> None:
+    """They are followed, so far as it makes sense."""
+    transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(OneByOne, local_addr=("127.0.0.1", 0))
+    try:
+        host, port = transport.get_extra_info("sockname")
+        lookup = Lookup(DnsPolicy(), files(), [f"{host}:{port}"])
+        found = await lookup.inquire().addresses("a.test")
+        assert (found.ips, found.ttl) == (("127.0.0.11",), 9.0)
+        with pytest.raises(ResolveError, match="one alias too many") as caught:
+            await lookup.inquire().addresses("loop.test")
+        assert len(caught.value.steps) == 8
+    finally:
+        transport.close()
+
+
+async def test_a_forged_answer_is_not_taken(files: Files) -> None:
+    """An answer under another id is no answer; the true one that follows is."""
+    with DnsServer() as server:
+        server.add(NAME, "A", "127.0.0.11")
+        server.fault(NAME, wrong_id=True)
+        lookup = Lookup(DnsPolicy(query_timeout=0.1, timeout=0.15), files(), [server.address])
+        with pytest.raises(ResolveError, match=r"no answer within 0.1 s \(2 times\)"):
+            await lookup.inquire().addresses(NAME)
+        server.heal()
+        assert (await lookup.inquire().addresses(NAME)).ips == ("127.0.0.11",)
+
+
+async def test_a_truncated_answer_is_asked_for_again_over_tcp(files: Files) -> None:
+    """Also if it would have fitted."""
+    with DnsServer() as server:
+        server.add(NAME, "A", "127.0.0.11")
+        server.fault(NAME, truncate=True)
+        assert (await Lookup(DnsPolicy(), files(), [server.address]).inquire().addresses(NAME)).ips == ("127.0.0.11",)
+        assert [query.transport for query in server.queries] == ["udp", "tcp"]
+
+
+# --- failures ---
+
+
+@pytest.mark.parametrize("rcode", ["SERVFAIL", "REFUSED", "NOTIMP", "FORMERR"])
+async def test_a_server_that_does_not_know(files: Files, rcode: str) -> None:
+    """It says nothing about the name; the next server is asked, and if there is none the error says whom and what."""
+    with DnsServer() as bad, DnsServer() as good:
+        for server in (bad, good):
+            server.add(NAME, "A", "127.0.0.11")
+        bad.fault(rcode=rcode)
+        with pytest.raises(ResolveError) as caught:
+            await Lookup(DnsPolicy(), files(), [bad.address]).inquire().addresses(NAME)
+        assert not caught.value.absent
+        expected = f"no name server could tell A {NAME}. (A {NAME}. from {bad.address}: {rcode})"
+        assert str(caught.value) == expected
+        assert len(bad.queries) == 1
+        both = Lookup(DnsPolicy(), files(), [bad.address, good.address])
+        found = await both.inquire().addresses(NAME)
+        assert [(step.source, step.answer) for step in found.steps] == [
+            (bad.address, rcode),
+            (good.address, "1 record"),
+        ]
+
+
+async def test_a_name_that_does_not_exist(files: Files) -> None:
+    """Certain, for as long as the SOA says; every name that was tried is told."""
+    with DnsServer(negative_ttl=7) as server:
+        lookup = Lookup(DnsPolicy(), files(resolv_conf="search one.test\n"), [server.address])
+        with pytest.raises(ResolveError) as caught:
+            await lookup.inquire().addresses("svc-a")
+        assert (caught.value.absent, caught.value.ttl) == (True, 7.0)
+        assert str(caught.value) == (
+            f"DNS knows no address of 'svc-a' (A svc-a.one.test. from {server.address}: NXDOMAIN; "
+            f"A svc-a. from {server.address}: NXDOMAIN)"
+        )
+
+
+async def test_a_silent_server_is_asked_again_until_the_deadline(files: Files) -> None:
+    """A lost packet is not the end; a server that never answers is, and the error says how often it was asked."""
+    with DnsServer() as server:
+        server.add(NAME, "A", "127.0.0.11")
+        server.fault(NAME, drop=True, times=2)
+        lookup = Lookup(DnsPolicy(query_timeout=0.05, timeout=5.0), files(), [server.address])
+        assert (await lookup.inquire().addresses(NAME)).ips == ("127.0.0.11",)
+        assert len(server.queries) == 3
+        server.fault(NAME, drop=True)
+        hopeless = Lookup(DnsPolicy(query_timeout=0.05, timeout=0.2), files(), [server.address])
+        with pytest.raises(ResolveError, match=r"no answer within 0.05 s \(\d times\)") as caught:
+            await hopeless.inquire().addresses(NAME)
+        assert not caught.value.absent
+
+
+async def test_a_dead_server_is_passed_over(files: Files) -> None:
+    """The second server answers; from then on it is asked first, until the dead one has had time to come back."""
+    with DnsServer() as silent, DnsServer() as good:
+        silent.fault(drop=True)
+        good.add(NAME, "A", "127.0.0.11")
+        lookup = Lookup(DnsPolicy(query_timeout=0.05), files(), [silent.address, good.address])
+        for _ in range(3):
+            assert (await lookup.inquire().addresses(NAME)).ips == ("127.0.0.11",)
+        assert (len(silent.queries), len(good.queries)) == (1, 3)
+        good.fault(drop=True, times=1)
+        silent.heal()
+        silent.add(NAME, "A", "127.0.0.12")
+        assert (await lookup.inquire().addresses(NAME)).ips == ("127.0.0.12",)
+
+
+async def test_a_closed_port_is_known_at_once(files: Files) -> None:
+    """Nobody waits for a name server whose machine says that there is none."""
+    with DnsServer() as gone, DnsServer() as good:
+        good.add(NAME, "A", "127.0.0.11")
+        gone.stop()
+        lookup = Lookup(DnsPolicy(query_timeout=30.0, timeout=30.0), files(), [gone.address, good.address])
+        found = await asyncio.wait_for(lookup.inquire().addresses(NAME), 10)
+        assert found.ips == ("127.0.0.11",)
+        assert found.steps[0].source == gone.address
+        assert "Connection refused" in found.steps[0].answer
+
+
+async def test_a_dead_server_delays_nobody_else(files: Files) -> None:
+    """Questions to a good server are answered while one waits for a dead one."""
+    with DnsServer() as silent, DnsServer() as good:
+        silent.fault(drop=True)
+        good.add(NAME, "A", "127.0.0.11")
+        waiting = asyncio.create_task(Lookup(DnsPolicy(), files(), [silent.address]).inquire().addresses(NAME))
+        await asyncio.to_thread(silent.wait_for_queries, 1)
+        for _ in range(20):
+            await Lookup(DnsPolicy(), files(), [good.address]).inquire().addresses(NAME)
+        assert not waiting.done()
+        waiting.cancel()
+        await asyncio.wait([waiting])
+
+
+async def test_a_name_server_may_have_a_name(files: Files) -> None:
+    """``dns://consul:8600/...`` in a compose file: the machine's own files and servers find it."""
+    with DnsServer() as server:
+        server.add(NAME, "A", "127.0.0.11")
+        lookup = Lookup(DnsPolicy(), files(hosts="127.0.0.1 consul\n"), [f"consul:{server.port}"])
+        assert (await lookup.inquire().addresses(NAME)).ips == ("127.0.0.11",)
+        unknown = Lookup(DnsPolicy(query_timeout=0.05, timeout=0.1), files(), ["nowhere:53"])
+        with pytest.raises(ResolveError, match="name server 'nowhere:53' has no address"):
+            await unknown.inquire().addresses(NAME)
+
+
+async def test_the_policy_names_the_servers(files: Files) -> None:
+    """Those of the target before those of the policy before those of the machine."""
+    with DnsServer() as server:
+        server.add(NAME, "A", "127.0.0.11")
+        policy = DnsPolicy(nameservers=(server.address,))
+        assert (await Lookup(policy, files()).inquire().addresses(NAME)).ips == ("127.0.0.11",)
+        found = (
+            await Lookup(DnsPolicy(nameservers=("127.0.0.1:1",)), files(), [server.address]).inquire().addresses(NAME)
+        )
+        assert found.ips == ("127.0.0.11",)
+
+
+async def test_a_malformed_resolv_conf(files: Files) -> None:
+    """The error names the file."""
+    lookup = Lookup(DnsPolicy(), files(resolv_conf="nameserver example.org\n"))
+    with pytest.raises(ResolveError, match=r"resolv.conf is malformed: .*example.org"):
+        await lookup.inquire().addresses(NAME)
+
+
+# --- resources ---
+
+
+@pytest.mark.parametrize("truncate", [False, True])
+async def test_a_cancelled_question_leaves_no_socket(files: Files, truncate: bool) -> None:
+    """Neither over UDP nor over TCP; descriptors are counted after the test."""
+    with DnsServer() as server:
+        server.add(NAME, "A", "127.0.0.11")
+        if truncate:
+            server.fault(NAME, truncate=True, times=1)
+        server.fault(NAME, drop=True)
+        question = asyncio.create_task(Lookup(DnsPolicy(), files(), [server.address]).inquire().addresses(NAME))
+        asked_so_far = await asyncio.to_thread(server.wait_for_queries, 1 + truncate)
+        assert asked_so_far[-1].transport == ("tcp" if truncate else "udp")
+        question.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await question
+
+
+async def test_many_names_use_few_sockets(files: Files) -> None:
+    """A thousand names do not open a thousand sockets: 64 questions are under way, the rest wait their turn."""
+    with DnsServer() as server:
+        server.fault("svc.test", drop=True)
+        server.add("marker.test", "A", "127.0.0.1")
+        lookup = Lookup(DnsPolicy(query_timeout=30.0, timeout=30.0), files(), [server.address])
+        tasks = [asyncio.create_task(lookup.inquire().addresses("svc.test")) for _ in range(100)]
+        await asyncio.to_thread(server.wait_for_queries, 64)
+        await Lookup(DnsPolicy(), files(), [server.address]).inquire().addresses("marker.test")
+        assert len(server.queries) == 65
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+
+
+class Truncates(asyncio.DatagramProtocol):
+    """A name server that sends every client to its TCP port."""
+
+    def connection_made(self, transport: asyncio.DatagramTransport) -> None:  # type: ignore[override]
+        self.transport = transport
+
+    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+        response = dns.message.make_response(dns.message.from_wire(data))
+        response.flags |= dns.flags.TC
+        self.transport.sendto(response.to_wire(), addr)
+
+
+async def test_a_server_that_hangs_up(files: Files) -> None:
+    """A connection that ends in the middle is a failure of that server, told like any other."""
+
+    def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"\x00")
+        writer.close()
+
+    tcp = await asyncio.start_server(hang_up, "127.0.0.1", 0)
+    host, port = tcp.sockets[0].getsockname()
+    udp, _ = await asyncio.get_running_loop().create_datagram_endpoint(Truncates, local_addr=(host, port))
+    try:
+        with pytest.raises(ResolveError, match="EOF") as caught:
+            await Lookup(DnsPolicy(), files(), [f"{host}:{port}"]).inquire().addresses(NAME)
+        assert not caught.value.absent
+    finally:
+        udp.close()
+        tcp.close()
+        await tcp.wait_closed()
