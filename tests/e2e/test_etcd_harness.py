@@ -55,6 +55,7 @@ def test_a_cluster_shares_its_memory_and_outlives_a_member(program: Path, tmp_pa
             third.kill()
             with channel_to(third.address) as dead, pytest.raises(grpc.RpcError, match="UNAVAILABLE"):
                 get(dead, b"key")
+            second.wait_until_serving()  # if the dead one was the leader, a request meanwhile would fail after 5 s
             put(channel, b"key", b"2", timeout=DEADLINE)
         third.start()
         with channel_to(third.address) as channel:
