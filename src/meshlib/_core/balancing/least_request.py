@@ -1,0 +1,90 @@
+"""The less busy of a few hosts drawn by lot: it sees a slow host by the calls that pile up there."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+from typing import Final, final
+
+from meshlib._core.balancing.contracts import Host, Picker, PickInfo
+from meshlib._core.balancing.edf import MAX_SKIPPED, Schedule, equal_weights
+from meshlib._core.errors import ConfigError
+from meshlib._core.policy import whole
+
+__all__ = ["LeastRequest"]
+
+MAX_CHOICES: Final = 2**32 - 1
+MAX_BIAS: Final = 10.0
+"""Envoy has no upper bound; beyond this one a busy host would be out until the membership changes."""
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeastRequest:
+    """The host with the fewest calls in flight of ``choice_count`` drawn at random (Envoy ``least_request``, gRFC A48).
+
+    Drawn with replacement, the earlier one on a tie: with two choices the busiest of n hosts still gets 1/n**2 of the
+    calls. What is in flight is what this channel sent, streams included; it knows nothing of other clients.
+
+    Where weights differ hosts are scheduled earliest deadline first instead, with the weight
+    ``weight / (in_flight + 1) ** active_request_bias`` as of the host's last pick.
+
+    Args:
+        choice_count: hosts drawn, 2 or more. More choices see a slow host sooner, and herd to an idle one sooner.
+        active_request_bias: 0 to 10; how much calls in flight count where weights differ. 0: not at all, round robin by
+            weight.
+
+    Raises:
+        ConfigError: a field is out of its range.
+    """
+
+    choice_count: int = 2
+    active_request_bias: float = 1.0
+
+    def __post_init__(self) -> None:
+        whole("choice_count", self.choice_count, 2, MAX_CHOICES)
+        bias: object = self.active_request_bias
+        if isinstance(bias, bool) or not isinstance(bias, int | float) or math.isnan(bias) or not 0 <= bias <= MAX_BIAS:
+            raise ConfigError("active_request_bias", bias, f"must be a number from 0 to {MAX_BIAS:g}")
+
+    def picker(self, hosts: tuple[Host, ...], *, rng: Random) -> Picker:
+        """A picker for this membership."""
+        return _LeastRequestPicker(hosts, self, rng)
+
+
+@final
+class _LeastRequestPicker(Picker):
+    def __init__(self, hosts: tuple[Host, ...], config: LeastRequest, rng: Random) -> None:
+        self._hosts = hosts
+        self._size = len(hosts)
+        self._random = rng.random
+        self._others = range(config.choice_count - 1)
+        self._schedule = (
+            None
+            if equal_weights(hosts)
+            else Schedule(hosts, _loaded(config.active_request_bias), skipped=rng.randrange(MAX_SKIPPED))
+        )
+
+    def pick(self, call: PickInfo, *, now: float) -> Host:
+        if self._schedule is not None:
+            return self._schedule.pick()
+        hosts, size, random = self._hosts, self._size, self._random
+        chosen = hosts[int(random() * size)]
+        for _ in self._others:
+            host = hosts[int(random() * size)]
+            if host.in_flight < chosen.in_flight:
+                chosen = host
+        return chosen
+
+    def adopt(self, previous: Picker, *, now: float) -> None:
+        if isinstance(previous, _LeastRequestPicker) and self._schedule is not None and previous._schedule is not None:
+            self._schedule.adopt(previous._schedule)
+
+
+def _loaded(bias: float) -> Callable[[Host], float]:
+    """A host's weight, less for each call it has."""
+
+    def weight(host: Host) -> float:
+        return host.weight / float(host.in_flight + 1) ** bias
+
+    return weight

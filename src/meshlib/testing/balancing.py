@@ -1,0 +1,147 @@
+"""A balancer alone on the bench: hosts without servers, and the shares they get, the same for the same seed."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from heapq import heappop, heappush
+from ipaddress import IPv4Address
+from random import Random
+from typing import Final, final
+
+from meshlib._core.balancing.contracts import Balancer, Host, Picker, Report
+from meshlib._core.endpoint import Endpoint
+from meshlib._core.errors import ConfigError
+
+__all__ = ["SimulatedCall", "SimulatedHost", "hosts", "shares"]
+
+FIRST: Final = int(IPv4Address("10.0.0.1"))
+PORT: Final = 50051
+
+
+@final
+class SimulatedHost:
+    """A :class:`meshlib.balancing.Host` without a server behind it. A picker reads it; the test may set the rest.
+
+    Args:
+        endpoint: what a resolver would have named; ``weight`` starts at its weight.
+    """
+
+    __slots__ = ("endpoint", "healthy", "in_flight", "weight")
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self.weight: float = endpoint.weight
+        self.in_flight = 0
+        self.healthy = True
+
+    def __repr__(self) -> str:
+        return f"<SimulatedHost {self.endpoint.address} weight={self.weight:g} in_flight={self.in_flight}>"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimulatedCall:
+    """A :class:`meshlib.balancing.PickInfo` of no call in particular, for ``picker.pick(SimulatedCall(), now=0.0)``."""
+
+    method: str = "/test.Service/Method"
+    metadata: Sequence[tuple[str, str | bytes]] = ()
+    hash: int | None = None
+    tried: Sequence[Host] = ()
+
+
+def hosts(
+    of: int | Iterable[str | Endpoint] | None = None, *, weights: Sequence[int] | None = None
+) -> tuple[SimulatedHost, ...]:
+    """Hosts to pick from.
+
+    Args:
+        of: how many, at ``10.0.0.1:50051`` and so on; or their addresses; or endpoints.
+        weights: one for each; without ``of`` there are as many hosts as weights.
+
+    Raises:
+        ConfigError: there are to be no hosts, or not as many weights as hosts, or an endpoint cannot be made.
+    """
+    if of is None:
+        of = len(weights or ())
+    named: list[str | Endpoint] = (
+        [f"{IPv4Address(FIRST + n)}:{PORT}" for n in range(of)] if isinstance(of, int) else [*of]
+    )
+    if not named:
+        raise ConfigError(
+            "hosts", named, "there must be at least one: hosts(3), hosts([address]), hosts(weights=[3, 1])"
+        )
+    endpoints = [each if isinstance(each, Endpoint) else Endpoint(address=each) for each in named]
+    if weights is not None:
+        if len(weights) != len(endpoints):
+            raise ConfigError("weights", weights, f"must be as many as the hosts, {len(endpoints)}")
+        endpoints = [replace(endpoint, weight=weight) for endpoint, weight in zip(endpoints, weights, strict=True)]
+    return tuple(map(SimulatedHost, endpoints))
+
+
+def shares(
+    balancer: Balancer,
+    hosts: Sequence[SimulatedHost],
+    *,
+    calls: int = 10_000,
+    seed: int = 0,
+    hold: float | Callable[[Host], float] = 0.0,
+) -> dict[str, float]:
+    """The share of the calls that each host gets, 0 to 1, by address.
+
+    Calls begin one a second of virtual time; nothing waits. The calls under way count as ``in_flight``, the picker
+    hears of their ends by ``done``, and it is rebuilt at its ``stale_at``, as in a channel.
+
+    Args:
+        balancer: to be tried.
+        hosts: the membership; those that are not healthy are left out, as in a channel.
+        calls: how many.
+        seed: of every random choice.
+        hold: seconds that a call lasts, which is how many others begin meanwhile; of all hosts, or asked for each call:
+            ``lambda host: 100 if host is slow else 5``.
+
+    Raises:
+        ConfigError: no host is healthy.
+        AssertionError: the picker named a host that is none of its own, or none at all.
+    """
+    rng = Random(seed)
+    healthy = tuple(host for host in hosts if host.healthy)
+    if not healthy:
+        raise ConfigError("hosts", hosts, "at least one must be healthy")
+    before = [(host, host.in_flight) for host in healthy]
+    members = set(healthy)
+    picked: Counter[str] = Counter()
+    under_way: list[tuple[float, int, SimulatedHost, float]] = []
+    picker: Picker = balancer.picker(healthy, rng=rng)
+    try:
+        for turn in range(calls):
+            now = float(turn)
+            while under_way and under_way[0][0] <= now:
+                end, _, host, seconds = heappop(under_way)
+                host.in_flight -= 1
+                _finish(picker, host, seconds, end)
+            if now >= getattr(picker, "stale_at", now + 1):
+                picker = _rebuilt(balancer, healthy, picker, rng, now)
+            chosen = picker.pick(SimulatedCall(hash=rng.getrandbits(64)), now=now)
+            if chosen not in members:
+                raise AssertionError(f"{picker!r} picked {chosen!r}, which is none of its {len(healthy)} hosts")
+            assert isinstance(chosen, SimulatedHost)
+            picked[chosen.endpoint.address] += 1
+            seconds = hold(chosen) if callable(hold) else hold
+            chosen.in_flight += 1
+            heappush(under_way, (now + seconds, turn, chosen, seconds))
+    finally:
+        for host, in_flight in before:
+            host.in_flight = in_flight
+    return {host.endpoint.address: picked[host.endpoint.address] / calls for host in hosts}
+
+
+def _finish(picker: Picker, host: SimulatedHost, seconds: float, now: float) -> None:
+    done = getattr(picker, "done", None)  # optional, like adopt
+    if done is not None:
+        done(host, Report(code="OK", seconds=seconds), now=now)
+
+
+def _rebuilt(balancer: Balancer, hosts: tuple[Host, ...], previous: Picker, rng: Random, now: float) -> Picker:
+    picker = balancer.picker(hosts, rng=rng)
+    if type(picker) is type(previous) and hasattr(picker, "adopt"):
+        picker.adopt(previous, now=now)
+    return picker
