@@ -31,6 +31,10 @@ TIMER_SLACK: Final = 0.005
 deadlines to the millisecond, so its clock and ours may differ by a little."""
 
 
+LOSS_SHOWS: Final = 0.005
+"""Seconds within which the connection of a host that died shows it; its failed calls are told a little earlier."""
+
+
 class State(Enum):
     """Where a call is."""
 
@@ -186,7 +190,7 @@ class Call:
     def on_timer(self, *, now: float) -> Commands:
         """The time of :meth:`next_timer` has come."""
         if self.state is State.BACKOFF and now >= self._resume_at:
-            return self._start("retry", now)
+            return self._resume(now)
         if self.state is State.WAITING and self.deadline is not None and now >= self.deadline:
             return self._expire(now)
         if self.state is not State.FLYING:
@@ -288,11 +292,12 @@ class Call:
         else:
             self._retries += 1
             delay = backoff(policy, self._retries, rng=self.cluster.rng, state=lambda: state)
+        self._budgeted = self.cluster.acquire_retry(self)
+        if not self._budgeted:
+            # Judged when the back-off ends: by then it shows whether the host was lost.
+            delay = max(delay, LOSS_SHOWS)
         if self.deadline is not None and now + delay >= self.deadline:
             return self._final(attempt, outcome, f"the back-off of {delay:.3f} s would end past the deadline", now)
-        if not self.cluster.acquire_retry(self):
-            return self._final(attempt, outcome, "the retry budget of the channel is used up", now)
-        self._budgeted = True
         self.woken = False
         self.state = State.BACKOFF
         self._resume_at = now + delay
@@ -300,10 +305,22 @@ class Call:
             self.observer.on_call_event(self, Retrying(at=now, n=attempt.n, delay=delay))
         return NOTHING
 
+    def _resume(self, now: float) -> Commands:
+        """The back-off is over. A retry beyond the budget goes ahead if its host is gone: the budget keeps hosts that
+        answer with errors from being hammered, and must not fail the calls that a host took with it when it died."""
+        attempt = self.attempts[-1]
+        if not self._budgeted and not self.cluster.gone(attempt.host, now=now):
+            self._budgeted = self.cluster.acquire_retry()
+            if not self._budgeted:
+                self.cluster.refuse_retry()
+                assert attempt.outcome is not None
+                return self._final(attempt, attempt.outcome, "the retry budget of the channel is used up", now)
+        return self._start("retry", now)
+
     def _hedge(self, now: float) -> Commands:
         """Time for the next copy; without a host or budget for it the copies under way are all there will be."""
         self._hedge_at = math.inf
-        if not self.cluster.acquire_retry(self):
+        if not self.cluster.acquire_retry():
             return NOTHING
         host = self.cluster.pick(self, now=now, wait=False)
         if host is None or isinstance(host, Outcome):

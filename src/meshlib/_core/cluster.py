@@ -157,13 +157,23 @@ class Cluster:
             self._waiting.pop(call, None)
             self._resting.pop(call, None)
 
-    def acquire_retry(self, call: "Call") -> bool:
-        """A place in the retry budget for ``call``, if there is one; from then on the closing channel wakes it."""
+    def acquire_retry(self, resting: "Call | None" = None) -> bool:
+        """A place in the retry budget, if there is one. Either way the closing channel wakes ``resting``, a call that
+        backs off now."""
         with self._lock:
-            if not self.budget.acquire(self.in_flight + len(self._waiting) + 1):
-                return False
-            self._resting[call] = None
-            return True
+            if resting is not None:
+                self._resting[resting] = None
+            return self.budget.acquire(self.in_flight + len(self._waiting) + 1)
+
+    def refuse_retry(self) -> None:
+        """A retry was not made, for want of a place."""
+        with self._lock:
+            self.budget.refused += 1
+
+    def gone(self, host: Host, *, now: float) -> bool:
+        """Whether ``host`` has lost its connection or left."""
+        with self._lock:
+            return self._look(host, now)
 
     def release_retry(self) -> None:
         """The place is free again."""

@@ -25,7 +25,6 @@ class Budget:
     def acquire(self, active: int) -> bool:
         """Takes a place for one retry, if there is one."""
         if self.held >= self.limit(active):
-            self.refused += 1
             return False
         self.held += 1
         return True
