@@ -85,6 +85,6 @@ def _loaded(bias: float) -> Callable[[Host], float]:
     """A host's weight, less for each call it has."""
 
     def weight(host: Host) -> float:
-        return host.weight / float(host.in_flight + 1) ** bias
+        return host.weight / math.pow(host.in_flight + 1, bias)
 
     return weight
