@@ -84,7 +84,7 @@ def dns_config(path: str | os.PathLike[str]) -> DnsConfig:
     """
     system = dns.resolver.Resolver(configure=False)
     try:
-        system.read_resolv_conf(path)
+        system.read_resolv_conf(os.fspath(path))
     except dns.resolver.NoResolverConfiguration:
         system.nameservers = ["127.0.0.1"]
     search = system.search or ([system.domain] if len(system.domain) > 1 else [])

@@ -7,13 +7,12 @@ control plane, and closing a channel never waits for it.
 import asyncio
 import inspect
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from importlib import metadata
 from typing import Final, Protocol, TypeVar, cast, final
 
 from meshlib._core.discovery.contracts import Resolver
-from meshlib._core.discovery.registry import ResolverRegistry, checked, described
+from meshlib._core.discovery.registry import EntryPoint, ResolverRegistry, checked, described
 from meshlib._core.discovery.steps import ResolveError, Step
 from meshlib._core.endpoint import Resolution
 
@@ -21,7 +20,14 @@ __all__ = ["REGISTRY", "FixedResolver", "PluginResolver", "TracedResolver", "in_
 
 T = TypeVar("T")
 
-REGISTRY: Final = ResolverRegistry(lambda: metadata.entry_points(group="meshlib.resolvers"))
+
+def _entry_points() -> Iterable[EntryPoint]:
+    from importlib import metadata  # milliseconds that a program without plug-ins need not spend
+
+    return metadata.entry_points(group="meshlib.resolvers")
+
+
+REGISTRY: Final = ResolverRegistry(_entry_points)
 """The schemes of this process."""
 
 
