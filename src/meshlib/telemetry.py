@@ -6,20 +6,23 @@ an event of it. One histogram is recorded per call; everything else is a plain i
 are collected. Without a provider of the application's own nothing is done at all.
 """
 
+import threading
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol, final
 
 from opentelemetry import metrics, propagate, trace
-from opentelemetry.metrics import CallbackOptions, Histogram, MeterProvider, Observation
-from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, TracerProvider
+from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
+from opentelemetry.trace import SpanKind, Status, StatusCode, TracerProvider
 
+from meshlib._adapt.metadata import Metadata
 from meshlib._core.call import Call
 from meshlib._core.connectivity import NAMES, SHUTDOWN
 from meshlib._core.errors import ConfigError
 from meshlib._core.events import AttemptEnded, AttemptStarted, CallEvent, NotRetried, Retrying
 from meshlib._core.status import Outcome
 from meshlib._core.target import Target
+from meshlib._core.version import VERSION
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.metrics.export import MetricReader
@@ -55,10 +58,13 @@ HOST_STATE: Final = "meshlib.host.state"
 IN_FLIGHT: Final = "meshlib.attempts.in_flight"
 BUDGET_REFUSALS: Final = "meshlib.retry_budget.refusals"
 
+METHODS_KEPT: Final = 4096
+"""Sets of attributes remembered per channel."""
+
 Attributes = dict[str, str | int]
 
 
-class Channel(Protocol):
+class Live(Protocol):
     """The live part of a channel, as far as instruments read it."""
 
     @property
@@ -67,72 +73,135 @@ class Channel(Protocol):
         ...
 
 
+class Observed(Protocol):
+    """What instruments keep of a channel, weakly."""
+
+    @property
+    def present(self) -> Live | None:
+        """Its live part in this process, if it has been used in it."""
+        ...
+
+
+@final
+class Instruments:
+    """The instruments of one meter provider, shared by all channels that use it.
+
+    Args:
+        provider: None: the global one, whether it is set already or only later.
+    """
+
+    def __init__(self, provider: MeterProvider | None) -> None:
+        meter = (provider or metrics.get_meter_provider()).get_meter(SCOPE, VERSION, SCHEMA)
+        self._live: weakref.WeakKeyDictionary[Observed, Attributes] = weakref.WeakKeyDictionary()
+        self.duration = meter.create_histogram(
+            DURATION,
+            unit="s",
+            description="Duration of calls, all attempts included",
+            explicit_bucket_boundaries_advisory=DURATION_BOUNDS,
+        )
+        meter.create_observable_up_down_counter(
+            HOSTS, [self._reader(_hosts)], unit="{host}", description="Hosts of the channel by connectivity"
+        )
+        meter.create_observable_up_down_counter(
+            IN_FLIGHT, [self._reader(_in_flight)], unit="{attempt}", description="Attempts under way"
+        )
+        meter.create_observable_counter(
+            BUDGET_REFUSALS,
+            [self._reader(_refusals)],
+            unit="{retry}",
+            description="Retries that the retry budget did not allow",
+        )
+
+    def watch(self, channel: Observed, server: Attributes) -> None:
+        """Instruments read ``channel`` from now on."""
+        self._live[channel] = server
+
+    def _reader(self, read: "Reader") -> Callable[[CallbackOptions], Iterable[Observation]]:
+        def observe(_: CallbackOptions) -> Sequence[Observation]:
+            return [
+                Observation(value, {**server, **attributes})
+                for channel, server in tuple(self._live.items())
+                if (live := channel.present) is not None
+                for value, attributes in read(live.cluster)
+            ]
+
+        return observe
+
+
+_lock = threading.Lock()
+_global: Instruments | None = None
+_others: weakref.WeakKeyDictionary[MeterProvider, Instruments] = weakref.WeakKeyDictionary()
+
+
+def _instruments(provider: MeterProvider | None) -> Instruments:
+    """Made once per provider: making an instrument of the same name again is an error of OpenTelemetry's."""
+    global _global
+    with _lock:
+        if provider is None:
+            _global = _global or Instruments(None)
+            return _global
+        known = _others.get(provider)
+        if known is None:
+            known = _others[provider] = Instruments(provider)
+        return known
+
+
 @final
 class Telemetry:
     """The telemetry of one channel.
 
+    Without a provider, OpenTelemetry's own stand-ins do nothing, and turn into the real thing when one is set.
+
     Args:
         target: of the channel: ``server.address`` is what the application asked for, never the host that answered.
-        version: of meshlib.
-        tracer_provider: None: the global one, whenever there is one.
-        meter_provider: the same.
+        tracer_provider: None: the global one.
+        meter_provider: None: the global one.
     """
 
     def __init__(
         self,
         target: Target,
-        version: str,
         *,
         tracer_provider: TracerProvider | None = None,
         meter_provider: MeterProvider | None = None,
     ) -> None:
-        self._version = version
-        self._tracer_provider = tracer_provider
-        self._meter_provider = meter_provider
         self._server: Attributes = {SERVER_ADDRESS: target.host or target.path or target.text}
         if target.port is not None:
             self._server[SERVER_PORT] = target.port
-        self._tracer: Tracer | None = None
-        self._duration: Histogram | None = None
-        self._methods: dict[str, Attributes] = {}
-        self._live: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._tracer = (tracer_provider or trace.get_tracer_provider()).get_tracer(SCOPE, VERSION, schema_url=SCHEMA)
+        self._instruments = _instruments(meter_provider)
+        self._record = self._instruments.duration.record
+        self._methods: dict[tuple[str, str], Attributes] = {}
 
-    def watch(self, channel: Channel) -> None:
-        """Instruments read ``channel`` from now on."""
-        self._live.add(channel)
+    def watch(self, channel: Observed) -> None:
+        """Instruments read ``channel`` from now on, for as long as it lives."""
+        self._instruments.watch(channel, self._server)
 
-    def started(self, call: Call, metadata: tuple[tuple[str, Any], ...]) -> tuple[tuple[str, Any], ...]:
+    def started(self, call: Call, metadata: Metadata) -> Metadata:
         """The call begins. Returns the metadata to send: the caller's, with the context of the span."""
-        tracer = self._tracer or self._find_tracer()
-        if tracer is None:
-            return metadata
-        span = tracer.start_span(call.method[1:], kind=SpanKind.CLIENT)
+        span = self._tracer.start_span(call.method[1:], kind=SpanKind.CLIENT)
         if span.is_recording():
-            span.set_attributes(self._attributes(call.method))
+            span.set_attributes(self._attributes(call.method, ""))
             call.span = span
             call.observer = self
+        elif not span.get_span_context().is_valid:
+            return metadata
         carrier: dict[str, str] = {}
         propagate.inject(carrier, trace.set_span_in_context(span))
-        if not carrier:
-            return metadata
         known = {key for key, _ in metadata}
         return (*metadata, *((key, value) for key, value in carrier.items() if key not in known))
 
     def ended(self, call: Call, outcome: Outcome, *, now: float) -> None:
         """The call ended; told once."""
-        span: Any = call.span
-        if span is not None:
-            self._end(span, call, outcome)
-        duration = self._duration or self._find_meter()
-        if duration is not None:
-            attributes = {**self._attributes(call.method), STATUS: outcome.code}
-            if outcome.code != "OK":
-                attributes[ERROR_TYPE] = outcome.code
-            duration.record(now - call.begun, attributes)
+        if call.span is not None:
+            self._end(call, outcome)
+        self._record(now - call.begun, self._attributes(call.method, outcome.code))
 
     def on_call_event(self, call: Call, event: CallEvent) -> None:
         """What happens to a call between its beginning and its end becomes an event of its span."""
         span: Any = call.span
+        if span is None:
+            return
         if isinstance(event, AttemptStarted):
             if event.n > 1:
                 span.add_event(event.stage, {EVENT_ATTEMPT: event.n, EVENT_WHY: event.why})
@@ -146,7 +215,8 @@ class Telemetry:
         else:
             span.add_event(event.stage)
 
-    def _end(self, span: Span, call: Call, outcome: Outcome) -> None:
+    def _end(self, call: Call, outcome: Outcome) -> None:
+        span: Any = call.span
         call.span = None
         span.set_attribute(STATUS, outcome.code)
         if call.attempts:
@@ -159,58 +229,22 @@ class Telemetry:
             span.set_status(Status(StatusCode.ERROR, outcome.details or outcome.code))
         span.end()
 
-    def _attributes(self, method: str) -> Attributes:
-        """What is the same for every call of a method, made once."""
-        known = self._methods.get(method)
+    def _attributes(self, method: str, code: str) -> Attributes:
+        """What is the same for every call of a method that ends with ``code``, made once; ``""``: while it lasts."""
+        known = self._methods.get((method, code))
         if known is None:
-            if len(self._methods) >= 1024:
+            if len(self._methods) >= METHODS_KEPT:
                 self._methods.clear()
-            known = self._methods[method] = {SYSTEM: "grpc", METHOD: method[1:], **self._server}
+            known = {SYSTEM: "grpc", METHOD: method[1:], **self._server}
+            if code:
+                known[STATUS] = code
+                if code != "OK":
+                    known[ERROR_TYPE] = code
+            self._methods[method, code] = known
         return known
 
-    def _find_tracer(self) -> Tracer | None:
-        provider = self._tracer_provider or trace.get_tracer_provider()
-        if type(provider).__module__.startswith("opentelemetry.trace"):
-            return None  # the API's own stand-in: the application has no provider, or none yet
-        self._tracer = provider.get_tracer(SCOPE, self._version, SCHEMA)
-        return self._tracer
 
-    def _find_meter(self) -> Histogram | None:
-        provider = self._meter_provider or metrics.get_meter_provider()
-        if type(provider).__module__.startswith("opentelemetry.metrics"):
-            return None
-        meter = provider.get_meter(SCOPE, self._version, SCHEMA)
-        meter.create_observable_up_down_counter(
-            HOSTS, [self._observed(_hosts)], unit="{host}", description="Hosts of the channel by connectivity"
-        )
-        meter.create_observable_up_down_counter(
-            IN_FLIGHT, [self._observed(_in_flight)], unit="{attempt}", description="Attempts under way"
-        )
-        meter.create_observable_counter(
-            BUDGET_REFUSALS,
-            [self._observed(_refusals)],
-            unit="{retry}",
-            description="Retries that the retry budget did not allow",
-        )
-        self._duration = meter.create_histogram(
-            DURATION,
-            unit="s",
-            description="Duration of calls, all attempts included",
-            explicit_bucket_boundaries_advisory=DURATION_BOUNDS,
-        )
-        return self._duration
-
-    def _observed(
-        self, read: Callable[["Cluster"], Iterable[tuple[int, Attributes]]]
-    ) -> Callable[[CallbackOptions], Iterable[Observation]]:
-        def observe(_: CallbackOptions) -> Sequence[Observation]:
-            return [
-                Observation(value, {**self._server, **attributes})
-                for channel in tuple(self._live)
-                for value, attributes in read(channel.cluster)
-            ]
-
-        return observe
+Reader = Callable[["Cluster"], Iterable[tuple[int, Attributes]]]
 
 
 def _hosts(cluster: "Cluster") -> Iterable[tuple[int, Attributes]]:

@@ -10,7 +10,6 @@ from meshlib._adapt.grpcio import channel as grpc_channel
 from meshlib._control.mesh import Mesh
 from meshlib._control.settings import Settings
 from meshlib._core.stages import figure
-from meshlib._core.version import VERSION
 from meshlib._sync import callables
 from meshlib._sync.clock import CLOCK, Clock
 from meshlib._sync.connectivity import Callback, Connectivity
@@ -37,7 +36,6 @@ class _Plain(grpc.Channel):
 
         telemetry = Telemetry(
             settings.target,
-            VERSION,
             tracer_provider=settings.tracer_provider,
             meter_provider=settings.meter_provider,
         )

@@ -75,7 +75,6 @@ class Runtime:
             clock=self.now,
             build_aside=not type(settings.balancer).__module__.startswith("meshlib."),
         )
-        telemetry.watch(self)
         self.loop.call_soon_threadsafe(self.plane.start)
 
     # The pool, on the control thread.
@@ -164,6 +163,7 @@ class Lease:
         self._watch = watch
         self._factory = factory
         self._runtime: Runtime | None = None
+        telemetry.watch(self)
 
     @property
     def present(self) -> Runtime | None:

@@ -1,0 +1,77 @@
+"""A program that calls, forks and calls again; run by test_fork under each setting of grpc's fork support.
+
+usage: fork_child.py STATE ADDRESS...   STATE is built, used, idle or busy
+"""
+
+import os
+import signal
+import sys
+import threading
+import time
+
+import meshlib
+from meshlib.testing import echo
+
+CHILDREN = 10
+PATIENCE = 15.0
+
+
+def child(channel: meshlib.Channel) -> int:
+    """Calls on the channel made before the fork; 0 if that works."""
+    answer = channel.unary_unary(echo.UNARY)(b"child", timeout=10)
+    return 0 if answer == b"child" else 3
+
+
+def forked(channel: meshlib.Channel) -> int:
+    """The exit status of one forked child, 99 if it did not end."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            status = child(channel)
+        except BaseException as error:
+            print(f"child: {error!r}", flush=True)
+            status = 4
+        os._exit(status)
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.005)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    return 99
+
+
+def main(state: str, addresses: list[str]) -> int:
+    channel = meshlib.channel("static:///" + ",".join(addresses))
+    unary = channel.unary_unary(echo.UNARY)
+    stop = threading.Event()
+    failures: list[object] = []
+
+    def call_on() -> None:
+        while not stop.is_set():
+            try:
+                unary(b"busy", timeout=10)
+            except Exception as error:
+                failures.append(error)
+
+    threads = [threading.Thread(target=call_on) for _ in range(3)] if state == "busy" else []
+    if state != "built":
+        assert unary(b"before", timeout=10) == b"before"
+    for thread in threads:
+        thread.start()
+    if state == "idle":
+        time.sleep(0.3)
+    statuses = [forked(channel) for _ in range(CHILDREN)]
+    stop.set()
+    for thread in threads:
+        thread.join(15)
+    after = unary(b"after", timeout=10) == b"after"
+    channel.close()
+    print(f"children {statuses} parent {'ok' if after else 'broken'} failures {len(failures)} {failures[:1]}")
+    return 0 if after and not failures and statuses == [0] * CHILDREN else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], sys.argv[2:]))
