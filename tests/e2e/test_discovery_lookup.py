@@ -99,11 +99,14 @@ async def test_the_hosts_file_comes_first(files: Files) -> None:
 
 
 async def test_localhost_is_never_asked_for(files: Files) -> None:
-    """RFC 6761; DNS says NXDOMAIN to it."""
+    """Neither its addresses nor its SRV records: RFC 6761; DNS says NXDOMAIN to it."""
     lookup = Lookup(DnsPolicy(), files(), ["127.0.0.1:1"])
     assert (await lookup.inquire().addresses("localhost")).ips == ("127.0.0.1",)
     everywhere = Lookup(DnsPolicy(family="all"), files(), ["127.0.0.1:1"])
     assert (await everywhere.inquire().addresses("db.localhost.")).ips == ("127.0.0.1", "::1")
+    with pytest.raises(ResolveError) as caught:
+        await lookup.inquire().services("_grpc._tcp", "localhost")
+    assert (caught.value.absent, caught.value.steps) == (True, ())
 
 
 async def test_search_domains(files: Files) -> None:

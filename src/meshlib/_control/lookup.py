@@ -153,7 +153,7 @@ class Inquiry:
         """
         steps: list[Step] = []
         ttls = []
-        for name in self._candidates(host):
+        for name in () if is_localhost(host) else self._candidates(host):
             found = await self._ask(f"{service}.{name}" if service else name, "SRV", steps)
             if found.records:
                 return Services(records=found.records, ttl=found.ttl, steps=tuple(steps))

@@ -128,3 +128,14 @@ def test_the_shares_are_those_of_the_records(records: list[SrvRecord], hosts: di
         seen |= wanted.keys()
         if max(wanted.values()) * math.lcm(*(w.denominator for w in wanted.values())) <= MAX_WEIGHT:
             assert len({Fraction(weight) / wanted[address] for address, weight in got.items()}) == 1
+
+
+def test_shares_that_32_bits_cannot_hold() -> None:
+    """Targets of 5, 7, 11 ... 29 addresses have no small common denominator: nearly equal is all there is."""
+    sizes = (5, 7, 11, 13, 17, 19, 23, 29)
+    hosts = {f"t{size}": tuple(f"10.0.{size}.{n}" for n in range(size)) for size in sizes}
+    found = endpoints([record(target, weight=65535) for target in hosts], hosts)
+    assert max(endpoint.weight for endpoint in found) == MAX_WEIGHT
+    for size in sizes:
+        share = sum(endpoint.weight for endpoint in found if endpoint.address.startswith(f"10.0.{size}."))
+        assert share == pytest.approx(5 * MAX_WEIGHT, rel=1e-6)
