@@ -1,9 +1,9 @@
 """The main job in half a minute: a service found through SRV records loses, regains, gains and gives up servers under
 load, and no call fails.
 
-Everything is real but the name server's zone, which lives in this process: grpc servers in processes of their own, killed
-with SIGKILL; SRV records asked for over UDP; threads and asyncio tasks that call through two channels made by one line
-each. Run it with ``./scripts/demo``.
+Everything is real but the name server's zone, which lives in this process: grpc servers in processes of their own,
+killed with SIGKILL; SRV records asked for over UDP; threads and asyncio tasks that call through two channels made by
+one line each. Run it with ``./scripts/demo``.
 """
 
 import asyncio
@@ -17,9 +17,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import grpc
+import meshlib.aio
 
 import meshlib
-import meshlib.aio
 from meshlib.testing import DnsServer, ProcessServer, echo
 
 SERVICE = "_grpc._tcp.svc-a.demo.test"
@@ -100,6 +100,14 @@ class Zone:
     def withdraw(self, name: str) -> None:
         self.dns.remove(SERVICE, "SRV", f"0 1 {self.servers[name].port} {name}.demo.test.")
 
+    def kill(self, *names: str) -> None:
+        for name in names:
+            self.servers[name].kill()
+
+    def restart(self, *names: str) -> None:
+        for name in names:
+            self.servers[name].start()
+
     def close(self) -> None:
         for server in self.servers.values():
             server.close()
@@ -108,13 +116,13 @@ class Zone:
 def script(zone: Zone) -> list[tuple[float, str, Callable[[], object]]]:
     """What happens, and when: seconds after the start of the load."""
     return [
-        (2.0, "kill -9 alpha", lambda: zone.servers["alpha"].kill()),
-        (4.0, "alpha comes back on its port", lambda: zone.servers["alpha"].start()),
+        (2.0, "kill -9 alpha", lambda: zone.kill("alpha")),
+        (4.0, "alpha comes back on its port", lambda: zone.restart("alpha")),
         (6.0, "delta starts and is added to DNS", lambda: zone.start("delta")),
         (9.0, "beta is taken out of DNS", lambda: zone.withdraw("beta")),
-        (11.5, "beta, which nobody calls any more, is stopped", lambda: zone.servers["beta"].terminate()),
-        (12.5, "kill -9 gamma and delta at once", lambda: (zone.servers["gamma"].kill(), zone.servers["delta"].kill())),
-        (14.5, "gamma and delta come back", lambda: (zone.servers["gamma"].start(), zone.servers["delta"].start())),
+        (11.5, "beta, which nobody calls any more, is stopped", zone.servers["beta"].terminate),
+        (12.5, "kill -9 gamma and delta at once", lambda: zone.kill("gamma", "delta")),
+        (14.5, "gamma and delta come back", lambda: zone.restart("gamma", "delta")),
     ]
 
 

@@ -9,6 +9,7 @@ import sys
 import time
 from typing import Any
 
+from meshlib._control.plugins import REGISTRY
 from meshlib._control.shared import Resolutions, SharedResolution
 from meshlib._control.sources import source
 from meshlib._core.discovery.policy import DnsPolicy
@@ -38,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 async def _resolve(options: argparse.Namespace) -> int:
-    asked = source(parse_target(options.name, secure=options.secure), DnsPolicy())
+    asked = source(parse_target(options.name, secure=options.secure, schemes=REGISTRY), DnsPolicy())
     resolutions = Resolutions(clock=time.monotonic, rng=random.Random())
     shared = resolutions.get(asked)
     news: asyncio.Queue[bool] = asyncio.Queue()

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from meshlib._adapt.options import Options, checked
-from meshlib._control.plugins import REGISTRY
+from meshlib._control.balancers import REGISTRY as BALANCERS
+from meshlib._control.plugins import REGISTRY as RESOLVERS
 from meshlib._control.sources import Source, source
 from meshlib._core.balancing.contracts import Balancer
-from meshlib._core.balancing.registry import resolve_balancer
 from meshlib._core.discovery.contracts import Resolver
 from meshlib._core.errors import ConfigError
 from meshlib._core.policy import DnsPolicy, HedgingPolicy, MethodPolicy, MethodTable, RetryBudget, RetryPolicy
@@ -85,12 +85,12 @@ def settle(
         secure=credentials is not None,
         lenient=as_grpc,
         any_scheme=resolver is not None,
-        schemes=REGISTRY,
+        schemes=RESOLVERS,
     )
     return Settings(
         target=parsed,
         source=source(parsed, dns or DnsPolicy(), resolver),
-        balancer=resolve_balancer(balancer),
+        balancer=BALANCERS.resolve(balancer),
         credentials=credentials,
         options=checked(options),
         compression=compression,

@@ -13,7 +13,7 @@ from meshlib._core.balancing.round_robin import RoundRobin
 from meshlib._core.discovery.registry import EntryPoint, described
 from meshlib._core.errors import ConfigError, unknown_name
 
-__all__ = ["BUILT_IN", "BalancerFactory", "BalancerRegistry", "resolve_balancer"]
+__all__ = ["BUILT_IN", "BalancerFactory", "BalancerRegistry"]
 
 BalancerFactory = Callable[[], Balancer]
 
@@ -87,11 +87,6 @@ class BalancerRegistry:
             raise ConfigError("balancer", name, f"{entry_point} is not callable")
         # Two threads may load at once; both get the same object from the import system.
         return self._factories.setdefault(name, factory)
-
-
-def resolve_balancer(value: str | Balancer) -> Balancer:
-    """As :meth:`BalancerRegistry.resolve`, where nothing is registered."""
-    return BalancerRegistry(tuple).resolve(value)
 
 
 def _checked(value: object, balancer: object, problem: str) -> Balancer:

@@ -1,0 +1,75 @@
+"""Channel options: what is refused where the channel is made, and what a subchannel gets."""
+
+import json
+from typing import Any
+
+import pytest
+
+from meshlib import ConfigError
+from meshlib._adapt.options import checked, for_subchannel, native_target
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "grpc.keepalive_time_ms=1",
+        [("grpc.keepalive_time_ms",)],
+        [1],
+        7,
+        [(b"grpc.keepalive_time_ms", 1)],
+        [("", 1)],
+        [("grpc.keepalive_time_ms", 1.5)],
+        [("grpc.keepalive_time_ms", "1000")],
+        [("grpc.max_receive_message_length", None)],
+        [("grpc.service_config", "{")],
+        [("grpc.service_config", "[]")],
+    ],
+)
+def test_nonsense_is_refused_with_its_name(options: Any) -> None:
+    """At construction, not at the first call."""
+    with pytest.raises(ConfigError, match=r"^options"):
+        checked(options)
+
+
+def test_what_grpc_takes_is_taken() -> None:
+    """Numbers, text and bytes, in order."""
+    options = [("grpc.keepalive_time_ms", 10000), ("grpc.primary_user_agent", "svc-b"), ("x", b"y")]
+    assert checked(options) == tuple(options)
+    assert checked(None) == ()
+
+
+def test_the_users_options_win_over_the_defaults() -> None:
+    """Each name once, so that no rule of precedence of C-core's decides."""
+    made = for_subchannel((("grpc.max_reconnect_backoff_ms", 9000), ("grpc.enable_http_proxy", 1)), "svc-a")
+    assert dict(made)["grpc.max_reconnect_backoff_ms"] == 9000
+    assert dict(made)["grpc.enable_http_proxy"] == 1
+    assert dict(made)["grpc.default_authority"] == "svc-a"
+    assert len({name for name, _ in made}) == len(made)
+
+
+def test_the_authority_of_the_user_wins_too() -> None:
+    """As with grpc, the option decides what is sent and what TLS verifies."""
+    assert dict(for_subchannel((("grpc.default_authority", "mine"),), "svc-a"))["grpc.default_authority"] == "mine"
+
+
+def test_cores_retries_never_multiply_ours() -> None:
+    """What would retry below the mesh is taken out of a service config; the rest stays."""
+    config = {
+        "methodConfig": [{"name": [{}], "retryPolicy": {"maxAttempts": 5}, "waitForReady": True}],
+        "retryThrottling": {"maxTokens": 10},
+        "healthCheckConfig": {"serviceName": "x"},
+    }
+    made = dict(for_subchannel((("grpc.service_config", json.dumps(config)),), None))
+    assert json.loads(made["grpc.service_config"]) == {
+        "methodConfig": [{"name": [{}], "waitForReady": True}],
+        "healthCheckConfig": {"serviceName": "x"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("address", "target"),
+    [("10.0.0.7:50051", "ipv4:10.0.0.7:50051"), ("[::1]:50051", "ipv6:[::1]:50051"), ("unix:/run/a", "unix:/run/a")],
+)
+def test_an_address_becomes_a_target_that_needs_no_lookup(address: str, target: str) -> None:
+    """So that C-core's own DNS never runs."""
+    assert native_target(address) == target

@@ -1,0 +1,74 @@
+"""What grpc's errors mean to the machine: the texts of C-core it goes by, pinned on the real thing."""
+
+import grpc
+import pytest
+
+from meshlib._adapt.options import DEFAULTS
+from meshlib._adapt.outcomes import failed, pushback
+from meshlib.testing import Server, echo
+
+
+def _error(target: str, **fault: object) -> grpc.RpcError:
+    channel = grpc.insecure_channel(target, options=DEFAULTS)
+    try:
+        channel.unary_unary(echo.UNARY)(b"x", timeout=5)
+    except grpc.RpcError as error:
+        return error
+    finally:
+        channel.close()
+    raise AssertionError("the call was to fail")
+
+
+def test_a_refused_call_is_known_by_cores_own_words_and_the_address() -> None:
+    """No byte of it left: C-core says so, and names the address it could not connect to."""
+    with Server() as server:
+        server.stop()
+        error = _error(f"ipv4:{server.address}")
+        outcome = failed(error, f"ipv4:{server.address}", error.trailing_metadata())
+    assert (outcome.code, outcome.sent, outcome.refused) == ("UNAVAILABLE", False, True)
+    assert outcome.error is error
+
+
+def test_the_same_words_from_a_server_prove_nothing() -> None:
+    """A server that passes on such an error of its own was reached, so the call may have run."""
+    words = "failed to connect to all addresses; last error: UNKNOWN: ipv4:10.9.9.9:1: Connection refused"
+    with Server() as server:
+        server.fault(code="UNAVAILABLE", details=words)
+        error = _error(f"ipv4:{server.address}")
+        outcome = failed(error, f"ipv4:{server.address}", error.trailing_metadata())
+    assert outcome.details == words
+    assert (outcome.sent, outcome.refused) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("0", 0.0),
+        ("15", 0.015),
+        ("2147483647", 2147483.647),
+        (b"20", 0.02),
+        ("-1", -1.0),
+        ("2147483648", -1.0),
+        ("015", -1.0),
+        ("", -1.0),
+        ("1.5", -1.0),
+        ("soon", -1.0),
+    ],
+)
+def test_pushback_is_read_as_its_grfc_says(value: str | bytes, seconds: float) -> None:
+    """A number of milliseconds; what is negative or cannot be parsed forbids a retry."""
+    assert pushback((("other", "1"), ("grpc-retry-pushback-ms", value))) == seconds
+
+
+def test_no_pushback_is_none() -> None:
+    """A server that says nothing leaves the policy as it is."""
+    assert pushback(None) is None
+    assert pushback((("other", "1"),)) is None
+
+
+def test_the_pushback_of_a_real_server_arrives() -> None:
+    """From its trailing metadata to the outcome."""
+    with Server() as server:
+        server.fault(code="UNAVAILABLE", trailing_metadata=(("grpc-retry-pushback-ms", "250"),))
+        error = _error(f"ipv4:{server.address}")
+        assert failed(error, f"ipv4:{server.address}", error.trailing_metadata()).pushback == 0.25

@@ -1,0 +1,179 @@
+"""What a channel begins it ends: threads, descriptors and waits, at close, at exit and when it is collected."""
+
+import gc
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+import grpc
+import pytest
+
+import meshlib
+from meshlib.testing import DnsServer, Server, echo
+
+
+def _until(condition: Callable[[], bool], what: str, timeout: float = 5.0) -> None:
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, f"not in {timeout} s: {what}"
+        time.sleep(0.005)
+
+
+def _control_threads() -> int:
+    return sum(thread.name == "meshlib-control" for thread in threading.enumerate())
+
+
+def test_a_channel_begins_nothing_before_its_first_call() -> None:
+    """No thread and nothing of grpc: it may be built before a fork, and at import."""
+    before = threading.active_count()
+    channel = meshlib.channel("svc-a")
+    assert threading.active_count() == before
+    assert channel.mesh.snapshot().state == "IDLE"
+    channel.close()
+    assert channel.mesh.snapshot().state == "SHUTDOWN"
+
+
+def test_one_control_thread_serves_all_channels_and_ends_with_the_last() -> None:
+    """It is a process's, not a channel's."""
+    with Server() as server:
+        channels = [meshlib.channel(f"static:///{server.address}") for _ in range(3)]
+        for channel in channels:
+            assert channel.unary_unary(echo.UNARY)(b"x", timeout=5) == b"x"
+        assert _control_threads() == 1
+        for channel in channels[:2]:
+            channel.close()
+        assert channels[2].unary_unary(echo.UNARY)(b"x", timeout=5) == b"x"
+        assert _control_threads() == 1
+        channels[2].close()
+        assert _control_threads() == 0
+
+
+def test_a_hundred_cycles_leave_nothing() -> None:
+    """Open, call, close: the check around every test compares threads and descriptors afterwards."""
+    with Server() as server:
+        for _ in range(100):
+            with meshlib.channel(f"static:///{server.address}") as channel:
+                assert channel.unary_unary(echo.UNARY)(b"x", timeout=5) == b"x"
+        assert _control_threads() == 0
+
+
+def test_a_channel_that_is_collected_unclosed_closes_itself() -> None:
+    """As grpc's own does; whoever still holds a multicallable keeps it alive."""
+    with Server() as server:
+        unary = meshlib.channel(f"static:///{server.address}").unary_unary(echo.UNARY)
+        gc.collect()
+        assert unary(b"x", timeout=5) == b"x"
+        del unary
+        gc.collect()
+        _until(lambda: _control_threads() == 0, "the control thread has ended")
+
+
+@pytest.mark.parametrize("wait_for_ready", [False, True])
+def test_close_ends_a_call_that_waits_for_a_name_server(wait_for_ready: bool) -> None:
+    """At once and as CANCELLED, as grpc does; the lookup under way is given up."""
+    with DnsServer() as dns:
+        dns.fault(drop=True)
+        channel = meshlib.channel(f"dns://{dns.address}/svc-a.test:1")
+        errors: list[grpc.RpcError] = []
+
+        def call() -> None:
+            try:
+                channel.unary_unary(echo.UNARY)(b"x", timeout=30, wait_for_ready=wait_for_ready)
+            except grpc.RpcError as error:
+                errors.append(error)
+
+        caller = threading.Thread(target=call)
+        caller.start()
+        dns.wait_for_queries(1)
+        started = time.monotonic()
+        channel.close()
+        caller.join(5)
+        assert not caller.is_alive()
+        assert time.monotonic() - started < 4
+        assert errors[0].code() is grpc.StatusCode.CANCELLED
+        assert errors[0].mesh.local
+
+
+def test_close_ends_a_call_in_its_back_off() -> None:
+    """The wait before a retry is a wait like any other."""
+    with Server() as server:
+        server.fault(code="UNAVAILABLE")
+        retry = meshlib.RetryPolicy(initial_backoff=30.0, max_backoff=30.0)
+        channel = meshlib.channel(f"static:///{server.address}", retry=retry)
+        errors: list[grpc.RpcError] = []
+
+        def call() -> None:
+            try:
+                channel.unary_unary(echo.UNARY)(b"x")
+            except grpc.RpcError as error:
+                errors.append(error)
+
+        caller = threading.Thread(target=call)
+        caller.start()
+        server.wait_until(lambda s: s.calls[echo.UNARY] == 1)
+        _until(lambda: channel.mesh.snapshot().retries_held == 1, "the call backs off")
+        channel.close()
+        caller.join(5)
+        assert not caller.is_alive()
+        assert errors[0].code() is grpc.StatusCode.CANCELLED
+
+
+def test_close_ends_a_call_inside_a_server() -> None:
+    """As grpc's does: CANCELLED, Channel closed!"""
+    with Server() as server:
+        channel = meshlib.channel(f"static:///{server.address}")
+        errors: list[grpc.RpcError] = []
+
+        def call() -> None:
+            try:
+                channel.unary_unary(echo.UNARY)(b"x", metadata=((echo.DELAY_MS, "20000"),))
+            except grpc.RpcError as error:
+                errors.append(error)
+
+        caller = threading.Thread(target=call)
+        caller.start()
+        server.wait_until(lambda s: s.in_flight == 1)
+        channel.close()
+        caller.join(5)
+        assert not caller.is_alive()
+        assert (errors[0].code(), errors[0].details()) == (grpc.StatusCode.CANCELLED, "Channel closed!")
+
+
+def test_closing_twice_and_calling_afterwards_are_as_in_grpc() -> None:
+    """The second close does nothing; a call raises ValueError."""
+    channel = meshlib.channel("static:///127.0.0.1:1")
+    channel.close()
+    channel.close()
+    with pytest.raises(ValueError, match="closed channel"):
+        channel.unary_unary(echo.UNARY)(b"x")
+
+
+EXIT = """
+import sys, threading
+import meshlib
+from meshlib.testing import echo
+channel = meshlib.channel("static:///" + sys.argv[1])
+unary = channel.unary_unary(echo.UNARY)
+assert unary(b"x", timeout=10) == b"x"
+if sys.argv[2] == "busy":
+    threading.Thread(target=lambda: unary(b"x", metadata=((echo.DELAY_MS, "60000"),)), daemon=True).start()
+    future = unary.future(b"x", metadata=((echo.DELAY_MS, "60000"),))
+print("end", flush=True)
+"""
+
+
+@pytest.mark.parametrize("state", ["idle", "busy"])
+def test_a_program_that_closes_nothing_ends(state: str) -> None:
+    """Exit without close never hangs, whatever is under way."""
+    with Server() as server:
+        run = subprocess.run(
+            [sys.executable, "-c", EXIT, server.address, state],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            env={"PYTHONPATH": ":".join(sys.path)},
+            check=False,
+        )
+    assert (run.returncode, run.stdout) == (0, "end\n"), run.stderr
