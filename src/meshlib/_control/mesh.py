@@ -77,4 +77,5 @@ class Mesh:
     def __repr__(self) -> str:
         snapshot = self.snapshot()
         ready = sum(host.state == "READY" for host in snapshot.hosts)
-        return f"<mesh of {snapshot.target} {snapshot.state}: {ready} of {len(snapshot.hosts)} hosts ready>"
+        wire = "plaintext" if self._settings.credentials is None else "TLS"
+        return f"<mesh of {snapshot.target} {wire} {snapshot.state}: {ready} of {len(snapshot.hosts)} hosts ready>"

@@ -9,6 +9,7 @@ import grpc
 
 from meshlib._adapt.options import Options, checked
 from meshlib._control.balancers import REGISTRY as BALANCERS
+from meshlib._control.notices import announce
 from meshlib._control.plugins import REGISTRY as RESOLVERS
 from meshlib._control.sources import Source, source
 from meshlib._core.balancing.contracts import Balancer
@@ -87,12 +88,14 @@ def settle(
         any_scheme=resolver is not None,
         schemes=RESOLVERS,
     )
+    given = checked(options)
+    announce(parsed, given, secure=credentials is not None)
     return Settings(
         target=parsed,
         source=source(parsed, dns or DnsPolicy(), resolver),
         balancer=BALANCERS.resolve(balancer),
         credentials=credentials,
-        options=checked(options),
+        options=given,
         compression=compression,
         interceptors=tuple(interceptors or ()),
         attempt_interceptors=tuple(attempt_interceptors or ()),

@@ -1,0 +1,40 @@
+"""What an operator should know of a channel when it is made, said once."""
+
+import logging
+import os
+from collections.abc import Mapping
+from typing import Final
+
+from meshlib._adapt.options import Options
+from meshlib._core.target import Target
+
+__all__ = ["announce"]
+
+_log = logging.getLogger("meshlib")
+
+PROXY_VARIABLES: Final = ("grpc_proxy", "https_proxy", "http_proxy")
+"""What C-core reads, in its order."""
+
+_told: set[str] = set()
+
+
+def announce(target: Target, options: Options, *, secure: bool, environ: Mapping[str, str] = os.environ) -> None:
+    """Logs that a channel is in plaintext, and that a proxy will not be used, once per target and once per proxy."""
+    if not secure and target.scheme != "unix" and _first(f"plaintext {target.text}"):
+        _log.info("%s: plaintext; pass credentials=grpc.ssl_channel_credentials() to encrypt", target.text)
+    if any(name == "grpc.enable_http_proxy" for name, _ in options):
+        return
+    variable = next((name for name in PROXY_VARIABLES if environ.get(name)), None)
+    if variable is not None and not target.native and _first(f"proxy {variable}"):
+        _log.warning(
+            "%s is set, and connections of meshlib do not use it: they go to the addresses of instances, which no "
+            'no_proxy entry by name would spare; pass options=[("grpc.enable_http_proxy", 1)] to use it',
+            variable,
+        )
+
+
+def _first(what: str) -> bool:
+    if what in _told:
+        return False
+    _told.add(what)
+    return True
