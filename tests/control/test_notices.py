@@ -1,7 +1,6 @@
 """What is said once when a channel is made."""
 
 import logging
-from collections.abc import Iterator
 
 import pytest
 
@@ -10,9 +9,8 @@ from meshlib._core.target import parse_target
 
 
 @pytest.fixture(autouse=True)
-def _forget(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _forget(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(notices, "_told", set())
-    yield
 
 
 def _said(caplog: pytest.LogCaptureFixture, target: str, **arguments: object) -> list[str]:

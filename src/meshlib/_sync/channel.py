@@ -40,7 +40,9 @@ class _Plain(grpc.Channel):
             meter_provider=settings.meter_provider,
         )
         self.connectivity = Connectivity(clock)
-        self.lease = Lease(settings, self.connectivity.changed, telemetry, factory)
+        self.lease = Lease(
+            settings, self.connectivity.changed, telemetry, forked=self.connectivity.renew, factory=factory
+        )
         self._known: dict[tuple[str, str, Any, Any, bool], Any] = {}
 
     def _made(self, kind: str, method: str, serializer: Any, deserializer: Any, registered: bool | None) -> Any:

@@ -17,6 +17,7 @@ from meshlib._core.host import Host
 from meshlib._sync import control
 from meshlib._sync.control import Process
 from meshlib._sync.subchannels import Factory, Subchannel
+from meshlib._sync.waiting import Timer
 
 if TYPE_CHECKING:
     from meshlib.telemetry import Telemetry
@@ -56,6 +57,7 @@ class Runtime:
         self.closed = False
         self.aside = 0
         """Attempts no thread is blocked in: those of futures and streams."""
+        self._aside_lock = self.clock.lock()
         self._factory = factory
         self._watch = watch
         self.cluster = Cluster(
@@ -100,6 +102,19 @@ class Runtime:
         if not call.woken:
             timer = call.next_timer()
             event.wait(None if timer is None else max(0.0, timer - self.now()))
+
+    def call_at(self, when: float, fn: Callable[[], None]) -> Timer | None:
+        """Has the control thread call ``fn`` at ``when``, a monotonic second; None if there is no such thread any more.
+        Any thread may ask for it."""
+        try:
+            return Timer(self.loop, self.clock, when, fn)
+        except RuntimeError:
+            return None
+
+    def count_aside(self, change: int) -> None:
+        """An attempt of a future or stream begins (1) or has ended (-1)."""
+        with self._aside_lock:
+            self.aside += change
 
     def resolve_now(self) -> None:
         """Has the name looked up at once."""
@@ -149,15 +164,23 @@ class Lease:
         settings: what the channel is built from.
         watch: told the channel's own state whenever it changes.
         telemetry: of the channel.
+        forked: called before the first runtime in a forked child is made.
         factory: makes grpc channels.
     """
 
-    __slots__ = ("__weakref__", "_factory", "_runtime", "_watch", "closed", "settings", "telemetry")
+    __slots__ = ("__weakref__", "_factory", "_forked", "_runtime", "_watch", "closed", "settings", "telemetry")
 
     def __init__(
-        self, settings: Settings, watch: Callable[[int], None], telemetry: "Telemetry", factory: Factory = grpc_channel
+        self,
+        settings: Settings,
+        watch: Callable[[int], None],
+        telemetry: "Telemetry",
+        *,
+        forked: Callable[[], None] = lambda: None,
+        factory: Factory = grpc_channel,
     ) -> None:
         self.settings = settings
+        self._forked = forked
         self.telemetry = telemetry
         self.closed = False
         self._watch = watch
@@ -189,6 +212,8 @@ class Lease:
                 raise ValueError(CLOSED_CHANNEL)
             runtime = self._runtime
             if runtime is None or runtime.process is not process:
+                if runtime is not None:
+                    self._forked()
                 runtime = self._runtime = Runtime(
                     self.settings, process, watch=self._watch, telemetry=self.telemetry, factory=self._factory
                 )
