@@ -1,6 +1,7 @@
-"""Where the sync shell gets time, locks and threads from: one place, so that a test can put another world there."""
+"""Where the sync shell gets time, chance, locks and threads from: one place, so a test can put another world there."""
 
 import asyncio
+import random
 import threading
 import time
 from collections.abc import Callable
@@ -26,6 +27,10 @@ class Clock:
     """The real world."""
 
     now: Callable[[], float] = staticmethod(time.monotonic)
+
+    def rng(self) -> random.Random:
+        """What draws jitter and lots."""
+        return random.Random()
 
     def lock(self) -> AbstractContextManager[Any]:
         """A lock that is not re-entrant."""

@@ -14,14 +14,13 @@ thread is inside a call.
 import asyncio
 import atexit
 import os
-import random
 import threading
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, final
 
 from meshlib._control.shared import Resolutions
-from meshlib._sync.clock import CLOCK, Clock
+from meshlib._sync.clock import CLOCK, Clock, Event
 
 if TYPE_CHECKING:
     from meshlib._sync.runtime import Runtime
@@ -73,11 +72,11 @@ class Process:
 
     def __init__(self, clock: Clock = CLOCK) -> None:
         self.clock = clock
-        self.lock = threading.Lock()
+        self.lock = clock.lock()
         """Guards the making of runtimes and the life of the control thread."""
         self.pid = os.getpid()
         self.loop: asyncio.AbstractEventLoop | None = None
-        self.resolutions = Resolutions(clock=clock.now, rng=random.Random())
+        self.resolutions = Resolutions(clock=clock.now, rng=clock.rng())
         """What the channels look up, shared among them; used on the loop only."""
         self.runtimes: weakref.WeakSet[Runtime] = weakref.WeakSet()
         self.live: weakref.WeakSet[object] = weakref.WeakSet()
@@ -89,7 +88,7 @@ class Process:
         """``runtime`` needs the control thread from now on. Called under :attr:`lock`."""
         if self.loop is None:
             loop = self.clock.loop()
-            started = threading.Event()
+            started = self.clock.event()
             self._thread = self.clock.spawn(lambda: _run(loop, self.resolutions, started), "meshlib-control")
             started.wait(EXIT_PATIENCE)
             self.loop = loop
@@ -118,7 +117,7 @@ class Process:
         return sum(runtime.blocked() for runtime in self.runtimes)
 
 
-def _run(loop: asyncio.AbstractEventLoop, resolutions: Resolutions, started: threading.Event) -> None:
+def _run(loop: asyncio.AbstractEventLoop, resolutions: Resolutions, started: Event) -> None:
     asyncio.set_event_loop(loop)
     loop.call_soon(started.set)
     try:

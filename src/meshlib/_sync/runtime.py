@@ -1,7 +1,6 @@
 """One channel in one process: its machine, its control plane and its subchannels."""
 
 import os
-import random
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, final
@@ -63,7 +62,7 @@ class Runtime:
         self.cluster = Cluster(
             settings.target.text,
             balancer=settings.balancer,
-            rng=random.Random(),
+            rng=self.clock.rng(),
             lock=self.clock.lock(),
             budget=settings.retry_budget,
             attention=self._attention,
