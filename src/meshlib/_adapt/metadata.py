@@ -1,9 +1,10 @@
 """Request metadata: what the caller gave, and what the mesh adds for one attempt."""
 
+import re
 from collections.abc import Iterable
 from typing import Any, Final
 
-__all__ = ["PREVIOUS_ATTEMPTS_KEY", "Metadata", "for_attempt", "given"]
+__all__ = ["PREVIOUS_ATTEMPTS_KEY", "Metadata", "for_attempt", "given", "valid"]
 
 PREVIOUS_ATTEMPTS_KEY: Final = "grpc-previous-rpc-attempts"
 """How many attempts a server may have seen before this one; absent on the first (gRFC A6)."""
@@ -21,3 +22,45 @@ def for_attempt(metadata: Metadata, previous: int) -> Metadata | None:
     if previous:
         return (*metadata, (PREVIOUS_ATTEMPTS_KEY, str(previous)))
     return metadata or None
+
+
+_KEY: Final = re.compile(rb"[-_.0-9a-z]+")
+_VALUE: Final = re.compile(rb"[ -~]*")
+
+
+def valid(metadata: Metadata) -> bool:
+    """Whether C-core will take the metadata; it answers INTERNAL to what it does not.
+
+    grpc finds out when it starts an attempt. A call that has to wait for a host first is to say so at once as well.
+
+    Raises:
+        TypeError: a part has the wrong type; type and text of the error are grpc's.
+        ValueError: an item is no pair.
+    """
+    for item in metadata:
+        try:
+            key, value = item
+        except ValueError:
+            count = len(item)
+            if count > 2:
+                raise ValueError("too many values to unpack (expected 2)") from None
+            raise ValueError(f"need more than {count} value{'s' * (count != 1)} to unpack") from None
+        name = _encoded(key)
+        if name.endswith(b"-bin"):
+            if not isinstance(value, bytes):
+                raise TypeError(f'Binary metadata key="{key}" expected bytes, got {type(value)}')
+        elif not _VALUE.fullmatch(_encoded(value)):
+            return False
+        if not _KEY.fullmatch(name):
+            return False
+    return True
+
+
+def _encoded(text: Any) -> bytes:
+    if text is None:
+        return b""
+    if isinstance(text, bytes):
+        return text
+    if isinstance(text, str):
+        return text.encode("utf-8")
+    raise TypeError(f"Expected str, not {type(text)}")

@@ -1,16 +1,24 @@
 """What a stub calls: one multicallable per method, of the four kinds."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import grpc
+import grpc.experimental
 
 from meshlib._adapt.metadata import given
-from meshlib._sync.runtime import Lease
+from meshlib._sync.engine import Engine
+from meshlib._sync.futures import CLOSED_FUTURE, Future, invoke, result
+from meshlib._sync.runtime import CLOSED_CHANNEL, Lease
+from meshlib._sync.streams import ResponseStream, StreamEngine
 from meshlib._sync.subchannels import Method
 from meshlib._sync.unary import blocking, serialized
 
-__all__ = ["UnaryUnary"]
+__all__ = ["StreamStream", "StreamUnary", "UnaryStream", "UnaryUnary"]
+
+Metadata = Iterable[tuple[str, Any]] | None
+
+_SINGLE_THREADED = grpc.experimental.ChannelOptions.SingleThreadedUnaryStream
 
 
 class Multicallable:
@@ -22,6 +30,9 @@ class Multicallable:
         self._lease = lease
         self._method = method
         self._plan = lease.settings.methods.plan(method.name)
+
+    def _invoke(self, kind: type[Engine], request: Any, *options: Any) -> Engine:
+        return invoke(kind, self._lease, self._method, self._plan, request, *options)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._method.name} {self._lease.settings.target.text}>"
@@ -36,12 +47,17 @@ class UnaryUnary(Multicallable, grpc.UnaryUnaryMultiCallable):  # type: ignore[t
         self,
         request: Any,
         timeout: float | None = None,
-        metadata: Iterable[tuple[str, Any]] | None = None,
+        metadata: Metadata = None,
         credentials: grpc.CallCredentials | None = None,
         wait_for_ready: bool | None = None,
         compression: grpc.Compression | None = None,
     ) -> Any:
         method = self._method
+        if self._plan.hedging is not None:
+            engine = self._invoke(
+                Engine, request, timeout, metadata, credentials, wait_for_ready, compression, CLOSED_CHANNEL
+            )
+            return result(engine)
         data = serialized(request, method)
         return blocking(
             self._lease.runtime(), method, self._plan, data, timeout, given(metadata), credentials, wait_for_ready,
@@ -52,14 +68,123 @@ class UnaryUnary(Multicallable, grpc.UnaryUnaryMultiCallable):  # type: ignore[t
         self,
         request: Any,
         timeout: float | None = None,
-        metadata: Iterable[tuple[str, Any]] | None = None,
+        metadata: Metadata = None,
         credentials: grpc.CallCredentials | None = None,
         wait_for_ready: bool | None = None,
         compression: grpc.Compression | None = None,
     ) -> Any:
         method = self._method
+        if self._plan.hedging is not None:
+            engine = self._invoke(
+                Engine, request, timeout, metadata, credentials, wait_for_ready, compression, CLOSED_CHANNEL
+            )
+            return result(engine), Future(engine)
         data = serialized(request, method)
         return blocking(
             self._lease.runtime(), method, self._plan, data, timeout, given(metadata), credentials, wait_for_ready,
             compression, True,
         )  # fmt: skip
+
+    def future(
+        self,
+        request: Any,
+        timeout: float | None = None,
+        metadata: Metadata = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> Any:
+        return Future(self._invoke(Engine, request, timeout, metadata, credentials, wait_for_ready, compression))
+
+
+class UnaryStream(Multicallable, grpc.UnaryStreamMultiCallable):  # type: ignore[type-arg]
+    """One request, a stream of responses."""
+
+    __slots__ = ("_closed",)
+
+    def __init__(self, lease: Lease, method: Method) -> None:
+        super().__init__(lease, method)
+        single_threaded = any(name == _SINGLE_THREADED for name, _ in lease.settings.options)
+        self._closed = CLOSED_CHANNEL if single_threaded else CLOSED_FUTURE
+        """grpc's words depend on the option, which has no other effect here."""
+
+    def __call__(
+        self,
+        request: Any,
+        timeout: float | None = None,
+        metadata: Metadata = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> Any:
+        return ResponseStream(
+            self._invoke(
+                StreamEngine, request, timeout, metadata, credentials, wait_for_ready, compression, self._closed
+            )
+        )
+
+
+class StreamUnary(Multicallable, grpc.StreamUnaryMultiCallable):  # type: ignore[type-arg]
+    """A stream of requests, one response."""
+
+    __slots__ = ()
+
+    def __call__(
+        self,
+        request_iterator: Iterator[Any],
+        timeout: float | None = None,
+        metadata: Metadata = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> Any:
+        engine = self._invoke(
+            Engine, request_iterator, timeout, metadata, credentials, wait_for_ready, compression, CLOSED_CHANNEL
+        )
+        return result(engine)
+
+    def with_call(
+        self,
+        request_iterator: Iterator[Any],
+        timeout: float | None = None,
+        metadata: Metadata = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> Any:
+        engine = self._invoke(
+            Engine, request_iterator, timeout, metadata, credentials, wait_for_ready, compression, CLOSED_CHANNEL
+        )
+        return result(engine), Future(engine)
+
+    def future(
+        self,
+        request_iterator: Iterator[Any],
+        timeout: float | None = None,
+        metadata: Metadata = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> Any:
+        return Future(
+            self._invoke(Engine, request_iterator, timeout, metadata, credentials, wait_for_ready, compression)
+        )
+
+
+class StreamStream(Multicallable, grpc.StreamStreamMultiCallable):  # type: ignore[type-arg]
+    """A stream of requests, a stream of responses."""
+
+    __slots__ = ()
+
+    def __call__(
+        self,
+        request_iterator: Iterator[Any],
+        timeout: float | None = None,
+        metadata: Metadata = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> Any:
+        return ResponseStream(
+            self._invoke(StreamEngine, request_iterator, timeout, metadata, credentials, wait_for_ready, compression)
+        )

@@ -19,10 +19,10 @@ from meshlib._sync.subchannels import METHODS_KEPT, Factory, Method
 __all__ = ["Channel"]
 
 _KINDS: dict[str, Callable[[Lease, Method], Any]] = {
-    "unary_unary": getattr(callables, "UnaryUnary", None),
-    "unary_stream": getattr(callables, "UnaryStream", None),
-    "stream_unary": getattr(callables, "StreamUnary", None),
-    "stream_stream": getattr(callables, "StreamStream", None),
+    "unary_unary": callables.UnaryUnary,
+    "unary_stream": callables.UnaryStream,
+    "stream_unary": callables.StreamUnary,
+    "stream_stream": callables.StreamStream,
 }
 
 

@@ -1,0 +1,419 @@
+"""A call that blocks nobody: its machine, the attempts that grpc runs for it, and those who wait for its end.
+
+The application holds a handle, the handle holds the engine, and grpc's callbacks, the control thread's timers and the
+cluster hold the engine while they have something to tell it. None of them holds the handle: collecting that cancels the
+call, as it does with grpc's own.
+
+Several threads feed the machine, each under the engine's lock. What it commands is performed after the lock is given
+back, so two threads may perform at once; an attempt is therefore marked before it is touched (cancelled while it
+starts, reported once).
+"""
+
+import contextvars
+import logging
+from collections.abc import Callable
+from enum import Enum
+from functools import partial
+from threading import get_ident
+from typing import Any, Final, Protocol, final
+
+import grpc
+
+from meshlib._adapt import outcomes
+from meshlib._adapt.metadata import Metadata, for_attempt, valid
+from meshlib._core.call import Call, Commands, State
+from meshlib._core.cluster import CLOSED
+from meshlib._core.commands import CancelAttempt, Finish, StartAttempt
+from meshlib._core.policy import Plan
+from meshlib._core.status import OK, Outcome, local
+from meshlib._sync import control
+from meshlib._sync.control import gate
+from meshlib._sync.requests import Requests
+from meshlib._sync.runtime import Runtime
+from meshlib._sync.subchannels import Method
+from meshlib._sync.waiting import Monitor, Timer
+
+__all__ = ["ABANDONED", "CANCELLED", "Attempt", "Engine", "Place"]
+
+_log = logging.getLogger("meshlib")
+
+CANCELLED: Final = local("CANCELLED", "Locally cancelled by application!")
+ABANDONED: Final = local("CANCELLED", "Cancelled upon garbage collection!")
+INVALID_METADATA: Final = local("INTERNAL", "Invalid metadata")
+"""What grpc answers, to the letter."""
+
+
+class Place(Enum):
+    """Whose thread is at work, and so what may be done on it."""
+
+    USER = "the application's, inside one of our methods: no callbacks, it may hold locks they need"
+    GRPC = "grpc's, which delivers events: no waiting, other calls depend on it"
+    CONTROL = "the control thread: neither"
+    ASIDE = "a short-lived one: both"
+
+
+class GrpcCall(Protocol):
+    """What is used of the object that grpc gives for an attempt."""
+
+    def code(self) -> Any: ...
+    def details(self) -> Any: ...
+    def initial_metadata(self) -> Any: ...
+    def trailing_metadata(self) -> Any: ...
+    def cancel(self) -> Any: ...
+    def done(self) -> bool: ...
+    def result(self) -> Any: ...
+    def add_done_callback(self, fn: Callable[[Any], None]) -> None: ...
+    def __next__(self) -> Any: ...
+
+
+@final
+class Attempt:
+    """What the shell keeps of an attempt, beside the machine's record of it. Written under the engine's lock."""
+
+    __slots__ = ("call", "cancelled", "command", "ended", "readers", "reported", "starter")
+
+    def __init__(self, command: StartAttempt) -> None:
+        self.command = command
+        self.call: GrpcCall | None = None
+        """grpc's, once it has been started."""
+        self.cancelled = False
+        self.ended = False
+        """grpc says it has ended, and a reader has yet to say what it found before."""
+        self.readers = 0
+        """Threads inside its ``next()``."""
+        self.reported = False
+        self.starter: tuple[int, Place] | None = None
+        """The thread that is starting it, to tell whether grpc's callback comes on that one."""
+
+    @property
+    def stands(self) -> bool:
+        """Whether its answer may still count."""
+        return not self.reported and not self.cancelled and self.command.outcome is None
+
+
+class Engine:
+    """One call.
+
+    Args:
+        runtime: of the channel.
+        method: what is called.
+        plan: its policies.
+        request: the request as bytes, or the stream of them.
+        timeout: seconds; None: the policy's.
+        metadata: the application's.
+        credentials: of the call.
+        wait_for_ready: None: the policy's.
+        compression: of the call.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        method: Method,
+        plan: Plan,
+        request: bytes | Requests,
+        timeout: float | None,
+        metadata: Metadata,
+        credentials: grpc.CallCredentials | None,
+        wait_for_ready: bool | None,
+        compression: grpc.Compression | None,
+    ) -> None:
+        streaming = method.kind.endswith("stream")
+        if timeout is None:
+            timeout = plan.stream_timeout if streaming else plan.timeout
+        started = runtime.now()
+        self.call = Call(
+            runtime.cluster,
+            plan,
+            method.name,
+            metadata=metadata,
+            deadline=None if timeout is None else started + timeout,
+            wait_for_ready=plan.wait_for_ready if wait_for_ready is None else wait_for_ready,
+            streaming=streaming,
+        )
+        self.call.begun = started
+        self.runtime = runtime
+        self.outcome: Outcome | None = None
+        """How the call ended, from then on."""
+        self.source: GrpcCall | None = None
+        """The attempt that speaks for the call, once it has ended."""
+        self.monitor = Monitor(runtime.clock)
+        self._lock = self.monitor.lock
+        self._method = method
+        self._request = request
+        self._valid = valid(metadata)
+        self._metadata = runtime.telemetry.started(self.call, metadata)
+        self._credentials = credentials
+        self._compression = compression
+        self._context = contextvars.copy_context()
+        self._attempts: dict[int, Attempt] = {}
+        self._callbacks: list[Callable[[], None]] | None = []
+        self._timer: Timer | None = None
+        self._due: float | None = None
+
+    # What the handle does.
+
+    def begin(self) -> None:
+        """Starts the call, on the caller's thread.
+
+        Raises:
+            Exception: what grpc raised at the invocation of the first attempt.
+        """
+        self.runtime.process.live.add(self)
+        self.call.waker = partial(self._feed, self.call.on_endpoints, Place.CONTROL)
+        if not self._valid:
+            self.cancel(INVALID_METADATA)
+            return
+        with self._lock:
+            commands = self._settled(self.call.begin(now=self.call.begun))
+        for command in commands:
+            if type(command) is StartAttempt:
+                error = self._launch(self._attempts[command.n], Place.USER)
+                if error is not None:
+                    self.cancel(CANCELLED)  # a policy might retry what the caller is being told of
+                    raise error
+            else:
+                self._perform((command,), Place.USER)
+
+    def cancel(self, outcome: Outcome, place: Place = Place.USER) -> bool:
+        """Ends the call with ``outcome``; False if it has ended already."""
+        with self._lock:
+            commands = self._settled(self.call.on_cancel(outcome, now=self.runtime.now()))
+        self._perform(commands, place)
+        return bool(commands)
+
+    def abandon(self) -> None:
+        """The handle was collected. That may happen on any thread at any point of it, so nothing is locked here; in the
+        child of a fork nothing is done at all."""
+        if self.outcome is None and self.runtime.process is control.current():
+            try:
+                self.runtime.loop.call_soon_threadsafe(self.cancel, ABANDONED, Place.CONTROL)
+            except RuntimeError:
+                return  # the loop has ended with the last channel, and the call with it
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Blocks until the call has ended; False if it has not after ``timeout`` seconds."""
+        return self.outcome is not None or self.monitor.wait_for(lambda: self.outcome, timeout) is not None
+
+    def add_callback(self, callback: Callable[[], None]) -> bool:
+        """Has ``callback`` called once at the end of the call; False, and it is not, if that is over."""
+        with self._lock:
+            if self._callbacks is None:
+                return False
+            self._callbacks.append(callback)
+            return True
+
+    def headers(self) -> Any:
+        """Blocks until there is initial metadata that may be handed on: that of an attempt which counts from then on,
+        or of the call that has ended.
+
+        Empty metadata commits to nothing: it tells nothing, and grpc shows it a moment before it shows that an attempt
+        failed without any.
+        """
+        while (attempt := self.monitor.wait_for(lambda: self.current() or self.outcome)) is not None:
+            if not isinstance(attempt, Attempt):
+                break
+            assert attempt.call is not None
+            headers = attempt.call.initial_metadata()
+            if attempt.call.done():
+                self.monitor.wait_for(lambda attempt=attempt: attempt.reported or self.outcome)  # type: ignore[misc]
+            elif not headers or self.commit(attempt.command.n, "headers"):
+                return headers
+        return () if self.source is None else self.source.initial_metadata()
+
+    # What streams need to know, and tell.
+
+    def current(self) -> Attempt | None:
+        """The attempt whose answer may count, the newest if there are several. Called under the lock."""
+        committed = self.call.committed
+        for attempt in reversed(self._attempts.values()):
+            if attempt.stands and attempt.call is not None and committed in (0, attempt.command.n):
+                return attempt
+        return None
+
+    def commit(self, n: int, why: str) -> bool:
+        """Attempt ``n`` counts from now on, whatever comes; False if it no longer can."""
+        attempt = self._attempts[n]
+        call = self.call
+        with self._lock:
+            if not attempt.stands or call.committed not in (0, n) or call.state is State.DONE:
+                return False
+            commands = self._settled(call.on_commit(n, why, now=self.runtime.now()))
+        if isinstance(self._request, Requests):
+            self._request.committed(n)
+        self._perform(commands, Place.USER)
+        return True
+
+    def fail(self, outcome: Outcome) -> None:
+        """The application's requests failed."""
+        self.cancel(outcome)
+
+    def report(self, attempt: Attempt, place: Place, outcome: Outcome | None = None) -> None:
+        """Attempt has ended; only the first to say so is heard."""
+        call = attempt.call
+        if outcome is None:
+            assert call is not None
+            subchannel: Any = attempt.command.host.subchannel
+            if call.code() is grpc.StatusCode.OK:
+                outcome = OK
+            else:
+                outcome = outcomes.failed(call, subchannel.target, call.trailing_metadata())
+        with self._lock:
+            if attempt.reported:
+                return
+            attempt.reported = True
+            commands = self._settled(self.call.on_outcome(attempt.command.n, outcome, now=self.runtime.now()))
+            self.monitor.notify()
+        self.runtime.count_aside(-1)
+        if isinstance(self._request, Requests):
+            self._request.stop(attempt.command.n)
+        self._perform(commands, place)
+
+    # Driving the machine.
+
+    def _feed(self, step: Callable[..., Commands], place: Place) -> None:
+        with self._lock:
+            commands = self._settled(step(now=self.runtime.now()))
+        self._perform(commands, place)
+
+    def _settled(self, commands: Commands) -> Commands:
+        """What follows from a step of the machine, under the lock."""
+        call = self.call
+        if call.state is State.BACKOFF and call.cluster.closed:
+            commands = (*commands, *call.on_endpoints(now=self.runtime.now()))
+        for command in commands:
+            if type(command) is StartAttempt:
+                self._attempts[command.n] = Attempt(command)
+        due = call.next_timer()
+        if due != self._due:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._due = due
+            self._timer = None if due is None else self.runtime.call_at(due, self._on_timer)
+        return commands
+
+    def _on_timer(self) -> None:
+        with self._lock:
+            self._due = self._timer = None
+            commands = self._settled(self.call.on_timer(now=self.runtime.now()))
+        self._perform(commands, Place.CONTROL)
+
+    def _perform(self, commands: Commands, place: Place) -> None:
+        for command in commands:
+            if type(command) is StartAttempt:
+                error = self._launch(self._attempts[command.n], place)
+                if error is not None and not isinstance(error, Exception):
+                    raise error  # KeyboardInterrupt
+            elif type(command) is CancelAttempt:
+                self._stop(self._attempts[command.n])
+            else:
+                assert type(command) is Finish
+                self._finish(command, place)
+
+    def _launch(self, attempt: Attempt, place: Place) -> BaseException | None:
+        """Starts an attempt here, or on a thread of its own where it might have to wait or runs interceptors."""
+        if place is Place.USER or place is Place.ASIDE:
+            if gate.closed:
+                gate.wait()
+            return self._send(attempt, place)
+        if gate.closed or self.runtime.settings.attempt_interceptors:
+            self._aside(lambda: self._launch(attempt, Place.ASIDE))
+            return None
+        return self._send(attempt, place)
+
+    def _send(self, attempt: Attempt, place: Place) -> BaseException | None:
+        """Hands an attempt to grpc; returns what grpc raised."""
+        command = attempt.command
+        request: Any = self._request
+        self.runtime.count_aside(1)
+        if attempt.cancelled:
+            self.report(attempt, place, CANCELLED)
+            return None
+        if isinstance(request, Requests):
+            request = request.feed(self, command.n)
+        subchannel: Any = command.host.subchannel
+        send = subchannel.multicallable(self._method)
+        if self._method.kind.endswith("unary"):
+            send = send.future
+        metadata = for_attempt(self._metadata, command.previous)
+        arguments = (request, command.timeout, metadata, self._credentials, None, self._compression)
+        try:
+            # Later attempts see the context variables that the first one did.
+            call = send(*arguments) if command.n == 1 else self._context.copy().run(send, *arguments)
+        except BaseException as error:  # noqa: BLE001 - raised by begin() or, KeyboardInterrupt, by _perform()
+            closed = self.call.cluster.closed
+            details = f"attempt {command.n} could not be started: {error!r}"
+            self.report(attempt, place, CLOSED if closed else local("INTERNAL", details))
+            return error
+        attempt.starter = get_ident(), place
+        with self._lock:
+            attempt.call = call
+            cancelled = attempt.cancelled
+            self.monitor.notify()
+        if cancelled:
+            self._stop(attempt)
+        call.add_done_callback(partial(self._on_done, attempt))
+        attempt.starter = None
+        self.started(attempt)
+        return None
+
+    def started(self, attempt: Attempt) -> None:
+        """Grpc has the attempt."""
+
+    def _on_done(self, attempt: Attempt, _: object) -> None:
+        """grpc's callback. While a reader is inside the attempt's ``next()``, it alone knows whether a message came
+        before the end, and reports."""
+        with self._lock:
+            if attempt.readers and not self.call.committed:
+                attempt.ended = True
+                return
+        starter = attempt.starter
+        self.report(attempt, starter[1] if starter is not None and starter[0] == get_ident() else Place.GRPC)
+
+    def _stop(self, attempt: Attempt) -> None:
+        with self._lock:
+            attempt.cancelled = True
+            call = attempt.call
+        if call is not None:
+            # In this order: to the end of its requests grpc would answer with the end of the stream.
+            call.cancel()
+            if isinstance(self._request, Requests):
+                self._request.stop(attempt.command.n)
+
+    def _finish(self, command: Finish, place: Place) -> None:
+        if place is Place.CONTROL and self.call.span is not None:
+            self._aside(lambda: self._finish(command, Place.ASIDE))
+            return
+        call, outcome = self.call, command.outcome
+        self.runtime.telemetry.ended(call, outcome, now=self.runtime.now())
+        call.waker = None
+        if isinstance(self._request, Requests):
+            self._request.close()
+        with self._lock:
+            speaker = self._attempts.get(command.n or call.committed)
+            self.source = None if speaker is None else speaker.call
+            self.outcome = outcome
+            callbacks, self._callbacks = self._callbacks, None
+            self.monitor.notify()
+        if not callbacks:
+            return
+        if place is Place.GRPC or place is Place.ASIDE:
+            _call_all(callbacks)
+        else:
+            self._aside(lambda: _call_all(callbacks))
+
+    def _aside(self, target: Callable[[], object]) -> None:
+        """Does something on a short-lived thread."""
+
+        def run() -> None:
+            target()
+
+        self.runtime.clock.spawn(run, f"meshlib-call-{self._method.name}")
+
+
+def _call_all(callbacks: list[Callable[[], None]]) -> None:
+    for callback in callbacks:
+        try:
+            callback()
+        except Exception:  # noqa: BLE001 - it is the application's, and others wait for their turn
+            _log.exception("a callback of a call failed: %r", callback)

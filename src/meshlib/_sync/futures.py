@@ -1,0 +1,222 @@
+"""What the application holds of a call that does not block it: ``grpc.Call``, ``grpc.Future`` and ``grpc.RpcError``.
+
+grpc's call object is all three at once, and so is this: ``result()`` raises the object itself.
+"""
+
+import sys
+from collections.abc import Callable, Iterable
+from functools import partial
+from types import TracebackType
+from typing import Any, final
+
+import grpc
+
+from meshlib._adapt import grpcio
+from meshlib._adapt.errors import status_code
+from meshlib._adapt.metadata import given
+from meshlib._core.policy import Plan, RetryPolicy
+from meshlib._core.status import OK, Outcome
+from meshlib._core.view import CallMesh
+from meshlib._sync.engine import ABANDONED, CANCELLED, Engine
+from meshlib._sync.requests import Requests
+from meshlib._sync.runtime import Lease
+from meshlib._sync.subchannels import Method
+from meshlib._sync.unary import failure, serialized
+
+__all__ = ["CLOSED_FUTURE", "Future", "Handle", "invoke", "result"]
+
+CLOSED_FUTURE = "Cannot invoke RPC: Channel closed!"
+"""What grpc raises as ``ValueError`` where the call would not have blocked, to the letter."""
+
+BUFFER_SIZE = RetryPolicy().buffer_size
+"""Bytes of requests kept without a policy that says so, for an attempt that C-core refuses before it is sent."""
+
+
+class Handle(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg]
+    """A call under way, or ended. Collecting it cancels the call."""
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__()
+        self._engine = engine
+
+    @property
+    def mesh(self) -> CallMesh:
+        """What the mesh did for the call, up to now."""
+        return CallMesh(self._engine.call, self._engine.outcome)
+
+    # grpc.RpcContext
+
+    def is_active(self) -> bool:
+        return self._engine.outcome is None
+
+    def time_remaining(self) -> float | None:  # type: ignore[override]
+        deadline = self._engine.call.deadline
+        return None if deadline is None else max(0.0, deadline - self._engine.runtime.now())
+
+    def cancel(self) -> bool:
+        return self._engine.cancel(CANCELLED)
+
+    def add_callback(self, callback: Callable[[], None]) -> bool:
+        return self._engine.add_callback(callback)
+
+    # grpc.Call
+
+    def initial_metadata(self) -> Any:
+        return self._engine.headers()
+
+    def trailing_metadata(self) -> Any:
+        source = self._ended().source
+        return () if source is None else source.trailing_metadata()
+
+    def code(self) -> grpc.StatusCode:
+        return status_code(self._outcome().code)
+
+    def details(self) -> str:
+        outcome, engine = self._outcome(), self._engine
+        if outcome.error is not None and len(engine.call.attempts) > 1:
+            return engine.call.explain(outcome)
+        if outcome is OK and engine.source is not None:
+            return engine.source.details() or ""
+        return outcome.details
+
+    def debug_error_string(self) -> str:
+        """C-core's account of the last attempt."""
+        return grpcio.debug_string(self._ended().source)
+
+    # grpc.Future
+
+    def cancelled(self) -> bool:
+        outcome = self._engine.outcome
+        return outcome is CANCELLED or outcome is ABANDONED
+
+    def running(self) -> bool:
+        return self._engine.outcome is None
+
+    def done(self) -> bool:
+        return self._engine.outcome is not None
+
+    def result(self, timeout: float | None = None) -> Any:
+        if self._failed(timeout):
+            raise self
+        source = self._engine.source
+        assert source is not None
+        return source.result()
+
+    def exception(self, timeout: float | None = None) -> "Handle | None":
+        return self if self._failed(timeout) else None
+
+    def traceback(self, timeout: float | None = None) -> TracebackType | None:
+        if not self._failed(timeout):
+            return None
+        try:
+            raise self
+        except grpc.RpcError:
+            return sys.exc_info()[2]
+
+    def add_done_callback(self, fn: Callable[[Any], None]) -> None:
+        if not self._engine.add_callback(partial(fn, self)):
+            fn(self)
+
+    def _ended(self) -> Engine:
+        self._engine.wait()
+        return self._engine
+
+    def _outcome(self) -> Outcome:
+        outcome = self._ended().outcome
+        assert outcome is not None
+        return outcome
+
+    def _failed(self, timeout: float | None) -> bool:
+        """Waits for the end; whether it is a failure."""
+        if not self._engine.wait(timeout):
+            raise grpc.FutureTimeoutError
+        if self.cancelled():
+            raise grpc.FutureCancelledError
+        return self._outcome().code != "OK"
+
+    def __str__(self) -> str:
+        outcome = self._engine.outcome
+        if outcome is None:
+            return self._engine.call.state.value
+        return outcome.code if outcome.code == "OK" else f"{outcome.code}: {self.details()}"
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._engine.call.method} {self}>"
+
+    def __del__(self) -> None:
+        self._engine.abandon()
+
+
+@final
+class Future(Handle):
+    """A call with one response."""
+
+
+def invoke(
+    kind: type[Engine],
+    lease: Lease,
+    method: Method,
+    plan: Plan,
+    request: Any,
+    timeout: float | None,
+    metadata: Iterable[tuple[str, Any]] | None,
+    credentials: grpc.CallCredentials | None,
+    wait_for_ready: bool | None,
+    compression: grpc.Compression | None,
+    closed: str = CLOSED_FUTURE,
+) -> Engine:
+    """Starts a call without waiting for anything.
+
+    Args:
+        kind: of engine.
+        lease: the channel's.
+        method: what is called.
+        plan: its policies.
+        request: the application's request, or its iterator of them.
+        timeout: seconds.
+        metadata: the application's.
+        credentials: of the call.
+        wait_for_ready: None: the policy's.
+        compression: of the call.
+        closed: what to say if the channel is.
+
+    Raises:
+        grpc.RpcError: the request could not be serialised.
+        ValueError: the channel is closed, or the metadata is no sequence of pairs.
+        TypeError: the request is not bytes, or the metadata of a wrong type.
+    """
+    streamed = method.kind.startswith("stream")
+    data = request if streamed else serialized(request, method)
+    if not streamed and not isinstance(data, bytes):
+        raise TypeError(f"Argument 'message' has incorrect type (expected bytes, got {type(data).__name__})")
+    if lease.closed:
+        raise ValueError(closed)
+    runtime = lease.runtime()
+    if streamed:
+        policy = plan.retry or plan.hedging
+        limit = BUFFER_SIZE if policy is None else policy.buffer_size
+        data = Requests(request, method.serializer, method.name, limit, runtime.clock)
+    engine = kind(runtime, method, plan, data, timeout, given(metadata), credentials, wait_for_ready, compression)
+    engine.begin()
+    return engine
+
+
+def result(engine: Engine) -> Any:
+    """Blocks until the call has ended, and returns its response.
+
+    Raises:
+        grpc.RpcError: it failed.
+    """
+    try:
+        engine.wait()
+    except BaseException:
+        engine.cancel(CANCELLED)
+        raise
+    outcome, source = engine.outcome, engine.source
+    assert outcome is not None
+    if outcome.code == "OK":
+        assert source is not None
+        return source.result()
+    if outcome.error is not None:
+        outcome.error = grpcio.inactive(outcome.error)
+    raise failure(engine.call, outcome)

@@ -1,0 +1,192 @@
+"""The requests of a call with a stream of them: taken from the application once, sent by each attempt.
+
+grpc reads the requests of an attempt on a thread of its own, as it does on any channel. Here that thread reads what is
+kept of earlier attempts first, and then takes turns at the application's iterator with those of other attempts: one
+pulls at a time, and what it gets is there for all. So a request that the thread of a failed attempt was waiting for
+goes to the next attempt.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any, Final, Protocol, final
+
+from meshlib._core.attempts.replay import Replay
+from meshlib._core.status import Outcome, local
+from meshlib._sync.clock import Clock
+from meshlib._sync.waiting import Monitor
+
+__all__ = ["ITERATING_FAILED", "SERIALIZING_FAILED", "Consumer", "Requests"]
+
+_log = logging.getLogger("meshlib")
+
+ITERATING_FAILED: Final = local("UNKNOWN", "Exception iterating requests!")
+SERIALIZING_FAILED: Final = local("INTERNAL", "Exception serializing request!")
+
+_PULL: Final = object()
+"""It is this thread's turn at the application's iterator."""
+_END: Final = object()
+"""Nothing more is to be sent."""
+
+
+class Consumer(Protocol):
+    """The call the requests are for."""
+
+    def commit(self, n: int, why: str) -> bool:
+        """Attempt ``n`` is the last one; False if it no longer can be."""
+        ...
+
+    def fail(self, outcome: Outcome) -> None:
+        """The call ends with ``outcome``: there is nothing to send."""
+        ...
+
+
+@final
+class Requests:
+    """The requests of one call.
+
+    Args:
+        iterator: the application's.
+        serializer: makes bytes of a request; None: it is bytes.
+        method: the name, for messages.
+        limit: bytes kept for a replay.
+        clock: of the channel.
+    """
+
+    __slots__ = (
+        "_buffer",
+        "_committed",
+        "_iterator",
+        "_method",
+        "_monitor",
+        "_over",
+        "_pulling",
+        "_serializer",
+        "_stopped",
+    )
+
+    def __init__(
+        self, iterator: Any, serializer: Callable[[Any], Any] | None, method: str, limit: int, clock: Clock
+    ) -> None:
+        self._iterator = iterator
+        self._serializer = serializer
+        self._method = method
+        self._buffer = Replay(limit)
+        self._monitor = Monitor(clock)
+        self._stopped: set[int] = set()
+        self._pulling = False
+        self._committed = 0
+        self._over = False
+
+    def feed(self, call: Consumer, n: int) -> Iterator[bytes]:
+        """The requests for attempt ``n``, from the first.
+
+        It ends with the stream of requests, and for an attempt that was stopped. Between the end of a call and the stop
+        of its attempt it waits, because grpc takes the end of this iterator for the end of the stream, and would tell a
+        server so that had not got all of it.
+        """
+        index = 0
+        while (message := self._message(call, n, index)) is not None:
+            index += 1
+            yield message
+
+    def stop(self, n: int) -> None:
+        """Attempt ``n`` is cancelled or has ended: the thread that reads for it is to end."""
+        with self._monitor.lock:
+            self._stopped.add(n)
+            self._monitor.notify()
+
+    def committed(self, n: int) -> None:
+        """No other attempt than ``n`` will need the requests it has sent."""
+        with self._monitor.lock:
+            self._committed = n
+
+    def close(self) -> None:
+        """The call is over: the iterator is let go of."""
+        with self._monitor.lock:
+            self._over = True
+            self._iterator = None
+
+    def _message(self, call: Consumer, n: int, index: int) -> bytes | None:
+        while True:
+            turn = self._monitor.wait_for(lambda: self._turn(n, index))
+            if turn is _END:
+                return None
+            if turn is _PULL:
+                self._pull(call)
+                continue
+            if self._committed == n or self._buffer.replayable or call.commit(n, "buffer"):
+                assert isinstance(turn, bytes)
+                return turn
+            # It is being stopped: wait for that, and send nothing.
+            self._monitor.wait_for(lambda: n in self._stopped or None)
+
+    def _turn(self, n: int, index: int) -> object:
+        """What the thread of attempt ``n`` does next; None: it waits."""
+        if n in self._stopped:
+            return _END
+        if self._over:
+            return None
+        buffer = self._buffer
+        if self._committed == n:
+            buffer.drop(index)
+        elif self._committed:
+            return None
+        if index < buffer.end:
+            return buffer[index]
+        if buffer.half_closed:
+            return _END
+        if self._pulling:
+            return None
+        self._pulling = True
+        return _PULL
+
+    def _pull(self, call: Consumer) -> None:
+        """Takes one request from the application, whichever attempt will send it."""
+        failure: Outcome | None = None
+        data: bytes | None = None
+        iterator = self._iterator
+        if iterator is None:
+            return  # the call ended a moment ago; this thread is being stopped
+        try:
+            request = next(iterator)
+        except StopIteration:
+            pass
+        except BaseException as error:
+            if not self._over:
+                _log.exception("the request iterator of %s failed", self._method)
+            failure = ITERATING_FAILED
+            if not isinstance(error, Exception):
+                self._pulled(None, failure)
+                call.fail(failure)
+                raise
+        else:
+            data = self._bytes(request)
+            if data is None:
+                failure = SERIALIZING_FAILED
+        self._pulled(data, failure)
+        if failure is not None:
+            call.fail(failure)
+
+    def _bytes(self, request: Any) -> bytes | None:
+        try:
+            data = request if self._serializer is None else self._serializer(request)
+        except Exception:  # noqa: BLE001 - it is the application's
+            _log.exception("the request serializer of %s failed", self._method)
+            return None
+        if isinstance(data, bytes):
+            return data
+        _log.error(
+            "a request of %s is %s where bytes are needed; check its serializer", self._method, type(data).__name__
+        )
+        return None
+
+    def _pulled(self, data: bytes | None, failure: Outcome | None) -> None:
+        with self._monitor.lock:
+            self._pulling = False
+            if failure is not None:
+                self._over = True
+            elif data is None:
+                self._buffer.half_closed = True
+            else:
+                self._buffer.append(data)
+            self._monitor.notify()

@@ -1,0 +1,127 @@
+"""Calls with a stream of responses.
+
+Messages are read on the application's thread, inside grpc's own ``next()``. Until one has come the call may still be
+tried again: the reader that gets the first message commits the call to its attempt, and a reader that gets a failure
+waits for what the machine makes of it. From the first message on reading is grpc's, and costs one frame more.
+"""
+
+from collections.abc import Callable
+from typing import Any, Final, final
+
+import grpc
+
+from meshlib._sync.engine import Attempt, Engine, Place
+from meshlib._sync.futures import Handle
+
+__all__ = ["ResponseStream", "StreamEngine"]
+
+_OVER: Final = object()
+
+
+@final
+class StreamEngine(Engine):
+    """A call whose response is a stream."""
+
+    _ahead: tuple[Attempt, Any] | None = None
+    """The first message of a hedged call, read before anybody asked for it."""
+
+    def first(self) -> tuple[Attempt, Any] | None:
+        """Blocks until the first message, whichever attempt it comes from; None if the call ends without one."""
+        if self.call.plan.hedging is not None:
+            ahead: Any = self.monitor.wait_for(self._found)
+            return None if ahead is _OVER else ahead
+        while True:
+            attempt: Any = self.monitor.wait_for(self._enter)
+            if attempt is _OVER:
+                return None
+            found = self._read(attempt, Place.USER)
+            if found is not None:
+                return found
+
+    def started(self, attempt: Attempt) -> None:
+        """The attempts of a hedged call are read at once, each on a thread of its own: the first message wins."""
+        if self.call.plan.hedging is not None:
+            self._aside(lambda: self._read_ahead(attempt))
+
+    def _enter(self) -> Any:
+        """An attempt to read from, marked as being read. Under the lock."""
+        if self.outcome is not None:
+            return _OVER
+        attempt = self.current()
+        if attempt is not None:
+            attempt.readers += 1
+        return attempt
+
+    def _found(self) -> Any:
+        found, self._ahead = self._ahead, None
+        return found or (None if self.outcome is None else _OVER)
+
+    def _read_ahead(self, attempt: Attempt) -> None:
+        with self.monitor.lock:
+            attempt.readers += 1
+        found = self._read(attempt, Place.ASIDE)
+        if found is not None:
+            with self.monitor.lock:
+                self._ahead = found
+                self.monitor.notify()
+
+    def _read(self, attempt: Attempt, place: Place) -> tuple[Attempt, Any] | None:
+        """Reads the first message of ``attempt``; None if it has none, or no longer counts."""
+        assert attempt.call is not None
+        found: tuple[Attempt, Any] | None = None
+        failed = False
+        try:
+            message = next(attempt.call)
+            if self.commit(attempt.command.n, "message"):
+                found = attempt, message
+        except (StopIteration, grpc.RpcError):
+            failed = True
+        finally:
+            with self.monitor.lock:
+                attempt.readers -= 1
+                failed = failed or (attempt.ended and not attempt.readers)
+            if failed:
+                self.report(attempt, place)
+        return found
+
+
+@final
+class ResponseStream(Handle):
+    """A call with a stream of responses: iterating it reads them."""
+
+    _attempt: Attempt | None = None
+    _read: Callable[[], Any] | None = None
+
+    def __iter__(self) -> "ResponseStream":
+        return self
+
+    def __next__(self) -> Any:
+        read = self._read
+        if read is None:
+            return self._first()
+        try:
+            return read()
+        except (StopIteration, grpc.RpcError):
+            assert self._attempt is not None
+            self._engine.report(self._attempt, Place.USER)
+        return self._end()
+
+    def next(self) -> Any:
+        """grpc's call object has it too."""
+        return self.__next__()
+
+    def _first(self) -> Any:
+        engine = self._engine
+        assert isinstance(engine, StreamEngine)
+        found = engine.first()
+        if found is None:
+            return self._end()
+        self._attempt, message = found
+        assert self._attempt.call is not None
+        self._read = self._attempt.call.__next__
+        return message
+
+    def _end(self) -> Any:
+        if self._outcome().code == "OK":
+            raise StopIteration
+        raise self

@@ -1,0 +1,101 @@
+"""How threads wait for one another: a lock with waiters, and a timer on the control thread."""
+
+import asyncio
+from collections.abc import Callable
+from typing import TypeVar, final
+
+from meshlib._sync.clock import Clock, Event
+
+__all__ = ["Monitor", "Timer"]
+
+T = TypeVar("T")
+
+
+@final
+class Monitor:
+    """A condition variable out of the parts of a clock, so that a test may replace them.
+
+    Args:
+        clock: makes the lock and the events.
+    """
+
+    __slots__ = ("_clock", "_waiters", "lock")
+
+    def __init__(self, clock: Clock) -> None:
+        self.lock = clock.lock()
+        self._clock = clock
+        self._waiters: list[Event] = []
+
+    def wait_for(self, ready: Callable[[], T | None], timeout: float | None = None) -> T | None:
+        """Blocks until ``ready()``, asked under the lock, returns something.
+
+        Returns:
+            That, or None after ``timeout`` seconds.
+        """
+        deadline = None if timeout is None else self._clock.now() + timeout
+        while True:
+            with self.lock:
+                found = ready()
+                if found is not None:
+                    return found
+                left = None if deadline is None else deadline - self._clock.now()
+                if left is not None and left <= 0:
+                    return None
+                event = self._clock.event()
+                self._waiters.append(event)
+            if not event.wait(left):
+                with self.lock:
+                    if event in self._waiters:
+                        self._waiters.remove(event)
+
+    def notify(self) -> None:
+        """Has everyone who waits ask again. Called under the lock."""
+        waiters, self._waiters = self._waiters, []
+        for event in waiters:
+            event.set()
+
+
+@final
+class Timer:
+    """Calls a function on the control thread, unless cancelled before. Any thread may make and cancel it.
+
+    Args:
+        loop: the control thread's.
+        clock: what ``when`` is told in.
+        when: monotonic second.
+        fn: what to call.
+
+    Raises:
+        RuntimeError: the loop is closed.
+    """
+
+    __slots__ = ("_clock", "_fn", "_handle", "_loop", "_when")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock, when: float, fn: Callable[[], None]) -> None:
+        self._loop = loop
+        self._clock = clock
+        self._when = when
+        self._fn: Callable[[], None] | None = fn
+        self._handle: asyncio.TimerHandle | None = None
+        loop.call_soon_threadsafe(self._arm)
+
+    def cancel(self) -> None:
+        """It is not wanted any more; what it would have called is let go of at once."""
+        self._fn = None
+        try:
+            self._loop.call_soon_threadsafe(self._disarm)
+        except RuntimeError:
+            self._handle = None  # the loop is closed, and its timers with it
+
+    def _arm(self) -> None:
+        if self._fn is not None:
+            self._handle = self._loop.call_later(max(0.0, self._when - self._clock.now()), self._run)
+
+    def _disarm(self) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+
+    def _run(self) -> None:
+        fn, self._fn = self._fn, None
+        if fn is not None:
+            fn()
