@@ -1,0 +1,91 @@
+"""Tables that are made from what the program itself goes by, so that they cannot say anything else.
+
+``{stages}`` shows the chain of stages from ``meshlib._core.stages``, ``{metrics}`` the instruments that a channel creates,
+``{differences}`` the table of ``differences.toml``.
+"""
+
+import tomllib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+from meshlib import telemetry
+from meshlib._core import stages
+
+DIFFERENCES = Path(__file__).parents[1] / "differences.toml"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+
+
+class Stages(SphinxDirective):
+    """The figure and the table of the stages of a call."""
+
+    def run(self) -> list[nodes.Node]:
+        self.env.note_dependency(stages.__file__)
+        rows = [
+            (f"`{stage.name}`", stage.scope, "machine" if stage.inside else "shell", stage.why)
+            for stage in stages.STAGES
+        ]
+        text = f"```text\n{stages.figure()}\n```\n\n{table(('stage', 'once per', 'part of', 'why here'), rows)}"
+        return list(self.parse_text_to_nodes(text))
+
+
+class Meter:
+    """A meter, and its provider, that only notes which instruments are asked for."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[str, str, str, str]] = []
+
+    def get_meter(self, *scope: object) -> "Meter":
+        return self
+
+    def __getattr__(self, create: str) -> Any:
+        kind = create.removeprefix("create_").replace("_", " ").replace("up down", "up-down")
+
+        def note(name: str, *callbacks: object, unit: str, description: str, **advice: object) -> "Meter":
+            self.rows.append((f"`{name}`", kind, f"`{unit}`", description))
+            return self
+
+        return note
+
+
+class Metrics(SphinxDirective):
+    """The instruments of a channel."""
+
+    def run(self) -> list[nodes.Node]:
+        self.env.note_dependency(telemetry.__file__)
+        meter = Meter()
+        telemetry.Instruments(meter)  # type: ignore[arg-type]
+        return list(self.parse_text_to_nodes(table(("name", "instrument", "unit", "what"), meter.rows)))
+
+
+class Differences(SphinxDirective):
+    """What Envoy and gRPC do otherwise, by area."""
+
+    def run(self) -> list[nodes.Node]:
+        self.env.note_dependency(str(DIFFERENCES))
+        areas: dict[str, list[dict[str, str]]] = {}
+        for row in tomllib.loads(DIFFERENCES.read_text(encoding="utf-8"))["difference"]:
+            areas.setdefault(row["area"], []).append(row)
+        head = ("topic", "Envoy", "grpcio", "meshlib", "why")
+        text = "\n\n".join(
+            f"**{area}**\n\n{table(head, [[row[key] for key in ('topic', 'envoy', 'grpc', 'meshlib', 'why')] for row in rows])}"
+            for area, rows in areas.items()
+        )
+        return list(self.parse_text_to_nodes(text))
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Registers the directives; called by Sphinx."""
+    app.add_directive("stages", Stages)
+    app.add_directive("metrics", Metrics)
+    app.add_directive("differences", Differences)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
