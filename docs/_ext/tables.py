@@ -1,7 +1,7 @@
 """Tables that are made from what the program itself goes by, so that they cannot say anything else.
 
-``{stages}`` shows the chain of stages from ``meshlib._core.stages``, ``{metrics}`` the instruments that a channel creates,
-``{differences}`` the table of ``differences.toml``.
+``{stages}`` shows the chain of stages from ``meshlib._core.stages``, ``{metrics}`` the instruments that a channel
+creates, ``{differences}`` the table of ``differences.toml``.
 """
 
 import tomllib
@@ -29,6 +29,7 @@ class Stages(SphinxDirective):
     """The figure and the table of the stages of a call."""
 
     def run(self) -> list[nodes.Node]:
+        """Made at each build."""
         self.env.note_dependency(stages.__file__)
         rows = [
             (f"`{stage.name}`", stage.scope, "machine" if stage.inside else "shell", stage.why)
@@ -45,12 +46,13 @@ class Meter:
         self.rows: list[tuple[str, str, str, str]] = []
 
     def get_meter(self, *scope: object) -> "Meter":
+        """The provider is its own meter."""
         return self
 
     def __getattr__(self, create: str) -> Any:
         kind = create.removeprefix("create_").replace("_", " ").replace("up down", "up-down")
 
-        def note(name: str, *callbacks: object, unit: str, description: str, **advice: object) -> "Meter":
+        def note(name: str, *_: object, unit: str, description: str, **__: object) -> "Meter":
             self.rows.append((f"`{name}`", kind, f"`{unit}`", description))
             return self
 
@@ -61,6 +63,7 @@ class Metrics(SphinxDirective):
     """The instruments of a channel."""
 
     def run(self) -> list[nodes.Node]:
+        """Made at each build."""
         self.env.note_dependency(telemetry.__file__)
         meter = Meter()
         telemetry.Instruments(meter)  # type: ignore[arg-type]
@@ -71,14 +74,15 @@ class Differences(SphinxDirective):
     """What Envoy and gRPC do otherwise, by area."""
 
     def run(self) -> list[nodes.Node]:
+        """Made at each build."""
         self.env.note_dependency(str(DIFFERENCES))
         areas: dict[str, list[dict[str, str]]] = {}
         for row in tomllib.loads(DIFFERENCES.read_text(encoding="utf-8"))["difference"]:
             areas.setdefault(row["area"], []).append(row)
         head = ("topic", "Envoy", "grpcio", "meshlib", "why")
+        keys = ("topic", "envoy", "grpc", "meshlib", "why")
         text = "\n\n".join(
-            f"**{area}**\n\n{table(head, [[row[key] for key in ('topic', 'envoy', 'grpc', 'meshlib', 'why')] for row in rows])}"
-            for area, rows in areas.items()
+            f"**{area}**\n\n{table(head, [[row[key] for key in keys] for row in rows])}" for area, rows in areas.items()
         )
         return list(self.parse_text_to_nodes(text))
 
