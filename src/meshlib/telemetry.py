@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from meshlib._core.cluster import Cluster
 
-__all__ = ["Telemetry", "setup"]
+__all__ = ["setup"]
 
 SCOPE: Final = "meshlib"
 SCHEMA: Final = "https://opentelemetry.io/schemas/1.44.0"

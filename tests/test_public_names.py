@@ -1,0 +1,63 @@
+"""The public names and their signatures, against a list that is checked in: no change of them goes unseen."""
+
+import importlib
+import inspect
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+LISTING = Path(__file__).with_name("public_names.txt")
+MODULES = (
+    "meshlib",
+    "meshlib.aio",
+    "meshlib.balancing",
+    "meshlib.discovery",
+    "meshlib.telemetry",
+    "meshlib.testing",
+)
+
+
+def _public() -> Iterator[str]:
+    for module_name in MODULES:
+        module = importlib.import_module(module_name)
+        for name in sorted(module.__all__):
+            value = getattr(module, name)
+            line = f"{module_name}.{name}"
+            if inspect.isclass(value) and not issubclass(value, Exception):
+                members = sorted(member for member in dir(value) if not member.startswith("_"))
+                yield f"{line}{_signature(value)}: {' '.join(members)}".rstrip(": ")
+            else:
+                yield f"{line}{_signature(value)}"
+
+
+def _signature(value: object) -> str:
+    """Names and defaults; annotations differ in spelling from one Python to the next. Not of what nobody constructs: the
+    channels, which functions make, and protocols."""
+    if not callable(value) or getattr(value, "_is_protocol", False) or getattr(value, "__name__", "") == "Channel":
+        return ""
+    try:
+        parameters = inspect.signature(value).parameters.values()
+    except ValueError:
+        return ""
+    bare = [parameter.replace(annotation=inspect.Parameter.empty) for parameter in parameters]
+    return str(inspect.Signature(bare))
+
+
+def test_the_public_names_are_those_on_the_list() -> None:
+    """MESHLIB_UPDATE_PUBLIC_NAMES=1 writes the list anew; the difference belongs into the changelog."""
+    found = "".join(f"{line}\n" for line in _public())
+    if os.environ.get("MESHLIB_UPDATE_PUBLIC_NAMES"):
+        LISTING.write_text(found)
+    assert found == LISTING.read_text()
+
+
+@pytest.mark.parametrize("module_name", MODULES)
+def test_every_public_name_is_documented(module_name: str) -> None:
+    """Each has a docstring of its own."""
+    module = importlib.import_module(module_name)
+    undocumented = [
+        name for name in module.__all__ if callable(getattr(module, name)) and not inspect.getdoc(getattr(module, name))
+    ]
+    assert undocumented == []
