@@ -22,6 +22,8 @@ DEFAULTS: Final[Options] = (
 )
 """What a subchannel gets unless the user's options say otherwise."""
 
+# With either of them the user names the server; grpc takes the second for the first if it stands alone.
+_NAMING: Final = frozenset({"grpc.default_authority", "grpc.ssl_target_name_override"})
 _RETRIES: Final = ("retryPolicy", "hedgingPolicy")
 _NUMBERS: Final = ("_ms", "_message_length", "_size", "grpc.enable_", "max_concurrent_streams", "_calls", "_data")
 
@@ -61,7 +63,7 @@ def for_subchannel(options: Options, authority: str | None) -> Options:
     """
     given = {name for name, _ in options}
     own = [pair for pair in DEFAULTS if pair[0] not in given]
-    if authority is not None and "grpc.default_authority" not in given:
+    if authority is not None and not given & _NAMING:
         own.append(("grpc.default_authority", authority))
     users = tuple(
         (name, _without_retries(value) if name == "grpc.service_config" else value) for name, value in options
