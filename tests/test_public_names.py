@@ -33,8 +33,10 @@ def _public() -> Iterator[str]:
 
 
 def _signature(value: object) -> str:
-    """Names and defaults; annotations differ in spelling from one Python to the next. Not of what nobody constructs: the
-    channels, which functions make, and protocols."""
+    """Names and defaults; annotations differ in spelling from one Python to the next.
+
+    Not of what nobody constructs: the channels, which functions make, and protocols.
+    """
     if not callable(value) or getattr(value, "_is_protocol", False) or getattr(value, "__name__", "") == "Channel":
         return ""
     try:
