@@ -93,19 +93,19 @@ class _Innermost:
         return call
 
 
-class _UnaryUnary(_Innermost, grpc.aio._interceptor.InterceptedUnaryUnaryCall):  # type: ignore[misc, name-defined]
+class _UnaryUnary(_Innermost, grpc.aio._interceptor.InterceptedUnaryUnaryCall):  # type: ignore[misc]
     pass
 
 
-class _UnaryStream(_Innermost, grpc.aio._interceptor.InterceptedUnaryStreamCall):  # type: ignore[misc, name-defined]
+class _UnaryStream(_Innermost, grpc.aio._interceptor.InterceptedUnaryStreamCall):  # type: ignore[misc]
     pass
 
 
-class _StreamUnary(_Innermost, grpc.aio._interceptor.InterceptedStreamUnaryCall):  # type: ignore[misc, name-defined]
+class _StreamUnary(_Innermost, grpc.aio._interceptor.InterceptedStreamUnaryCall):  # type: ignore[misc]
     pass
 
 
-class _StreamStream(_Innermost, grpc.aio._interceptor.InterceptedStreamStreamCall):  # type: ignore[misc, name-defined]
+class _StreamStream(_Innermost, grpc.aio._interceptor.InterceptedStreamStreamCall):  # type: ignore[misc]
     pass
 
 

@@ -1,0 +1,177 @@
+"""What a stub calls: one multicallable per method, of the four kinds."""
+
+from typing import Any, Final
+
+import grpc
+import grpc.aio
+
+from meshlib._adapt.grpcio import aio_intercepted
+from meshlib._adapt.metadata import Metadata
+from meshlib._aio.connectivity import CLOSED_CHANNEL
+from meshlib._aio.runtime import Lease
+from meshlib._aio.streams import StreamStreamCall, StreamUnaryCall, UnaryStreamCall
+from meshlib._aio.subchannels import Method
+from meshlib._aio.unary import UnaryUnaryCall
+
+__all__ = ["CALLABLES"]
+
+_CALLS: Final[dict[str, Any]] = {
+    "unary_unary": UnaryUnaryCall,
+    "unary_stream": UnaryStreamCall,
+    "stream_unary": StreamUnaryCall,
+    "stream_stream": StreamStreamCall,
+}
+
+
+def _given(metadata: Any) -> Metadata:
+    """The caller's metadata, in a form that can be sent more than once.
+
+    Raises:
+        TypeError, ValueError: they are no pairs, as grpc.aio says it.
+    """
+    return tuple((key, value) for key, value in metadata) if metadata else ()
+
+
+class Multicallable:
+    """What the four kinds share."""
+
+    __slots__ = ("_lease", "_method", "_plan")
+
+    def __init__(self, lease: Lease, method: Method) -> None:
+        self._lease = lease
+        self._method = method
+        self._plan = lease.settings.methods.plan(method.name)
+
+    def _call(
+        self,
+        request: Any,
+        timeout: float | None,
+        metadata: Any,
+        credentials: grpc.CallCredentials | None,
+        wait_for_ready: bool | None,
+        compression: grpc.Compression | None,
+    ) -> Any:
+        given = _given(metadata)
+        method = self._method
+        interceptors = self._lease.interceptors[method.kind]
+        if not interceptors:
+            return _CALLS[method.kind](
+                request, self._lease, method, self._plan, timeout, given, credentials, wait_for_ready, compression
+            )
+        lease = self._lease
+        if lease.closed:
+            raise grpc.aio.UsageError(CLOSED_CHANNEL)
+
+        def innermost(details: Any, request: Any) -> Any:
+            return self._named(details.method)._innermost(details, request, compression)
+
+        call = aio_intercepted(
+            method.kind,
+            interceptors,
+            innermost,
+            request,
+            timeout,
+            grpc.aio.Metadata(*given),
+            credentials,
+            wait_for_ready,
+            method.name,
+            method.serializer,
+            method.deserializer,
+            lease.runtime().loop,
+        )
+        lease.intercepted.add(call)
+        return call
+
+    def _innermost(self, details: Any, request: Any, compression: grpc.Compression | None) -> Any:
+        return _CALLS[self._method.kind](
+            request,
+            self._lease,
+            self._method,
+            self._plan,
+            details.timeout,
+            _given(details.metadata),
+            details.credentials,
+            details.wait_for_ready,
+            compression,
+        )
+
+    def _named(self, name: str | bytes) -> "Multicallable":
+        """This one, or another if an interceptor has changed the method."""
+        text = name.decode() if isinstance(name, bytes) else name
+        method = self._method
+        if text == method.name:
+            return self
+        return type(self)(self._lease, Method(method.kind, text, method.serializer, method.deserializer, False))
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._method.name} {self._lease.settings.target.text}>"
+
+
+class UnaryUnary(Multicallable, grpc.aio.UnaryUnaryMultiCallable):  # type: ignore[type-arg]
+    """One request, one response."""
+
+    def __call__(
+        self,
+        request: Any,
+        *,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> Any:
+        return self._call(request, timeout, metadata, credentials, wait_for_ready, compression)
+
+
+class UnaryStream(Multicallable, grpc.aio.UnaryStreamMultiCallable):  # type: ignore[type-arg]
+    """One request, a stream of responses."""
+
+    def __call__(
+        self,
+        request: Any,
+        *,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> Any:
+        return self._call(request, timeout, metadata, credentials, wait_for_ready, compression)
+
+
+class StreamUnary(Multicallable, grpc.aio.StreamUnaryMultiCallable):  # type: ignore[type-arg]
+    """A stream of requests, one response."""
+
+    def __call__(
+        self,
+        request_iterator: Any = None,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> Any:
+        return self._call(request_iterator, timeout, metadata, credentials, wait_for_ready, compression)
+
+
+class StreamStream(Multicallable, grpc.aio.StreamStreamMultiCallable):  # type: ignore[type-arg]
+    """A stream of requests, a stream of responses."""
+
+    def __call__(
+        self,
+        request_iterator: Any = None,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> Any:
+        return self._call(request_iterator, timeout, metadata, credentials, wait_for_ready, compression)
+
+
+CALLABLES: Final[dict[str, Any]] = {
+    "unary_unary": UnaryUnary,
+    "unary_stream": UnaryStream,
+    "stream_unary": StreamUnary,
+    "stream_stream": StreamStream,
+}

@@ -1,0 +1,167 @@
+"""The channel an application holds: a ``grpc.aio.Channel`` like any other."""
+
+import asyncio
+from types import TracebackType
+from typing import Any, Self, final
+
+import grpc
+import grpc.aio
+
+from meshlib._adapt.grpcio import aio_channel
+from meshlib._aio.callables import CALLABLES
+from meshlib._aio.clock import CLOCK
+from meshlib._aio.connectivity import STATES
+from meshlib._aio.runtime import Lease, Runtime
+from meshlib._aio.subchannels import METHODS_KEPT, Factory, Method
+from meshlib._control.mesh import Mesh
+from meshlib._control.settings import Settings
+from meshlib._core.connectivity import READY, SHUTDOWN
+from meshlib._core.stages import figure
+
+__all__ = ["Channel"]
+
+
+@final
+class Channel(grpc.aio.Channel):
+    """A channel to a service: finds its instances, keeps connections to them, chooses one per call, retries.
+
+    Made by :func:`meshlib.aio.channel`. It is a ``grpc.aio.Channel``: stubs, interceptors and call objects are those of
+    grpc.aio. It may be made anywhere, at import too, and serves the event loop of its first call; when that loop is
+    closed it starts anew on the next. Close it, or use it in an ``async with`` statement; one that is collected
+    unclosed closes itself.
+    """
+
+    def __init__(self, settings: Settings, *, factory: Factory = aio_channel) -> None:
+        # Here and not above: `import meshlib` is to be quick, and OpenTelemetry's API is not.
+        from meshlib.telemetry import Telemetry
+
+        telemetry = Telemetry(
+            settings.target,
+            tracer_provider=settings.tracer_provider,
+            meter_provider=settings.meter_provider,
+        )
+        self._lease = lease = Lease(settings, telemetry, factory)
+        self._known: dict[tuple[str, str, Any, Any, bool], Any] = {}
+        self.mesh = Mesh(settings, lambda: lease.present, lambda: lease.closed)
+        """``snapshot()`` and ``resolve_now()``."""
+
+    def unary_unary(
+        self,
+        method: str,
+        request_serializer: Any = None,
+        response_deserializer: Any = None,
+        _registered_method: bool | None = False,
+    ) -> Any:
+        return self._made("unary_unary", method, request_serializer, response_deserializer, _registered_method)
+
+    def unary_stream(
+        self,
+        method: str,
+        request_serializer: Any = None,
+        response_deserializer: Any = None,
+        _registered_method: bool | None = False,
+    ) -> Any:
+        return self._made("unary_stream", method, request_serializer, response_deserializer, _registered_method)
+
+    def stream_unary(
+        self,
+        method: str,
+        request_serializer: Any = None,
+        response_deserializer: Any = None,
+        _registered_method: bool | None = False,
+    ) -> Any:
+        return self._made("stream_unary", method, request_serializer, response_deserializer, _registered_method)
+
+    def stream_stream(
+        self,
+        method: str,
+        request_serializer: Any = None,
+        response_deserializer: Any = None,
+        _registered_method: bool | None = False,
+    ) -> Any:
+        return self._made("stream_stream", method, request_serializer, response_deserializer, _registered_method)
+
+    def _made(self, kind: str, method: str, serializer: Any, deserializer: Any, registered: bool | None) -> Any:
+        key = (kind, method, serializer, deserializer, bool(registered))
+        try:
+            known = self._known.get(key)
+        except TypeError:  # a serializer that cannot be hashed
+            return CALLABLES[kind](self._lease, Method(*key))
+        if known is None:
+            while len(self._known) >= METHODS_KEPT:
+                self._known.pop(next(iter(self._known)), None)
+            known = self._known[key] = CALLABLES[kind](self._lease, Method(*key))
+        return known
+
+    def _get_registered_call_handle(self, method: str, _registered_method: bool | None = False) -> int:
+        """Generated code may ask; the answer is only ever passed back, and each subchannel registers for itself."""
+        return 0
+
+    @property
+    def _loop(self) -> asyncio.AbstractEventLoop:
+        """Users of grpc.aio reach for it."""
+        runtime = self._lease.present
+        return CLOCK.loop() if runtime is None else runtime.loop
+
+    def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
+        """The state of now; with ``try_to_connect`` a channel that has not been used yet begins to connect."""
+        lease = self._lease
+        if lease.present is None and not lease.closed:
+            lease.connectivity.renew()
+        state = STATES[lease.connectivity.state]
+        if try_to_connect and not lease.closed:
+            lease.runtime()
+        return state
+
+    async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
+        await self._lease.connectivity.left(last_observed_state)
+
+    async def channel_ready(self) -> None:
+        while (state := self.get_state(try_to_connect=True)) is not STATES[READY]:
+            await self.wait_for_state_change(state)
+
+    async def close(self, grace: float | None = None) -> None:
+        """Refuses new calls, gives those under way ``grace`` seconds and cancels the rest.
+
+        Raises:
+            ValueError: ``grace`` is negative.
+        """
+        lease = self._lease
+        if lease.closed:
+            return
+        if grace is not None and grace < 0:
+            raise ValueError(f"grace must be non-negative, got {grace}.")
+        lease.closed = True
+        runtime = lease.present
+        if runtime is None:
+            lease.connectivity.changed(SHUTDOWN)
+        elif runtime.loop is not CLOCK.loop():
+            runtime.abandon()
+        else:
+            await self._end(runtime, grace)
+
+    async def _end(self, runtime: Runtime, grace: float | None) -> None:
+        intercepted = [call for call in self._lease.intercepted if not call.done()]
+        under_way = [*runtime.calls, *intercepted]
+        try:
+            if grace and under_way:
+                waits = [asyncio.ensure_future(call.code()) for call in under_way]
+                await asyncio.wait(waits, timeout=grace)
+                for wait in waits:
+                    wait.cancel()
+        finally:
+            for call in intercepted:
+                call.cancel()
+            runtime.shutdown()
+        await asyncio.sleep(0)  # what was cancelled ends in the next turn of the loop
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        return f"<meshlib.aio.Channel {self.mesh!r}: {figure()}>"

@@ -1,0 +1,63 @@
+"""The state of a channel for those who wait for it to change."""
+
+import asyncio
+from typing import Final, final
+
+import grpc
+import grpc.aio
+
+from meshlib._core.connectivity import IDLE, SHUTDOWN
+
+__all__ = ["CLOSED_CHANNEL", "STATES", "Connectivity"]
+
+CLOSED_CHANNEL = "Channel is closed."
+"""What grpc.aio raises as ``UsageError``, to the letter."""
+
+STATES: Final = (
+    grpc.ChannelConnectivity.IDLE,
+    grpc.ChannelConnectivity.CONNECTING,
+    grpc.ChannelConnectivity.READY,
+    grpc.ChannelConnectivity.TRANSIENT_FAILURE,
+    grpc.ChannelConnectivity.SHUTDOWN,
+)
+
+
+@final
+class Connectivity:
+    """The state, and the waits for another one. All on the channel's loop."""
+
+    def __init__(self) -> None:
+        self.state = IDLE
+        self._waiters: list[asyncio.Future[None]] = []
+
+    def changed(self, state: int) -> None:
+        """The channel is in ``state`` now. SHUTDOWN is the last."""
+        if self.state == SHUTDOWN:
+            return
+        self.state = state
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def renew(self) -> None:
+        """The channel starts anew, on another loop or in another process: who waited there is no more."""
+        self.state = IDLE
+        self._waiters = []
+
+    async def left(self, state: grpc.ChannelConnectivity) -> None:
+        """Waits until the channel is in another state than ``state``.
+
+        Raises:
+            grpc.aio.UsageError: the channel is closed already.
+        """
+        if self.state == SHUTDOWN:
+            raise grpc.aio.UsageError(CLOSED_CHANNEL)
+        while STATES[self.state] is state:
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
+            try:
+                await waiter
+            finally:
+                if waiter in self._waiters:
+                    self._waiters.remove(waiter)

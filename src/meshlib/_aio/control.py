@@ -1,0 +1,66 @@
+"""What a process has of the asyncio shell: one set of resolutions per event loop, and what happens to it at a fork.
+
+C-core's objects and event loops do not survive a fork reliably. So everything hangs on one :class:`Process` behind one
+global. The child parks the inherited one, which from then on is neither used nor closed nor collected, and starts
+afresh; each channel compares identity at each call.
+"""
+
+import asyncio
+import os
+import weakref
+from typing import TYPE_CHECKING, final
+
+from meshlib._aio.clock import CLOCK, Clock
+from meshlib._control.shared import Resolutions
+
+if TYPE_CHECKING:
+    from meshlib._aio.runtime import Runtime
+
+__all__ = ["Process", "current"]
+
+
+@final
+class Process:
+    """Everything meshlib has on the event loops of one process.
+
+    Args:
+        clock: locks and loops.
+    """
+
+    def __init__(self, clock: Clock = CLOCK) -> None:
+        self.clock = clock
+        self.runtimes: weakref.WeakSet[Runtime] = weakref.WeakSet()
+        self._resolutions: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Resolutions] = (
+            weakref.WeakKeyDictionary()
+        )
+
+    def resolutions(self, loop: asyncio.AbstractEventLoop) -> Resolutions:
+        """What the channels of ``loop`` look up, shared among them."""
+        known = self._resolutions.get(loop)
+        if known is None:
+            known = self._resolutions[loop] = Resolutions(clock=weakref.proxy(loop).time, rng=self.clock.rng())
+        return known
+
+    def inherited(self) -> list[object]:
+        """Everything that a child must not let go of."""
+        runtimes = list(self.runtimes)
+        return [self, runtimes, [list(runtime.calls) for runtime in runtimes], list(self._resolutions.items())]
+
+
+_process = Process()
+_parked: list[object] = []
+
+
+def current() -> Process:
+    """The state of this process."""
+    return _process
+
+
+def _after_fork_in_child() -> None:
+    global _process
+    if _process.runtimes:
+        _parked.append(_process.inherited())
+    _process = Process(_process.clock)
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

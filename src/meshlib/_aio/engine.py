@@ -1,0 +1,350 @@
+"""What drives the machine of one call: performs its commands, feeds it time, hosts and the ends of attempts.
+
+There is no task per call: the ends of attempts, timers of the loop and the cluster's wake-ups each feed the machine and
+perform what it answers.
+"""
+
+import asyncio
+import contextvars
+import logging
+from collections.abc import Callable
+from typing import Any, Final
+
+import grpc
+import grpc.aio
+
+from meshlib._adapt import outcomes
+from meshlib._adapt.errors import AioMeshRpcError, status_code
+from meshlib._adapt.metadata import Metadata, for_attempt
+from meshlib._aio.runtime import Lease
+from meshlib._aio.subchannels import Method
+from meshlib._aio.waiting import News
+from meshlib._core.call import Call
+from meshlib._core.commands import CallCommand, CancelAttempt, StartAttempt
+from meshlib._core.policy import Plan
+from meshlib._core.status import OK, Outcome, local
+from meshlib._core.view import CallMesh
+
+__all__ = ["GC_DETAILS", "LOCAL_DETAILS", "Engine"]
+
+_log = logging.getLogger("meshlib")
+
+LOCAL_DETAILS: Final = "Locally cancelled by application!"
+GC_DETAILS: Final = "Cancelled upon garbage collection!"
+"""grpc.aio's own words."""
+
+
+class Engine:
+    """One call under way. The kinds of calls say how an attempt is sent and when it has ended.
+
+    Args:
+        lease: of the channel; kept, so that a call under way keeps the channel alive.
+        method: the method.
+        plan: its policies.
+        timeout: seconds for the whole call.
+        metadata: the caller's.
+        credentials: of the call.
+        wait_for_ready: None: as the plan says.
+        compression: of the requests.
+        streaming: the response is a stream.
+
+    Raises:
+        grpc.aio.UsageError: the channel is closed, or serves another loop.
+    """
+
+    def __init__(
+        self,
+        lease: Lease,
+        method: Method,
+        plan: Plan,
+        timeout: float | None,
+        metadata: Metadata,
+        credentials: grpc.CallCredentials | None,
+        wait_for_ready: bool | None,
+        compression: grpc.Compression | None,
+        *,
+        streaming: bool,
+    ) -> None:
+        self._lease = lease
+        self.runtime = runtime = lease.runtime()
+        self.loop = loop = runtime.loop
+        self._now = runtime.now
+        self.method = method
+        if timeout is None:
+            timeout = plan.stream_timeout if streaming else plan.timeout
+        self.call = call = Call(
+            runtime.cluster,
+            plan,
+            method.name,
+            metadata=metadata,
+            deadline=None if timeout is None else loop.time() + timeout,
+            wait_for_ready=plan.wait_for_ready if wait_for_ready is None else wait_for_ready,
+            streaming=streaming,
+        )
+        call.waker = self._wake
+        self.outcome: Outcome | None = None
+        """How the call ended; None while it has not."""
+        self.last = 0
+        """The attempt whose end is the call's; 0: none."""
+        self.attempts: dict[int, Any] = {}
+        """grpc's call objects by number, as long as they are of use."""
+        self.handle: Callable[[], Any] = lambda: self
+        """What the application holds, for its callbacks; None once it let go."""
+        self._metadata = metadata
+        self._credentials = credentials
+        self._compression = compression
+        self.context = contextvars.copy_context()
+        self.given_up: set[int] = set()
+        self._todo: list[CallCommand] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._callbacks: list[Callable[[Any], None]] = []
+        self.news = News(loop)
+        """Told when an attempt starts and when the call ends."""
+        self._error: BaseException | None = None
+
+    # The machine.
+
+    def begin(self) -> None:
+        """The call starts: a connected host gets its attempt before this returns."""
+        self._metadata = self.runtime.telemetry.started(self.call, self._metadata)
+        self.runtime.calls.add(self)
+        self.perform(self.call.begin(now=self._now()))
+
+    def perform(self, commands: tuple[CallCommand, ...]) -> None:
+        """Performs ``commands`` and whatever follows from them. What a command provokes comes after the others."""
+        if self._todo is not None:
+            self._todo.extend(commands)
+            return
+        if commands:
+            self._todo = todo = list(commands)
+            try:
+                while todo:
+                    command = todo.pop(0)
+                    if type(command) is StartAttempt:
+                        self._start(command)
+                    elif type(command) is CancelAttempt:
+                        self.give_up(command.n)
+                    else:
+                        self._finish(command.outcome, command.n)
+            finally:
+                self._todo = None
+        if self.outcome is None:
+            self._arm()
+
+    def ended(self, n: int, error: BaseException | None) -> None:
+        """Attempt ``n`` ended, with ``error`` or well. Told more than once, the first counts."""
+        attempt = self.call.attempts[n - 1]
+        if attempt.seconds is not None:
+            return
+        now = self._now()
+        if error is None:
+            outcome = OK
+        elif isinstance(error, grpc.aio.AioRpcError):
+            subchannel: Any = attempt.host.subchannel
+            outcome = outcomes.failed(error, subchannel.target, error.trailing_metadata())
+        elif isinstance(error, asyncio.CancelledError):
+            outcome = local("CANCELLED", LOCAL_DETAILS)
+        else:
+            # Bad metadata, a request that is no bytes: what grpc.aio raised is what the caller is to see.
+            outcome = Outcome("INTERNAL", f"{type(error).__name__}: {error}", sent=False, local=True, error=error)
+        if n not in self.given_up and outcome.code == "CANCELLED" and outcome.details == LOCAL_DETAILS:
+            # The task that read or wrote was cancelled, and grpc.aio cancelled the attempt with it.
+            self.given_up.add(n)
+            outcome = local("CANCELLED", LOCAL_DETAILS)
+            self.perform(self.call.on_cancel(outcome, now=now))
+        self.perform(self.call.on_outcome(n, outcome, now=now))
+        self.left()
+
+    def commit(self, n: int, why: str) -> None:
+        """Attempt ``n`` is the one that counts."""
+        self.perform(self.call.on_commit(n, why, now=self._now()))
+
+    def counts(self, n: int) -> bool:
+        """Whether what attempt ``n`` says may reach the application: it is under way, or its end is the call's."""
+        return self.call.attempts[n - 1].outcome is None or self.last == n
+
+    def live(self) -> list[int]:
+        """The attempts to listen to: the one that counts if that is settled, else all under way."""
+        if self.outcome is not None:
+            return [self.last] if self.last in self.attempts else []
+        committed = self.call.committed
+        if committed:
+            return [committed] if committed in self.attempts else []
+        return [n for n in self.attempts if self.call.attempts[n - 1].outcome is None]
+
+    def send(self, multicallable: Any, n: int, **arguments: Any) -> Any:
+        """Starts attempt ``n`` and returns grpc's call object. The kind's."""
+        raise NotImplementedError
+
+    def left(self) -> None:
+        """An attempt, or the call, has ended. The kind's."""
+
+    def _start(self, command: StartAttempt) -> None:
+        subchannel: Any = command.host.subchannel
+        try:
+            attempt = self.send(
+                subchannel.multicallable(self.method),
+                command.n,
+                timeout=command.timeout,
+                metadata=for_attempt(self._metadata, command.previous),
+                credentials=self._credentials,
+                compression=self._compression,
+            )
+        except Exception as error:  # noqa: BLE001 - whatever it is, the place at the host is to be freed
+            self.ended(command.n, error)
+            return
+        self.attempts[command.n] = attempt
+        self.news.tell()
+
+    def give_up(self, n: int) -> None:
+        self.given_up.add(n)
+        attempt = self.attempts.pop(n, None)
+        if attempt is not None:
+            attempt.cancel()
+
+    def _finish(self, outcome: Outcome, n: int) -> None:
+        self.runtime.calls.discard(self)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self.outcome = outcome
+        self.last = n
+        self.attempts = {n: self.attempts[n]} if n in self.attempts else {}
+        self.runtime.telemetry.ended(self.call, outcome, now=self._now())
+        self.left()
+        self.news.tell()
+        callbacks, self._callbacks = self._callbacks, []
+        for callback in callbacks:
+            self._run(callback)
+
+    def _run(self, callback: Callable[[Any], None]) -> None:
+        try:
+            callback(self.handle())
+        except Exception:  # noqa: BLE001 - it is the application's
+            _log.exception("a done-callback of a call to %s raised; the others are run all the same", self.method.name)
+
+    def _wake(self) -> None:
+        """The cluster has news for a call that waits. It may be in the midst of telling others."""
+        if not self.loop.is_closed():
+            self.loop.call_soon(self._on_endpoints, context=self.context)
+
+    def _on_endpoints(self) -> None:
+        self.perform(self.call.on_endpoints(now=self._now()))
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self.perform(self.call.on_timer(now=self._now()))
+
+    def _arm(self) -> None:
+        at = self.call.next_timer()
+        if self._timer is not None:
+            if self._timer.when() == at:
+                return
+            self._timer.cancel()
+            self._timer = None
+        if at is not None:
+            self._timer = self.loop.call_at(at, self._on_timer, context=self.context)
+
+    # Waiting for it.
+
+    async def finished(self) -> Outcome:
+        """Waits for the end of the call."""
+        while self.outcome is None:
+            await self.news.wait()
+        return self.outcome
+
+    # What an application may ask of any call.
+
+    def cancel(self, details: str = LOCAL_DETAILS) -> bool:
+        """Ends the call; whether there was anything to end."""
+        if self.outcome is not None:
+            return False
+        self.perform(self.call.on_cancel(local("CANCELLED", details), now=self._now()))
+        return True
+
+    def cancelled(self) -> bool:
+        return self.outcome is not None and self.outcome.code == "CANCELLED"
+
+    def done(self) -> bool:
+        return self.outcome is not None
+
+    def time_remaining(self) -> float | None:
+        deadline = self.call.deadline
+        return None if deadline is None else max(0.0, deadline - self._now())
+
+    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
+        if self.outcome is not None:
+            callback(self.handle())
+        else:
+            self._callbacks.append(callback)
+
+    @property
+    def mesh(self) -> CallMesh:
+        """What the mesh did for the call, so far."""
+        return CallMesh(self.call, self.outcome)
+
+    @property
+    def locally_cancelled(self) -> bool:
+        """Whether the application, or the closing channel, ended it: then ``await`` raises ``CancelledError``."""
+        outcome = self.outcome
+        return outcome is not None and outcome.local and outcome.code == "CANCELLED"
+
+    async def initial_metadata(self) -> grpc.aio.Metadata:
+        known: grpc.aio.Metadata = await self._said("initial_metadata", grpc.aio.Metadata())
+        return known
+
+    async def trailing_metadata(self) -> grpc.aio.Metadata:
+        known: grpc.aio.Metadata = await self._said("trailing_metadata", grpc.aio.Metadata())
+        return known
+
+    async def code(self) -> grpc.StatusCode:
+        return status_code((await self.finished()).code)
+
+    async def details(self) -> str:
+        known: str = await self._said("details", (await self.finished()).details)
+        return known
+
+    async def debug_error_string(self) -> str | None:
+        known: str | None = await self._said("debug_error_string", None)
+        return known
+
+    @property
+    def error(self) -> BaseException | None:
+        """What a call that failed raises: grpc's own error if there was one attempt, else one that tells of all."""
+        outcome = self.outcome
+        if self._error is None and outcome is not None and outcome.code != "OK" and not self.locally_cancelled:
+            self._error = _failure(self.call, outcome)
+        return self._error
+
+    async def raise_for_status(self) -> None:
+        """Waits for the end and raises it, unless it is a good one."""
+        await self.finished()
+        if self.locally_cancelled:
+            raise asyncio.CancelledError
+        if self.error is not None:
+            raise self.error
+
+    async def _said(self, what: str, otherwise: Any) -> Any:
+        """What the error, or the attempt that ended the call well, says of ``what``."""
+        await self.finished()
+        if self.error is not None:
+            told = getattr(self.error, what, None)
+            return otherwise if told is None else told()
+        if self.last in self.attempts:
+            return await getattr(self.attempts[self.last], what)()
+        return otherwise
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.method.name} {self.outcome or self.call.state.value}>"
+
+
+def _failure(call: Call, outcome: Outcome) -> BaseException:
+    mesh = CallMesh(call, outcome)
+    error: Any = outcome.error
+    if isinstance(error, grpc.aio.AioRpcError):
+        if len(call.attempts) > 1:
+            return AioMeshRpcError(outcome, call.explain(outcome), mesh)
+        error.mesh = mesh  # type: ignore[attr-defined]
+    elif error is None:
+        return AioMeshRpcError(outcome, outcome.details, mesh)
+    return error  # type: ignore[no-any-return]

@@ -1,0 +1,126 @@
+"""What an application holds of a call, and what ``await`` gives for it.
+
+Of a call with a stream it holds a handle and not the engine: nothing else holds that, so that a call whose handle is
+collected is cancelled.
+"""
+
+import asyncio
+import weakref
+from collections.abc import Callable, Generator
+from functools import partial
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from meshlib._aio.engine import GC_DETAILS, LOCAL_DETAILS, Engine
+from meshlib._aio.waiting import follow
+from meshlib._core.view import CallMesh
+
+__all__ = ["Handle", "UnaryResponse"]
+
+
+class UnaryResponse(Engine):
+    """A call that can be awaited, by any number of tasks."""
+
+    _response: Any = None
+
+    def follow(self, n: int, attempt: Any) -> None:
+        """Hears when attempt ``n`` has ended."""
+        follow(attempt.__await__(), partial(self._followed, n))
+
+    def _followed(self, n: int, response: Any, error: BaseException | None) -> None:
+        if error is None and self.outcome is None:
+            self._response = response
+        self.ended(n, error)
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        try:
+            while self.outcome is None:
+                yield from self.news.wait()
+        except asyncio.CancelledError:
+            self.cancel()
+            raise
+        if self.locally_cancelled:
+            raise asyncio.CancelledError
+        if self.error is not None:
+            raise self.error
+        return self._response
+
+
+class Handle:
+    """What an application holds of a call with a stream."""
+
+    _engine: Any
+
+    def hold(self, engine: Engine, *, kept: bool = False) -> None:
+        """``engine`` is the one of this call; ``kept``: it goes on without the application's reference."""
+        self._engine = engine
+        known = weakref.ref(self)
+        engine.handle = (lambda: self) if kept else known
+        engine.begin()
+
+    def __del__(self) -> None:
+        engine = getattr(self, "_engine", None)
+        if engine is None or engine.outcome is not None:
+            return
+        loop = engine.runtime.loop
+        engine.handle = lambda: self
+        try:
+            running: Any = asyncio.get_running_loop()
+        except RuntimeError:
+            running = None
+        if running is loop:
+            engine.cancel(GC_DETAILS)
+        elif not loop.is_closed():
+            loop.call_soon_threadsafe(engine.cancel, GC_DETAILS)
+
+    def cancel(self) -> bool:
+        cancelled: bool = self._engine.cancel(LOCAL_DETAILS)
+        return cancelled
+
+    def cancelled(self) -> bool:
+        return bool(self._engine.cancelled())
+
+    def done(self) -> bool:
+        return bool(self._engine.done())
+
+    def time_remaining(self) -> float | None:
+        remaining: float | None = self._engine.time_remaining()
+        return remaining
+
+    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
+        self._engine.add_done_callback(callback)
+
+    async def initial_metadata(self) -> grpc.aio.Metadata:
+        known: grpc.aio.Metadata = await self._engine.initial_metadata()
+        return known
+
+    async def trailing_metadata(self) -> grpc.aio.Metadata:
+        known: grpc.aio.Metadata = await self._engine.trailing_metadata()
+        return known
+
+    async def code(self) -> grpc.StatusCode:
+        known: grpc.StatusCode = await self._engine.code()
+        return known
+
+    async def details(self) -> str:
+        known: str = await self._engine.details()
+        return known
+
+    async def debug_error_string(self) -> str | None:
+        known: str | None = await self._engine.debug_error_string()
+        return known
+
+    async def wait_for_connection(self) -> None:
+        await self._engine.wait_for_connection()
+
+    @property
+    def mesh(self) -> CallMesh:
+        """What the mesh did for the call, so far."""
+        known: CallMesh = self._engine.mesh
+        return known
+
+    def __repr__(self) -> str:
+        engine = self._engine
+        return f"<{type(self).__name__} {engine.method.name} {engine.outcome or engine.call.state.value}>"

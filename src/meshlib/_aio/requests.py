@@ -1,0 +1,211 @@
+"""The requests of a stream on their way to attempts: taken from the application once, sent as often as it needs."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterable
+from contextvars import Context
+from typing import TYPE_CHECKING, Any, Final, final
+
+import grpc.aio
+
+from meshlib._aio.subchannels import Method
+from meshlib._aio.waiting import News
+from meshlib._core.attempts.replay import Replay
+
+if TYPE_CHECKING:
+    from meshlib._aio.engine import Engine
+
+__all__ = ["MIXED", "Feed", "Requests", "serialized"]
+
+_log = logging.getLogger("meshlib")
+
+MIXED: Final = "The iterator and read/write APIs may not be mixed on a single RPC."
+FINISHED: Final = "RPC already finished."
+HALF_CLOSED: Final = 'RPC is half closed after calling "done_writing".'
+"""grpc.aio's own words."""
+
+
+def serialized(request: Any, method: Method) -> Any:
+    """The request as bytes, made once however many attempts follow.
+
+    A serializer that fails is logged and leaves None, which is sent as an empty message: what grpc.aio does.
+    """
+    if method.serializer is None:
+        return request
+    try:
+        return method.serializer(request)
+    except Exception:  # noqa: BLE001 - it is the application's
+        _log.exception("the request serializer of %s failed; an empty message is sent, as grpc.aio does", method.name)
+        return None
+
+
+@final
+class Feed:
+    """The requests for one attempt, from the first; grpc.aio's own task takes them one by one."""
+
+    __slots__ = ("_requests", "index", "n")
+
+    def __init__(self, requests: "Requests", n: int) -> None:
+        self._requests = requests
+        self.n = n
+        self.index = 0
+
+    def __aiter__(self) -> "Feed":
+        return self
+
+    async def __anext__(self) -> Any:
+        requests, replay = self._requests, self._requests.replay
+        requests.sent(self)  # that it asks for the next one says so
+        while self.index >= replay.end:
+            if replay.half_closed or not requests.wanted(self.n):
+                requests.told_all()
+                raise StopAsyncIteration
+            await requests.more()
+        self.index += 1
+        return replay[self.index - 1]
+
+
+@final
+class Requests:
+    """The requests of one call: pulled from the application's iterator, or written by it.
+
+    One task at most pulls, whichever attempt asks, and not before one does; what an attempt asked for that is given up
+    meanwhile is the next one's.
+
+    Args:
+        engine: the call.
+        method: its serializer.
+        iterator: the application's; None: it writes.
+        limit: bytes that are kept for another attempt.
+        context: the caller's, for the iterator.
+    """
+
+    def __init__(self, engine: "Engine", method: Method, iterator: Any, limit: int, context: Context) -> None:
+        self.replay = Replay(limit)
+        self._engine = engine
+        self._method = method
+        self._iterator = iterator
+        self._written = iterator is None
+        self._context = context
+        self._pull: asyncio.Task[None] | None = None
+        self._asked = asyncio.Event()
+        self._news = News(engine.loop)
+        self._sent = 0
+        self._told = False
+
+    @property
+    def half_closed(self) -> bool:
+        """Whether no more follow."""
+        return self.replay.half_closed
+
+    def feed(self, n: int) -> Feed:
+        """All of them, for attempt ``n``."""
+        return Feed(self, n)
+
+    def sent(self, feed: Feed) -> None:
+        """Every message that ``feed`` was given is on its way."""
+        engine, replay = self._engine, self.replay
+        if engine.outcome is not None:
+            return
+        if feed.index and not replay.replayable and not engine.call.committed and engine.counts(feed.n):
+            engine.commit(feed.n, "buffer")
+        if engine.call.committed == feed.n:
+            replay.drop(feed.index)
+        if feed.index > self._sent:
+            self._sent = feed.index
+            self._news.tell()
+
+    def told_all(self) -> None:
+        """An attempt has every message and knows that no more follow."""
+        self._told = True
+        self._news.tell()
+
+    def wanted(self, n: int) -> bool:
+        """Whether attempt ``n`` is still under way."""
+        engine = self._engine
+        return engine.outcome is None and engine.call.attempts[n - 1].outcome is None
+
+    async def more(self) -> None:
+        """Waits until there is another message, or none will be."""
+        if self._pull is None and not self._written:
+            self._pull = asyncio.get_running_loop().create_task(self._consume(), context=self._context)
+        self._asked.set()
+        await self._news.wait()
+
+    async def write(self, request: Any) -> None:
+        """The application's ``write()``: returns when an attempt has taken the message.
+
+        Raises:
+            grpc.aio.UsageError: the call was given an iterator.
+            asyncio.InvalidStateError: the call has ended, or ``done_writing`` was called.
+            grpc.aio.AioRpcError: the call ended meanwhile.
+        """
+        engine = self._engine
+        if not self._written:
+            raise grpc.aio.UsageError(MIXED)
+        if engine.outcome is not None:
+            raise asyncio.InvalidStateError(FINISHED)
+        if self.replay.half_closed:
+            raise asyncio.InvalidStateError(HALF_CLOSED)
+        self.replay.append(serialized(request, self._method))
+        mine = self.replay.end
+        self._news.tell()
+        try:
+            while self._sent < mine:
+                if engine.outcome is not None:
+                    await engine.raise_for_status()
+                    return
+                await self._news.wait()
+        except asyncio.CancelledError:
+            engine.cancel()
+            raise
+
+    async def done_writing(self) -> None:
+        """The application's ``done_writing()``: returns when an attempt has heard of it.
+
+        Raises:
+            grpc.aio.UsageError: the call was given an iterator.
+        """
+        if not self._written:
+            raise grpc.aio.UsageError(MIXED)
+        if self._engine.outcome is not None or self.replay.half_closed:
+            return
+        self._close()
+        try:
+            while not self._told and self._engine.outcome is None:
+                await self._news.wait()
+        except asyncio.CancelledError:
+            self._engine.cancel()
+            raise
+
+    def left(self) -> None:
+        """An attempt ended, and with the last of them the call: then nothing is pulled any more. Who waits is told."""
+        if self._pull is not None and self._engine.outcome is not None:
+            self._pull.cancel()
+        self._news.tell()
+
+    async def _consume(self) -> None:
+        try:
+            if isinstance(self._iterator, AsyncIterable):
+                async for request in self._iterator:
+                    await self._take(request)
+            else:
+                for request in self._iterator:
+                    await self._take(request)
+            self._close()
+        except asyncio.CancelledError:
+            self._engine.cancel()
+            raise
+        except Exception:  # noqa: BLE001 - it is the application's, and ends its call as in grpc.aio
+            _log.debug("the request iterator of %s raised", self._method.name, exc_info=True)
+            self._engine.cancel()
+
+    async def _take(self, request: Any) -> None:
+        self._asked.clear()
+        self.replay.append(serialized(request, self._method))
+        self._news.tell()
+        await self._asked.wait()
+
+    def _close(self) -> None:
+        self.replay.half_closed = True
+        self._news.tell()

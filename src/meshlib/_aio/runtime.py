@@ -1,0 +1,217 @@
+"""One channel on one event loop: its machine, its control plane, its subchannels and the calls under way."""
+
+import asyncio
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, final
+
+import grpc.aio
+
+from meshlib._adapt.grpcio import aio_channel
+from meshlib._adapt.interceptors import by_kind
+from meshlib._aio import control
+from meshlib._aio.connectivity import CLOSED_CHANNEL, Connectivity
+from meshlib._aio.control import Process
+from meshlib._aio.subchannels import Factory, Method, Subchannel
+from meshlib._control.logs import ChannelLog
+from meshlib._control.plane import Plane
+from meshlib._control.settings import Settings
+from meshlib._core.cluster import Cluster
+from meshlib._core.host import Host
+from meshlib._core.policy import Plan
+
+if TYPE_CHECKING:
+    from meshlib._aio.engine import Engine
+    from meshlib.telemetry import Telemetry
+
+__all__ = ["Lease", "Runtime"]
+
+SECOND_LOOP = (
+    "This channel serves the event loop it was first called on, which is still open; the call came from another one. "
+    "Make one channel per event loop, or close the first loop: the channel then starts anew on the next."
+)
+
+
+@final
+class Runtime:
+    """The live part of a channel, made at its first call and left behind with its loop or at a fork.
+
+    Args:
+        settings: what the channel is built from.
+        process: whose resolutions it shares.
+        loop: the application's own.
+        watch: told the channel's own state whenever it changes.
+        telemetry: of the channel.
+        factory: makes channels of grpc.aio.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        process: Process,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        watch: Callable[[int], None],
+        telemetry: "Telemetry",
+        factory: Factory = aio_channel,
+    ) -> None:
+        self.settings = settings
+        self.process = process
+        self.loop = loop
+        self.now = loop.time
+        self.telemetry = telemetry
+        self.closed = False
+        self.calls: set[Engine] = set()
+        """Those under way."""
+        self._factory = factory
+        self._watch = watch
+        self.cluster = Cluster(
+            settings.target.text,
+            balancer=settings.balancer,
+            rng=process.clock.rng(),
+            lock=process.clock.lock(),
+            budget=settings.retry_budget,
+            attention=self._attention,
+            observer=ChannelLog(settings.target.text),
+        )
+        self.plane = Plane(
+            self.cluster,
+            lambda: process.resolutions(loop).get(settings.source),
+            self,
+            clock=self.now,
+            build_aside=not type(settings.balancer).__module__.startswith("meshlib."),
+        )
+        process.runtimes.add(self)
+        if loop.is_running():
+            self.plane.start()
+        else:
+            loop.call_soon(self.plane.start)
+
+    # The pool.
+
+    def open(self, host: Host) -> Subchannel:
+        """A subchannel for ``host``."""
+        return Subchannel(host, self.settings, self._factory)
+
+    def close(self, host: Host) -> None:
+        """Ends the subchannel of a drained host."""
+        subchannel: Any = host.subchannel
+        if subchannel is not None:
+            subchannel.close()
+
+    def state_changed(self, state: int) -> None:
+        """The channel's own state is another."""
+        self._watch(state)
+
+    def resolve_now(self) -> None:
+        """Has the name looked up at once."""
+        self.loop.call_soon_threadsafe(self.plane.resolve_now)
+
+    # The end.
+
+    def shutdown(self) -> None:
+        """Ends every call, closes every connection, asks no more. Idempotent; on the loop."""
+        if self.closed:
+            return
+        self.closed = True
+        for call in tuple(self.calls):
+            call.cancel()
+        self.plane.stop()
+
+    def abandon(self) -> None:
+        """The same for a channel that was collected, on whatever thread and in whatever process that happened.
+
+        What belongs to a loop that is closed is let go of: nothing can run there any more, and grpc.aio's own channels
+        close themselves.
+        """
+        if self.process is control.current() and not self.closed and not self.loop.is_closed():
+            self.loop.call_soon_threadsafe(self.shutdown)
+
+    def _attention(self) -> None:
+        self.plane.attention()
+
+
+@final
+class Lease:
+    """What a channel shares with its multicallables and its calls: the way to the runtime.
+
+    When the last of them is collected and nobody closed the channel, the runtime ends, as grpc's channel would.
+
+    Args:
+        settings: what the channel is built from.
+        telemetry: of the channel.
+        factory: makes channels of grpc.aio.
+
+    Raises:
+        ValueError: an interceptor is none of grpc.aio's.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_factory",
+        "_finalizer",
+        "_runtime",
+        "closed",
+        "connectivity",
+        "intercepted",
+        "interceptors",
+        "settings",
+        "telemetry",
+    )
+
+    def __init__(self, settings: Settings, telemetry: "Telemetry", factory: Factory = aio_channel) -> None:
+        self.settings = settings
+        self.telemetry = telemetry
+        self.closed = False
+        self.connectivity = Connectivity()
+        self.interceptors = by_kind(settings.interceptors)
+        by_kind(settings.attempt_interceptors)
+        self.intercepted: weakref.WeakSet[Any] = weakref.WeakSet()
+        """Calls whose interceptors may still be at it."""
+        self._factory = factory
+        self._runtime: Runtime | None = None
+        self._finalizer: weakref.finalize[[], Lease] | None = None
+        telemetry.watch(self)
+
+    @property
+    def present(self) -> Runtime | None:
+        """The runtime, if the channel has been used in this process on a loop that is still open."""
+        runtime = self._runtime
+        if runtime is None or runtime.process is not control.current() or runtime.loop.is_closed():
+            return None
+        return runtime
+
+    def runtime(self) -> Runtime:
+        """The runtime on the loop of the caller, made at the first call there.
+
+        Raises:
+            grpc.aio.UsageError: the channel is closed, or serves another loop that is still open.
+            RuntimeError: there is no event loop.
+        """
+        if self.closed:
+            raise grpc.aio.UsageError(CLOSED_CHANNEL)
+        process = control.current()
+        loop = process.clock.loop()
+        runtime = self._runtime
+        if runtime is not None and runtime.loop is loop and runtime.process is process:
+            return runtime
+        if runtime is not None and runtime.process is process and not runtime.loop.is_closed():
+            raise grpc.aio.UsageError(SECOND_LOOP)
+        self.connectivity.renew()
+        runtime = self._runtime = Runtime(
+            self.settings,
+            process,
+            loop,
+            watch=self.connectivity.changed,
+            telemetry=self.telemetry,
+            factory=self._factory,
+        )
+        if self._finalizer is not None:
+            self._finalizer.detach()
+        self._finalizer = weakref.finalize(self, runtime.abandon)
+        self._finalizer.atexit = False
+        return runtime
+
+    def plan(self, method: Method) -> Plan:
+        """The policies of ``method``."""
+        return self.settings.methods.plan(method.name)

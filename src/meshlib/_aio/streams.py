@@ -1,0 +1,309 @@
+"""Calls with a stream of requests, of responses, or both."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
+from functools import partial
+from typing import Any, Final, final
+
+import grpc
+import grpc.aio
+
+from meshlib._aio.engine import Engine
+from meshlib._aio.futures import Handle, UnaryResponse
+from meshlib._aio.requests import MIXED, Requests, serialized
+from meshlib._aio.waiting import ended
+from meshlib._core.policy import Plan
+
+__all__ = ["StreamStreamCall", "StreamUnaryCall", "UnaryStreamCall"]
+
+EOF: Final = grpc.aio.EOF
+
+
+def _kept(plan: Plan) -> int:
+    """Bytes of requests kept for another attempt."""
+    policy = plan.retry or plan.hedging
+    return 0 if policy is None else policy.buffer_size
+
+
+class _Streaming(Engine):
+    """What calls with a stream share: headers that come before the end, and attempts that are heard meanwhile."""
+
+    async def initial_metadata(self) -> grpc.aio.Metadata:
+        """Those of the attempt that counts; that they are handed out makes it so."""
+
+        async def told(n: int) -> Any:
+            return await self.attempts[n].initial_metadata()
+
+        def accept(n: int, _: Any) -> bool:
+            if self.outcome is None and self.counts(n):
+                self.commit(n, "headers")
+                return True
+            return False
+
+        metadata = await self._first(told, accept)
+        return await super().initial_metadata() if metadata is None else metadata
+
+    async def wait_for_connection(self) -> None:
+        async def told(n: int) -> Any:
+            await self.attempts[n].wait_for_connection()
+            return True
+
+        def accept(n: int, _: Any) -> bool:
+            return self.counts(n)
+
+        if await self._first(told, accept) is None or self.outcome is not None:
+            await self.raise_for_status()
+
+    async def _first(self, ask: Callable[[int], Coroutine[Any, Any, Any]], accept: Callable[[int, Any], bool]) -> Any:
+        """What ``ask`` gets from the first attempt whose answer is accepted; None if the call ends before."""
+        while self.outcome is None:
+            numbers = self.live()
+            if not numbers:
+                await self._or_cancel(self.news.wait())
+                continue
+            if self.call.plan.hedging is not None and not self.call.committed:
+                n, answer = await self._race(ask)
+            else:
+                n = numbers[0]
+                answer = await self.heard(n, ask(n))
+            if answer is not None and accept(n, answer):
+                return answer
+        return None
+
+    async def heard(self, n: int, answer: Coroutine[Any, Any, Any]) -> Any:
+        """What attempt ``n`` answers; None if it ends instead, and then the machine knows."""
+        try:
+            return await answer
+        except StopAsyncIteration:
+            return None
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if n in self.given_up and not (task is not None and task.cancelling()):
+                return None
+            self.cancel()
+            raise
+        except grpc.aio.AioRpcError as error:
+            self.ended(n, error)
+        except Exception as error:  # noqa: BLE001 - grpc.aio raises what the caller is to see, and never ends the call
+            self.ended(n, error)
+            self.give_up(n)
+        return None
+
+    async def _race(self, ask: Callable[[int], Coroutine[Any, Any, Any]]) -> tuple[int, Any]:
+        """Asks all hedges; the first answer. The one place with tasks, as several attempts are waited for."""
+        tasks: dict[asyncio.Task[Any], int] = {}
+        news = self.news.wait()
+        try:
+            while True:
+                for n in self.live():
+                    if n not in tasks.values():
+                        tasks[self.loop.create_task(self.heard(n, ask(n)))] = n
+                done, _ = await self._or_cancel(
+                    asyncio.wait([*(t for t in tasks if not t.done()), news], return_when=asyncio.FIRST_COMPLETED)
+                )
+                for task in done - {news}:
+                    if not task.cancelled() and task.result() is not None:
+                        return tasks[task], task.result()
+                if self.outcome is not None:
+                    return 0, None
+                if news in done:
+                    news = self.news.wait()
+        finally:
+            for task in (*tasks, news):
+                task.cancel()
+
+    async def _or_cancel(self, waited: Awaitable[Any]) -> Any:
+        """A task that is cancelled while it waits for the call cancels the call, as in grpc.aio."""
+        try:
+            return await waited
+        except asyncio.CancelledError:
+            self.cancel()
+            raise
+
+
+class _ResponseStream(_Streaming):
+    """A call that returns messages.
+
+    Args:
+        data: the request; None: ``requests`` says.
+        iterator: the application's; None: it writes.
+        arguments: those of :class:`Engine`.
+    """
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments, streaming=True)
+        self.data: Any = None
+        self.requests: Requests | None = None
+        self._readers: dict[int, Callable[[], Awaitable[Any]]] = {}
+        self.iterated = False
+
+    def send(self, multicallable: Any, n: int, **arguments: Any) -> Any:
+        request = self.data if self.requests is None else self.requests.feed(n)
+        attempt = multicallable(request, **arguments)
+        attempt.add_done_callback(partial(self._on_status, n))
+        return attempt
+
+    def left(self) -> None:
+        if self.requests is not None:
+            self.requests.left()
+
+    async def next(self) -> Any:
+        """The next message, or EOF: then the call has ended or is about to."""
+        while True:
+            n = self.call.committed
+            if n and n in self.attempts:
+                message = await self.heard(n, self._read(n))
+                if message is not None:
+                    return message[0]
+                if self.outcome is None or self.last == n:
+                    await self.finished()
+                    return EOF
+            elif self.outcome is not None:
+                return await self._after_end()
+            else:
+                first = await self._first(self._read, self._accept)
+                if first is not None:
+                    return first[0]
+
+    def _accept(self, n: int, message: Any) -> bool:
+        """Whether a first message may be handed out. It commits the call to its attempt."""
+        if message[0] is EOF or not self.counts(n):
+            return False
+        self.commit(n, "message")
+        return True
+
+    async def _after_end(self) -> Any:
+        """What the attempt that ended the call has still to say, to an application that had not read before."""
+        if self.last in self.attempts and not self.locally_cancelled:
+            message = await self.heard(self.last, self._read(self.last))
+            if message is not None:
+                return message[0]
+        return EOF
+
+    async def _read(self, n: int) -> Any:
+        """One message of attempt ``n`` in a tuple, as a message may be None; None at its end."""
+        reader = self._readers.get(n)
+        if reader is None:
+            attempt = self.attempts[n]
+            reader = self._readers[n] = attempt.__aiter__().__anext__ if self.iterated else attempt.read
+        message = await reader()
+        return None if message is EOF else (message,)
+
+    def _on_status(self, n: int, attempt: Any) -> None:
+        """grpc has the status of attempt ``n``, so what is asked here needs no wait."""
+        try:
+            code = ended(attempt.code())
+            if code is grpc.StatusCode.OK:
+                self.ended(n, None)
+                return
+            error = grpc.aio.AioRpcError(
+                code,
+                ended(attempt.initial_metadata()),
+                ended(attempt.trailing_metadata()),
+                details=ended(attempt.details()),
+                debug_error_string=ended(attempt.debug_error_string()),
+            )
+        except Exception as failure:  # noqa: BLE001 - an attempt interceptor's own
+            self.ended(n, failure)
+        else:
+            self.ended(n, error)
+
+
+class _StreamUnary(UnaryResponse, _Streaming):
+    """A call with many requests and one response."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments, streaming=False)
+        self.requests: Requests | None = None
+
+    def send(self, multicallable: Any, n: int, **arguments: Any) -> Any:
+        assert self.requests is not None
+        attempt = multicallable(self.requests.feed(n), **arguments)
+        self.follow(n, attempt)
+        return attempt
+
+    def left(self) -> None:
+        assert self.requests is not None
+        self.requests.left()
+
+
+class _Reading(Handle):
+    """The side of the responses."""
+
+    _iterator: AsyncIterator[Any] | None = None
+    _reads = False
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        if self._reads:
+            raise grpc.aio.UsageError(MIXED)
+        if self._iterator is None:
+            self._engine.iterated = True
+            self._iterator = self._messages()
+        return self._iterator
+
+    async def _messages(self) -> AsyncIterator[Any]:
+        engine = self._engine
+        while (message := await engine.next()) is not EOF:
+            yield message
+        await engine.raise_for_status()
+
+    async def read(self) -> Any:
+        engine = self._engine
+        if engine.outcome is not None:
+            await engine.raise_for_status()
+            return EOF
+        if self._iterator is not None:
+            raise grpc.aio.UsageError(MIXED)
+        self._reads = True
+        message = await engine.next()
+        if message is EOF:
+            await engine.raise_for_status()
+        return message
+
+
+class _Writing(Handle):
+    """The side of the requests."""
+
+    @property
+    def _done_writing_flag(self) -> bool:
+        """grpc.aio's interceptors look at it."""
+        return bool(self._engine.requests.half_closed)
+
+    async def write(self, request: Any) -> None:
+        await self._engine.requests.write(request)
+
+    async def done_writing(self) -> None:
+        await self._engine.requests.done_writing()
+
+
+@final
+class UnaryStreamCall(_Reading, grpc.aio.UnaryStreamCall):  # type: ignore[type-arg]
+    """One request, a stream of responses."""
+
+    def __init__(self, request: Any, *arguments: Any) -> None:
+        engine = _ResponseStream(*arguments)
+        engine.data = serialized(request, engine.method)
+        self.hold(engine)
+
+
+@final
+class StreamUnaryCall(_Writing, grpc.aio.StreamUnaryCall):  # type: ignore[type-arg]
+    """A stream of requests, one response. With an iterator it needs the application no more and runs to its end."""
+
+    def __init__(self, iterator: Any, *arguments: Any) -> None:
+        engine = _StreamUnary(*arguments)
+        engine.requests = Requests(engine, engine.method, iterator, _kept(engine.call.plan), engine.context)
+        self.hold(engine, kept=iterator is not None)
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return self._engine.__await__()  # type: ignore[no-any-return]
+
+
+@final
+class StreamStreamCall(_Reading, _Writing, grpc.aio.StreamStreamCall):  # type: ignore[type-arg]
+    """A stream of requests, a stream of responses."""
+
+    def __init__(self, iterator: Any, *arguments: Any) -> None:
+        engine = _ResponseStream(*arguments)
+        engine.requests = Requests(engine, engine.method, iterator, _kept(engine.call.plan), engine.context)
+        self.hold(engine)

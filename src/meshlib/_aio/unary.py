@@ -1,0 +1,32 @@
+"""Calls with one request and one response."""
+
+from typing import Any, final
+
+import grpc.aio
+
+from meshlib._aio.futures import UnaryResponse
+from meshlib._aio.requests import serialized
+
+__all__ = ["UnaryUnaryCall"]
+
+
+@final
+class UnaryUnaryCall(UnaryResponse, grpc.aio.UnaryUnaryCall):  # type: ignore[type-arg]
+    """One request, one response.
+
+    It is its own engine. That makes it cheap, and an application may let go of it and it runs to its end, as in
+    grpc.aio: fire and forget.
+    """
+
+    def __init__(self, request: Any, *arguments: Any) -> None:
+        super().__init__(*arguments, streaming=False)
+        self._data = serialized(request, self.method)
+        self.begin()
+
+    def send(self, multicallable: Any, n: int, **arguments: Any) -> Any:
+        attempt = multicallable(self._data, **arguments)
+        self.follow(n, attempt)
+        return attempt
+
+    async def wait_for_connection(self) -> None:
+        await self.raise_for_status()

@@ -1,0 +1,68 @@
+"""Waiting without a task of one's own, and without waiting where there is nothing to wait for."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Generator
+from typing import Any, final
+
+__all__ = ["News", "ended", "follow"]
+
+Done = Callable[[Any, BaseException | None], None]
+
+
+def follow(steps: Generator[Any, None, Any], done: Done) -> None:
+    """Runs what ``await`` would run and tells ``done`` its result or its error: a task without a task.
+
+    An attempt is a future of grpc.aio's around a task of grpc.aio's; one more task around it would cost as much again.
+    """
+    try:
+        future = steps.send(None)
+    except StopIteration as stop:
+        done(stop.value, None)
+    except BaseException as error:  # noqa: BLE001 - a task would keep it as its result, whatever it is
+        done(None, error)
+    else:
+        future._asyncio_future_blocking = False
+        future.add_done_callback(lambda _: follow(steps, done))
+
+
+def ended(awaitable: Awaitable[Any]) -> Any:
+    """The result of what can be awaited without waiting.
+
+    Raises:
+        RuntimeError: it would have to wait after all.
+    """
+    steps = awaitable.__await__()
+    try:
+        steps.send(None)
+    except StopIteration as stop:
+        return stop.value
+    raise RuntimeError(f"{awaitable!r} should have been there by now; please report it")
+
+
+@final
+class News:
+    """Something has changed: whoever waits looks again.
+
+    Args:
+        loop: where they wait.
+    """
+
+    __slots__ = ("_loop", "_waiters")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._waiters: list[asyncio.Future[None]] = []
+
+    def wait(self) -> "asyncio.Future[None]":
+        """Done at the next :meth:`tell`."""
+        waiter = self._loop.create_future()
+        self._waiters.append(waiter)
+        return waiter
+
+    def tell(self) -> None:
+        """Ends every wait."""
+        if self._waiters:
+            waiters, self._waiters = self._waiters, []
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_result(None)

@@ -1,0 +1,127 @@
+"""The same channels for asyncio: :func:`channel` makes a ``grpc.aio.Channel``.
+
+    async with meshlib.aio.channel("svc-a") as channel:
+        stub = greeter_pb2_grpc.GreeterStub(channel)
+
+A channel may be made anywhere, at import too; it serves the event loop of its first call.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from meshlib._aio.channel import Channel
+from meshlib._control.settings import settle
+from meshlib._core.balancing.contracts import Balancer
+from meshlib._core.discovery.contracts import Resolver
+from meshlib._core.policy import DnsPolicy, HedgingPolicy, MethodPolicy, RetryBudget, RetryPolicy
+
+if TYPE_CHECKING:
+    from opentelemetry.metrics import MeterProvider
+    from opentelemetry.trace import TracerProvider
+
+__all__ = ["Channel", "channel", "insecure_channel", "secure_channel"]
+
+
+def channel(
+    target: str,
+    *,
+    credentials: grpc.ChannelCredentials | None = None,
+    options: Sequence[tuple[str, Any]] | None = None,
+    compression: grpc.Compression | None = None,
+    interceptors: Sequence[Any] = (),
+    attempt_interceptors: Sequence[Any] = (),
+    resolver: Resolver | None = None,
+    dns: DnsPolicy = DnsPolicy(),  # noqa: B008 - frozen
+    balancer: str | Balancer = "round_robin",
+    retry: RetryPolicy | HedgingPolicy | None = RetryPolicy(),  # noqa: B008 - frozen
+    retry_budget: RetryBudget | None = RetryBudget(),  # noqa: B008 - frozen
+    timeout: float | None = None,
+    methods: Mapping[str, MethodPolicy] | None = None,
+    tracer_provider: "TracerProvider | None" = None,
+    meter_provider: "MeterProvider | None" = None,
+) -> Channel:
+    """A channel to a service.
+
+    Args:
+        target: ``"svc-a"``, ``"svc-a:50051"``, ``"dns:///host:port"``, ``"dns://nameserver:53/host:port"``,
+            ``"srv:///_grpc._tcp.svc-a.example.com"``, ``"static:///h1:1,h2:2"``, ``"ipv4:"``, ``"ipv6:"`` and
+            ``"unix:"`` as in grpc, or any registered scheme.
+        credentials: as for ``grpc.aio.secure_channel``; None: plaintext.
+        options: channel arguments of grpc, for every connection.
+        compression: of every call that names none.
+        interceptors: interceptors of grpc.aio, run once per call; one that implements several kinds serves all of them.
+        attempt_interceptors: the same, run once per attempt.
+        resolver: names the endpoints instead of the target's own scheme.
+        dns: how names are looked up.
+        balancer: who chooses a host per call: a registered name or an object.
+        retry: when a failed call is tried again; a method that must not run twice gets None, see ``methods``.
+        retry_budget: how many retries may be under way at once; None: any number.
+        timeout: seconds for calls that pass none and return one message; None: no limit.
+        methods: what methods (``"/pkg.Svc/Method"``), services (``"/pkg.Svc/*"``) or all (``"*"``) do differently.
+        tracer_provider: OpenTelemetry's; None: the global one.
+        meter_provider: OpenTelemetry's; None: the global one.
+
+    Raises:
+        ConfigError: an argument cannot be used; it names the argument, its value and what is allowed.
+    """
+    return Channel(
+        settle(
+            target,
+            credentials=credentials,
+            options=options,
+            compression=compression,
+            interceptors=interceptors,
+            attempt_interceptors=attempt_interceptors,
+            resolver=resolver,
+            dns=dns,
+            balancer=balancer,
+            retry=retry,
+            retry_budget=retry_budget,
+            timeout=timeout,
+            methods=methods,
+            tracer_provider=tracer_provider,
+            meter_provider=meter_provider,
+        )
+    )
+
+
+def insecure_channel(
+    target: str,
+    options: Sequence[tuple[str, Any]] | None = None,
+    compression: grpc.Compression | None = None,
+    interceptors: Sequence[Any] | None = None,
+) -> Channel:
+    """:func:`channel` with the signature of ``grpc.aio.insecure_channel``, and every target that takes."""
+    return Channel(
+        settle(
+            target,
+            options=options,
+            compression=compression,
+            interceptors=interceptors,
+            retry=RetryPolicy(),
+            as_grpc=True,
+        )
+    )
+
+
+def secure_channel(
+    target: str,
+    credentials: grpc.ChannelCredentials,
+    options: Sequence[tuple[str, Any]] | None = None,
+    compression: grpc.Compression | None = None,
+    interceptors: Sequence[Any] | None = None,
+) -> Channel:
+    """:func:`channel` with the signature of ``grpc.aio.secure_channel``, and every target that takes."""
+    return Channel(
+        settle(
+            target,
+            credentials=credentials,
+            options=options,
+            compression=compression,
+            interceptors=interceptors,
+            retry=RetryPolicy(),
+            as_grpc=True,
+        )
+    )

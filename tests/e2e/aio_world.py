@@ -1,0 +1,47 @@
+"""What the tests of the asyncio channel share: channels to real servers, and waits that have a deadline."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import meshlib
+import meshlib.aio
+from meshlib.testing import ProcessServer, Server
+
+PATIENCE = 10.0
+"""Seconds after which what a test waits for counts as lost."""
+
+QUICK = meshlib.RetryPolicy(initial_backoff=0.001, max_backoff=0.002)
+
+
+def target(*servers: Server | ProcessServer) -> str:
+    """The servers as one target."""
+    return "static:///" + ",".join(server.address for server in servers)
+
+
+@asynccontextmanager
+async def channel_to(*servers: Server | ProcessServer, **arguments: Any) -> AsyncIterator[meshlib.aio.Channel]:
+    """A channel to ``servers``, closed at the end."""
+    arguments.setdefault("retry", QUICK)
+    async with meshlib.aio.channel(target(*servers), **arguments) as channel:
+        yield channel
+
+
+async def all_ready(channel: meshlib.aio.Channel, hosts: int) -> None:
+    """Waits until ``hosts`` of the channel are connected."""
+    channel.get_state(try_to_connect=True)
+    await until(lambda: sum(host.state == "READY" for host in channel.mesh.snapshot().hosts) == hosts, "all ready")
+
+
+async def until(condition: Callable[[], bool], what: str) -> None:
+    """Waits for ``condition``."""
+    async with asyncio.timeout(PATIENCE):
+        while not condition():  # noqa: ASYNC110 - what is waited for tells nobody
+            await asyncio.sleep(0.002)
+    assert condition(), what
+
+
+def in_flight(channel: meshlib.aio.Channel) -> int:
+    """Attempts under way."""
+    return sum(host.in_flight for host in channel.mesh.snapshot().hosts)

@@ -1,0 +1,275 @@
+"""Unary calls of the asyncio channel against real servers: how they end, what is retried, and that places are freed."""
+
+import asyncio
+import gc
+from typing import Any
+
+import grpc
+import pytest
+from tests.e2e.aio_world import PATIENCE, QUICK, all_ready, channel_to, in_flight, until
+
+import meshlib
+import meshlib.aio
+from meshlib.testing import ProcessServer, Server, echo, servers
+
+
+async def test_a_call_answers_with_message_metadata_and_status() -> None:
+    """The response, and everything else a call object of grpc.aio knows."""
+    with Server(name="a") as server:
+        async with channel_to(server) as channel:
+            call = channel.unary_unary(echo.UNARY)(b"hello", timeout=PATIENCE)
+            assert isinstance(call, grpc.aio.UnaryUnaryCall)
+            assert await call == b"hello"
+            assert await call == b"hello"
+            assert dict(await call.initial_metadata())[echo.SERVER_NAME] == "a"
+            assert isinstance(await call.trailing_metadata(), grpc.aio.Metadata)
+            assert await call.code() is grpc.StatusCode.OK
+            assert await call.details() == ""
+            assert call.done()
+            assert not call.cancelled()
+            assert 0 < call.time_remaining() < PATIENCE
+            assert [attempt.code for attempt in call.mesh.attempts] == ["OK"]
+
+
+async def test_a_ready_host_gets_its_attempt_at_once() -> None:
+    """The attempt is under way when the call object is there, before the loop turns."""
+    with Server() as server:
+        async with channel_to(server) as channel:
+            await all_ready(channel, 1)
+            call = channel.unary_unary(echo.UNARY)(b"x")
+            assert in_flight(channel) == 1
+            assert await call == b"x"
+            assert in_flight(channel) == 0
+
+
+async def test_a_single_attempt_raises_grpcs_own_error() -> None:
+    """Its class is grpc.aio's, not ours, and it tells what the mesh did."""
+    with Server() as server:
+        server.fault(code="NOT_FOUND", details="nobody here", trailing_metadata=(("k", "v"),))
+        async with channel_to(server) as channel:
+            call = channel.unary_unary(echo.UNARY)(b"x", timeout=PATIENCE)
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call
+            error: Any = caught.value
+            assert type(error) is grpc.aio.AioRpcError
+            assert (error.code(), error.details()) == (grpc.StatusCode.NOT_FOUND, "nobody here")
+            assert ("k", "v") in tuple(error.trailing_metadata())
+            assert [attempt.code for attempt in error.mesh.attempts] == ["NOT_FOUND"]
+            assert await call.code() is grpc.StatusCode.NOT_FOUND
+
+
+async def test_a_failure_is_retried_on_another_host_and_numbered() -> None:
+    """The second attempt goes elsewhere and says that one went before it."""
+    with servers(2) as (a, b):
+        for server in (a, b):
+            server.fault(code="UNAVAILABLE", times=1)
+        # C-core strips the number from what it sends while its own retries are on.
+        async with channel_to(a, b, options=(("grpc.enable_retries", 0),)) as channel:
+            await all_ready(channel, 2)
+            call = channel.unary_unary(echo.UNARY)(b"x", timeout=PATIENCE)
+            assert await call == b"x"
+            hosts = [attempt.host for attempt in call.mesh.attempts]
+            assert len(hosts) == 3
+            assert set(hosts[:2]) == {a.address, b.address}
+            sent = sorted(value for s in (a, b) for r in s.received for key, value in r.metadata if "previous" in key)
+            assert sent == ["1", "2"]
+        assert a.calls.total() + b.calls.total() == 3
+
+
+async def test_all_attempts_failing_is_told_in_one_error() -> None:
+    """Code and metadata are the last server's, the details say how often and where it was tried."""
+    with servers(2) as (a, b):
+        for server in (a, b):
+            server.fault(code="UNAVAILABLE", details="overloaded", trailing_metadata=(("who", server.name),))
+        async with channel_to(a, b) as channel:
+            await all_ready(channel, 2)
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await channel.unary_unary(echo.UNARY)(b"x", timeout=PATIENCE)
+            assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+            assert "UNAVAILABLE after 3 attempts on 2 endpoints" in caught.value.details()
+            assert "overloaded" in caught.value.details()
+            assert "who" in dict(caught.value.trailing_metadata())
+            await until(lambda: in_flight(channel) == 0, "places are freed")
+
+
+async def test_no_call_fails_when_a_server_is_killed() -> None:
+    """Calls inside a server that is killed end on the other, and those that follow do not notice."""
+    with ProcessServer() as a, ProcessServer() as b:
+        async with channel_to(a, b, retry_budget=None) as channel:
+            await all_ready(channel, 2)
+            stub = channel.unary_unary(echo.UNARY)
+            calls = [
+                stub(b"x", metadata=((echo.DELAY_MS, "50"), (echo.REQUEST_ID, str(n))), timeout=PATIENCE)
+                for n in range(20)
+            ]
+            await asyncio.to_thread(a.wait_until, lambda s: len(s.unfinished) > 5)
+            assert await asyncio.to_thread(a.kill)
+            assert await asyncio.gather(*calls) == [b"x"] * 20
+            assert await asyncio.gather(*(stub(b"x", timeout=PATIENCE) for _ in range(20))) == [b"x"] * 20
+            await until(lambda: in_flight(channel) == 0, "places are freed")
+
+
+async def test_deadlines() -> None:
+    """In flight it is grpc's own; while no host can be had it tells why there is none."""
+    with Server() as server:
+        server.fault(hang=True)
+        async with channel_to(server) as channel:
+            call = channel.unary_unary(echo.UNARY)(b"x", timeout=0.05)
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call
+            assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            assert call.time_remaining() == 0
+            await asyncio.to_thread(server.stop)
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await channel.unary_unary(echo.UNARY)(b"x", timeout=0.2, wait_for_ready=True)
+            assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            assert server.address in caught.value.details()
+
+
+async def test_a_dead_service_is_told_and_waiting_for_it_pays() -> None:
+    """Fail-fast says UNAVAILABLE with the reason; wait_for_ready gets its answer when the server is back."""
+    with Server() as server:
+        server.stop()
+        async with channel_to(server) as channel:
+            stub = channel.unary_unary(echo.UNARY)
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await stub(b"x", timeout=PATIENCE)
+            assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+            waiting = stub(b"x", wait_for_ready=True, timeout=PATIENCE)
+            server.start()
+            assert await waiting == b"x"
+
+
+async def test_a_per_attempt_timeout_moves_on() -> None:
+    """A host that does not answer in time is left for another."""
+    with servers(2) as (a, b):
+        a.fault(hang=True)
+        policy = meshlib.RetryPolicy(initial_backoff=0.001, per_attempt_timeout=0.1)
+        async with channel_to(a, b, retry=policy) as channel:
+            await all_ready(channel, 2)
+            for _ in range(4):
+                assert await channel.unary_unary(echo.UNARY)(b"x", timeout=PATIENCE) == b"x"
+
+
+async def test_the_first_hedge_that_answers_wins_and_the_other_is_cancelled() -> None:
+    """The slow copy is cancelled at its server, and its place freed."""
+    with servers(2) as (a, b):
+        a.fault(hang=True)
+        async with channel_to(a, b, retry=meshlib.HedgingPolicy(hedging_delay=0.01), retry_budget=None) as channel:
+            await all_ready(channel, 2)
+            calls = [channel.unary_unary(echo.UNARY)(b"x", timeout=PATIENCE) for _ in range(4)]
+            assert await asyncio.gather(*calls) == [b"x"] * 4
+            assert any(len(call.mesh.attempts) == 2 for call in calls)
+            await until(lambda: in_flight(channel) == 0, "places are freed")
+            await asyncio.to_thread(a.wait_until, lambda s: s.in_flight == 0)
+
+
+async def test_cancel_ends_it_at_once() -> None:
+    """The status is there when ``cancel`` returns; who awaits gets ``CancelledError``."""
+    with Server() as server:
+        server.fault(hang=True)
+        async with channel_to(server) as channel:
+            await all_ready(channel, 1)
+            call = channel.unary_unary(echo.UNARY)(b"x")
+            told: list[Any] = []
+            call.add_done_callback(told.append)
+            waiting = asyncio.ensure_future(call.code())
+            await asyncio.to_thread(server.wait_until, lambda s: s.in_flight == 1)
+            assert call.cancel()
+            assert told == [call]
+            assert (call.done(), call.cancelled(), call.cancel()) == (True, True, False)
+            with pytest.raises(asyncio.CancelledError):
+                await call
+            assert await waiting is grpc.StatusCode.CANCELLED
+            assert await call.details() == "Locally cancelled by application!"
+            assert tuple(await call.initial_metadata()) == tuple(await call.trailing_metadata()) == ()
+            call.add_done_callback(told.append)
+            assert told == [call, call]
+            await until(lambda: in_flight(channel) == 0, "its place is freed")
+            await asyncio.to_thread(server.wait_until, lambda s: s.in_flight == 0)
+
+
+async def test_cancelling_a_task_cancels_what_it_awaits() -> None:
+    """In flight and while it waits for a host; other tasks that await the call hear of it too."""
+    with Server() as server:
+        server.fault(hang=True)
+        async with channel_to(server) as channel:
+
+            async def wait(call: Any) -> Any:
+                return await call
+
+            call = channel.unary_unary(echo.UNARY)(b"x", wait_for_ready=True)
+            first, second = asyncio.ensure_future(wait(call)), asyncio.ensure_future(wait(call))
+            await asyncio.to_thread(server.wait_until, lambda s: s.in_flight == 1)
+            first.cancel()
+            results = await asyncio.gather(first, second, return_exceptions=True)
+            assert [type(result) for result in results] == [asyncio.CancelledError] * 2
+            assert call.cancelled()
+            await asyncio.to_thread(server.stop)
+            call = channel.unary_unary(echo.UNARY)(b"x", wait_for_ready=True)
+            third = asyncio.ensure_future(wait(call))
+            await asyncio.sleep(0)
+            third.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await third
+            assert call.cancelled()
+
+
+async def test_a_call_nobody_holds_runs_to_its_end() -> None:
+    """Fire and forget works as in grpc.aio, also while the call waits for its first host."""
+    with Server() as server:
+        async with channel_to(server) as channel:
+            channel.unary_unary(echo.UNARY)(b"x", metadata=((echo.DELAY_MS, "20"),))
+            gc.collect()
+            await asyncio.to_thread(server.wait_until, lambda s: s.calls[echo.UNARY] == 1)
+            await until(lambda: channel.mesh.snapshot().hosts[0].successes == 1, "it ended well")
+
+
+@pytest.mark.shares_process_state  # grpc.aio never lets go of a call whose metadata it could not send
+async def test_what_the_application_gets_wrong_is_answered_as_in_grpc() -> None:
+    """Bad metadata, requests that are no bytes and serializers that raise; no place is lost."""
+
+    def raises(_: Any) -> Any:
+        raise KeyError("mine")
+
+    with Server() as server:
+        async with channel_to(server) as channel:
+            await all_ready(channel, 1)
+            stub = channel.unary_unary(echo.UNARY)
+            with pytest.raises(TypeError, match="Expected str, not <class 'int'>"):
+                await stub(b"x", metadata=(("key", 1),))
+            with pytest.raises(ValueError, match="not enough values to unpack"):
+                stub(b"x", metadata="abc")
+            with pytest.raises(TypeError, match="expected bytes, got int"):
+                await stub(5)
+            assert await channel.unary_unary(echo.UNARY, request_serializer=raises)(b"x") == b""
+            assert await channel.unary_unary(echo.UNARY, response_deserializer=raises)(b"x") is None
+            await until(lambda: in_flight(channel) == 0, "places are freed")
+
+
+async def test_pushback_is_obeyed() -> None:
+    """A server that forbids a retry is not asked again."""
+    with Server() as server:
+        server.fault(code="UNAVAILABLE", trailing_metadata=(("grpc-retry-pushback-ms", "-1"),))
+        async with channel_to(server) as channel:
+            call = channel.unary_unary(echo.UNARY)(b"x", timeout=PATIENCE)
+            assert await call.code() is grpc.StatusCode.UNAVAILABLE
+            assert call.mesh.why == "the server forbade a retry"
+        assert server.calls.total() == 1
+
+
+async def test_a_callback_that_raises_is_logged_and_the_next_one_runs(caplog: pytest.LogCaptureFixture) -> None:
+    """The application's mistake is not the mesh's."""
+    with Server() as server:
+        async with channel_to(server, retry=QUICK) as channel:
+            call = channel.unary_unary(echo.UNARY)(b"x", timeout=PATIENCE)
+            told: list[Any] = []
+
+            def raises(_: Any) -> None:
+                raise KeyError("mine")
+
+            call.add_done_callback(raises)
+            call.add_done_callback(told.append)
+            assert await call == b"x"
+            assert told == [call]
+            assert "a done-callback of a call" in caplog.text
