@@ -1,0 +1,107 @@
+"""Every example runs, ends, and prints what its README says."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from meshlib.testing import servers
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+PROGRAMS = {
+    "dropin/client.py": r"b'hello'",
+    "srv_services/services.py": (
+        r"a-\d > b-\d > c-\d\n"
+        r"all are up: .*c-1 \d+, c-2 \d+\n"
+        r"c-1 is gone: a-1 20, a-2 20, b-1 20, b-2 20, c-2 40\n"
+        r"c-3 was added: .*c-3 \d+"
+    ),
+    "asyncio/client.py": (
+        r"100 answers, in order: True\n"
+        r"\[b'tick', b'tick', b'tick'\]\n"
+        r"3 hosts, 101 calls answered\n"
+        r"UNIMPLEMENTED 1 UNIMPLEMENTED is not retried"
+    ),
+    "lifespan/app.py": r"\['hello ada', 'hello grace'\]\n\{'instances': 2, 'unreachable': 0\}",
+    "gunicorn_preload/prefork.py": (
+        r"master: IDLE, 0 hosts\n"
+        r"workers served \[20, 20, 20\] of 20 requests each\n"
+        r"master served 20\n"
+        r"a worker forked after that served 20"
+    ),
+    "tls/tls.py": (
+        r"both verified: in private\n"
+        r"another name leads to the same server: UNAVAILABLE\n"
+        r"a CA that did not sign it: UNAVAILABLE\n"
+        r"no certificate of the client: UNAVAILABLE"
+    ),
+    "own_resolver/own_resolver.py": (
+        r"one instance: \[1, 0, 0\]\n"
+        r"three instances, all called: True\n"
+        r"one was taken out, and is called no more: True"
+    ),
+    "tracing/tracing.py": (
+        r"meshlib meshlib.testing.Echo/Unary OK\n(    pick \{\}\n)?"
+        r"meshlib meshlib.testing.Echo/Unary OK\n"
+        r"    load .*'UNAVAILABLE'.*\n    retry .*\n    in_flight .*'retry'.*\n"
+        r"    load .*'UNAVAILABLE'.*\n    retry .*\n    in_flight .*'retry'.*\n"
+        r"every attempt carried the context of its span: True 4"
+    ),
+    "balancing/own_balancer.py": r"all are up: near .*, far .*\na near one is gone: near .*, far .*",
+}
+SUITES = ["balancing/test_own_balancer.py", "testing/test_app.py"]
+
+
+@pytest.fixture(scope="module")
+def svc_a() -> Iterator[str]:
+    """Two servers for the example that brings none, as the value of MESHLIB_SVC_A_ENDPOINTS."""
+    with servers(2, name="shared-svc-a") as instances:
+        yield ",".join(server.address for server in instances)
+
+
+def run(arguments: list[str | Path], folder: Path, **variables: str) -> str:
+    """What a program prints to standard output; it must end well, and soon."""
+    environment = {name: value for name, value in os.environ.items() if name != "GRPC_ENABLE_FORK_SUPPORT"}
+    environment.update(variables, PYTHONPATH=os.pathsep.join(sys.path), PYTHONDONTWRITEBYTECODE="1")
+    done = subprocess.run(
+        [sys.executable, "-W", "error", *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_an_example_prints_what_it_should(program: str, svc_a: str, tmp_path: Path) -> None:
+    """Run from elsewhere, with every warning an error, in a process of its own."""
+    variables = {"MESHLIB_SVC_A_ENDPOINTS": svc_a} if program.startswith("dropin/") else {}
+    assert re.fullmatch(PROGRAMS[program], run([EXAMPLES / program], tmp_path, **variables).strip())
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_the_tests_of_an_example_pass(suite: str) -> None:
+    """In their folder, with meshlib's plugin alone and none of this project's settings."""
+    folder, _, name = suite.partition("/")
+    options = ["-q", "-c", os.devnull, "--rootdir=.", "-p", "no:cacheprovider", "-p", "meshlib.testing.plugin"]
+    told = run(["-m", "pytest", *options, name], EXAMPLES / folder, PYTEST_DISABLE_PLUGIN_AUTOLOAD="1")
+    assert " passed" in told
+
+
+def test_every_folder_is_run_and_explained() -> None:
+    """No example without a README, a line in the list of examples, and a run here; the demo is run by scripts/demo."""
+    folders = {path.name for path in EXAMPLES.iterdir() if path.is_dir() and not path.name.startswith((".", "_"))}
+    listed = set(re.findall(r"^\| \[(\w+)\]", (EXAMPLES / "README.md").read_text(encoding="utf-8"), re.MULTILINE))
+    assert listed == folders
+    assert {name.partition("/")[0] for name in (*PROGRAMS, *SUITES)} | {"demo"} == folders
+    assert [name for name in folders - {"demo"} if not (EXAMPLES / name / "README.md").is_file()] == []

@@ -1,0 +1,99 @@
+"""The documentation says what is so: its Python is run, and its catalogue of messages is compared with the source."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from meshlib.testing import servers
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+CATALOGUE = DOCS / "reference" / "errors-and-logs.md"
+BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+HOLE = re.compile(r'\{[^{}"]*\}')
+"""A part of a message that differs from case to case. A set of status codes in a text has quotes in its braces."""
+
+RUN = sorted(path for path in DOCS.rglob("*.md") if BLOCK.search(path.read_text(encoding="utf-8")))
+SPOKEN = {"ConfigError": -1, "ResolveError": 0}
+"""Whose texts must be listed, and which argument holds it."""
+
+
+def add_health(server: grpc.Server) -> None:
+    """gRPC's own health service, SERVING."""
+    servicer = health.HealthServicer()
+    servicer.set("", health_pb2.HealthCheckResponse.SERVING)
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+
+
+@pytest.fixture
+def svc_a(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Two instances of what the pages call svc-a."""
+    with servers(2, add=add_health) as instances:
+        monkeypatch.setenv("MESHLIB_SVC_A_ENDPOINTS", ",".join(server.address for server in instances))
+        yield
+
+
+@pytest.mark.parametrize("page", RUN, ids=lambda path: path.stem)
+def test_the_pages_run(page: Path, svc_a: None) -> None:
+    """Every block marked python runs, in order, in one namespace for each page."""
+    text = page.read_text(encoding="utf-8")
+    namespace: dict[str, object] = {"__name__": page.stem}
+    for block in BLOCK.finditer(text):
+        line = text.count("\n", 0, block.start(1))
+        exec(compile("\n" * line + block[1], page, "exec"), namespace)
+
+
+def holes(text: str) -> str:
+    """A message with what differs taken out; bounds of a range are of that kind, whether written out or not."""
+    return re.sub(r"from \S+ to \S+$", "from {} to {}", HOLE.sub("{}", text))
+
+
+def written(node: ast.expr) -> str | None:
+    """The text of a literal, an f-string or a sum of both; None if it is made elsewhere."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value
+    if isinstance(node, ast.JoinedStr):
+        parts = [part.value if isinstance(part, ast.Constant) else "{}" for part in node.values]
+        return "".join(map(str, parts))
+    return None
+
+
+def messages() -> Iterator[tuple[str, str]]:
+    """Where in the source a message stands, and its text."""
+    for path in sorted((ROOT / "src" / "meshlib").rglob("*.py")):
+        if "testing" in path.parts:
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call) or not node.args:
+                continue
+            called = ast.unparse(node.func)
+            if called.startswith("_log."):
+                text = written(node.args[0])
+                assert text is not None, f"{path}:{node.lineno} logs what cannot be found in the catalogue"
+                yield f"{path.name}:{node.lineno}", re.sub("%[srd]", "{}", text)
+            elif called in SPOKEN:
+                text = written(node.args[SPOKEN[called]])
+                if text is not None and text.strip("{}: ;"):
+                    yield f"{path.name}:{node.lineno}", text
+
+
+def test_every_message_is_in_the_catalogue() -> None:
+    """Each log line and each text of a ConfigError or a failed resolution stands there as the source has it."""
+    listed = {holes(code) for code in re.findall("`([^`]+)`", CATALOGUE.read_text(encoding="utf-8"))}
+    told = [(where, text, holes(text).removeprefix("{}: ")) for where, text in messages()]
+    missing = [f"{where}: {text}" for where, text, told_as in told if not any(told_as in known for known in listed)]
+    assert not missing, "\n".join(missing)
+
+
+def test_the_catalogue_lists_no_log_line_that_is_gone() -> None:
+    """What stands under "Log lines" is in the source."""
+    section = CATALOGUE.read_text(encoding="utf-8").partition("## Log lines")[2]
+    listed = re.findall(r"^\| [A-Z]+ \| `([^`]+)` \|", section, re.MULTILINE)
+    assert listed
+    said = {holes(text) for _, text in messages()}
+    assert [line for line in listed if holes(line) not in said] == []
