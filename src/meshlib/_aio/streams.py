@@ -18,6 +18,9 @@ __all__ = ["StreamStreamCall", "StreamUnaryCall", "UnaryStreamCall"]
 
 EOF: Final = grpc.aio.EOF
 
+Ask = Callable[[int], Coroutine[Any, Any, Any]]
+Accept = Callable[[int, Any], bool]
+
 
 def _kept(plan: Plan) -> int:
     """Bytes of requests kept for another attempt."""
@@ -54,7 +57,7 @@ class _Streaming(Engine):
         if await self._first(told, accept) is None or self.outcome is not None:
             await self.raise_for_status()
 
-    async def _first(self, ask: Callable[[int], Coroutine[Any, Any, Any]], accept: Callable[[int, Any], bool]) -> Any:
+    async def _first(self, ask: Ask, accept: Accept) -> Any:
         """What ``ask`` gets from the first attempt whose answer is accepted; None if the call ends before."""
         while self.outcome is None:
             numbers = self.live()
@@ -62,23 +65,25 @@ class _Streaming(Engine):
                 await self._or_cancel(self.news.wait())
                 continue
             if self.call.plan.hedging is not None and not self.call.committed:
-                n, answer = await self._race(ask)
-            else:
-                n = numbers[0]
-                answer = await self.heard(n, ask(n))
+                return await self._race(ask, accept)
+            n = numbers[0]
+            answer = await self.heard(n, ask(n))
             if answer is not None and accept(n, answer):
                 return answer
         return None
 
-    async def heard(self, n: int, answer: Coroutine[Any, Any, Any]) -> Any:
-        """What attempt ``n`` answers; None if it ends instead, and then the machine knows."""
+    async def heard(self, n: int, answer: Coroutine[Any, Any, Any], *, alone: bool = True) -> Any:
+        """What attempt ``n`` answers; None if it ends instead, and then the machine knows.
+
+        Not ``alone``, it is asked in a task of its own, whose cancellation is no wish of the application's.
+        """
         try:
             return await answer
         except StopAsyncIteration:
             return None
         except asyncio.CancelledError:
             task = asyncio.current_task()
-            if n in self.given_up and not (task is not None and task.cancelling()):
+            if n in self.given_up and not (alone and task is not None and task.cancelling()):
                 return None
             self.cancel()
             raise
@@ -89,27 +94,26 @@ class _Streaming(Engine):
             self.give_up(n)
         return None
 
-    async def _race(self, ask: Callable[[int], Coroutine[Any, Any, Any]]) -> tuple[int, Any]:
-        """Asks all hedges; the first answer. The one place with tasks, as several attempts are waited for."""
-        tasks: dict[asyncio.Task[Any], int] = {}
-        news = self.news.wait()
+    async def _race(self, ask: Ask, accept: Accept) -> Any:
+        """Asks all hedges; the first answer that is accepted. The one place with tasks: several are waited for."""
+        tasks: dict[int, asyncio.Task[Any]] = {}
+        pending: set[asyncio.Future[Any]] = set()
         try:
-            while True:
+            while self.outcome is None:
                 for n in self.live():
-                    if n not in tasks.values():
-                        tasks[self.loop.create_task(self.heard(n, ask(n)))] = n
-                done, _ = await self._or_cancel(
-                    asyncio.wait([*(t for t in tasks if not t.done()), news], return_when=asyncio.FIRST_COMPLETED)
-                )
-                for task in done - {news}:
-                    if not task.cancelled() and task.result() is not None:
-                        return tasks[task], task.result()
-                if self.outcome is not None:
-                    return 0, None
-                if news in done:
-                    news = self.news.wait()
+                    if n not in tasks:
+                        tasks[n] = self.loop.create_task(self.heard(n, ask(n), alone=False))
+                        pending.add(tasks[n])
+                news = self.news.wait()
+                waited = asyncio.wait([*pending, news], return_when=asyncio.FIRST_COMPLETED)
+                done, _ = await self._or_cancel(waited)
+                pending -= done
+                for n, task in tasks.items():
+                    if task in done and (answer := task.result()) is not None and accept(n, answer):
+                        return answer
+            return None
         finally:
-            for task in (*tasks, news):
+            for task in tasks.values():
                 task.cancel()
 
     async def _or_cancel(self, waited: Awaitable[Any]) -> Any:

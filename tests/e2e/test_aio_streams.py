@@ -1,0 +1,372 @@
+"""Streams of the asyncio channel against real servers: order, replay, commitment, cancellation, collection."""
+
+import asyncio
+import gc
+import weakref
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import grpc
+import pytest
+from tests.e2e.aio_world import PATIENCE, QUICK, all_ready, channel_to, in_flight, until
+
+import meshlib
+import meshlib.aio
+from meshlib.testing import ProcessServer, Server, echo, servers
+
+EOF = grpc.aio.EOF
+
+
+async def requests(*messages: bytes) -> AsyncIterator[bytes]:
+    """A request iterator."""
+    for message in messages:
+        yield message
+
+
+async def collected(call: Any) -> list[Any]:
+    """All messages of a call."""
+    return [message async for message in call]
+
+
+async def test_responses_are_read_and_iterated() -> None:
+    """Both ways, each to its end, with status and metadata; once begun, no mixing."""
+    with Server(name="a") as server:
+        async with channel_to(server) as channel:
+            stub = channel.unary_stream(echo.SERVER_STREAM)
+            call = stub(b"x", timeout=PATIENCE)
+            assert isinstance(call, grpc.aio.UnaryStreamCall)
+            assert await collected(call) == [b"x"] * 3
+            assert await collected(call) == []
+            assert await call.code() is grpc.StatusCode.OK
+            assert dict(await call.initial_metadata())[echo.SERVER_NAME] == "a"
+            call = stub(b"x", timeout=PATIENCE)
+            assert [await call.read() for _ in range(3)] == [b"x"] * 3
+            with pytest.raises(grpc.aio.UsageError, match="may not be mixed"):
+                aiter(call)
+            assert [await call.read() for _ in range(2)] == [EOF] * 2
+            assert call.mesh.attempts[0].code == "OK"
+
+
+@pytest.mark.parametrize("kind", ["async", "sync", "written"])
+async def test_requests_are_sent_in_order(kind: str) -> None:
+    """From an async iterator, a plain one and by ``write``, to a response and to a stream of them."""
+    messages = [b"%d" % n for n in range(50)]
+    with Server() as server:
+        async with channel_to(server) as channel:
+
+            async def send(call: Any) -> None:
+                if kind == "written":
+                    for message in messages:
+                        await call.write(message)
+                    await call.done_writing()
+
+            given = {"async": lambda: requests(*messages), "sync": lambda: iter(messages), "written": lambda: None}[
+                kind
+            ]
+            call = channel.stream_unary(echo.CLIENT_STREAM)(given(), timeout=PATIENCE)
+            assert isinstance(call, grpc.aio.StreamUnaryCall)
+            await send(call)
+            assert await call == b"".join(messages)
+            both = channel.stream_stream(echo.BIDI_STREAM)(given(), timeout=PATIENCE)
+            assert isinstance(both, grpc.aio.StreamStreamCall)
+            sending = asyncio.ensure_future(send(both))
+            assert await collected(both) == messages
+            await sending
+            assert await both.code() is grpc.StatusCode.OK
+
+
+async def test_writing_has_the_rules_of_grpc() -> None:
+    """No mixing with an iterator, nothing after ``done_writing``, nothing after the end."""
+    with Server() as server:
+        async with channel_to(server) as channel:
+            stub = channel.stream_stream(echo.BIDI_STREAM)
+            call = stub(iter([b"x"]), timeout=PATIENCE)
+            with pytest.raises(grpc.aio.UsageError, match="may not be mixed"):
+                await call.write(b"x")
+            with pytest.raises(grpc.aio.UsageError, match="may not be mixed"):
+                await call.done_writing()
+            assert await call.read() == b"x"
+            assert await call.read() is EOF
+            call = stub(timeout=PATIENCE)
+            await call.write(b"1")
+            assert await call.read() == b"1"
+            await call.done_writing()
+            await call.done_writing()
+            with pytest.raises(asyncio.InvalidStateError, match=r"half closed|already finished"):
+                await call.write(b"2")
+            assert await call.read() is EOF
+            with pytest.raises(asyncio.InvalidStateError, match="already finished"):
+                await call.write(b"2")
+            await call.done_writing()
+
+
+@pytest.mark.parametrize("kind", ["async", "written"])
+async def test_a_request_stream_is_replayed_on_another_host(kind: str) -> None:
+    """The server fails after some messages; the next one gets all of them, in order, and the iterator is run once."""
+    with servers(2) as (a, b):
+        for server in (a, b):
+            server.fault(code="UNAVAILABLE", after=1, times=1, method=echo.CLIENT_STREAM)
+        async with channel_to(a, b) as channel:
+            await all_ready(channel, 2)
+            call = channel.stream_unary(echo.CLIENT_STREAM)(
+                requests(b"1", b"2", b"3") if kind == "async" else None, timeout=PATIENCE
+            )
+            if kind == "written":
+                for message in (b"1", b"2", b"3"):
+                    await call.write(message)
+                await call.done_writing()
+            assert await call == b"123"
+            assert [attempt.code for attempt in call.mesh.attempts] == ["UNAVAILABLE", "UNAVAILABLE", "OK"]
+            await until(lambda: in_flight(channel) == 0, "places are freed")
+
+
+async def test_what_was_pulled_for_a_stale_attempt_is_the_next_ones() -> None:
+    """The iterator is suspended while attempts are given up: it goes on undisturbed for the one that counts."""
+    gate = asyncio.Event()
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield b"1"
+        await gate.wait()
+        yield b"2"
+
+    with servers(2) as (a, b):
+        for server in (a, b):
+            server.fault(hang=True, times=1)
+        policy = meshlib.RetryPolicy(initial_backoff=0.001, per_attempt_timeout=0.2)
+        async with channel_to(a, b, retry=policy) as channel:
+            await all_ready(channel, 2)
+            call = channel.stream_unary(echo.CLIENT_STREAM)(slow(), timeout=PATIENCE)
+            await until(lambda: len(call.mesh.attempts) == 3, "two attempts were given up")
+            gate.set()
+            assert await call == b"12"
+
+
+async def test_beyond_the_buffer_an_attempt_is_final() -> None:
+    """A stream that no longer fits is not sent twice, and the error says so."""
+    with Server() as server:
+        server.fault(code="UNAVAILABLE", after=1)
+        async with channel_to(server, retry=meshlib.RetryPolicy(buffer_size=10)) as channel:
+            call = channel.stream_unary(echo.CLIENT_STREAM)(timeout=PATIENCE)
+            await call.write(b"12345678")
+            await call.write(b"12345678")
+            await call.done_writing()
+            assert await call.code() is grpc.StatusCode.UNAVAILABLE
+            assert len(call.mesh.attempts) == 1
+            assert "replay buffer" in call.mesh.why
+
+
+async def test_after_the_first_message_nothing_is_retried() -> None:
+    """What the application has seen cannot be taken back."""
+    with servers(2) as (a, b):
+        for server in (a, b):
+            server.fault(code="UNAVAILABLE", after=2)
+        async with channel_to(a, b) as channel:
+            await all_ready(channel, 2)
+            call = channel.unary_stream(echo.SERVER_STREAM)(b"x", timeout=PATIENCE)
+            seen = []
+            with pytest.raises(grpc.aio.AioRpcError) as caught:  # noqa: PT012
+                async for message in call:
+                    seen.append(message)  # noqa: PERF401 - those before the error count too
+            assert seen == [b"x"] * 2
+            assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+            assert type(caught.value) is grpc.aio.AioRpcError
+            assert caught.value.mesh.why == "a message had reached the application"
+
+
+@pytest.mark.parametrize("look", ["read", "iterate", "code", "headers", "connection"])
+async def test_before_that_it_is_whatever_the_application_looks_at(look: str) -> None:
+    """Reader, iterator and those who only wait for the status or the headers see the attempt that worked."""
+    with servers(2, name="s") as (a, b):
+        for server in (a, b):
+            server.fault(code="UNAVAILABLE", times=1)
+        async with channel_to(a, b) as channel:
+            await all_ready(channel, 2)
+            call = channel.unary_stream(echo.SERVER_STREAM)(b"x", timeout=PATIENCE)
+            if look == "headers":
+                assert dict(await call.initial_metadata())[echo.SERVER_NAME].startswith("s-")
+            elif look == "connection":
+                await call.wait_for_connection()
+            if look == "read":
+                assert [await call.read() for _ in range(4)] == [b"x"] * 3 + [EOF]
+            elif look != "code":
+                assert await collected(call) == [b"x"] * 3
+            else:
+                code = asyncio.ensure_future(call.code())
+                await until(lambda: len(call.mesh.attempts) == 3, "it is retried though nobody reads")
+                assert await collected(call) == [b"x"] * 3
+                assert await code is grpc.StatusCode.OK
+            assert [attempt.code for attempt in call.mesh.attempts] == ["UNAVAILABLE", "UNAVAILABLE", "OK"]
+
+
+async def test_headers_handed_out_are_final() -> None:
+    """An attempt whose headers the application has is not replaced."""
+    with Server() as server:
+        server.fault(code="UNAVAILABLE", initial_metadata=True, delay=0.2)
+        async with channel_to(server) as channel:
+            call = channel.unary_stream(echo.SERVER_STREAM)(b"x", timeout=PATIENCE)
+            assert echo.SERVER_NAME in dict(await call.initial_metadata())
+            with pytest.raises(grpc.aio.AioRpcError):
+                await call.read()
+            assert call.mesh.why == "the response headers had reached the application"
+            assert len(call.mesh.attempts) == 1
+
+
+async def test_a_stream_hedge_that_speaks_first_wins() -> None:
+    """Of several attempts the first message counts, or the first headers asked for; the others are cancelled."""
+    with servers(2) as (a, b):
+        a.fault(hang=True)
+        policy = meshlib.HedgingPolicy(hedging_delay=0.01)
+        async with channel_to(a, b, retry=policy, retry_budget=None) as channel:
+            await all_ready(channel, 2)
+            for look in ("read", "iterate", "headers", "bidi") * 2:
+                if look == "bidi":
+                    bidi = channel.stream_stream(echo.BIDI_STREAM)(requests(b"1", b"2"), timeout=PATIENCE)
+                    assert await collected(bidi) == [b"1", b"2"]
+                    continue
+                call = channel.unary_stream(echo.SERVER_STREAM)(b"x", timeout=PATIENCE)
+                if look == "headers":
+                    assert echo.SERVER_NAME in dict(await call.initial_metadata())
+                if look == "read":
+                    assert [await call.read() for _ in range(4)] == [b"x"] * 3 + [EOF]
+                else:
+                    assert await collected(call) == [b"x"] * 3
+            await until(lambda: in_flight(channel) == 0, "places are freed")
+            await asyncio.to_thread(a.wait_until, lambda s: s.in_flight == 0)
+
+
+async def test_a_stream_without_a_message_in_time_moves_on() -> None:
+    """``per_attempt_timeout`` of a stream ends with its first message."""
+    with servers(2) as (a, b):
+        a.fault(hang=True)
+        policy = meshlib.RetryPolicy(initial_backoff=0.001, per_attempt_timeout=0.05)
+        async with channel_to(a, b, retry=policy) as channel:
+            await all_ready(channel, 2)
+            for _ in range(3):
+                call = channel.unary_stream(echo.SERVER_STREAM)(b"x", timeout=PATIENCE)
+                assert await call.read() == b"x"
+                await asyncio.sleep(0.08)  # longer than the limit, on purpose: it no longer counts
+                assert await collected_by_reading(call) == [b"x"] * 2
+
+
+async def collected_by_reading(call: Any) -> list[Any]:
+    """All messages of a call, by ``read``."""
+    messages = []
+    while (message := await call.read()) is not EOF:
+        messages.append(message)
+    return messages
+
+
+async def test_streams_survive_a_kill_before_their_first_message() -> None:
+    """A server killed while streams wait for their first message: all are served by the other."""
+    with ProcessServer() as a, ProcessServer() as b:
+        async with channel_to(a, b, retry_budget=None) as channel:
+            await all_ready(channel, 2)
+            calls = [
+                channel.stream_stream(echo.BIDI_STREAM)(
+                    requests(b"1", b"2"), metadata=((echo.DELAY_MS, "50"), (echo.REQUEST_ID, str(n))), timeout=PATIENCE
+                )
+                for n in range(10)
+            ]
+            reads = [asyncio.ensure_future(collected(call)) for call in calls]
+            await asyncio.to_thread(a.wait_until, lambda s: len(s.unfinished) > 2)
+            await asyncio.to_thread(a.kill)
+            assert await asyncio.gather(*reads) == [[b"1", b"2"]] * 10
+            await until(lambda: in_flight(channel) == 0, "places are freed")
+
+
+async def test_cancelling_a_stream() -> None:
+    """By ``cancel`` and by the task that reads, writes or waits; each frees its place and ends at the server."""
+    with Server() as server:
+        server.fault(hang=True)
+        async with channel_to(server) as channel:
+            await all_ready(channel, 1)
+
+            async def reading(call: Any) -> Any:
+                return await call.read()
+
+            async def iterating(call: Any) -> Any:
+                return await anext(aiter(call))
+
+            async def asking(call: Any) -> Any:
+                return await call.wait_for_connection()
+
+            for how in (reading, iterating, asking):
+                for by_task in (True, False):
+                    call = channel.unary_stream(echo.SERVER_STREAM)(b"x")
+                    task = asyncio.ensure_future(how(call))
+                    await asyncio.to_thread(server.wait_until, lambda s: s.in_flight == 1)
+                    assert (task if by_task else call).cancel()
+                    with pytest.raises(asyncio.CancelledError):
+                        await task
+                    assert call.cancelled()
+                    assert await call.details() == "Locally cancelled by application!"
+                    with pytest.raises(asyncio.CancelledError):
+                        await call.read()
+                    await until(lambda: in_flight(channel) == 0, "its place is freed")
+                    await asyncio.to_thread(server.wait_until, lambda s: s.in_flight == 0)
+
+
+async def test_a_request_iterator_that_raises_cancels_the_call() -> None:
+    """As in grpc.aio: the reason is the application's to know."""
+
+    def broken() -> Iterator[bytes]:
+        yield b"1"
+        raise KeyError("mine")
+
+    with Server() as server:
+        async with channel_to(server) as channel:
+            call = channel.stream_unary(echo.CLIENT_STREAM)(broken(), timeout=PATIENCE)
+            with pytest.raises(asyncio.CancelledError):
+                await call
+            assert await call.code() is grpc.StatusCode.CANCELLED
+            bidi = channel.stream_stream(echo.BIDI_STREAM)(5, timeout=PATIENCE)
+            with pytest.raises(asyncio.CancelledError):
+                await bidi.read()
+
+
+async def test_a_stream_nobody_holds_is_cancelled() -> None:
+    """Its handler at the server ends and its place is freed, and its callbacks hear of it."""
+    with Server() as server:
+        server.fault(hang=True)
+        async with channel_to(server) as channel:
+            await all_ready(channel, 1)
+            makers = [
+                lambda: channel.unary_stream(echo.SERVER_STREAM)(b"x"),
+                channel.stream_stream(echo.BIDI_STREAM),
+                channel.stream_unary(echo.CLIENT_STREAM),
+            ]
+            for make in makers:
+                told: list[Any] = []
+                call = make()
+                gone = weakref.ref(call)
+                call.add_done_callback(lambda done, told=told: told.append(done.cancelled()))
+                await asyncio.to_thread(server.wait_until, lambda s: s.in_flight == 1)
+                del call
+                gc.collect()
+                await asyncio.to_thread(server.wait_until, lambda s: s.in_flight == 0)
+                assert told == [True]
+                await until(lambda: in_flight(channel) == 0, "its place is freed")
+                gc.collect()
+                assert gone() is None
+
+
+async def test_an_upload_nobody_holds_runs_to_its_end() -> None:
+    """A call that has its iterator and returns one message needs the application no more, as in grpc.aio."""
+    with Server() as server:
+        async with channel_to(server, retry=QUICK) as channel:
+            await all_ready(channel, 1)
+            channel.stream_unary(echo.CLIENT_STREAM)(requests(b"1", b"2"), metadata=((echo.DELAY_MS, "30"),))
+            gc.collect()
+            await until(lambda: channel.mesh.snapshot().hosts[0].successes == 1, "it ended well")
+
+
+async def test_bad_metadata_of_a_stream_is_answered_as_in_grpc() -> None:
+    """An upper-case key is INTERNAL for streams; no place is lost."""
+    with Server() as server:
+        async with channel_to(server) as channel:
+            await all_ready(channel, 1)
+            call = channel.unary_stream(echo.SERVER_STREAM)(b"x", metadata=(("UPPER", "v"),))
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call.read()
+            assert (caught.value.code(), caught.value.details()) == (grpc.StatusCode.INTERNAL, "Invalid metadata")
+            await until(lambda: in_flight(channel) == 0, "its place is freed")
