@@ -1,38 +1,30 @@
 """The machine of one call: its attempts, waits, deadline and end.
 
 Inputs are methods told the time; each returns the commands a shell is to perform, in order. An empty answer means: wait
-for the next input, which may be :meth:`Call.on_timer` at :meth:`Call.next_timer`. Any input is legal at any time: what no
-longer matters is ignored, and every :class:`StartAttempt` is answered by exactly one :meth:`Call.on_outcome`, which alone
-frees its place at the host. One thread at a time feeds a call.
+for the next input, which may be :meth:`Call.on_timer` at :meth:`Call.next_timer`. Any input is legal at any time: what
+no longer matters is ignored, and every :class:`StartAttempt` is answered by exactly one :meth:`Call.on_outcome`, which
+alone frees its place at the host. One thread at a time feeds a call.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from enum import Enum
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, final
 
-from meshlib._core.attempts.retry import AttemptState, backoff, refusal
-from meshlib._core.commands import CallCommand, CancelAttempt, Finish, StartAttempt
+from meshlib._core.attempts.budget import LOSS_SHOWS
+from meshlib._core.attempts.hedge import Hedges
+from meshlib._core.attempts.retry import Retries
+from meshlib._core.commands import ANSWERED, NOTHING, CancelAttempt, Commands, Finish, StartAttempt
 from meshlib._core.events import AttemptEnded, AttemptStarted, CallObserver, NotRetried, Retrying, Waiting
-from meshlib._core.policy import Plan
-from meshlib._core.status import Outcome, local
+from meshlib._core.explanation import COMMITTED, OVER_BUDGET, deadline_exceeded, explanation
+from meshlib._core.host import Host
+from meshlib._core.policy import Plan, RetryPolicy
+from meshlib._core.status import OK, Outcome
 
 if TYPE_CHECKING:
     from meshlib._core.cluster import Cluster
-    from meshlib._core.host import Host
 
-__all__ = ["Call", "State"]
-
-Commands = tuple[CallCommand, ...]
-NOTHING: Final[Commands] = ()
-
-TIMER_SLACK: Final = 0.005
-"""An attempt that ended DEADLINE_EXCEEDED this close to its own limit, in seconds, was ended by that limit: grpc rounds
-deadlines to the millisecond, so its clock and ours may differ by a little."""
-
-
-LOSS_SHOWS: Final = 0.005
-"""Seconds within which the connection of a host that died shows it; its failed calls are told a little earlier."""
+__all__ = ["Call", "Commands", "State"]
 
 
 class State(Enum):
@@ -43,6 +35,9 @@ class State(Enum):
     FLYING = "in flight"
     BACKOFF = "backing off"
     DONE = "done"
+
+
+NEW, WAITING, FLYING, BACKOFF, DONE = State  # as globals: on 3.11 a member costs 50 ns to look up
 
 
 @final
@@ -60,32 +55,28 @@ class Call:
         observer: hears its events.
     """
 
-    __slots__ = (
-        "_budgeted",
-        "_flying",
-        "_hedge_at",
-        "_refused",
-        "_resume_at",
-        "_retries",
-        "attempts",
-        "begun",
-        "cluster",
-        "committed",
-        "deadline",
-        "hash",
-        "metadata",
-        "method",
-        "observer",
-        "plan",
-        "span",
-        "state",
-        "streaming",
-        "tried",
-        "verdict",
-        "wait_for_ready",
-        "waker",
-        "woken",
-    )
+    # What few calls ever need has its value here, so that the others do not pay for it.
+
+    hash: int | None = None
+    span: object = None
+    """Whatever telemetry keeps for the call."""
+    waker: Callable[[], None] | None = None
+    """How the shell is told that a waiting call should be fed :meth:`on_endpoints`."""
+    woken: bool = False
+    """The same, for a shell that looks."""
+    committed: int = 0
+    """The attempt whose answer counts, whatever it is; 0 while there is none."""
+    verdict: str = ""
+    """Why its failure was not tried again, in words."""
+
+    _refused: int = 0
+    """Attempts that count for nothing, because grpc refused them and another was sent in their place."""
+    _why: str = "first"
+    """What the attempt that is waited for will be."""
+    _resume_at: float = math.inf
+    _commitment: str = ""
+    _retries: Retries | None = None
+    _hedges: Hedges | None = None
 
     def __init__(
         self,
@@ -107,107 +98,89 @@ class Call:
         self.wait_for_ready = wait_for_ready
         self.streaming = streaming
         self.observer = observer
-        self.hash: int | None = None
-        self.waker: Callable[[], None] | None = None
-        self.woken = False
-        self.state = State.NEW
-        self.attempts: list[StartAttempt] = []
-        self.tried: list["Host"] = []
-        self.committed = 0
-        self.verdict = ""
-        """Why the last failure was not tried again, in words."""
+        self.state = NEW
         self.begun = 0.0
-        self.span: object = None
-        """Whatever telemetry keeps for the call."""
+        """Monotonic second of its start."""
+        self.attempts: list[StartAttempt] = []
+        self.tried: list[Host] = []
+        """Hosts it was sent to, oldest first."""
         self._flying = 0
-        self._refused = 0
-        self._retries = 0
-        self._budgeted = False
-        self._resume_at = math.inf
-        self._hedge_at = math.inf
+        """Attempts in flight that count."""
+        self._failure: StartAttempt | None = None
+        """The last attempt that failed; while another is to follow, it keeps the place in the retry budget for that."""
 
     # Inputs.
 
     def begin(self, *, now: float) -> Commands:
         """The call starts."""
+        if self.state is not NEW:
+            return NOTHING
         self.begun = now
         return self._start("first", now)
 
     def on_endpoints(self, *, now: float) -> Commands:
         """Hosts changed while the call waits for one, or the channel closed while it waits for anything."""
-        if self.state is State.BACKOFF and self.cluster.closed:
-            return self._start("retry", now)
-        if self.state is not State.WAITING:
-            return NOTHING
-        if self.deadline is not None and now >= self.deadline:
-            return self._expire(now)
-        return self._start(self._next_why(), now)
+        self.woken = False
+        if self.state is WAITING or (self.state is BACKOFF and self.cluster.closed):
+            return self._start(self._why, now)
+        return NOTHING
 
     def on_commit(self, n: int, why: str, *, now: float) -> Commands:
-        """Attempt ``n`` is the one whose answer counts: something of it reached the application, or its requests can no
-        longer be replayed.
+        """Attempt ``n`` is the one whose answer counts: a ``"message"`` or the ``"headers"`` of it reach the
+        application, or its requests can no longer be replayed (``"buffer"``).
 
-        Args:
-            n: the attempt.
-            why: ``"message"``, ``"headers"`` or ``"buffer"``, for the explanation of a failure that follows.
-            now: monotonic seconds.
+        Ignored for an attempt that no longer counts itself: afterwards :attr:`committed` says whether it does.
         """
-        if self.state is State.DONE or self.committed:
+        attempt = self.attempts[n - 1]
+        if attempt.outcome is not None or attempt.dropped:
             return NOTHING
+        if not self.committed or self._commitment == "buffer":
+            self._commitment = why
         self.committed = n
-        self.verdict = {
-            "message": "a message had reached the application",
-            "headers": "the response headers had reached the application",
-            "buffer": "the requests no longer fitted the replay buffer",
-        }[why]
-        self._hedge_at = math.inf
-        return self._cancel_all(but=n)
+        if self._hedges is not None:
+            self._hedges.stop(COMMITTED[why])
+        return self._drop(but=attempt)
 
     def on_outcome(self, n: int, outcome: Outcome, *, now: float) -> Commands:
         """Attempt ``n`` ended."""
         attempt = self.attempts[n - 1]
-        if attempt.outcome is not None and attempt.seconds is not None:
-            raise AssertionError(f"attempt {n} of {self.method} reported twice")
+        if attempt.seconds is not None:
+            raise AssertionError(f"attempt {n} of {self.method} was reported twice")
         attempt.seconds = seconds = now - attempt.start
-        given_up = attempt.outcome
-        if given_up is None:
+        if attempt.outcome is None:
             attempt.outcome = outcome
-            self._flying -= 1
         else:
-            outcome = given_up
+            outcome = attempt.outcome
         self.cluster.report(attempt.host, outcome, seconds, now=now)
         if self.observer is not None:
-            address = attempt.host.endpoint.address
-            self.observer.on_call_event(
-                self, AttemptEnded(at=now, n=n, address=address, code=outcome.code, seconds=seconds)
-            )
-        if given_up is not None or self.state is State.DONE:
+            ended = AttemptEnded(at=now, n=n, address=attempt.host.endpoint.address, code=outcome.code, seconds=seconds)
+            self.observer.on_call_event(self, ended)
+        if attempt.dropped:
             return NOTHING
+        self._flying -= 1
         if outcome.code == "OK":
-            return (*self._cancel_all(but=n), *self._finish(outcome, n))
+            return self._finish(outcome, n)
         return self._failed(attempt, outcome, now)
 
     def on_timer(self, *, now: float) -> Commands:
         """The time of :meth:`next_timer` has come."""
-        if self.state is State.BACKOFF and now >= self._resume_at:
-            return self._resume(now)
-        if self.state is State.WAITING and self.deadline is not None and now >= self.deadline:
-            return self._expire(now)
-        if self.state is not State.FLYING:
+        timer = self.next_timer()
+        if timer is None or now < timer:
             return NOTHING
-        if now >= self._hedge_at:
-            return self._hedge(now)
-        for attempt in self.attempts:
-            limit = self._limit(attempt)
-            if now >= limit:
-                return self._give_up(attempt, now)
-        return NOTHING
+        if self.state is BACKOFF:
+            assert self._failure is not None
+            return self._resume(self._failure, now)
+        if self.state is WAITING:
+            return self._expire(now)
+        if self._hedges is not None:
+            return self._hedge(self._hedges, now)
+        return self._give_up(self.attempts[-1], now)
 
     def on_cancel(self, outcome: Outcome, *, now: float) -> Commands:
         """The caller, or the closing channel, ends the call with ``outcome``."""
-        if self.state is State.DONE:
+        if self.state is DONE:
             return NOTHING
-        return (*self._cancel_all(), *self._finish(outcome, 0))
+        return self._finish(outcome)
 
     def wake(self) -> None:
         """A waiting call should be fed :meth:`on_endpoints`: tells the shell, or leaves ``woken`` for it to find."""
@@ -218,221 +191,212 @@ class Call:
 
     def next_timer(self) -> float | None:
         """The monotonic second of the next :meth:`on_timer`, or None."""
-        if self.state is State.BACKOFF:
+        if self.state is BACKOFF:
             return self._resume_at
-        if self.state is State.WAITING:
+        if self.state is WAITING:
             return self.deadline
-        if self.state is not State.FLYING:
+        if self.state is not FLYING:
             return None
-        timer = self._hedge_at
-        if self.streaming and not self.committed:
-            timer = min([timer, *map(self._limit, self.attempts)])
-        return None if timer == math.inf else timer
+        if self._hedges is not None:
+            return None if self._hedges.due == math.inf else self._hedges.due
+        if not self.streaming or self.plan.retry is None or self._commitment in ("message", "headers"):
+            return None
+        limit = self.plan.retry.per_attempt_timeout
+        return None if limit is None else self.attempts[-1].start + limit
 
-    # What happens.
+    # An attempt begins.
 
     def _start(self, why: str, now: float) -> Commands:
         """Sends the next attempt, if a host can be had."""
+        if self.deadline is not None and now >= self.deadline:
+            return self._expire(now)
         chosen = self.cluster.pick(self, now=now)
-        if chosen is None:
-            self.state = State.WAITING
-            if self.observer is not None:
-                self.observer.on_call_event(self, Waiting(at=now))
-            return NOTHING
+        if type(chosen) is Host:
+            return (self._send(chosen, why, now),)
         if isinstance(chosen, Outcome):
-            return self._finish(chosen, 0)
-        return (self._send(chosen, why, now),)
-
-    def _send(self, host: "Host", why: str, now: float) -> StartAttempt:
-        timeout = None if self.deadline is None else self.deadline - now
-        retry = self.plan.retry
-        if retry is not None and retry.per_attempt_timeout is not None and not self.streaming:
-            timeout = retry.per_attempt_timeout if timeout is None else min(timeout, retry.per_attempt_timeout)
-        attempt = StartAttempt(len(self.attempts) + 1, host, timeout, why, now, len(self.attempts) - self._refused)
-        self.attempts.append(attempt)
-        self.tried.append(host)
-        self.state = State.FLYING
-        self._flying += 1
-        if self.plan.hedging is not None and len(self.attempts) < self.plan.hedging.max_attempts:
-            self._hedge_at = now + self.plan.hedging.hedging_delay
-        if self.observer is not None:
-            self.observer.on_call_event(
-                self, AttemptStarted(at=now, n=attempt.n, address=host.endpoint.address, why=why)
-            )
-        return attempt
-
-    def _failed(self, attempt: StartAttempt, outcome: Outcome, now: float) -> Commands:
-        """Attempt ended in failure, and the call has not."""
-        if outcome.refused and not self.committed and self._may_repick(attempt):
-            self._refused += 1
-            return self._start("refused", now)
-        if self.committed:
-            return self._final(attempt, outcome, self.verdict, now)
-        if self.plan.hedging is not None:
-            return self._hedge_failed(attempt, outcome, now)
-        if self.plan.retry is None:
-            return self._final(attempt, outcome, "retries are off", now)
-        return self._retry(attempt, outcome, now)
-
-    def _retry(self, attempt: StartAttempt, outcome: Outcome, now: float) -> Commands:
-        policy = self.plan.retry
-        assert policy is not None
-        timed_out = self._timed_out(attempt, outcome, now)
-        if self._budgeted:
-            self._budgeted = False
-            self.cluster.release_retry()
-        state = self._attempt_state(outcome, now)
-        why = refusal(policy, outcome, timed_out=timed_out, state=state)
-        if why is not None:
-            return self._final(attempt, outcome, why, now)
-        if outcome.pushback is not None:
-            # "If the server pushes back ... the backoff sequence is reset": gRFC A6.
-            self._retries = 0
-            delay = outcome.pushback
-        else:
-            self._retries += 1
-            delay = backoff(policy, self._retries, rng=self.cluster.rng, state=lambda: state)
-        self._budgeted = self.cluster.acquire_retry(self)
-        if not self._budgeted:
-            # Judged when the back-off ends: by then it shows whether the host was lost.
-            delay = max(delay, LOSS_SHOWS)
-        if self.deadline is not None and now + delay >= self.deadline:
-            return self._final(attempt, outcome, f"the back-off of {delay:.3f} s would end past the deadline", now)
-        self.woken = False
-        self.state = State.BACKOFF
-        self._resume_at = now + delay
-        if self.observer is not None:
-            self.observer.on_call_event(self, Retrying(at=now, n=attempt.n, delay=delay))
+            return self._unreachable(chosen, now)
+        if self.observer is not None and self.state is not WAITING:
+            self.observer.on_call_event(self, Waiting(at=now))
+        self.state = WAITING
+        self._why = why
         return NOTHING
 
-    def _resume(self, now: float) -> Commands:
-        """The back-off is over. A retry beyond the budget goes ahead if its host is gone: the budget keeps hosts that
-        answer with errors from being hammered, and must not fail the calls that a host took with it when it died."""
-        attempt = self.attempts[-1]
-        if not self._budgeted and not self.cluster.gone(attempt.host, now=now):
-            self._budgeted = self.cluster.acquire_retry()
-            if not self._budgeted:
-                self.cluster.refuse_retry()
-                assert attempt.outcome is not None
-                return self._final(attempt, attempt.outcome, "the retry budget of the channel is used up", now)
-        return self._start("retry", now)
+    def _send(self, host: Host, why: str, now: float) -> StartAttempt:
+        plan = self.plan
+        timeout = None if self.deadline is None else self.deadline - now
+        limit = None if plan.retry is None or self.streaming else plan.retry.per_attempt_timeout
+        if limit is not None and (timeout is None or limit < timeout):
+            timeout = limit
+        count = len(self.attempts)
+        previous = count - self._refused if count else 0
+        attempt = StartAttempt(count + 1, host, timeout, why, now, previous)
+        self.attempts.append(attempt)
+        self.tried.append(host)
+        self.state = FLYING
+        self._flying += 1
+        if self._failure is not None:
+            attempt.holds, self._failure.holds = self._failure.holds, False
+        if plan.hedging is not None and why != "refused":
+            if self._hedges is None:
+                self._hedges = Hedges(plan.hedging)
+            self._hedges.sent(now=now)
+        if self.observer is not None:
+            address = host.endpoint.address
+            self.observer.on_call_event(self, AttemptStarted(at=now, n=attempt.n, address=address, why=why))
+        return attempt
 
-    def _hedge(self, now: float) -> Commands:
-        """Time for the next copy; without a host or budget for it the copies under way are all there will be."""
-        self._hedge_at = math.inf
-        if not self.cluster.acquire_retry():
-            return NOTHING
+    # An attempt ended in failure, and the call has not.
+
+    def _failed(self, attempt: StartAttempt, outcome: Outcome, now: float) -> Commands:
+        self._failure = attempt
+        if outcome.refused and not self.committed:
+            again = self._repick(attempt, now)
+            if again is not None:
+                return again
+        self._free(attempt)
+        if self.committed:
+            return self._final(attempt, COMMITTED[self._commitment], now)
+        if self._hedges is not None:
+            return self._hedge_failed(self._hedges, attempt, outcome, now)
+        if self.plan.retry is not None:
+            return self._retry(self.plan.retry, attempt, outcome, now)
+        return self._final(attempt, "retries are off", now)
+
+    def _repick(self, attempt: StartAttempt, now: float) -> Commands | None:
+        """A refused attempt is sent again at once (gRFC A6 transparent retry): at most once per host, and only while a
+        host looks ready or the call would wait for one anyway. None: it is a failure like others."""
+        refusals = sum(a.host is attempt.host and a.outcome is not None and a.outcome.refused for a in self.attempts)
+        if refusals > 1 or not (self.cluster.ready or self.wait_for_ready):
+            return None
+        if not self._flying:
+            self._refused += 1
+            return self._start("refused", now)
         host = self.cluster.pick(self, now=now, wait=False)
-        if host is None or isinstance(host, Outcome):
-            self.cluster.release_retry()
-            return NOTHING
-        if self._budgeted:
-            self.cluster.release_retry()
-        self._budgeted = True
-        return (self._send(host, "hedge", now),)
+        if type(host) is not Host:
+            return None
+        self._refused += 1
+        return (self._send(host, "refused", now),)
 
-    def _hedge_failed(self, attempt: StartAttempt, outcome: Outcome, now: float) -> Commands:
-        policy = self.plan.hedging
-        assert policy is not None
-        forbidden = outcome.pushback is not None and outcome.pushback < 0
-        if outcome.code not in policy.non_fatal_status_codes:
-            return (*self._cancel_all(), *self._final(attempt, outcome, f"{outcome.code} is fatal to a hedge", now))
-        if forbidden:
-            self._hedge_at = math.inf
-        elif outcome.pushback is not None and self._hedge_at < math.inf:
-            self._hedge_at = now + outcome.pushback
-        elif len(self.attempts) < policy.max_attempts:
-            started = self._hedge(now)
-            if started:
-                return started
-        if self._flying or self._hedge_at < math.inf:
-            return NOTHING
-        return self._final(attempt, outcome, "all hedges failed", now)
+    def _retry(self, policy: RetryPolicy, attempt: StartAttempt, outcome: Outcome, now: float) -> Commands:
+        if self._retries is None:
+            self._retries = Retries(policy, self.cluster.rng, self.cluster.note)
+        count = len(self.attempts) - self._refused
+        decision = self._retries.decide(attempt, outcome, count=count, elapsed=now - self.begun, now=now)
+        if isinstance(decision, str):
+            return self._final(attempt, decision, now)
+        return self._back_off(attempt, decision, "retry", now)
+
+    def _back_off(self, attempt: StartAttempt, delay: float, why: str, now: float) -> Commands:
+        """Another attempt follows after ``delay``, its place in the budget held meanwhile."""
+        attempt.holds = self.cluster.acquire_retry(self)
+        if not attempt.holds:
+            # Judged when the back-off ends: by then it shows whether the host was lost.
+            delay = max(delay, LOSS_SHOWS)
+        self.state = BACKOFF
+        if self.deadline is not None and now + delay >= self.deadline:
+            return self._final(attempt, f"the back-off of {delay:.3f} s would end past the deadline", now)
+        self._resume_at = now + delay
+        self._why = why
+        if self.observer is not None:
+            self.observer.on_call_event(self, Retrying(at=now, n=attempt.n, delay=delay))
+        # Closed while this was decided: nobody would wake it.
+        return self._start(why, now) if self.cluster.closed else NOTHING
+
+    def _resume(self, attempt: StartAttempt, now: float) -> Commands:
+        """The back-off is over. A retry beyond the budget goes ahead if its host was lost: the budget keeps hosts that
+        answer with errors from being hammered, and must not fail the calls that a host took with it when it died."""
+        if not attempt.holds and not self.cluster.lost(attempt.host, since=attempt.start, now=now):
+            self.cluster.refuse_retry()
+            return self._final(attempt, OVER_BUDGET, now)
+        if self._hedges is not None:
+            self._hedges.take()
+        return self._start(self._why, now)
 
     def _give_up(self, attempt: StartAttempt, now: float) -> Commands:
-        """A stream's attempt brought no message within ``per_attempt_timeout``: it no longer counts."""
+        """A stream's attempt brought nothing within ``per_attempt_timeout``: it no longer counts."""
         assert self.plan.retry is not None
         limit = self.plan.retry.per_attempt_timeout
-        outcome = Outcome("DEADLINE_EXCEEDED", f"no message within per_attempt_timeout of {limit} s")
-        attempt.outcome = outcome
+        attempt.outcome = Outcome("DEADLINE_EXCEEDED", f"no message within per_attempt_timeout of {limit} s")
+        attempt.dropped = True
         self._flying -= 1
-        return (CancelAttempt(attempt.n), *self._failed(attempt, outcome, now))
+        return (CancelAttempt(attempt.n), *self._failed(attempt, attempt.outcome, now))
+
+    # Hedging.
+
+    def _hedge(self, hedges: Hedges, now: float) -> Commands:
+        """Sends the next copy beside those in flight; without a host or budget for it there will be no more."""
+        if self.deadline is not None and now >= self.deadline:
+            hedges.stop("the deadline passed")
+        elif not self.cluster.acquire_retry():
+            self.cluster.refuse_retry()
+            hedges.stop(OVER_BUDGET)
+        elif type(host := self.cluster.pick(self, now=now, wait=False)) is Host:
+            hedges.take()
+            copy = self._send(host, "hedge", now)
+            copy.holds = True
+            return (copy,)
+        else:
+            self.cluster.release_retry()
+            hedges.stop("there was no host for a further copy")
+        return NOTHING
+
+    def _hedge_failed(self, hedges: Hedges, attempt: StartAttempt, outcome: Outcome, now: float) -> Commands:
+        if not hedges.failed(outcome, now=now):
+            return self._final(attempt, f"{outcome.code} is fatal to a hedged call", now)
+        if self._flying:
+            return self._hedge(hedges, now) if now >= hedges.due else NOTHING
+        if hedges.due == math.inf:
+            return self._final(attempt, hedges.why, now)
+        return self._back_off(attempt, hedges.due - now, "hedge", now)
+
+    # The end.
 
     def _expire(self, now: float) -> Commands:
-        """The deadline passed while the call waited for a host."""
-        last = next((a.outcome for a in reversed(self.attempts) if a.outcome is not None), None)
-        after = f"; last attempt: {last.code} {last.details}" if last is not None else ""
-        details = f"Deadline Exceeded: {self.cluster.situation(now=now)}{after}"
-        return self._finish(local("DEADLINE_EXCEEDED", details), 0)
+        """The deadline passed while nothing was in flight."""
+        situation = self.cluster.situation() if self.state is WAITING else ""
+        self.verdict = "the deadline passed"
+        return self._finish(deadline_exceeded(self._failure, situation))
 
-    def _final(self, attempt: StartAttempt, outcome: Outcome, why: str, now: float) -> Commands:
+    def _unreachable(self, outcome: Outcome, now: float) -> Commands:
+        """There is no host, and there will be none. What the last server said says more, unless the channel closed."""
+        if self._failure is not None and not self.cluster.closed:
+            return self._final(self._failure, outcome.details, now)
+        self.verdict = outcome.details
+        return self._finish(outcome)
+
+    def _final(self, attempt: StartAttempt, why: str, now: float) -> Commands:
         """A failure that is not tried again."""
+        assert attempt.outcome is not None
         self.verdict = why
         if self.observer is not None:
             self.observer.on_call_event(self, NotRetried(at=now, n=attempt.n, why=why))
-        return self._finish(outcome, attempt.n)
+        return self._finish(attempt.outcome, attempt.n)
 
-    def _finish(self, outcome: Outcome, n: int) -> Commands:
-        if self.state is State.WAITING or self.state is State.BACKOFF:
+    def _finish(self, outcome: Outcome, n: int = 0) -> Commands:
+        if self.state is WAITING or self.state is BACKOFF:
             self.cluster.leave(self)
-        self.state = State.DONE
-        if self._budgeted:
-            self._budgeted = False
+        self.state = DONE
+        if n == 1 and outcome is OK and not self._flying:
+            return ANSWERED
+        for attempt in self.attempts:
+            self._free(attempt)
+        return (*self._drop(), Finish(outcome, n))
+
+    def _drop(self, but: StartAttempt | None = None) -> Commands:
+        """Cancels what is in flight: its outcomes no longer count."""
+        dropped = [a for a in self.attempts if a.outcome is None and not a.dropped and a is not but]
+        for attempt in dropped:
+            attempt.dropped = True
+            self._free(attempt)
+        self._flying -= len(dropped)
+        return tuple(CancelAttempt(attempt.n) for attempt in dropped)
+
+    def _free(self, attempt: StartAttempt) -> None:
+        """Gives its place in the retry budget back, if it holds one."""
+        if attempt.holds:
+            attempt.holds = False
             self.cluster.release_retry()
-        return (Finish(outcome, n),)
-
-    def _cancel_all(self, but: int = 0) -> Commands:
-        if self._flying <= (1 if but else 0):
-            return NOTHING
-        return tuple(CancelAttempt(a.n) for a in self.attempts if a.outcome is None and a.n != but)
-
-    # What is known.
-
-    def _limit(self, attempt: StartAttempt) -> float:
-        """When a stream's attempt is given up unless a message comes first."""
-        retry = self.plan.retry
-        if not self.streaming or self.committed or attempt.outcome is not None:
-            return math.inf
-        if retry is None or retry.per_attempt_timeout is None:
-            return math.inf
-        return attempt.start + retry.per_attempt_timeout
-
-    def _timed_out(self, attempt: StartAttempt, outcome: Outcome, now: float) -> bool:
-        """Whether ``per_attempt_timeout`` ended the attempt, rather than the deadline of the call or the server."""
-        retry = self.plan.retry
-        if outcome.code != "DEADLINE_EXCEEDED" or retry is None or retry.per_attempt_timeout is None:
-            return False
-        if self.deadline is not None and now >= self.deadline:
-            return False
-        return now - attempt.start >= retry.per_attempt_timeout - TIMER_SLACK
-
-    def _may_repick(self, attempt: StartAttempt) -> bool:
-        """A refused attempt is sent again at once, at most once per host (gRFC A6 transparent retry), while there is a
-        host that looks ready."""
-        refusals = sum(1 for a in self.attempts if a.host is attempt.host and a.outcome is not None and a.outcome.refused)
-        return refusals <= 1 and self.cluster.ready > 0
-
-    def _next_why(self) -> str:
-        return "retry" if self.attempts else "first"
-
-    def _attempt_state(self, outcome: Outcome, now: float) -> AttemptState:
-        return AttemptState(
-            outcome,
-            attempt_number=len(self.attempts) - self._refused,
-            seconds_since_start=now - self.begun,
-            idle_for=0.0,
-            upcoming_sleep=0.0,
-        )
 
     def explain(self, outcome: Outcome) -> str:
         """What the mesh did for a call that failed after several attempts, as the details of its error."""
-        hosts = len({id(host) for host in self.tried})
-        last = self.attempts[-1]
-        return (
-            f"{outcome.code} after {len(self.attempts)} attempt{'s' * (len(self.attempts) > 1)} on "
-            f"{hosts} endpoint{'s' * (hosts > 1)} ({self.verdict}); "
-            f"last: {last.host.endpoint.address} {outcome.details}"
-        )
-
-    def __repr__(self) -> str:
-        return f"<Call {self.method} {self.state.value} {self.attempts!r}>"
+        return explanation(self.attempts, outcome, self.verdict)

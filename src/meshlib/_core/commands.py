@@ -1,18 +1,21 @@
 """What a machine asks its shell to do: values, performed in order and outside every lock."""
 
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Final, final
 
-from meshlib._core.status import Outcome
+from meshlib._core.status import OK, Outcome
 
 if TYPE_CHECKING:
     from meshlib._core.call import Call
     from meshlib._core.host import Host
 
 __all__ = [
+    "ANSWERED",
+    "NOTHING",
     "CallCommand",
     "CancelAttempt",
     "Close",
     "ClusterCommand",
+    "Commands",
     "Finish",
     "Lookup",
     "Open",
@@ -31,11 +34,12 @@ class StartAttempt:
         n: number of the attempt, from 1.
         host: where to.
         timeout: seconds the attempt may take, for grpc to enforce; None: no limit.
-        why: ``"first"``, ``"retry"``, ``"hedge"`` or ``"refused"``.
+        why: ``"first"``, ``"retry"``, ``"hedge"`` or ``"refused"`` (the one before was, and counts for nothing).
         start: monotonic second of the command.
+        previous: attempts before this one that a server may have seen: ``grpc-previous-rpc-attempts`` (gRFC A6).
     """
 
-    __slots__ = ("host", "n", "outcome", "previous", "seconds", "start", "timeout", "why")
+    __slots__ = ("dropped", "holds", "host", "n", "outcome", "previous", "seconds", "start", "timeout", "why")
 
     def __init__(self, n: int, host: "Host", timeout: float | None, why: str, start: float, previous: int) -> None:
         self.n = n
@@ -44,12 +48,19 @@ class StartAttempt:
         self.why = why
         self.start = start
         self.previous = previous
-        """Attempts before this one that a server may have seen: ``grpc-previous-rpc-attempts`` (gRFC A6)."""
-        self.seconds: float | None = None
         self.outcome: Outcome | None = None
+        """What became of it, as far as the call is concerned."""
+        self.seconds: float | None = None
+        """How long it took; None until its outcome is reported."""
+        self.dropped = False
+        """Cancelled: its outcome, still to come, no longer counts."""
+        self.holds = False
+        """It holds a place in the retry budget."""
 
     def __repr__(self) -> str:
-        end = "in flight" if self.outcome is None else f"{self.outcome.code} after {self.seconds:.3f} s"
+        end = "in flight" if self.outcome is None else self.outcome.code
+        if self.seconds is not None:
+            end += f" after {self.seconds:.3f} s"
         return f"<attempt {self.n} {self.host.endpoint.address} {self.why}: {end}>"
 
 
@@ -68,7 +79,7 @@ class CancelAttempt:
 
 @final
 class Finish:
-    """The command to give the caller ``outcome``, that of attempt ``n`` (0: decided without one). Given exactly once."""
+    """The command to give the caller ``outcome``, that of attempt ``n`` (0: decided without one). Given once a call."""
 
     __slots__ = ("n", "outcome")
 
@@ -92,7 +103,10 @@ class Lookup:
 
 @final
 class Rebuild:
-    """The command to call ``Cluster.rebuild``: the hosts to choose from are others than those of the picker in use."""
+    """The command to call ``Cluster.rebuild``: who may be chosen has changed since the picker in use was made.
+
+    It is harmless once too often, and may be left out while a rebuild is under way: that one asks for it again.
+    """
 
     __slots__ = ()
 
@@ -102,7 +116,11 @@ class Rebuild:
 
 @final
 class Open:
-    """The command to make a subchannel for ``host`` and give it to ``Cluster.opened``."""
+    """The command to make a subchannel for ``host`` and give it to ``Cluster.opened``.
+
+    If it cannot be made, ``Cluster.on_connectivity`` is told TRANSIENT_FAILURE; with the next answer of the resolver it
+    is asked for again.
+    """
 
     __slots__ = ("host",)
 
@@ -153,4 +171,11 @@ class StateChanged:
 
 
 CallCommand = StartAttempt | CancelAttempt | Finish
+Commands = tuple[CallCommand, ...]
+"""What an input of a call is answered with."""
+
+NOTHING: Final[Commands] = ()
+ANSWERED: Final[Commands] = (Finish(OK, 1),)
+"""How almost every call ends: made once."""
+
 ClusterCommand = Lookup | Rebuild | Open | Close | Wake | StateChanged

@@ -34,10 +34,8 @@ class Endpoint:
     def __post_init__(self) -> None:
         if not self.address or not isinstance(self.address, str):
             raise ConfigError("address", self.address, 'must be text such as "10.0.0.7:50051" or "unix:/run/a.sock"')
-        if not isinstance(self.weight, int) or not 1 <= self.weight <= MAX_WEIGHT:
-            raise ConfigError("weight", self.weight, f"must be an integer from 1 to {MAX_WEIGHT}")
-        if not isinstance(self.priority, int) or not 0 <= self.priority <= MAX_PRIORITY:
-            raise ConfigError("priority", self.priority, f"must be an integer from 0 to {MAX_PRIORITY}")
+        _whole("weight", self.weight, 1, MAX_WEIGHT)
+        _whole("priority", self.priority, 0, MAX_PRIORITY)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +57,10 @@ def merged(endpoints: Iterable[Endpoint]) -> tuple[Endpoint, ...]:
     for endpoint in endpoints:
         key = (endpoint.address, endpoint.authority, endpoint.priority)
         seen = by_key.get(key)
-        by_key[key] = (
-            endpoint if seen is None else replace(seen, weight=min(seen.weight + endpoint.weight, MAX_WEIGHT))
-        )
+        by_key[key] = endpoint if seen is None else replace(seen, weight=min(seen.weight + endpoint.weight, MAX_WEIGHT))
     return tuple(by_key.values())
+
+
+def _whole(name: str, value: object, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise ConfigError(name, value, f"must be an integer from {low} to {high}")

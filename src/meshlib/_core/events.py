@@ -78,7 +78,7 @@ class AttemptEnded(CallEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retrying(CallEvent):
-    """Another attempt will follow.
+    """Another attempt is to follow.
 
     Args:
         n: the attempt that failed.
@@ -158,17 +158,19 @@ class HostStateChanged(ChannelEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PluginFailed(ChannelEvent):
-    """A balancer raised, or returned what it must not; the channel went on without it.
+    """A balancer, or a strategy of a retry policy, raised, or returned what it must not; the channel went on without.
 
     Args:
         name: the class of the plug-in.
-        doing: the method that failed.
+        doing: the method, or the field of the policy, that failed.
         error: what it raised, or a description of what it returned.
+        instead: what happens in its place, in words.
     """
 
     name: str
     doing: str
     error: object
+    instead: str
 
 
 class CallObserver(Protocol):

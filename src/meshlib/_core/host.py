@@ -1,5 +1,6 @@
 """The live seat of one endpoint in one channel."""
 
+import math
 from typing import Protocol, final
 
 from meshlib._core.connectivity import CONNECTING, NAMES, READY
@@ -9,7 +10,7 @@ __all__ = ["Host", "Subchannel"]
 
 
 class Subchannel(Protocol):
-    """The connection of a host, as far as the core asks about it."""
+    """The connection of a host, as far as the core asks about it: under the channel's lock, never after its Close."""
 
     def state(self, connect: bool) -> int:
         """The connectivity now, without blocking; with ``connect`` an idle one starts to connect."""
@@ -23,7 +24,17 @@ class Host:
     Written under the channel's lock only.
     """
 
-    __slots__ = ("endpoint", "failing", "failures", "in_flight", "removed", "state", "subchannel", "successes")
+    __slots__ = (
+        "endpoint",
+        "failing",
+        "failures",
+        "in_flight",
+        "lost_at",
+        "removed",
+        "state",
+        "subchannel",
+        "successes",
+    )
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
@@ -33,6 +44,8 @@ class Host:
         """Its connection broke, or could not be made, and has not come back since."""
         self.removed = False
         """Named by the resolver no more: it serves the calls it has and then closes."""
+        self.lost_at = -math.inf
+        """Monotonic second at which it was last seen to have lost its connection."""
         self.in_flight = 0
         self.successes = 0
         self.failures = 0

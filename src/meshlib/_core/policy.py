@@ -1,7 +1,7 @@
 """Every knob, as frozen values that are checked where they are made.
 
-Names of fields are those of the gRPC service config in snake_case where it has one, else Envoy's; durations are seconds.
-An object is on, ``None`` is off.
+Names of fields are those of the gRPC service config in snake_case where it has one, else Envoy's; durations are
+seconds. An object is on, ``None`` is off.
 """
 
 import math
@@ -54,6 +54,12 @@ def whole(name: str, value: object, low: int, high: int) -> None:
         raise ConfigError(name, value, f"must be a whole number from {low} to {high}")
 
 
+def number(name: str, value: object, low: float, high: float) -> None:
+    """Refuses what is not a number from ``low`` to ``high``."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise ConfigError(name, value, f"must be a number from {low:g} to {high:g}")
+
+
 def status_codes(name: str, value: object) -> frozenset[str]:
     """Names of status codes from names in any case or ``grpc.StatusCode`` members."""
     if isinstance(value, str) or not isinstance(value, Iterable):
@@ -75,9 +81,9 @@ def status_codes(name: str, value: object) -> frozenset[str]:
 class RetryPolicy:
     """When a failed attempt is tried again (gRFC A6, Envoy ``RetryPolicy``).
 
-    The n-th retry waits U[0, min(initial_backoff * backoff_multiplier**(n-1), max_backoff)) seconds, Envoy's full jitter.
-    A call is retried on another host where there is one, only while nothing has reached the application, only inside its
-    deadline and inside the channel's :class:`RetryBudget`.
+    The n-th retry waits U[0, min(initial_backoff * backoff_multiplier**(n-1), max_backoff)) seconds, Envoy's full
+    jitter. A call is retried on another host where there is one, only while nothing has reached the application, only
+    inside its deadline and inside the channel's :class:`RetryBudget`.
 
     Args:
         max_attempts: all attempts, the first included; 2 to 100.
@@ -85,8 +91,8 @@ class RetryPolicy:
         max_backoff: bound of every wait, seconds.
         backoff_multiplier: growth of the bound from one retry to the next, at least 1.
         retryable_status_codes: ``grpc.StatusCode`` members or their names.
-        per_attempt_timeout: seconds after which an attempt without an answer is given up and retried; for a stream, until
-            its first message. None: only the deadline of the call ends it.
+        per_attempt_timeout: seconds after which an attempt without an answer is given up and retried; for a stream,
+            until its first message. None: only the deadline of the call ends it.
         unsent_only: retry only attempts of which no byte reached a server.
         buffer_size: bytes of requests kept for a retry of a stream; more than that and the attempt under way is final.
         wait: a tenacity wait instead of the three backoff fields.
@@ -110,13 +116,14 @@ class RetryPolicy:
         whole("max_attempts", self.max_attempts, 2, 100)
         duration("initial_backoff", self.initial_backoff)
         duration("max_backoff", self.max_backoff)
-        if isinstance(self.backoff_multiplier, bool) or not 1 <= self.backoff_multiplier <= 1000:
-            raise ConfigError("backoff_multiplier", self.backoff_multiplier, "must be a number from 1 to 1000")
+        number("backoff_multiplier", self.backoff_multiplier, 1, 1000)
         object.__setattr__(
             self, "retryable_status_codes", status_codes("retryable_status_codes", self.retryable_status_codes)
         )
         if not self.retryable_status_codes and self.when is None:
-            raise ConfigError("retryable_status_codes", set(), "must name at least one code; retry=None turns retries off")
+            raise ConfigError(
+                "retryable_status_codes", set(), "must name at least one code; retry=None turns retries off"
+            )
         if self.per_attempt_timeout is not None:
             duration("per_attempt_timeout", self.per_attempt_timeout)
         whole("buffer_size", self.buffer_size, 0, 2**31 - 1)
@@ -176,8 +183,7 @@ class RetryBudget:
     min_retry_concurrency: int = 3
 
     def __post_init__(self) -> None:
-        if isinstance(self.budget_percent, bool) or not 0 <= self.budget_percent <= 100:
-            raise ConfigError("budget_percent", self.budget_percent, "must be a number from 0 to 100")
+        number("budget_percent", self.budget_percent, 0, 100)
         whole("min_retry_concurrency", self.min_retry_concurrency, 0, 2**31 - 1)
 
 
@@ -227,7 +233,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MethodTable:
-    """The policies of a channel by method: ``"/pkg.Svc/Method"``, ``"/pkg.Svc/*"`` or ``"*"``; the most specific wins."""
+    """The policies of a channel by ``"/pkg.Svc/Method"``, ``"/pkg.Svc/*"`` or ``"*"``; the most specific wins."""
 
     retry: RetryPolicy | HedgingPolicy | None = field(default_factory=RetryPolicy)
     timeout: float | None = None
@@ -248,11 +254,7 @@ class MethodTable:
     def plan(self, method: str) -> Plan:
         """The settled policies of one full method name."""
         service = method.rpartition("/")[0]
-        layers = [
-            policy
-            for name in (method, f"{service}/*", "*")
-            if (policy := self.methods.get(name)) is not None
-        ]
+        layers = [policy for name in (method, f"{service}/*", "*") if (policy := self.methods.get(name)) is not None]
         retry = next((p.retry for p in layers if p.retry is not UNSET), self.retry)
         stream_timeout = next((p.timeout for p in layers if p.timeout is not UNSET), None)
         timeout = next((p.timeout for p in layers if p.timeout is not UNSET), self.timeout)

@@ -60,7 +60,8 @@ class CallMesh:
     @property
     def local(self) -> bool:
         """Whether the call was refused here and never sent."""
-        return self._outcome is not None and self._outcome.local
+        outcome = self._outcome
+        return outcome is not None and outcome.local and not any(attempt.sent for attempt in self.attempts)
 
     @property
     def why(self) -> str:

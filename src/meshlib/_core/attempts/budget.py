@@ -1,26 +1,41 @@
 """How many retries may be under way in one channel: Envoy's retry budget."""
 
+import math
+from typing import Final, final
+
 from meshlib._core.policy import RetryBudget
 
-__all__ = ["Budget"]
+__all__ = ["LOSS_SHOWS", "Budget"]
+
+LOSS_SHOWS: Final = 0.005
+"""Seconds within which the connection of a host that died shows it; the calls it took with it are told a little
+earlier. A retry beyond the budget waits that long, to be judged by whether its host was lost."""
 
 
+@final
 class Budget:
-    """Counts the retries of one channel. Every method runs under the channel's lock."""
+    """Counts the retries of one channel. Every method runs under the channel's lock.
+
+    Args:
+        policy: None: no limit.
+    """
 
     __slots__ = ("_policy", "held", "refused")
 
     def __init__(self, policy: RetryBudget | None) -> None:
         self._policy = policy
         self.held = 0
+        """Places taken now."""
         self.refused = 0
+        """Retries that were not made for want of a place, so far."""
 
     def limit(self, active: int) -> float:
-        """Retries allowed at once while ``active`` calls are under way."""
+        """Retries allowed at once while ``active`` attempts are under way or wait for a host."""
         policy = self._policy
         if policy is None:
-            return float("inf")
-        return max(int(policy.budget_percent / 100 * active), policy.min_retry_concurrency)
+            return math.inf
+        # Multiplied before it is divided: 29 % of 100 is 29, not 28.999999999999996.
+        return max(policy.budget_percent * active // 100, policy.min_retry_concurrency)
 
     def acquire(self, active: int) -> bool:
         """Takes a place for one retry, if there is one."""
@@ -31,4 +46,5 @@ class Budget:
 
     def release(self) -> None:
         """Gives a place back: the retry has ended."""
+        assert self.held > 0, "a place of the retry budget was given back twice"
         self.held -= 1

@@ -1,31 +1,46 @@
 """Whether a failed attempt is tried again, and after how long."""
 
+import math
 from collections.abc import Callable
 from random import Random
-from typing import Any
+from typing import Any, Final, final
 
+from meshlib._core.commands import StartAttempt
+from meshlib._core.events import ChannelEvent, PluginFailed
 from meshlib._core.policy import RetryPolicy
 from meshlib._core.status import Outcome
 
-__all__ = ["AttemptState", "backoff", "refusal"]
+__all__ = ["AttemptState", "Retries", "backoff", "timed_out"]
+
+TIMER_SLACK: Final = 0.005
+"""An attempt that ended DEADLINE_EXCEEDED this close to its own limit, in seconds, was ended by that limit: grpc rounds
+deadlines to the millisecond, so its clock and ours may differ by a little."""
 
 
+@final
 class AttemptState:
     """What a tenacity strategy may ask about a call: tenacity's ``RetryCallState`` without its clock.
 
     tenacity's own object reads the time itself; this one is told, so the same strategies run in virtual time.
+
+    Args:
+        outcome: the failure that is being judged.
+        attempt_number: attempts so far, that one included.
+        seconds_since_start: since the call began.
+        idle_for: seconds spent backing off so far.
     """
 
     __slots__ = ("_outcome", "attempt_number", "idle_for", "seconds_since_start", "upcoming_sleep")
 
     def __init__(
-        self, outcome: Outcome, *, attempt_number: int, seconds_since_start: float, idle_for: float, upcoming_sleep: float
+        self, outcome: Outcome, *, attempt_number: int, seconds_since_start: float, idle_for: float = 0.0
     ) -> None:
         self._outcome = outcome
         self.attempt_number = attempt_number
         self.seconds_since_start = seconds_since_start
         self.idle_for = idle_for
-        self.upcoming_sleep = upcoming_sleep
+        self.upcoming_sleep = 0.0
+        """Seconds until the next attempt, known when ``stop`` is asked (tenacity ``stop_before_delay``)."""
 
     @property
     def outcome(self) -> "AttemptState":
@@ -46,39 +61,106 @@ class AttemptState:
         raise self._outcome.error  # type: ignore[misc]
 
 
-def refusal(policy: RetryPolicy, outcome: Outcome, *, timed_out: bool, state: AttemptState) -> str | None:
-    """Why this failure is not to be tried again; None if it is.
+@final
+class Retries:
+    """The retries of one call.
 
     Args:
         policy: the method's.
-        outcome: the failure.
-        timed_out: the attempt was given up for ``per_attempt_timeout``, which is retried like UNAVAILABLE.
-        state: the call, for tenacity strategies.
+        rng: draws the jitter.
+        note: hears of a strategy of the user's that failed.
     """
-    if outcome.pushback is not None and outcome.pushback < 0:
-        return "the server forbade a retry"
-    if policy.unsent_only and outcome.sent:
-        return "it may have reached a server, and unsent_only is set"
-    if policy.when is not None:
-        if not (timed_out or policy.when(state)):
-            return "the retry condition said no"
-    else:
-        code = "UNAVAILABLE" if timed_out else outcome.code
-        if code not in policy.retryable_status_codes:
+
+    __slots__ = ("_idle", "_note", "_policy", "_rng", "_row")
+
+    def __init__(self, policy: RetryPolicy, rng: Random, note: Callable[[ChannelEvent], None]) -> None:
+        self._policy = policy
+        self._rng = rng
+        self._note = note
+        self._row = 0
+        """Retries since the start or the last pushback."""
+        self._idle = 0.0
+
+    def decide(self, attempt: StartAttempt, outcome: Outcome, *, count: int, elapsed: float, now: float) -> float | str:
+        """What follows a failure.
+
+        Args:
+            attempt: the one that failed.
+            outcome: how.
+            count: attempts so far, that one included.
+            elapsed: seconds since the call began.
+            now: monotonic seconds.
+
+        Returns:
+            The seconds to wait before the next attempt; or why there is to be none, in words.
+        """
+        policy = self._policy
+        expired = timed_out(policy, attempt, outcome, now=now)
+        state = AttemptState(outcome, attempt_number=count, seconds_since_start=elapsed, idle_for=self._idle)
+        if outcome.pushback is not None and outcome.pushback < 0:
+            return "the server forbade a retry"
+        if policy.unsent_only and outcome.sent:
+            return "it may have reached a server, and unsent_only is set"
+        if policy.when is not None:
+            if not expired and not self._asked(policy.when, "when", state, False, now):
+                return "the retry condition said no"
+        elif ("UNAVAILABLE" if expired else outcome.code) not in policy.retryable_status_codes:
             return f"{outcome.code} is not retried"
-    if policy.stop is not None:
-        return "the stop condition was met" if policy.stop(state) else None
-    if state.attempt_number >= policy.max_attempts:
-        return f"all {policy.max_attempts} attempts were used"
-    return None
+        if policy.stop is None and count >= policy.max_attempts:
+            return f"all {policy.max_attempts} attempts were used"
+        delay = outcome.pushback if outcome.pushback is not None else self._wait(state, now)
+        state.upcoming_sleep = delay
+        if policy.stop is not None and self._asked(policy.stop, "stop", state, True, now):
+            return "the stop condition was met"
+        # "If the server pushes back ... the backoff sequence is reset": gRFC A6.
+        self._row = 0 if outcome.pushback is not None else self._row + 1
+        self._idle += delay
+        return delay
+
+    def _wait(self, state: AttemptState, now: float) -> float:
+        policy = self._policy
+        own = backoff(policy, self._row + 1, rng=self._rng)
+        if policy.wait is None:
+            return own
+        seconds = self._asked(policy.wait, "wait", state, own, now)
+        if isinstance(seconds, int | float) and math.isfinite(seconds):
+            return max(0.0, float(seconds))
+        self._failed(policy.wait, "wait", f"returned {seconds!r}, which is no number of seconds", now)
+        return own
+
+    def _asked(
+        self, strategy: Callable[[Any], Any], doing: str, state: AttemptState, otherwise: object, now: float
+    ) -> object:
+        """What a strategy of the user's says; ``otherwise`` if it raises."""
+        try:
+            return strategy(state)
+        except Exception as error:  # noqa: BLE001 - a plug-in's failure must not be a call's
+            self._failed(strategy, doing, error, now)
+            return otherwise
+
+    def _failed(self, strategy: object, doing: str, error: object, now: float) -> None:
+        instead = "the default back-off is used" if doing == "wait" else "the call is not retried"
+        self._note(PluginFailed(at=now, name=type(strategy).__name__, doing=doing, error=error, instead=instead))
 
 
-def backoff(policy: RetryPolicy, retry: int, *, rng: Random, state: Callable[[], AttemptState]) -> float:
+def timed_out(policy: RetryPolicy, attempt: StartAttempt, outcome: Outcome, *, now: float) -> bool:
+    """Whether ``per_attempt_timeout`` ended the attempt, rather than the deadline of the call or the server. Such an
+    attempt is retried like one that was UNAVAILABLE."""
+    if attempt.dropped:
+        return True
+    limit = policy.per_attempt_timeout
+    if outcome.code != "DEADLINE_EXCEEDED" or limit is None or attempt.timeout != limit:
+        return False
+    return now - attempt.start >= limit - TIMER_SLACK
+
+
+def backoff(policy: RetryPolicy, retry: int, *, rng: Random) -> float:
     """Seconds before the ``retry``-th retry (1 is the first) since the start or the last pushback.
 
     Envoy ``JitteredExponentialBackOffStrategy``: full jitter below a bound that doubles up to its maximum.
     """
-    if policy.wait is not None:
-        return max(0.0, float(policy.wait(state())))
-    bound = min(policy.initial_backoff * policy.backoff_multiplier ** (retry - 1), policy.max_backoff)
+    try:
+        bound = min(policy.initial_backoff * policy.backoff_multiplier ** (retry - 1), policy.max_backoff)
+    except OverflowError:
+        bound = policy.max_backoff
     return rng.random() * bound

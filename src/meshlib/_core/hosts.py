@@ -1,0 +1,210 @@
+"""The hosts of one channel: which there are, how their connections are, and which of them may be chosen.
+
+A host that stays named keeps its connection, whatever becomes of its weight or priority. One that is named no more
+leaves at once, serves the calls it has, and is closed when the last of them has ended; named again before that, it
+comes back with its connection.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from typing import final
+
+from meshlib._core.connectivity import CONNECTING, NAMES, READY, TRANSIENT_FAILURE
+from meshlib._core.endpoint import Endpoint
+from meshlib._core.events import ChannelEvent, EndpointsChanged, HostStateChanged
+from meshlib._core.host import Host, Subchannel
+from meshlib._core.snapshot import HostSnapshot
+
+__all__ = ["Hosts"]
+
+Key = tuple[str, str | None]
+"""What tells two hosts apart: address and authority."""
+
+
+@final
+class Hosts:
+    """The hosts of one channel, in the order they were first named. Every method runs under the channel's lock.
+
+    Args:
+        events: takes what happened; None: nobody listens.
+    """
+
+    __slots__ = ("_events", "_leaving", "_named", "lost", "ready", "seats", "version")
+
+    def __init__(self, events: deque[ChannelEvent] | None = None) -> None:
+        self._events = events
+        self._named: dict[Key, Host] = {}
+        self._leaving: dict[Key, Host] = {}
+        self.ready = 0
+        """How many are connected."""
+        self.seats: tuple[Host, ...] = ()
+        """Those that have a subchannel."""
+        self.version = 0
+        """Goes up whenever others than before may be chosen."""
+        self.lost = False
+        """One became failing; whoever acts on it takes the mark away."""
+
+    def __len__(self) -> int:
+        return len(self._named)
+
+    def __iter__(self) -> Iterator[Host]:
+        return iter(self._named.values())
+
+    # Changes.
+
+    def replace(self, endpoints: tuple[Endpoint, ...], *, now: float) -> list[Host]:
+        """Makes the hosts those of ``endpoints``; returns the ones that need a subchannel."""
+        wanted: dict[Key, Endpoint] = {}
+        for endpoint in endpoints:
+            key = (endpoint.address, endpoint.authority)
+            if key not in wanted or endpoint.priority < wanted[key].priority:
+                wanted[key] = endpoint
+        before = self._named
+        added = [key for key in wanted if key not in before]
+        removed = [key for key in before if key not in wanted]
+        # A new dictionary: whoever reads without the lock sees the hosts of one moment.
+        self._named = {key: host for key, host in before.items() if key in wanted}
+        to_open = []
+        for key in removed:
+            self._leave(key, before[key])
+        for key, endpoint in wanted.items():
+            host = self._named.get(key) or self._come_back(key)
+            if host is None:
+                host = Host(endpoint)
+                to_open.append(host)
+            elif host.subchannel is None and host.state == TRANSIENT_FAILURE:
+                self.set_state(host, CONNECTING, now=now)
+                to_open.append(host)
+            if host.endpoint != endpoint:
+                host.endpoint = endpoint
+                self.version += 1
+            self._named[key] = host
+        if added or removed:
+            self._seat()
+            self.version += 1
+            if self._events is not None:
+                addresses = [tuple(address for address, _ in keys) for keys in (added, removed)]
+                self._events.append(EndpointsChanged(at=now, added=addresses[0], removed=addresses[1]))
+        return to_open
+
+    def opened(self, host: Host, subchannel: Subchannel) -> bool:
+        """``host`` has a subchannel. Returns whether it is still of use."""
+        host.subchannel = subchannel
+        if not host.removed:
+            self._seat()
+        return not host.removed
+
+    def set_state(self, host: Host, state: int, *, now: float) -> None:
+        """The connection of ``host`` is in ``state`` now."""
+        before = host.state
+        if state == before:
+            return
+        host.state = state
+        if before == READY:
+            host.lost_at = now
+        if host.removed:
+            return
+        self.ready += (state == READY) - (before == READY)
+        if self._events is not None:
+            address = host.endpoint.address
+            self._events.append(HostStateChanged(at=now, address=address, before=NAMES[before], after=NAMES[state]))
+        if state == READY:
+            host.failing = False
+            self.version += 1
+        elif not host.failing and (before == READY or state == TRANSIENT_FAILURE):
+            host.failing = True
+            self.lost = True
+            self.version += 1
+
+    def usable(self, host: Host, *, now: float) -> bool:
+        """Asks the connection of ``host`` whether a call may be sent to it."""
+        subchannel = host.subchannel
+        if host.removed or subchannel is None:
+            return False
+        state = subchannel.state(True)
+        if state != host.state:
+            self.set_state(host, state, now=now)
+        return state == READY
+
+    def drained(self) -> list[Host]:
+        """Those that left and whose last call has ended, to be closed; each is told once."""
+        ended = [key for key, host in self._leaving.items() if host.in_flight == 0] if self._leaving else []
+        return [host for key in ended if (host := self._leaving.pop(key)).subchannel is not None]
+
+    def clear(self) -> list[Host]:
+        """The channel closes: all are gone. Returns those that are to be closed."""
+        hosts = [*self._named.values(), *self._leaving.values()]
+        for host in hosts:
+            host.removed = True
+        self._named = {}
+        self._leaving = {}
+        self.seats = ()
+        self.ready = 0
+        self.version += 1
+        return [host for host in hosts if host.subchannel is not None]
+
+    # Questions.
+
+    def eligible(self, *, first: bool) -> tuple[Host, ...]:
+        """Those a picker may choose from: the ready ones of the first priority that has one (RFC 2782).
+
+        Args:
+            first: nobody has been chosen yet. Then a better priority that has not failed is worth the wait: it is about
+                to connect.
+        """
+        ready = [host for host in self if host.state == READY]
+        if not ready:
+            return ()
+        best = min(host.endpoint.priority for host in ready)
+        if first and any(host.endpoint.priority < best and not host.failing for host in self):
+            return ()
+        return tuple(host for host in ready if host.endpoint.priority == best)
+
+    def reachable(self) -> bool:
+        """Whether any may be, or become, ready."""
+        return self.ready > 0 or any(host.state != TRANSIENT_FAILURE for host in self)
+
+    def failing(self) -> list[Host]:
+        """Those of the first priority to which a call can be sent though none is ready, to learn the true reason."""
+        seats = self.seats
+        best = min((host.endpoint.priority for host in seats), default=0)
+        return [host for host in seats if host.endpoint.priority == best]
+
+    def describe(self) -> str:
+        """The first few and how they are, for messages."""
+        hosts = list(self)
+        shown = [f"{host.endpoint.address} {NAMES[host.state]}" for host in hosts[:3]]
+        more = f" and {len(hosts) - 3} more" if len(hosts) > 3 else ""
+        return f"{', '.join(shown)}{more}"
+
+    def snapshot(self) -> tuple[HostSnapshot, ...]:
+        """Each as it is now."""
+        return tuple(
+            HostSnapshot(
+                address=host.endpoint.address,
+                state=NAMES[host.state],
+                in_flight=host.in_flight,
+                weight=host.weight,
+                priority=host.endpoint.priority,
+                successes=host.successes,
+                failures=host.failures,
+            )
+            for host in self
+        )
+
+    # Seats.
+
+    def _seat(self) -> None:
+        self.seats = tuple(host for host in self if host.subchannel is not None)
+
+    def _leave(self, key: Key, host: Host) -> None:
+        host.removed = True
+        self.ready -= host.state == READY
+        self._leaving[key] = host
+
+    def _come_back(self, key: Key) -> Host | None:
+        host = self._leaving.pop(key, None)
+        if host is not None:
+            host.removed = False
+            self.ready += host.state == READY
+        return host

@@ -1,0 +1,41 @@
+"""When the connections are looked at: often while a call waits for one, else just often enough."""
+
+import math
+from typing import Final, final
+
+__all__ = ["SWEEP", "WATCH_FIRST", "WATCH_LAST", "Watch"]
+
+SWEEP: Final = 0.1
+"""Seconds between two looks at the connections of all hosts while nobody waits."""
+WATCH_FIRST: Final = 0.0005
+WATCH_LAST: Final = 0.02
+"""The same while a call waits for a host: from the first value, doubling, to the last."""
+
+
+@final
+class Watch:
+    """The time of the next look. Every method runs under the channel's lock."""
+
+    __slots__ = ("_gap", "at")
+
+    def __init__(self) -> None:
+        self.at = math.inf
+        """Monotonic second; infinite while there is nothing to look at."""
+        self._gap = SWEEP
+
+    def hurry(self, *, now: float) -> None:
+        """Somebody begins to wait for a connection, or one is new."""
+        self._gap = WATCH_FIRST
+        self.at = min(self.at, now + WATCH_FIRST)
+
+    def looked(self, *, waiting: bool, now: float) -> None:
+        """All were looked at."""
+        self._gap = min(self._gap * 2, WATCH_LAST) if waiting else SWEEP
+        self.at = now + self._gap
+
+    def settle(self, *, seats: bool, now: float) -> None:
+        """There are connections to look at, or there are none."""
+        if not seats:
+            self.at = math.inf
+        elif self.at == math.inf:
+            self.at = now + SWEEP

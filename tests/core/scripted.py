@@ -1,0 +1,322 @@
+"""What the tests of the machines are played against: links that connect when told to, a cluster that answers from a
+list, and a channel that performs a cluster's commands as their docstrings say. Time is whatever a test says."""
+
+from collections import Counter, deque
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from random import Random
+from typing import Any
+
+from meshlib._core.balancing.contracts import Balancer
+from meshlib._core.balancing.round_robin import RoundRobin
+from meshlib._core.call import Call
+from meshlib._core.cluster import Cluster
+from meshlib._core.commands import (
+    CallCommand,
+    CancelAttempt,
+    Close,
+    Finish,
+    Lookup,
+    Open,
+    Rebuild,
+    StartAttempt,
+    StateChanged,
+    Wake,
+)
+from meshlib._core.connectivity import CONNECTING, READY, SHUTDOWN
+from meshlib._core.endpoint import Endpoint, Resolution
+from meshlib._core.events import CallEvent, ChannelEvent
+from meshlib._core.host import Host
+from meshlib._core.policy import HedgingPolicy, Plan, RetryBudget, RetryPolicy
+from meshlib._core.status import Outcome
+
+METHOD = "/test.Service/Method"
+UNAVAILABLE = Outcome("UNAVAILABLE", "gone")
+REFUSED = Outcome("UNAVAILABLE", "failed to connect", refused=True)
+CANCELLED = Outcome("CANCELLED", "by the application", local=True)
+
+
+def plan(retry: RetryPolicy | HedgingPolicy | None = None) -> Plan:
+    """The plan of a method with this policy alone."""
+    if isinstance(retry, HedgingPolicy):
+        return Plan(hedging=retry)
+    return Plan(retry=retry)
+
+
+def host(name: str) -> Host:
+    """A host without a connection."""
+    return Host(Endpoint(address=name))
+
+
+def brief(commands: Iterable[CallCommand]) -> list[str]:
+    """Commands as words: ``start 1 a first``, ``cancel 1``, ``finish 1 OK``."""
+    return [_word(command) for command in commands]
+
+
+def _word(command: CallCommand) -> str:
+    if isinstance(command, StartAttempt):
+        return f"start {command.n} {command.host.endpoint.address} {command.why}"
+    if isinstance(command, CancelAttempt):
+        return f"cancel {command.n}"
+    return f"finish {command.n} {command.outcome.code}"
+
+
+class Draws(Random):
+    """Randomness without chance: every draw of a fraction is the same."""
+
+    def __init__(self, fraction: float) -> None:
+        super().__init__(0)
+        self.fraction = fraction
+
+    def random(self) -> float:
+        return self.fraction
+
+
+class ScriptedCluster:
+    """A cluster that answers picks from a list, for calls alone.
+
+    Args:
+        picks: the answers in order: hosts, outcomes, or None for "wait"; then the last one again.
+        places: of the retry budget.
+        ready: how many hosts look ready.
+        fraction: that every random draw returns.
+    """
+
+    def __init__(self, *picks: Host | Outcome | None, places: int = 100, ready: int = 3, fraction: float = 0.5) -> None:
+        self.picks = deque(picks)
+        self.places = places
+        self.ready = ready
+        self.rng = Draws(fraction)
+        self.closed = False
+        self.held = 0
+        self.refusals = 0
+        self.reports: list[tuple[str, str]] = []
+        self.notes: list[ChannelEvent] = []
+        self.lost_hosts: set[Host] = set()
+        self.waiting: set[Call] = set()
+        self.resting: set[Call] = set()
+        self.in_flight: Counter[Host] = Counter()
+
+    def pick(self, call: Call, *, now: float, wait: bool = True) -> Host | Outcome | None:
+        self.leave(call)
+        chosen = self.picks.popleft() if len(self.picks) > 1 else self.picks[0]
+        if isinstance(chosen, Host):
+            self.in_flight[chosen] += 1
+        elif chosen is None and wait:
+            self.waiting.add(call)
+        return chosen
+
+    def report(self, host: Host, outcome: Outcome, seconds: float, *, now: float) -> None:
+        self.in_flight[host] -= 1
+        self.reports.append((host.endpoint.address, outcome.code))
+
+    def leave(self, call: Call) -> None:
+        self.waiting.discard(call)
+        self.resting.discard(call)
+
+    def acquire_retry(self, resting: Call | None = None) -> bool:
+        if resting is not None:
+            self.resting.add(resting)
+        if self.held >= self.places:
+            return False
+        self.held += 1
+        return True
+
+    def release_retry(self) -> None:
+        self.held -= 1
+        assert self.held >= 0
+
+    def refuse_retry(self) -> None:
+        self.refusals += 1
+
+    def lost(self, host: Host, *, since: float, now: float) -> bool:
+        return host in self.lost_hosts
+
+    def note(self, event: ChannelEvent) -> None:
+        self.notes.append(event)
+
+    def situation(self) -> str:
+        return "no endpoint is ready"
+
+
+class Ear:
+    """Hears every event of calls and channels."""
+
+    def __init__(self) -> None:
+        self.calls: list[CallEvent] = []
+        self.channel: list[ChannelEvent] = []
+
+    def on_call_event(self, call: Call, event: CallEvent) -> None:
+        self.calls.append(event)
+
+    def on_channel_event(self, event: ChannelEvent) -> None:
+        self.channel.append(event)
+
+    def heard(self, kind: type[ChannelEvent]) -> list[Any]:
+        return [event for event in self.channel if isinstance(event, kind)]
+
+
+class Link:
+    """The connection of one host: in the state it is put in. Asking it after its end is a fault."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.is_now = CONNECTING
+        self.closed = 0
+        self.asked = 0
+
+    def state(self, connect: bool) -> int:
+        assert not self.closed, f"{self.host!r} was asked after its Close"
+        self.asked += 1
+        return self.is_now
+
+
+class Channel:
+    """A cluster whose commands are performed at once, on links that a test controls.
+
+    Args:
+        balancer: round robin if not given.
+        budget: of retries.
+        lock: of the cluster.
+        seed: of its random choices.
+        unopenable: addresses for which no subchannel can be made.
+        defer: leave commands in :attr:`pending` instead; :meth:`perform` takes them from there.
+    """
+
+    def __init__(
+        self,
+        balancer: Balancer | None = None,
+        *,
+        budget: RetryBudget | None = None,
+        lock: AbstractContextManager[Any] | None = None,
+        seed: int = 0,
+        defer: bool = False,
+    ) -> None:
+        self.ear = Ear()
+        self.asked_for_attention = 0
+        self.cluster = Cluster(
+            "svc-a",
+            balancer=balancer or RoundRobin(),
+            rng=Random(seed),
+            lock=lock or nullcontext(),
+            budget=budget,
+            attention=self._attention,
+            observer=self.ear,
+        )
+        self.links: dict[str, Link] = {}
+        """The newest link of each address."""
+        self.every_link: list[Link] = []
+        self.unopenable: set[str] = set()
+        self.lookups = 0
+        self.states: list[int] = []
+        self.woken: list[Call] = []
+        self.opened: list[str] = []
+        self.closed: list[str] = []
+        self.pending: deque[Any] = deque()
+        self._defer = defer
+
+    def _attention(self) -> None:
+        self.asked_for_attention += 1
+
+    # Inputs, their commands performed.
+
+    def resolve(self, *named: str | Endpoint, now: float) -> None:
+        """The resolver names these."""
+        endpoints = tuple(each if isinstance(each, Endpoint) else Endpoint(address=each) for each in named)
+        self.take(self.cluster.on_resolved(Resolution(endpoints=endpoints), now=now), now)
+
+    def fail(self, reason: str, *, now: float) -> None:
+        """The resolver fails."""
+        self.take(self.cluster.on_resolution_failed(reason, now=now), now)
+
+    def put(self, address: str, state: int, *, now: float, seen: bool = True) -> None:
+        """The connection of a host changes; with ``seen`` the cluster hears of it."""
+        link = self.links[address]
+        link.is_now = state
+        if seen:
+            self.take(self.cluster.on_connectivity(link.host, state, now=now), now)
+
+    def step(self, *, now: float) -> None:
+        """The timer, or attention."""
+        self.take(self.cluster.on_timer(now=now), now)
+
+    def close(self, *, now: float) -> None:
+        """The channel closes."""
+        self.take(self.cluster.close(now=now), now)
+
+    def take(self, commands: Sequence[Any], now: float) -> None:
+        """Performs commands, or with ``defer`` leaves them for :meth:`perform`."""
+        self.pending.extend(commands)
+        if not self._defer:
+            self.perform(now=now)
+
+    def perform(self, *, now: float, most: int | None = None) -> None:
+        """Performs what is pending, in order."""
+        while self.pending and most != 0:
+            most = None if most is None else most - 1
+            command = self.pending.popleft()
+            if isinstance(command, Open):
+                self._open(command.host, now)
+            elif isinstance(command, Close):
+                subchannel: Any = command.host.subchannel
+                subchannel.closed += 1
+                self.closed.append(command.host.endpoint.address)
+            elif isinstance(command, Rebuild):
+                self.pending.extend(self.cluster.rebuild(now=now))
+            elif isinstance(command, Wake):
+                self.woken.extend(command.calls)
+                for call in command.calls:
+                    call.wake()
+            elif isinstance(command, StateChanged):
+                self.states.append(command.state)
+            else:
+                assert isinstance(command, Lookup)
+                self.lookups += 1
+
+    def _open(self, host: Host, now: float) -> None:
+        address = host.endpoint.address
+        self.opened.append(address)
+        if address in self.unopenable:
+            self.pending.extend(self.cluster.on_connectivity(host, 3, now=now))
+            return
+        link = Link(host)
+        self.links[address] = link
+        self.every_link.append(link)
+        self.pending.extend(self.cluster.opened(host, link, now=now))
+
+    # Shorthands.
+
+    def call(self, policy: RetryPolicy | HedgingPolicy | None = None, **more: Any) -> Call:
+        """A call on this channel that has not begun."""
+        return Call(self.cluster, plan(policy), METHOD, **more)
+
+    def host(self, address: str) -> Host:
+        """The host at an address."""
+        return next(host for host in self.cluster.hosts if host.endpoint.address == address)
+
+    def pick(self, call: Call | None = None, *, now: float = 0.0) -> str:
+        """The address one pick gives, freed at once; or what it gave instead."""
+        chosen = self.cluster.pick(call or self.call(), now=now)
+        if not isinstance(chosen, Host):
+            return repr(chosen)
+        self.cluster.report(chosen, Outcome("OK"), 0.0, now=now)
+        return chosen.endpoint.address
+
+    @classmethod
+    def of(cls, *named: str | Endpoint, now: float = 0.0, **more: Any) -> "Channel":
+        """A channel with these hosts, all connected."""
+        channel = cls(**more)
+        channel.resolve(*named, now=now)
+        for address in list(channel.links):
+            channel.put(address, READY, now=now)
+        return channel
+
+
+def ended(commands: Sequence[CallCommand]) -> Outcome:
+    """The outcome of the one Finish among commands."""
+    finishes = [command for command in commands if isinstance(command, Finish)]
+    assert len(finishes) == 1, commands
+    return finishes[0].outcome
+
+
+assert SHUTDOWN

@@ -1,0 +1,552 @@
+"""The machine of one call against a cluster that answers from a list. Every time is chosen by the test."""
+
+import math
+
+import pytest
+from tests.core.scripted import CANCELLED, METHOD, REFUSED, UNAVAILABLE, Ear, ScriptedCluster, brief, ended, host, plan
+
+from meshlib._core.attempts.budget import LOSS_SHOWS
+from meshlib._core.call import Call, State
+from meshlib._core.cluster import CLOSED
+from meshlib._core.commands import Finish, StartAttempt
+from meshlib._core.events import AttemptEnded, AttemptStarted, NotRetried, Retrying, Waiting
+from meshlib._core.policy import HedgingPolicy, RetryPolicy
+from meshlib._core.status import OK, Outcome, local
+
+A, B, C = host("a"), host("b"), host("c")
+RETRY = RetryPolicy(initial_backoff=0.1, max_backoff=1.0)  # and a random fraction of one half: 0.05 s, 0.1 s, 0.2 s
+NO_HOST = local("UNAVAILABLE", "svc-a has no endpoints: NXDOMAIN")
+
+
+def begun(
+    cluster: ScriptedCluster, policy: RetryPolicy | HedgingPolicy | None = RETRY, *, now: float = 0.0, **more: object
+) -> Call:
+    """A call whose first attempt has started at ``now``."""
+    call = Call(cluster, plan(policy), METHOD, **more)  # type: ignore[arg-type]
+    assert brief(call.begin(now=now)) == ["start 1 a first"]
+    return call
+
+
+# --- attempts and retries ------------------------------------------------------------
+
+
+def test_one_attempt() -> None:
+    """A call that succeeds: one attempt, one report, one end; afterwards nothing is due."""
+    cluster = ScriptedCluster(A)
+    call = begun(cluster, deadline=5.0)
+    assert call.next_timer() is None
+    outcome = Outcome("OK", error="what grpc gave")
+    (finish,) = call.on_outcome(1, outcome, now=0.2)
+    assert isinstance(finish, Finish)
+    assert (finish.n, finish.outcome) == (1, outcome)
+    assert cluster.reports == [("a", "OK")]
+    assert call.attempts[0].seconds == 0.2
+    assert call.state is State.DONE
+    assert call.next_timer() is None
+    assert call.verdict == ""
+
+
+def test_a_retry_on_the_next_host_after_a_back_off() -> None:
+    """Attempts follow full-jitter back-offs, each with the deadline that remains and the count of those before it."""
+    call = begun(ScriptedCluster(A, B, C), deadline=10.0)
+    starts: list[StartAttempt] = []
+    assert call.on_outcome(1, UNAVAILABLE, now=1.0) == ()
+    assert call.state is State.BACKOFF
+    assert call.next_timer() == 1.05
+    assert call.on_timer(now=1.04) == ()
+    starts += call.on_timer(now=1.05)  # type: ignore[arg-type]
+    call.on_outcome(2, UNAVAILABLE, now=2.0)
+    assert call.next_timer() == 2.1
+    starts += call.on_timer(now=2.2)  # type: ignore[arg-type]
+    assert brief(starts) == ["start 2 b retry", "start 3 c retry"]
+    assert [start.timeout for start in starts] == [pytest.approx(8.95), pytest.approx(7.8)]
+    assert [start.previous for start in call.attempts] == [0, 1, 2]
+    assert brief(call.on_outcome(3, OK, now=2.5)) == ["finish 3 OK"]
+
+
+def test_too_many_attempts() -> None:
+    """After ``max_attempts`` the last error is the call's, and the explanation says so."""
+    call = begun(ScriptedCluster(A, B, A))
+    for n in (1, 2):
+        call.on_outcome(n, UNAVAILABLE, now=n)
+        call.on_timer(now=n + 0.5)
+    last = Outcome("UNAVAILABLE", "connection refused")
+    assert ended(call.on_outcome(3, last, now=3.0)) is last
+    assert call.verdict == "all 3 attempts were used"
+    assert call.explain(last) == (
+        "UNAVAILABLE after 3 attempts on 2 endpoints (all 3 attempts were used); last: a connection refused"
+    )
+
+
+@pytest.mark.parametrize(
+    ("policy", "outcome", "verdict"),
+    [
+        (None, UNAVAILABLE, "retries are off"),
+        (RETRY, Outcome("INVALID_ARGUMENT"), "INVALID_ARGUMENT is not retried"),
+        (RETRY, Outcome("UNAVAILABLE", pushback=-1.0), "the server forbade a retry"),
+        (RetryPolicy(unsent_only=True), UNAVAILABLE, "it may have reached a server, and unsent_only is set"),
+        (RETRY, Outcome("DEADLINE_EXCEEDED"), "DEADLINE_EXCEEDED is not retried"),
+    ],
+)
+def test_what_is_not_tried_again(policy: RetryPolicy | None, outcome: Outcome, verdict: str) -> None:
+    """A failure that the policy does not retry ends the call at once, with that failure and a reason in words."""
+    call = begun(ScriptedCluster(A), policy)
+    assert ended(call.on_outcome(1, outcome, now=1.0)) is outcome
+    assert call.verdict == verdict
+    assert call.explain(outcome).startswith(f"{outcome.code} after 1 attempt on 1 endpoint ({verdict}); last: a")
+
+
+def test_what_was_not_sent_is_tried_again_under_unsent_only() -> None:
+    """``unsent_only`` retries an attempt of which no byte reached a server."""
+    call = begun(ScriptedCluster(A, B), RetryPolicy(unsent_only=True))
+    assert call.on_outcome(1, Outcome("UNAVAILABLE", sent=False), now=1.0) == ()
+    assert brief(call.on_timer(now=2.0)) == ["start 2 b retry"]
+
+
+def test_the_back_off_bound_doubles_up_to_the_maximum() -> None:
+    """Each wait is the drawn fraction of a bound that grows by the multiplier and stops at ``max_backoff``."""
+    policy = RetryPolicy(max_attempts=6, initial_backoff=0.1, max_backoff=0.5)
+    call = begun(ScriptedCluster(A, fraction=1.0), policy)
+    waits = []
+    for n in range(1, 6):
+        call.on_outcome(n, UNAVAILABLE, now=float(n))
+        waits.append(call.next_timer() - n)  # type: ignore[operator]
+        call.on_timer(now=n + 0.5)
+    assert waits == pytest.approx([0.1, 0.2, 0.4, 0.5, 0.5])
+
+
+# --- pushback (gRFC A6) --------------------------------------------------------------
+
+
+def test_server_pushback_delay() -> None:
+    """A pushback is obeyed to the millisecond, and the back-off starts anew after it."""
+    call = begun(ScriptedCluster(A), RetryPolicy(max_attempts=5, initial_backoff=0.1, max_backoff=10.0))
+    call.on_outcome(1, UNAVAILABLE, now=1.0)
+    call.on_timer(now=1.05)
+    call.on_outcome(2, Outcome("UNAVAILABLE", pushback=2.0), now=2.0)
+    assert call.next_timer() == 4.0
+    call.on_timer(now=4.0)
+    call.on_outcome(3, UNAVAILABLE, now=5.0)
+    assert call.next_timer() == pytest.approx(5.05)
+
+
+@pytest.mark.parametrize(
+    ("pushback", "attempts", "verdict"),
+    [(0.0, 3, "all 3 attempts were used"), (60.0, 1, "the back-off of 60.000 s would end past the deadline")],
+)
+def test_pushback_has_limits(pushback: float, attempts: int, verdict: str) -> None:
+    """It adds no attempt and does not outlive the deadline."""
+    call = begun(ScriptedCluster(A), deadline=30.0)
+    now, n, commands = 1.0, 0, ()
+    while not commands:
+        n += 1
+        commands = call.on_outcome(n, Outcome("UNAVAILABLE", pushback=pushback), now=now)
+        if call.state is State.BACKOFF:
+            now += 1.0
+            call.on_timer(now=now)
+    assert (n, call.verdict) == (attempts, verdict)
+
+
+# --- the deadline --------------------------------------------------------------------
+
+
+def test_a_back_off_past_the_deadline_ends_the_call_now() -> None:
+    """There is no use in waiting: the last error is the answer, long before the deadline."""
+    cluster = ScriptedCluster(A, fraction=1.0)
+    call = begun(cluster, deadline=1.05)
+    assert ended(call.on_outcome(1, UNAVAILABLE, now=1.0)) is UNAVAILABLE
+    assert call.verdict == "the back-off of 0.100 s would end past the deadline"
+    assert (cluster.held, cluster.resting) == (0, set())
+
+
+def test_a_timer_that_comes_after_the_deadline() -> None:
+    """A back-off whose timer is late sends nothing more."""
+    cluster = ScriptedCluster(A)
+    call = begun(cluster, deadline=2.0)
+    call.on_outcome(1, UNAVAILABLE, now=1.0)
+    outcome = ended(call.on_timer(now=2.5))
+    assert (outcome.code, outcome.local) == ("DEADLINE_EXCEEDED", True)
+    assert outcome.details == "Deadline Exceeded; last attempt: UNAVAILABLE gone"
+    assert cluster.held == 0
+
+
+def test_a_deadline_that_has_passed_at_the_start() -> None:
+    """Nothing is sent, and no host is blamed."""
+    cluster = ScriptedCluster(A)
+    call = Call(cluster, plan(RETRY), METHOD, deadline=1.0)  # type: ignore[arg-type]
+    outcome = ended(call.begin(now=1.0))
+    assert (outcome.code, outcome.details, outcome.sent) == ("DEADLINE_EXCEEDED", "Deadline Exceeded", False)
+    assert not cluster.reports
+
+
+def test_a_deadline_while_waiting_for_a_host() -> None:
+    """The error says what the call waited for."""
+    cluster = ScriptedCluster(None)
+    call = Call(cluster, plan(RETRY), METHOD, deadline=3.0, wait_for_ready=True)  # type: ignore[arg-type]
+    assert call.begin(now=0.0) == ()
+    assert call.state is State.WAITING
+    assert call.next_timer() == 3.0
+    assert ended(call.on_timer(now=3.0)).details == "Deadline Exceeded: no endpoint is ready"
+    assert cluster.waiting == set()
+
+
+def test_endpoints_that_come_too_late() -> None:
+    """A host that becomes ready after the deadline gets no attempt."""
+    call = Call(ScriptedCluster(None, A), plan(RETRY), METHOD, deadline=3.0)  # type: ignore[arg-type]
+    call.begin(now=0.0)
+    assert ended(call.on_endpoints(now=3.0)).code == "DEADLINE_EXCEEDED"
+
+
+# --- waiting -------------------------------------------------------------------------
+
+
+def test_a_call_waits_and_is_woken() -> None:
+    """Without a host it waits; woken in vain it waits on; a host that comes gets the attempt."""
+    cluster = ScriptedCluster(None, None, A)
+    call = Call(cluster, plan(RETRY), METHOD)  # type: ignore[arg-type]
+    told = []
+    assert call.begin(now=0.0) == ()
+    assert call.next_timer() is None
+    call.wake()
+    assert call.woken
+    call.waker = lambda: told.append("waker")
+    call.wake()
+    assert told == ["waker"]
+    assert call.on_endpoints(now=1.0) == ()
+    assert not call.woken
+    assert brief(call.on_endpoints(now=2.0)) == ["start 1 a first"]
+
+
+def test_what_no_host_means() -> None:
+    """Before the first attempt the cluster's outcome is the call's."""
+    call = Call(ScriptedCluster(NO_HOST), plan(RETRY), METHOD)  # type: ignore[arg-type]
+    assert ended(call.begin(now=0.0)) is NO_HOST
+    assert call.attempts == []
+
+
+def test_hosts_that_vanish_before_a_retry() -> None:
+    """After an attempt the last server's error says more than the lack of a host."""
+    call = begun(ScriptedCluster(A, NO_HOST))
+    call.on_outcome(1, UNAVAILABLE, now=1.0)
+    assert ended(call.on_timer(now=2.0)) is UNAVAILABLE
+    assert call.verdict == NO_HOST.details
+
+
+@pytest.mark.parametrize("closing", ["waiting", "backing off", "while it is decided"])
+def test_the_channel_closes(closing: str) -> None:
+    """Whatever a call waits for, a closing channel ends it in grpc's words."""
+    cluster = ScriptedCluster(A, CLOSED)
+    if closing == "waiting":
+        cluster.picks.appendleft(None)
+        cluster.picks.remove(A)
+        call = Call(cluster, plan(RETRY), METHOD)  # type: ignore[arg-type]
+        call.begin(now=0.0)
+        cluster.closed = True
+        commands = call.on_endpoints(now=1.0)
+    else:
+        call = begun(cluster)
+        if closing == "backing off":
+            call.on_outcome(1, UNAVAILABLE, now=1.0)
+            assert cluster.resting == {call}
+            assert call.on_endpoints(now=1.0) == ()
+            cluster.closed = True
+            commands = call.on_endpoints(now=1.01)
+        else:
+            cluster.closed = True
+            commands = call.on_outcome(1, UNAVAILABLE, now=1.0)
+    assert ended(commands) is CLOSED
+    assert (CLOSED.code, CLOSED.details) == ("CANCELLED", "Channel closed!")
+    assert (cluster.held, cluster.waiting, cluster.resting) == (0, set(), set())
+
+
+# --- cancel --------------------------------------------------------------------------
+
+
+def test_cancel_while_an_attempt_is_in_flight() -> None:
+    """The attempt is cancelled and the call over; the outcome that follows only frees its place."""
+    cluster = ScriptedCluster(A)
+    call = begun(cluster)
+    assert brief(call.on_cancel(CANCELLED, now=1.0)) == ["cancel 1", "finish 0 CANCELLED"]
+    assert cluster.in_flight[A] == 1
+    assert call.on_outcome(1, CANCELLED, now=1.1) == ()
+    assert cluster.in_flight[A] == 0
+
+
+def test_cancel_during_the_back_off() -> None:
+    """It ends the call at once and gives the place in the budget back."""
+    cluster = ScriptedCluster(A)
+    call = begun(cluster)
+    call.on_outcome(1, UNAVAILABLE, now=1.0)
+    assert cluster.held == 1
+    assert brief(call.on_cancel(CANCELLED, now=1.01)) == ["finish 0 CANCELLED"]
+    assert (cluster.held, cluster.resting) == (0, set())
+    assert call.on_timer(now=2.0) == ()
+
+
+def test_cancel_while_waiting_and_before_the_start() -> None:
+    """Neither leaves anything behind, and a cancelled call does not begin."""
+    cluster = ScriptedCluster(None)
+    call = Call(cluster, plan(RETRY), METHOD)  # type: ignore[arg-type]
+    call.begin(now=0.0)
+    assert brief(call.on_cancel(CANCELLED, now=1.0)) == ["finish 0 CANCELLED"]
+    assert cluster.waiting == set()
+    early = Call(cluster, plan(RETRY), METHOD)  # type: ignore[arg-type]
+    assert brief(early.on_cancel(CANCELLED, now=0.0)) == ["finish 0 CANCELLED"]
+    assert early.begin(now=0.0) == ()
+
+
+def test_every_input_is_legal_after_the_end() -> None:
+    """What no longer matters is ignored."""
+    call = begun(ScriptedCluster(A))
+    call.on_outcome(1, OK, now=1.0)
+    assert call.begin(now=2.0) == ()
+    assert call.on_cancel(CANCELLED, now=2.0) == ()
+    assert call.on_timer(now=2.0) == ()
+    assert call.on_endpoints(now=2.0) == ()
+    assert call.on_commit(1, "message", now=2.0) == ()
+    assert call.next_timer() is None
+
+
+def test_an_outcome_comes_once() -> None:
+    """A shell that reports an attempt twice has a fault, and is told so."""
+    call = begun(ScriptedCluster(A))
+    call.on_outcome(1, OK, now=1.0)
+    with pytest.raises(AssertionError, match=r"attempt 1 of .* was reported twice"):
+        call.on_outcome(1, OK, now=1.0)
+
+
+# --- commit --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("why", "verdict"),
+    [
+        ("message", "a message had reached the application"),
+        ("headers", "the response headers had reached the application"),
+        ("buffer", "the requests no longer fitted the replay buffer"),
+    ],
+)
+def test_a_committed_attempt_is_the_last(why: str, verdict: str) -> None:
+    """After the commit a failure is the call's, even one that grpc refused to send."""
+    for outcome in (UNAVAILABLE, REFUSED):
+        call = begun(ScriptedCluster(A, B), streaming=True)
+        assert call.on_commit(1, why, now=0.5) == ()
+        assert call.committed == 1
+        assert ended(call.on_outcome(1, outcome, now=1.0)) is outcome
+        assert call.verdict == verdict
+
+
+def test_a_commit_of_what_no_longer_counts() -> None:
+    """An attempt that has failed, or was given up, can no longer become the one that counts."""
+    call = begun(ScriptedCluster(A, B))
+    call.on_outcome(1, UNAVAILABLE, now=1.0)
+    assert call.on_commit(1, "message", now=1.0) == ()
+    assert call.committed == 0
+    assert brief(call.on_timer(now=2.0)) == ["start 2 b retry"]
+    assert call.on_commit(1, "message", now=2.0) == ()
+    assert call.on_commit(2, "message", now=2.0) == ()
+    assert call.committed == 2
+
+
+def test_a_verdict_belongs_to_a_failure() -> None:
+    """A call that was committed and went well has none."""
+    call = begun(ScriptedCluster(A), streaming=True)
+    call.on_commit(1, "message", now=0.5)
+    call.on_outcome(1, OK, now=1.0)
+    assert call.verdict == ""
+
+
+# --- per_attempt_timeout -------------------------------------------------------------
+
+PATIENCE = RetryPolicy(per_attempt_timeout=1.0, initial_backoff=0.1, max_backoff=1.0)
+LATE = Outcome("DEADLINE_EXCEEDED", "Deadline Exceeded")
+
+
+@pytest.mark.parametrize(("deadline", "timeout"), [(None, 1.0), (5.0, 1.0), (0.25, 0.25)])
+def test_an_attempt_may_take_the_lesser_of_two_times(deadline: float | None, timeout: float) -> None:
+    """grpc enforces ``per_attempt_timeout``, or what is left of the deadline if that is less."""
+    call = begun(ScriptedCluster(A), PATIENCE, deadline=deadline)
+    assert call.attempts[0].timeout == timeout
+
+
+def test_retry_per_attempt_timeout() -> None:
+    """An attempt that took its time is retried like UNAVAILABLE; the last one surfaces as DEADLINE_EXCEEDED."""
+    call = begun(ScriptedCluster(A, B, C), PATIENCE)
+    assert call.on_outcome(1, LATE, now=0.999) == ()  # grpc's clock rounds
+    call.on_timer(now=1.2)
+    assert call.on_outcome(2, LATE, now=2.2) == ()
+    call.on_timer(now=3.0)
+    assert ended(call.on_outcome(3, LATE, now=4.0)) is LATE
+
+
+@pytest.mark.parametrize(("deadline", "now"), [(None, 0.5), (0.9, 0.9), (1.5, 1.5)])
+def test_a_deadline_that_was_not_the_attempts_own(deadline: float | None, now: float) -> None:
+    """Neither a server's own DEADLINE_EXCEEDED nor that of the whole call is tried again."""
+    call = begun(ScriptedCluster(A, B), PATIENCE, deadline=deadline)
+    assert ended(call.on_outcome(1, LATE, now=now)) is LATE
+
+
+def test_a_stream_is_given_up_by_the_machines_own_clock() -> None:
+    """grpc is told the deadline alone; without a message in time the attempt is cancelled, reported and retried."""
+    cluster = ScriptedCluster(A, B)
+    call = begun(cluster, PATIENCE, streaming=True, deadline=60.0)
+    assert call.attempts[0].timeout == 60.0
+    assert call.next_timer() == 1.0
+    assert call.on_timer(now=0.9) == ()
+    assert brief(call.on_timer(now=1.0)) == ["cancel 1"]
+    assert repr(call.attempts[0]) == "<attempt 1 a first: DEADLINE_EXCEEDED>"
+    assert call.on_outcome(1, CANCELLED, now=1.01) == ()
+    assert cluster.reports == [("a", "DEADLINE_EXCEEDED")]
+    assert brief(call.on_timer(now=call.next_timer() or math.nan)) == ["start 2 b retry"]
+    assert call.on_commit(2, "message", now=1.5) == ()
+    assert call.next_timer() is None
+    assert brief(call.on_outcome(2, OK, now=100.0)) == ["finish 2 OK"]
+
+
+def test_the_last_stream_that_is_given_up() -> None:
+    """The call ends DEADLINE_EXCEEDED, after the attempt was told to stop."""
+    call = begun(ScriptedCluster(A), RetryPolicy(max_attempts=2, per_attempt_timeout=1.0), streaming=True)
+    call.on_timer(now=1.0)
+    call.on_timer(now=2.0)
+    commands = call.on_timer(now=3.5)
+    assert brief(commands) == ["cancel 2", "finish 2 DEADLINE_EXCEEDED"]
+    assert ended(commands).details == "no message within per_attempt_timeout of 1.0 s"
+
+
+def test_requests_that_fill_the_buffer_are_no_answer() -> None:
+    """A stream committed for its requests is still given up without a message, and cannot be retried; a message ends
+    the wait, and requests that fill the buffer afterwards do not bring it back."""
+    call = begun(ScriptedCluster(A), PATIENCE, streaming=True)
+    call.on_commit(1, "buffer", now=0.1)
+    assert call.next_timer() == 1.0
+    assert brief(call.on_timer(now=1.0)) == ["cancel 1", "finish 1 DEADLINE_EXCEEDED"]
+    patient = begun(ScriptedCluster(A), PATIENCE, streaming=True)
+    for why in ("buffer", "message", "buffer"):
+        patient.on_commit(1, why, now=0.1)
+    assert patient.next_timer() is None
+
+
+# --- refused: transparent retries ----------------------------------------------------
+
+
+@pytest.mark.parametrize("policy", [RETRY, None, HedgingPolicy()])
+def test_what_grpc_did_not_send_is_sent_again_at_once(policy: RetryPolicy | HedgingPolicy | None) -> None:
+    """A refused attempt is re-picked whatever the policy: uncounted, uncharged, without a wait."""
+    cluster = ScriptedCluster(A, B, places=0)
+    call = begun(cluster, policy)
+    assert brief(call.on_outcome(1, REFUSED, now=1.0)) == ["start 2 b refused"]
+    assert call.attempts[1].previous == 0
+    assert cluster.held == 0
+
+
+def test_refused_once_a_host() -> None:
+    """The second refusal by the same host is a failure like others, and counts; so do the attempts after it."""
+    call = begun(ScriptedCluster(A, A, B, C))
+    assert brief(call.on_outcome(1, REFUSED, now=1.0)) == ["start 2 a refused"]
+    assert call.on_outcome(2, REFUSED, now=1.0) == ()
+    assert brief(call.on_timer(now=2.0)) == ["start 3 b retry"]
+    assert brief(call.on_outcome(3, REFUSED, now=2.0)) == ["start 4 c refused"]
+    assert call.on_outcome(4, UNAVAILABLE, now=2.0) == ()
+    assert brief(call.on_timer(now=3.0)) == ["start 5 c retry"]
+    assert [attempt.previous for attempt in call.attempts] == [0, 0, 1, 1, 2]
+    assert ended(call.on_outcome(5, UNAVAILABLE, now=3.0)) is UNAVAILABLE
+
+
+def test_refused_with_no_ready_host() -> None:
+    """Where nobody is ready the refusal is the true reason, and the policy's business."""
+    assert ended(begun(ScriptedCluster(A, ready=0), None).on_outcome(1, REFUSED, now=1.0)) is REFUSED
+    assert begun(ScriptedCluster(A, ready=0), RETRY).on_outcome(1, REFUSED, now=1.0) == ()
+
+
+def test_refused_while_it_waits_for_ready() -> None:
+    """A call that waits for a host goes back to waiting, whatever the policy."""
+    cluster = ScriptedCluster(A, None, B, ready=0)
+    call = begun(cluster, None, wait_for_ready=True)
+    assert call.on_outcome(1, REFUSED, now=1.0) == ()
+    assert call.state is State.WAITING
+    assert brief(call.on_endpoints(now=2.0)) == ["start 2 b refused"]
+
+
+def test_a_refused_retry_keeps_its_place_in_the_budget() -> None:
+    """The place is that of the retry, whichever attempt makes it, and is given back once."""
+    cluster = ScriptedCluster(A, B, C)
+    call = begun(cluster)
+    call.on_outcome(1, UNAVAILABLE, now=1.0)
+    call.on_timer(now=2.0)
+    assert brief(call.on_outcome(2, REFUSED, now=2.0)) == ["start 3 c refused"]
+    assert cluster.held == 1
+    call.on_outcome(3, OK, now=3.0)
+    assert cluster.held == 0
+
+
+# --- the retry budget ----------------------------------------------------------------
+
+
+def test_a_retry_holds_its_place_from_the_decision_to_its_end() -> None:
+    """In the back-off, in flight, until it is decided again."""
+    cluster = ScriptedCluster(A)
+    call = begun(cluster)
+    assert cluster.held == 0
+    for n in (1, 2):
+        call.on_outcome(n, UNAVAILABLE, now=float(n))
+        assert cluster.held == 1
+        call.on_timer(now=n + 0.5)
+        assert cluster.held == 1
+    call.on_outcome(3, UNAVAILABLE, now=4.0)
+    assert cluster.held == 0
+
+
+def test_retry_beyond_the_budget() -> None:
+    """Judged when its back-off ends, at least a moment long: a host that still stands is not hammered."""
+    cluster = ScriptedCluster(A, B, places=0, fraction=0.0)
+    call = begun(cluster)
+    assert call.on_outcome(1, UNAVAILABLE, now=1.0) == ()
+    assert call.next_timer() == 1.0 + LOSS_SHOWS
+    assert ended(call.on_timer(now=1.1)) is UNAVAILABLE
+    assert call.verdict == "the retry budget of the channel is used up"
+    assert (cluster.refusals, cluster.held) == (1, 0)
+
+
+def test_retry_of_what_a_host_took_with_it() -> None:
+    """A host that was lost cannot be hammered: its calls are retried beyond the budget."""
+    cluster = ScriptedCluster(A, B, places=0)
+    call = begun(cluster)
+    call.on_outcome(1, UNAVAILABLE, now=1.0)
+    cluster.lost_hosts.add(A)
+    assert brief(call.on_timer(now=1.1)) == ["start 2 b retry"]
+    call.on_outcome(2, OK, now=2.0)
+    assert (cluster.refusals, cluster.held) == (0, 0)
+
+
+# --- events and repr -----------------------------------------------------------------
+
+
+def test_what_an_observer_hears() -> None:
+    """Each step of a call is an event with its stage, in the order of the steps."""
+    ear = Ear()
+    call = Call(ScriptedCluster(None, None, A, B), plan(RETRY), METHOD, observer=ear)  # type: ignore[arg-type]
+    call.begin(now=0.0)
+    call.on_endpoints(now=0.5)
+    call.on_endpoints(now=1.0)
+    call.on_outcome(1, UNAVAILABLE, now=2.0)
+    call.on_timer(now=3.0)
+    call.on_outcome(2, Outcome("ABORTED"), now=4.0)
+    assert ear.calls == [
+        Waiting(at=0.0),
+        AttemptStarted(at=1.0, n=1, address="a", why="first"),
+        AttemptEnded(at=2.0, n=1, address="a", code="UNAVAILABLE", seconds=1.0),
+        Retrying(at=2.0, n=1, delay=0.05),
+        AttemptStarted(at=3.0, n=2, address="b", why="retry"),
+        AttemptEnded(at=4.0, n=2, address="b", code="ABORTED", seconds=1.0),
+        NotRetried(at=4.0, n=2, why="ABORTED is not retried"),
+    ]
+
+
+def test_commands_can_be_read() -> None:
+    """In a debugger a command says what it is."""
+    call = begun(ScriptedCluster(A))
+    assert repr(call.attempts[0]) == "<attempt 1 a first: in flight>"
+    cancel, finish = call.on_cancel(CANCELLED, now=1.0)
+    assert (repr(cancel), repr(finish)) == ("<cancel 1>", "<finish 0 CANCELLED>")
+    call.on_outcome(1, CANCELLED, now=1.0)
+    assert repr(call.attempts[0]) == "<attempt 1 a first: CANCELLED after 1.000 s>"
