@@ -146,6 +146,7 @@ class Engine:
         self._credentials = credentials
         self._compression = compression
         self._context = contextvars.copy_context()
+        """The caller's, for attempts that are started on other threads."""
         self._attempts: dict[int, Attempt] = {}
         self._callbacks: list[Callable[[], None]] | None = []
         self._timer: Timer | None = None
@@ -338,8 +339,10 @@ class Engine:
         metadata = for_attempt(self._metadata, command.previous)
         arguments = (request, command.timeout, metadata, self._credentials, None, self._compression)
         try:
-            # Later attempts see the context variables that the first one did.
-            call = send(*arguments) if command.n == 1 else self._context.copy().run(send, *arguments)
+            if place is Place.USER and command.n == 1:
+                call = send(*arguments)
+            else:
+                call = self._context.copy().run(send, *arguments)
         except BaseException as error:  # noqa: BLE001 - raised by begin() or, KeyboardInterrupt, by _perform()
             closed = self.call.cluster.closed
             details = f"attempt {command.n} could not be started: {error!r}"

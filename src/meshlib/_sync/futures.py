@@ -217,6 +217,8 @@ def result(engine: Engine) -> Any:
     if outcome.code == "OK":
         assert source is not None
         return source.result()
-    if outcome.error is not None:
-        outcome.error = grpcio.inactive(outcome.error)
+    error: Any = outcome.error
+    if error is not None:
+        error.initial_metadata()  # grpc may tell of the end before it tells of these; the copy is to have them
+        outcome.error = grpcio.inactive(error)
     raise failure(engine.call, outcome)

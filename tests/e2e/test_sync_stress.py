@@ -1,0 +1,180 @@
+"""Many calls at once, with servers that are killed and calls that fail, are cancelled, abandoned and late."""
+
+import gc
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from random import Random
+from typing import Any
+
+import grpc
+from tests.e2e.sync_mesh import WAIT, idle, mesh, until
+
+import meshlib
+from meshlib.testing import ProcessServer, Server, echo, servers
+
+KINDS = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
+
+
+def starters(channel: grpc.Channel) -> dict[str, Callable[..., Any]]:
+    """How to start a call of each kind with given requests, the first of which is the only one if one is sent."""
+    unary, joined = channel.unary_unary(echo.UNARY), channel.stream_unary(echo.CLIENT_STREAM)
+    repeated, echoed = channel.unary_stream(echo.SERVER_STREAM), channel.stream_stream(echo.BIDI_STREAM)
+    return {
+        "unary_unary": lambda requests, **options: unary.future(requests[0], **options),
+        "unary_stream": lambda requests, **options: repeated(requests[0], **options),
+        "stream_unary": lambda requests, **options: joined.future(iter(requests), **options),
+        "stream_stream": lambda requests, **options: echoed(iter(requests), **options),
+    }
+
+
+def expected(kind: str, requests: list[bytes]) -> list[bytes]:
+    """What the echo service answers."""
+    return {
+        "unary_unary": requests[:1],
+        "unary_stream": requests[:1] * 3,
+        "stream_unary": [b"".join(requests)],
+        "stream_stream": requests,
+    }[kind]
+
+
+def answers(kind: str, call: Any) -> Iterator[bytes]:
+    """The messages as they come."""
+    if kind.endswith("stream"):
+        yield from call
+    else:
+        yield call.result(WAIT)
+
+
+def test_killed_servers_lose_nothing() -> None:
+    """Calls of every kind that are inside a server killed -9 are answered by another, whole."""
+    with ExitStack() as stack:
+        some: list[Any] = [stack.enter_context(ProcessServer()) for _ in range(3)]
+        channel: Any = stack.enter_context(mesh(*some))
+        start = starters(channel)
+        channel.unary_unary(echo.UNARY)(b"warm", wait_for_ready=True, timeout=WAIT)
+        requests = [b"0", b"1", b"2"]
+        for victim in some:
+            until(lambda: channel._plain.lease.present.cluster.ready == 3)
+            calls = [
+                (kind, start[kind](requests, metadata=((echo.DELAY_MS, "200"), (echo.REQUEST_ID, kind))))
+                for kind in KINDS * 3
+            ]
+            victim.wait_until(lambda server: len(server.unfinished) > 0)
+            victim.kill()
+            for kind, call in calls:
+                assert list(answers(kind, call)) == expected(kind, requests), (kind, call, call.mesh)
+            victim.start()
+        until(lambda: idle(channel))
+
+
+def test_stress(rng: Random) -> None:
+    """Whatever happens to it, a call ends once: each callback comes once, nothing stays counted, and every message is
+    delivered once and in order, also through replays."""
+    codes = frozenset({"UNAVAILABLE", "ABORTED"})
+    retry = meshlib.RetryPolicy(max_attempts=4, per_attempt_timeout=2.0, retryable_status_codes=codes)
+    ends: Counter[str] = Counter()
+    told: Counter[tuple[int, str]] = Counter()
+    wrong: list[object] = []
+    lock = threading.Lock()
+    added = 0
+
+    def count(number: int, what: str) -> None:
+        with lock:
+            told[number, what] += 1
+
+    def end(what: str) -> None:
+        with lock:
+            ends[what] += 1
+
+    def run(seed: int, start: dict[str, Callable[..., Any]], numbers: range) -> None:
+        mine = Random(seed)
+        for number in numbers:
+            kind = mine.choice(KINDS)
+            requests = [b"%d.%d " % (number, index) for index in range(mine.randrange(1, 8))]
+            timeout = mine.choice([WAIT, WAIT, WAIT, 0.02])
+            delay = mine.choice(["0", "0", "0", "5", "30"])
+            call = start[kind](requests, timeout=timeout, metadata=((echo.DELAY_MS, delay),))
+            call.add_done_callback(lambda _, number=number: count(number, "done"))
+            if not call.add_callback(lambda number=number: count(number, "end")):
+                count(number, "end")
+            what = mine.random()
+            if what < 0.1:
+                call.cancel()
+            elif what < 0.2:
+                threading.Timer(mine.random() * 0.02, call.cancel).start()
+            got: list[bytes] = []
+            try:
+                for message in answers(kind, call):
+                    got.append(message)
+                    if mine.random() < 0.02:
+                        call.cancel()
+            except grpc.FutureCancelledError:
+                end("CANCELLED")
+            except grpc.RpcError as error:
+                if error is not call:
+                    wrong.append(error)
+                end(call.code().name)
+            else:
+                end("OK")
+                if got != expected(kind, requests):
+                    wrong.append((kind, got, requests))
+            if got != expected(kind, requests)[: len(got)]:
+                wrong.append((kind, got, requests))
+
+    with servers(3) as some, mesh(*some, retry=retry, retry_budget=None) as channel:
+        start = starters(channel)
+        stop = threading.Event()
+        trouble = threading.Thread(target=_trouble, args=(Random(rng.random()), some, stop))
+        trouble.start()
+        workers = [
+            threading.Thread(target=run, args=(rng.random(), start, range(first, first + 60)))
+            for first in range(0, 720, 60)
+        ]
+        for worker in workers:
+            worker.start()
+            added += 60
+        for worker in workers:
+            worker.join(50)
+        stop.set()
+        trouble.join()
+        assert not any(worker.is_alive() for worker in workers)
+        assert wrong == []
+        assert ends.total() == added
+        assert ends["OK"] > added / 2, ends
+        assert ends["CANCELLED"] > 0
+        until(lambda: len(told) == 2 * added)
+        until(lambda: idle(channel))
+        assert set(told.values()) == {1}
+
+
+def _trouble(rng: Random, some: list[Server], stop: threading.Event) -> None:
+    """Lets calls fail in every way that a server can, for as long as asked."""
+    while not stop.wait(0.003):
+        server = rng.choice(some)
+        code = rng.choice(["UNAVAILABLE", "UNAVAILABLE", "ABORTED", "NOT_FOUND", None])
+        after = rng.choice([0, 0, 0, 1, 2])
+        trailing = rng.choice([(), (("grpc-retry-pushback-ms", "1"),)])
+        if code is None:
+            server.fault(delay=0.01, after=after, times=1)
+        else:
+            server.fault(code=code, after=after, times=1, trailing_metadata=trailing)
+
+
+def test_abandoned_calls_leave_nothing(rng: Random) -> None:
+    """Hundreds of calls that are dropped at any moment are all cancelled, and none stays counted."""
+    with servers(2) as some, mesh(*some) as channel:
+        start = starters(channel)
+        some[0].fault(delay=0.02)
+        for number in range(400):
+            kind = rng.choice(KINDS)
+            call = start[kind]([b"%d" % number] * 3, timeout=WAIT)
+            if kind.endswith("stream") and rng.random() < 0.5:
+                assert next(call) == b"%d" % number
+            del call
+        for server in some:
+            server.wait_until(lambda server: server.in_flight == 0, WAIT)
+        until(lambda: idle(channel))
+        gc.collect()
+        until(lambda: len(channel._plain.lease.present.process.live) == 0)  # type: ignore[attr-defined]
