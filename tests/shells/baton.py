@@ -1,0 +1,270 @@
+"""Virtual time for real threads: one runs at a time, and when all of them wait, time jumps to the next event.
+
+A thread that takes part has a seat. It gives the baton away only where it waits (:meth:`Baton.block`), so a run is the
+same every time: first those who may go on, in the order they were told so, then those whose time comes next. If nobody
+may go on and no time is to come, that is a deadlock, and raised at once with a picture of who waits for what.
+"""
+
+import heapq
+import threading
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final, final
+
+from tests.shells.script import EPOCH, tick
+
+__all__ = ["Baton", "DeadlockError", "Lock", "Event", "Thread"]
+
+SAFETY: Final = 10.0
+"""Real seconds a thread may keep the baton: then it hangs where this world does not see it."""
+
+
+class DeadlockError(AssertionError):
+    """Nobody can go on."""
+
+
+class Over(BaseException):
+    """The world has failed: threads unwind."""
+
+
+@final
+class Seat:
+    """One thread's place in the world."""
+
+    __slots__ = ("blocked", "go", "holds", "hurries", "name", "turn", "waits_for")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.go = threading.Lock()
+        self.go.acquire()
+        self.blocked = False
+        self.turn = 0
+        self.waits_for = ""
+        self.holds = 0
+        """Locks it holds."""
+        self.hurries = False
+        """It must not wait: others depend on it."""
+
+
+@final
+class Baton:
+    """The world's time and threads. The thread that makes it has the first seat, and the baton."""
+
+    def __init__(self) -> None:
+        self.now = EPOCH
+        self.errors: list[BaseException] = []
+        self._here = threading.local()
+        self._seats: list[Seat] = []
+        self._ready: deque[Seat] = deque()
+        self._timers: list[tuple[float, int, Seat, int]] = []
+        self._count = 0
+        self._threads: list[Thread] = []
+        self._closing = False
+        self._broken: DeadlockError | None = None
+        self._sit(Seat("the test"))
+
+    @property
+    def seat(self) -> Seat:
+        """That of the calling thread."""
+        seat: Seat = self._here.seat
+        return seat
+
+    def time(self) -> float:
+        """Virtual seconds."""
+        return self.now
+
+    def block(self, until: float | None, waits_for: str) -> None:
+        """Waits to be woken, or until a moment."""
+        seat = self.seat
+        if self._broken is not None:
+            raise self._broken if seat is self._seats[0] else Over
+        if seat.hurries:
+            raise AssertionError(f"{seat.name} must not wait, and would for {waits_for}")
+        seat.waits_for = waits_for
+        seat.turn += 1
+        seat.blocked = True
+        if until is not None:
+            self._count += 1
+            heapq.heappush(self._timers, (tick(until), self._count, seat, seat.turn))
+        self._pass_on(seat)
+
+    def wake(self, seat: Seat) -> None:
+        """``seat`` may go on."""
+        if seat.blocked:
+            seat.blocked = False
+            self._ready.append(seat)
+
+    def others_first(self) -> None:
+        """Lets those who may go on do so first."""
+        if self._ready:
+            self.block(self.now, "its turn")
+
+    def spawn(self, thread: "Thread") -> None:
+        """Gives ``thread`` a seat; it runs when others wait."""
+        self._seats.append(thread.seat)
+        self._threads.append(thread)
+        self._ready.append(thread.seat)
+        threading.Thread.start(thread)
+
+    def run(self, seat: Seat, target: Callable[[], object]) -> None:
+        """What a thread does."""
+        self._here.seat = seat
+        self._take(seat)
+        try:
+            if self._broken is None:
+                target()
+        except Over:
+            pass
+        except BaseException as error:  # noqa: BLE001 - raised by close(), in the test's own thread
+            self.errors.append(error)
+        finally:
+            self._seats.remove(seat)
+            if self._closing and len(self._seats) == 1:
+                self.wake(self._seats[0])
+            following = self._next()
+            if following is not None:
+                following.go.release()
+
+    def close(self) -> None:
+        """Lets every thread come to its end; raises what went wrong in them. For the thread that made the baton."""
+        seat = self.seat
+        self._closing = True
+        with suppress(DeadlockError):
+            if len(self._seats) > 1:
+                self.block(None, "the end of the others")
+        while len(self._seats) > 1:  # a broken world: everybody may go on, and unwinds
+            self._ready.append(seat)
+            self._pass_on(seat)
+        for thread in self._threads:
+            threading.Thread.join(thread, SAFETY)
+        if self.errors:
+            raise self.errors[0]
+        if self._broken is not None:
+            raise self._broken
+
+    def _sit(self, seat: Seat) -> None:
+        self._here.seat = seat
+        self._seats.append(seat)
+
+    def _pass_on(self, seat: Seat) -> None:
+        following = self._next()
+        if following is not seat:
+            if following is not None:
+                following.go.release()
+            self._take(seat)
+        if self._broken is not None and not self._closing:
+            raise self._broken if seat is self._seats[0] else Over
+
+    def _take(self, seat: Seat) -> None:
+        if not seat.go.acquire(timeout=SAFETY):
+            raise AssertionError(f"{seat.name} has not got the baton for {SAFETY} s; {self.picture()}")
+
+    def _next(self) -> Seat | None:
+        """Whose turn it is, time moved on as far as needed."""
+        if not self._ready:
+            self._jump()
+        if not self._ready and self._seats:
+            self._break(DeadlockError(f"nobody can go on: {self.picture()}"))
+        return self._ready.popleft() if self._ready else None
+
+    def _jump(self) -> None:
+        timers = self._timers
+        while timers and not self._ready:
+            self.now = max(self.now, timers[0][0]) if self._is_due(timers[0]) else self.now
+            while timers and timers[0][0] <= self.now:
+                due = heapq.heappop(timers)
+                if self._is_due(due):
+                    self.wake(due[2])
+            while timers and not self._is_due(timers[0]):
+                heapq.heappop(timers)
+
+    def _is_due(self, timer: tuple[float, int, Seat, int]) -> bool:
+        return timer[2].blocked and timer[2].turn == timer[3]
+
+    def _break(self, why: DeadlockError) -> None:
+        self._broken = why
+        for seat in self._seats:
+            self.wake(seat)
+
+    def picture(self) -> str:
+        """Who waits for what."""
+        rows = (f"{seat.name} waits for {seat.waits_for or 'its turn'}" for seat in self._seats)
+        return f"at {self.now:.6f} s\n  " + "\n  ".join(rows)
+
+
+@final
+class Lock:
+    """A lock of the world, not re-entrant."""
+
+    def __init__(self, baton: Baton) -> None:
+        self._baton = baton
+        self._owner: Seat | None = None
+        self._waiting: deque[Seat] = deque()
+
+    def __enter__(self) -> bool:
+        seat = self._baton.seat
+        while self._owner is not None:
+            if self._owner is seat:
+                raise AssertionError(f"{seat.name} takes a lock that it holds")
+            self._waiting.append(seat)
+            self._baton.block(None, f"a lock of {self._owner.name}")
+        self._owner = seat
+        seat.holds += 1
+        return True
+
+    def __exit__(self, *_: object) -> None:
+        self._baton.seat.holds -= 1
+        self._owner = None
+        if self._waiting:
+            self._baton.wake(self._waiting.popleft())
+
+
+@final
+class Event:
+    """A flag of the world."""
+
+    def __init__(self, baton: Baton) -> None:
+        self._baton = baton
+        self._set = False
+        self._waiting: list[Seat] = []
+
+    def is_set(self) -> bool:
+        return self._set
+
+    def set(self) -> None:
+        self._set = True
+        for seat in self._waiting:
+            self._baton.wake(seat)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        if not self._set and (timeout is None or timeout > 0):
+            seat = self._baton.seat
+            self._waiting.append(seat)
+            self._baton.block(None if timeout is None else self._baton.now + timeout, "an event")
+            self._waiting.remove(seat)
+        return self._set
+
+
+@final
+class Thread(threading.Thread):
+    """A thread of the world."""
+
+    def __init__(self, baton: Baton, target: Callable[[], object], name: str) -> None:
+        super().__init__(name=name, daemon=True)
+        self.seat = Seat(name)
+        self._baton = baton
+        self._work = target
+        self._done = Event(baton)
+
+    def run(self) -> None:
+        self._baton.run(self.seat, self._finish)
+
+    def _finish(self) -> None:
+        try:
+            self._work()
+        finally:
+            self._done.set()
+
+    def join(self, timeout: float | None = None) -> None:
+        self._done.wait(timeout)

@@ -1,0 +1,132 @@
+"""What the worlds share: the settings of their channel, its names, the error of an attempt, a look at the channel."""
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, final
+
+import grpc
+from tests.shells.network import Flight, Network
+from tests.shells.trace import Trace, Tracers
+
+from meshlib._adapt.outcomes import PUSHBACK_KEY
+from meshlib._control.settings import Settings, settle
+from meshlib._core.cluster import Cluster
+from meshlib._core.connectivity import NAMES
+from meshlib._core.discovery.steps import ResolveError
+from meshlib._core.endpoint import Resolution
+from meshlib._core.snapshot import ChannelSnapshot
+
+__all__ = ["Failed", "errorless", "look", "seen", "settings", "trailing"]
+
+
+@final
+class Names:
+    """The resolver of a world; it waits on the loop that the control plane runs on."""
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+
+    async def resolve(self, previous: Resolution | None) -> Resolution:
+        network = self._network
+        network.questions += 1
+        answer = network.script.naming(network.now())
+        await asyncio.sleep(network.script.lookup_seconds(network.questions))
+        if answer.failure:
+            raise ResolveError(answer.failure)
+        return Resolution(endpoints=answer.endpoints, ttl=answer.ttl)
+
+
+def settings(network: Network) -> Settings:
+    """What the channel of a world is built from."""
+    script = network.script
+    return settle(
+        "world:///script",
+        resolver=Names(network),
+        balancer=script.balancer,
+        retry_budget=script.budget,
+        methods={caller.method: caller.policy for caller in script.callers},
+        tracer_provider=Tracers(network.trace),
+    )
+
+
+def trailing(flight: Flight) -> tuple[tuple[str, str], ...]:
+    """The trailing metadata of an attempt."""
+    return () if flight.pushback is None else ((PUSHBACK_KEY, flight.pushback),)
+
+
+@final
+class Failed(grpc.RpcError):
+    """What a failed attempt raises."""
+
+    mesh: Any = None
+
+    def __init__(self, flight: Flight) -> None:
+        super().__init__(flight.details)
+        self._flight = flight
+
+    def code(self) -> grpc.StatusCode:
+        return grpc.StatusCode[self._flight.code]
+
+    def details(self) -> str:
+        return self._flight.details
+
+    def initial_metadata(self) -> Any:
+        return ()
+
+    def trailing_metadata(self) -> Any:
+        return trailing(self._flight)
+
+    def debug_error_string(self) -> str:
+        return ""
+
+
+def look(trace: Trace, cluster: Cluster | None, asked_at: float | None, error: ResolveError | None) -> None:
+    """The channel as the machines know it."""
+    if cluster is None:
+        trace.add(-1, "look", ())
+        return
+    budget = cluster.budget
+    told = None if error is None else str(error)
+    trace.add(-1, "look", cluster.snapshot(), cluster.connectivity, asked_at, told, budget.held, budget.refused)
+
+
+def seen(trace: Trace, snapshot: ChannelSnapshot, now: float) -> None:
+    """The channel as ``channel.mesh`` shows it."""
+    state = NAMES.index(snapshot.state)
+    if not snapshot.hosts and snapshot.last_resolution is None and snapshot.state == "IDLE":
+        trace.add(-1, "look", ())
+        return
+    asked = None if snapshot.last_resolution is None else now - snapshot.last_resolution
+    trace.add(
+        -1,
+        "look",
+        snapshot.hosts,
+        state,
+        asked,
+        snapshot.resolution_error,
+        snapshot.retries_held,
+        snapshot.retries_refused,
+    )
+
+
+@contextmanager
+def errorless() -> Iterator[None]:
+    """What a shell logs as an error is one; the rest is not worth the time to format."""
+    errors = []
+
+    def heard(record: logging.LogRecord) -> bool:
+        if record.levelno >= logging.ERROR:
+            errors.append(f"{record.getMessage()} {record.exc_info or ''}")
+        return False
+
+    loggers = [logging.getLogger(name) for name in ("meshlib", "asyncio")]
+    for logger in loggers:
+        logger.addFilter(heard)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeFilter(heard)
+    assert not errors, f"logged as errors: {errors}"

@@ -1,0 +1,246 @@
+"""What happens in a world, settled before it begins: hosts, names, servers, callers. A seed makes all of it.
+
+Nothing here depends on who performs it. What a server does with an attempt is a function of the call, of how many times
+it has been sent and of the host, so machine, threads and asyncio meet the same servers.
+"""
+
+import math
+from dataclasses import dataclass
+from random import Random
+from typing import Final
+
+from meshlib._core.endpoint import Endpoint
+from meshlib._core.policy import HedgingPolicy, MethodPolicy, RetryBudget, RetryPolicy
+
+__all__ = ["EPOCH", "GRID", "KINDS", "Caller", "HostScript", "Reply", "Naming", "Script", "tick"]
+
+KINDS: Final = ("blocking", "hedged", "future", "stream")
+"""How the callers of a world call: blocking (awaited, in asyncio), the same with hedges, by a call object, or for a
+stream of responses. One way in one world: who is woken first goes first, but a thread that was waiting is later by a
+turn than a call object."""
+
+EPOCH: Final = 1000.0
+"""Virtual time begins here: who mixes it up with another clock, or with a duration, shows at once."""
+
+GRID: Final = 2.0**-30
+"""Seconds between two moments of virtual time. A power of two, so that sums and differences of moments are exact."""
+
+CODES: Final = ("OK",) * 11 + ("UNAVAILABLE",) * 6 + ("INTERNAL", "RESOURCE_EXHAUSTED", "NOT_FOUND")
+PUSHBACKS: Final = (None,) * 12 + ("0", "40", "-1", "soon")
+METHOD: Final = "/world.Script/Call"
+
+
+def tick(moment: float) -> float:
+    """The first moment of virtual time that is not before ``moment``."""
+    return math.ceil(moment / GRID) * GRID
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostScript:
+    """A server and the way to it.
+
+    Args:
+        address: where it is.
+        connect: seconds to connect.
+        retry: seconds between two attempts to connect.
+        down: when it is away, as pairs of moments.
+        shows: seconds until the connection shows that its server went away.
+        idles: a lost connection waits to be asked for, rather than connect again by itself.
+    """
+
+    address: str
+    connect: float
+    retry: float
+    down: tuple[tuple[float, float], ...]
+    shows: float
+    idles: bool
+
+    def is_down(self, at: float) -> bool:
+        return any(start <= at < end for start, end in self.down)
+
+    def next_down(self, at: float) -> float:
+        return min((start for start, _ in self.down if start > at), default=math.inf)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """What a server does with one attempt.
+
+    Args:
+        delay: seconds until the status; infinite: it never comes.
+        code: of the status.
+        pushback: the trailer.
+        messages: of a stream, seconds until each.
+        skew: seconds that grpc tells late that a deadline has passed or a connection is lost.
+    """
+
+    delay: float
+    code: str
+    pushback: str | None
+    messages: tuple[float, ...]
+    skew: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """One call of the application.
+
+    Args:
+        n: its number, part of the method's name.
+        at: when.
+        timeout: seconds.
+        wait_for_ready: as given.
+        cancel_at: when the application cancels it.
+        policy: of its method.
+    """
+
+    n: int
+    at: float
+    timeout: float | None
+    wait_for_ready: bool | None
+    cancel_at: float | None
+    policy: MethodPolicy
+
+    @property
+    def method(self) -> str:
+        return f"{METHOD}{self.n}"
+
+    @property
+    def plain(self) -> bool:
+        """It calls the stub and gets the response alone, where it blocks."""
+        return self.n % 2 == 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Naming:
+    """What the resolver says from a moment on: endpoints, or why it fails."""
+
+    at: float
+    endpoints: tuple[Endpoint, ...]
+    ttl: float | None
+    failure: str
+
+
+class Script:
+    """Everything that happens, by kind and seed."""
+
+    def __init__(self, kind: str, seed: int) -> None:
+        self.kind = kind
+        self.seed = seed
+        rng = Random(f"{kind}/{seed}")
+        self.hosts = {host.address: host for host in (_host(rng, n) for n in range(rng.randint(1, 4)))}
+        self.names = _names(rng, tuple(self.hosts))
+        self.balancer = rng.choice(("round_robin", "round_robin", "random", "least_request", "pick_first"))
+        self.budget = rng.choice((RetryBudget(), None, RetryBudget(budget_percent=0, min_retry_concurrency=1)))
+        self.callers = tuple(_caller(rng, n, kind) for n in range(rng.randint(1, 8)))
+        self.looks = tuple(sorted(_moment(rng, 2.5) for _ in range(3)))
+        """When somebody looks at the channel."""
+        early = rng.random() < 0.2
+        self.close_at = tick(EPOCH + (0.5 if early else 12.0) + 2 * rng.random())
+
+    def reply(self, n: int, k: int, address: str) -> Reply:
+        """What the server at ``address`` does with the ``k``-th attempt of call ``n``."""
+        rng = Random(f"{self.kind}/{self.seed}/{n}/{k}/{address}")
+        delay = rng.choice((0.03, 0.03, 0.3, 1.5)) * rng.random()
+        messages: tuple[float, ...] = ()
+        if self.kind == "stream":
+            messages = tuple(sorted(delay * rng.random() for _ in range(rng.choice((0, 0, 1, 3)))))
+        return Reply(
+            delay=math.inf if rng.random() < 0.06 else delay,
+            code=rng.choice(CODES),
+            pushback=rng.choice(PUSHBACKS),
+            messages=messages,
+            skew=rng.random() * 0.001,
+        )
+
+    def naming(self, at: float) -> Naming:
+        """What the resolver says when asked at ``at``."""
+        return [answer for answer in self.names if answer.at <= at][-1]
+
+    def lookup_seconds(self, question: int) -> float:
+        """How long the ``question``-th answer takes."""
+        return 0.001 + Random(f"{self.seed}/{question}").random() * 0.05
+
+
+def _moment(rng: Random, span: float) -> float:
+    return tick(EPOCH + rng.random() * span)
+
+
+def _host(rng: Random, n: int) -> HostScript:
+    down = []
+    at = 0.0
+    if rng.random() < 0.15:
+        down.append((0.0, _moment(rng, 1.0)))
+        at = 1.0
+    while rng.random() < 0.35:
+        at += rng.random()
+        end = math.inf if rng.random() < 0.2 else at + rng.choice((0.02, 1.0)) * rng.random()
+        down.append((tick(EPOCH + at), tick(EPOCH + end) if end < math.inf else end))
+        at = end
+        if end == math.inf:
+            break
+    return HostScript(
+        address=f"127.0.0.1:{5001 + n}",
+        connect=rng.choice((0.002, 0.02, 0.4)) * (0.1 + rng.random()),
+        retry=rng.choice((0.05, 0.5)) * (0.1 + rng.random()),
+        down=tuple(down),
+        shows=rng.random() * 0.004,
+        idles=rng.random() < 0.3,
+    )
+
+
+def _names(rng: Random, addresses: tuple[str, ...]) -> tuple[Naming, ...]:
+    weighted, tiered = rng.random() < 0.2, rng.random() < 0.2
+    made = []
+    at = 0.0
+    for _ in range(1 + rng.choice((0, 0, 1, 3))):
+        endpoints = tuple(
+            Endpoint(
+                address=address,
+                weight=rng.randint(1, 3) if weighted else 1,
+                priority=rng.randint(0, 1) if tiered else 0,
+            )
+            for address in rng.sample(addresses, rng.randint(1, len(addresses)))
+        )
+        failure = rng.choice(("", "", "", "", "", "the name server is away", "no such name"))
+        made.append(
+            Naming(
+                at=EPOCH + at,
+                endpoints=() if failure else endpoints,
+                ttl=rng.choice((None, 0.0, 1.5, 5.0)),
+                failure=failure,
+            )
+        )
+        at += rng.random() * 1.5
+    return tuple(made)
+
+
+def _caller(rng: Random, n: int, kind: str) -> Caller:
+    at = _moment(rng, 2.0)
+    cancellable = kind in ("future", "stream") and rng.random() < 0.25
+    return Caller(
+        n=n,
+        at=at,
+        timeout=rng.choice((None, 0.05, 0.3, 1.0, 3.0)),
+        wait_for_ready=rng.choice((None, None, False, True)),
+        cancel_at=tick(at + rng.choice((0.01, 0.5)) * rng.random()) if cancellable else None,
+        policy=MethodPolicy(retry=_retry(rng, kind), timeout=rng.choice((None, 2.0))),
+    )
+
+
+def _retry(rng: Random, kind: str) -> RetryPolicy | HedgingPolicy | None:
+    if rng.random() < 0.15 and kind != "hedged":
+        return None
+    if kind == "hedged" or (kind != "blocking" and rng.random() < 0.3):
+        return HedgingPolicy(
+            max_attempts=rng.randint(2, 4),
+            hedging_delay=rng.choice((0.0001, 0.01, 0.1)) * (1 + rng.random()),
+            non_fatal_status_codes=frozenset(rng.choice((("UNAVAILABLE",), ("UNAVAILABLE", "INTERNAL")))),
+        )
+    return RetryPolicy(
+        max_attempts=rng.randint(2, 5),
+        initial_backoff=rng.choice((0.005, 0.025, 0.2)),
+        retryable_status_codes=frozenset(rng.choice((("UNAVAILABLE",), ("UNAVAILABLE", "INTERNAL")))),
+        per_attempt_timeout=rng.choice((None, None, 0.02 + rng.random() / 50, 0.2 + rng.random() / 5)),
+        unsent_only=rng.random() < 0.1,
+    )

@@ -1,0 +1,96 @@
+"""What was seen in a world, in a form that two of them can be compared in."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, final
+
+from opentelemetry import trace as otel
+from tests.shells.script import METHOD
+
+from meshlib._core.view import CallMesh
+
+__all__ = ["Entry", "Trace", "Tracers", "difference"]
+
+Entry = tuple[Any, ...]
+"""Moment, number of the call (-1: the channel), what, facts."""
+
+
+@final
+class Trace:
+    """Takes what is seen.
+
+    Args:
+        now: virtual time.
+    """
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        self._entries: list[Entry] = []
+
+    def add(self, n: int, what: str, *facts: Any) -> None:
+        """Something was seen of call ``n``."""
+        self._entries.append((self._now(), n, what, *facts))
+
+    def result(self, n: int, code: str, text: str, mesh: CallMesh | None) -> None:
+        """What the caller got."""
+        attempts = () if mesh is None else mesh.attempts
+        self.add(n, "result", code, text, *((a.host, a.code, a.start, a.seconds, a.why, a.sent) for a in attempts))
+
+    def canonical(self, close_at: float) -> list[Entry]:
+        """Ordered by time and, in one moment, by call: what two calls do in the same moment has no order, what one does
+        has. Of what follows the close only the ends count: each shell takes down its channel in an order of its own."""
+        before = [entry for entry in self._entries if entry[0] < close_at]
+        after = [entry for entry in self._entries if entry[0] >= close_at]
+        ends = sorted((close_at, *entry[1:4]) for entry in after if entry[2] in ("result", "span end"))
+        return [*sorted(before, key=lambda entry: entry[:2]), *ends]
+
+
+def difference(name: str, one: list[Entry], other_name: str, other: list[Entry]) -> str:
+    """Where two traces part, empty if they do not."""
+    for i, (a, b) in enumerate(zip([*one, None], [*other, None], strict=False)):
+        if a != b:
+            shared = "".join(f"            {entry}\n" for entry in one[max(0, i - 12) : i])
+            return f"{shared}{name:>10}: {a}\n{other_name:>10}: {b}"
+    return ""
+
+
+class _Span(otel.NonRecordingSpan):
+    """One call, as telemetry sees it."""
+
+    def __init__(self, trace: Trace, n: int) -> None:
+        super().__init__(otel.INVALID_SPAN_CONTEXT)
+        self._trace = trace
+        self._n = n
+        self._ended: Any = None
+
+    def is_recording(self) -> bool:
+        return True
+
+    def set_attribute(self, key: str, value: Any) -> None:
+        if key == "rpc.response.status_code":
+            self._ended = value
+
+    def add_event(self, name: str, attributes: Mapping[str, Any] | None = None, timestamp: int | None = None) -> None:
+        self._trace.add(self._n, "event", name, *sorted((attributes or {}).items()))
+
+    def end(self, end_time: int | None = None) -> None:
+        self._trace.add(self._n, "span end", self._ended)
+
+
+class _Tracer(otel.NoOpTracer):
+    def __init__(self, trace: Trace) -> None:
+        self._trace = trace
+
+    def start_span(self, name: str, *args: Any, **kwargs: Any) -> otel.Span:
+        n = int(name.removeprefix(METHOD[1:]))
+        self._trace.add(n, "span")
+        return _Span(self._trace, n)
+
+
+class Tracers(otel.NoOpTracerProvider):
+    """A provider whose spans record into ``trace``: the public way to hear what a machine does."""
+
+    def __init__(self, trace: Trace) -> None:
+        self._trace = trace
+
+    def get_tracer(self, *args: Any, **kwargs: Any) -> otel.Tracer:
+        return _Tracer(self._trace)
