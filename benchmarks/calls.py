@@ -2,9 +2,9 @@
 
 usage: python benchmarks/calls.py [ROUNDS]
 
-Three servers in processes of their own; each round runs a batch of every variant, so that what the machine does at the
-moment falls on all of them alike. Printed: the median of the rounds, and the median of the ratios to the bare channel of
-the same round with the interval that holds the middle half of them.
+Three servers in processes of their own. Each round runs a batch of every variant, so that what the machine does at the
+moment falls on all of them alike. Printed: the median of the rounds, and the median of the ratios to the bare channel
+of the same round with the interval that holds the middle half of them.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""The private names of grpcio that meshlib uses are there and do what it needs, on the oldest and the newest release."""
+"""The private names of grpcio that meshlib uses are there and do what it needs, on its oldest and newest release."""
 
 import asyncio
 

@@ -9,7 +9,7 @@ __all__ = ["ConfigError", "unknown_name"]
 class ConfigError(ValueError):
     """A value given to meshlib that it cannot use.
 
-    Raised at construction only, never by a call. The message names the field, the value it was given and what is allowed.
+    Raised at construction only, never by a call. The message names the field, the value and what is allowed.
     """
 
     def __init__(self, field: str, value: object, allowed: str) -> None:
