@@ -111,7 +111,7 @@ def insecure_channel(
     compression: grpc.Compression | None = None,
 ) -> Channel:
     """:func:`channel` with the signature of ``grpc.insecure_channel``, and every target that takes."""
-    return Channel(settle(target, options=options, compression=compression, retry=RetryPolicy(), as_grpc=True))
+    return Channel(settle(target, options=options, compression=compression, as_grpc=True))
 
 
 def secure_channel(
@@ -127,7 +127,6 @@ def secure_channel(
             credentials=credentials,
             options=options,
             compression=compression,
-            retry=RetryPolicy(),
             as_grpc=True,
         )
     )

@@ -100,7 +100,6 @@ def insecure_channel(
             options=options,
             compression=compression,
             interceptors=interceptors,
-            retry=RetryPolicy(),
             as_grpc=True,
         )
     )
@@ -121,7 +120,6 @@ def secure_channel(
             options=options,
             compression=compression,
             interceptors=interceptors,
-            retry=RetryPolicy(),
             as_grpc=True,
         )
     )

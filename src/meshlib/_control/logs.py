@@ -42,11 +42,12 @@ class ChannelLog:
         self._told.add(key)
         error = event.error
         _log.error(
-            "%s: %s() of balancer %s failed: %s; calls are spread over the ready hosts in turn instead",
+            "%s: %s of the plug-in %s failed: %s; instead, %s",
             self._target,
             event.doing,
             event.name,
             error,
+            event.instead,
             exc_info=error if isinstance(error, BaseException) else None,
             extra={"meshlib.target": self._target},
         )

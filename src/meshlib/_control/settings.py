@@ -54,8 +54,8 @@ def settle(
     resolver: Resolver | None = None,
     dns: DnsPolicy | None = None,
     balancer: str | Balancer = "round_robin",
-    retry: RetryPolicy | HedgingPolicy | None = None,
-    retry_budget: RetryBudget | None = None,
+    retry: RetryPolicy | HedgingPolicy | None = RetryPolicy(),  # noqa: B008 - frozen
+    retry_budget: RetryBudget | None = RetryBudget(),  # noqa: B008 - frozen
     timeout: float | None = None,
     methods: Mapping[str, MethodPolicy] | None = None,
     tracer_provider: "TracerProvider | None" = None,
@@ -99,7 +99,7 @@ def settle(
         compression=compression,
         interceptors=tuple(interceptors or ()),
         attempt_interceptors=tuple(attempt_interceptors or ()),
-        methods=MethodTable(retry=retry, timeout=timeout, methods=dict(methods or {})),
+        methods=MethodTable(retry=retry, timeout=timeout, methods={} if methods is None else methods),
         retry_budget=retry_budget,
         tracer_provider=tracer_provider,
         meter_provider=meter_provider,

@@ -250,6 +250,8 @@ class MethodTable:
                 raise ConfigError("methods", name, 'must be "/package.Service/Method", "/package.Service/*" or "*"')
             if not isinstance(policy, MethodPolicy):
                 raise ConfigError(f"methods[{name!r}]", policy, "must be a MethodPolicy")
+        # A copy: the application may go on with its own.
+        object.__setattr__(self, "methods", dict(self.methods))
 
     def plan(self, method: str) -> Plan:
         """The settled policies of one full method name."""

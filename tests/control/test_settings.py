@@ -1,0 +1,66 @@
+"""What a channel is built from: grpc's own factories get the same policies as ``meshlib.channel``."""
+
+import asyncio
+import sys
+import types
+
+import pytest
+
+import meshlib
+import meshlib.aio
+from meshlib._control.settings import settle
+
+
+def test_a_one_word_swap_has_every_default() -> None:
+    """Retries and their budget too."""
+    for settings in (settle("svc-a"), settle("svc-a", as_grpc=True)):
+        assert settings.methods.retry == meshlib.RetryPolicy()
+        assert settings.retry_budget == meshlib.RetryBudget()
+
+
+def test_a_process_that_gevent_patched_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a sentence that says why, at construction."""
+    patched = types.ModuleType("gevent.monkey")
+    patched.is_module_patched = lambda name: name == "threading"  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "gevent.monkey", patched)
+    with pytest.raises(meshlib.ConfigError, match="needs real threads"):
+        meshlib.channel("svc-a")
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("credentials", "tls"),
+        ("compression", "gzip"),
+        ("resolver", object()),
+        ("retry_budget", 20),
+        ("dns", {}),
+        ("balancer", "rond_robin"),
+        ("balancer", 7),
+        ("retry", 3),
+        ("timeout", -1),
+        ("timeout", "soon"),
+        ("methods", {"Svc/Method": meshlib.MethodPolicy()}),
+        ("methods", {"/Svc/Method": meshlib.RetryPolicy()}),
+        ("methods", ["*"]),
+        ("options", [("grpc.keepalive_time_ms", "1000")]),
+    ],
+)
+def test_what_cannot_be_used_is_refused_by_both_kinds_of_channel(argument: str, value: object) -> None:
+    """At construction, with the name of the argument and the value."""
+    for channel in (meshlib.channel, meshlib.aio.channel):
+        with pytest.raises(meshlib.ConfigError) as caught:
+            channel("svc-a", **{argument: value})  # type: ignore[operator]
+        assert argument in str(caught.value)
+
+
+def test_an_unknown_scheme_is_refused_with_those_that_are_known() -> None:
+    """And grpc's own factories leave the answer to grpc, at the call."""
+    with pytest.raises(meshlib.ConfigError, match="known: dns, "):
+        meshlib.channel("sry:///svc-a")
+    meshlib.insecure_channel("sry:///svc-a").close()
+
+    async def aio() -> None:
+        await meshlib.aio.insecure_channel("sry:///svc-a").close()
+
+    asyncio.run(aio())
