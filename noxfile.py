@@ -64,6 +64,14 @@ def tests(session: nox.Session, dependencies: str) -> None:
 
 
 @nox.session(python=DEVELOPED_ON)
+def mutants(session: nox.Session) -> None:
+    """Faults planted in the shells, each caught by the traces; then far more worlds than the tests run."""
+    install(session, "test")
+    session.run("pytest", "tests/shells/mutants", *session.posargs)
+    session.run("pytest", "tests/shells/test_traces.py", env={"MESHLIB_WORLDS": "3000"})
+
+
+@nox.session(python=DEVELOPED_ON)
 def docs(session: nox.Session) -> None:
     """The documentation, with every warning an error."""
     install(session, "docs")

@@ -16,7 +16,7 @@ from tests.shells.script import EPOCH, tick
 
 __all__ = ["Baton", "DeadlockError", "Lock", "Event", "Thread"]
 
-SAFETY: Final = 10.0
+SAFETY: Final = 30.0
 """Real seconds a thread may keep the baton: then it hangs where this world does not see it."""
 
 

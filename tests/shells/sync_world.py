@@ -213,6 +213,7 @@ class Poller:
         baton = self._baton
         while not self._stopped:
             if self._later and self._later[0][0] <= baton.now:
+                baton.others_first()
                 step = heapq.heappop(self._later)[2]
                 baton.seat.hurries = True
                 step()
@@ -299,6 +300,7 @@ class Call(grpc.RpcError):
         self._over = world.clock.event()
         self._news = world.clock.event()
         self._cancelled = False
+        self._asked_after_end = 0
         world.poller.at(flight.ends, self._land)
 
     def end(self, details: str) -> bool:
@@ -352,6 +354,8 @@ class Call(grpc.RpcError):
             if flight.messages and flight.messages[0][0] <= baton.now:
                 return self._deserializer(flight.messages.pop(0)[1].encode())
             if flight.over:
+                self._asked_after_end += 1
+                assert self._asked_after_end < 1000, "a reader asks and asks an attempt that has ended"
                 self._end()
             self._news = self._world.clock.event()
             self._news.wait(flight.messages[0][0] - baton.now if flight.messages else None)

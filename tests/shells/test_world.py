@@ -39,9 +39,7 @@ def test_a_deadlock_is_told_at_once_with_a_picture() -> None:
     """Two threads that wait for each other's event are named with what they wait for; both unwind."""
     baton = Baton()
     one, other = Event(baton), Event(baton)
-    with pytest.raises(
-        DeadlockError, match=r"(?s)nobody can go on: at 1000.*thread 0 waits for an event.*thread 1"
-    ):
+    with pytest.raises(DeadlockError, match=r"(?s)nobody can go on: at 1000.*thread 0 waits for an event.*thread 1"):
         spawned(baton, one.wait, other.wait)
 
 

@@ -1,0 +1,141 @@
+"""What can be wrong in the shell for asyncio while the policy is right."""
+
+from tests.shells.mutants.mutation import Mutant
+
+__all__ = ["AIO"]
+
+AIO = (
+    Mutant(
+        name="late timer",
+        module="engine",
+        old="self.loop.call_at(at, self._on_timer",
+        new="self.loop.call_at(at + 0.001, self._on_timer",
+        kinds=("blocking",),
+    ),
+    Mutant(
+        name="timer not moved",
+        module="engine",
+        old="            if self._timer.when() == at:\n",
+        new="            if at is not None:\n",
+        kinds=("hedged", "stream"),
+    ),
+    Mutant(
+        name="lost waker",
+        module="engine",
+        old="call.waker = self._wake",
+        new="call.waker = None",
+        kinds=("blocking",),
+    ),
+    Mutant(
+        name="no deadline passed to the attempt",
+        module="engine",
+        old="timeout=command.timeout,",
+        new="timeout=None,",
+        kinds=("blocking",),
+    ),
+    Mutant(
+        name="deadline not shortened for the attempt",
+        module="engine",
+        old="timeout=command.timeout,",
+        new="timeout=None if self.call.deadline is None else self.call.deadline - self.call.begun,",
+        kinds=("blocking",),
+    ),
+    Mutant(
+        name="time-out of the policy ignored",
+        module="engine",
+        old="timeout = plan.stream_timeout if streaming else plan.timeout",
+        new="timeout = None",
+        kinds=("blocking",),
+    ),
+    Mutant(
+        name="wait_for_ready of the caller ignored",
+        module="engine",
+        old="plan.wait_for_ready if wait_for_ready is None else wait_for_ready",
+        new="plan.wait_for_ready",
+        kinds=("blocking",),
+    ),
+    Mutant(
+        name="retry sent to the first host again",
+        module="engine",
+        old="subchannel: Any = command.host.subchannel",
+        new="subchannel: Any = self.call.tried[0].subchannel",
+        kinds=("blocking",),
+    ),
+    Mutant(
+        name="previous attempts not told to the server",
+        module="engine",
+        old="for_attempt(self._metadata, command.previous)",
+        new="for_attempt(self._metadata, 0)",
+        kinds=("blocking",),
+    ),
+    Mutant(
+        name="pushback swallowed",
+        module="engine",
+        old="outcomes.failed(error, subchannel.target, error.trailing_metadata())",
+        new="outcomes.failed(error, subchannel.target, None)",
+        kinds=("blocking",),
+    ),
+    Mutant(
+        name="lost cancel of a losing hedge",
+        module="engine",
+        old="        if attempt is not None:\n            attempt.cancel()\n",
+        new="",
+        kinds=("hedged",),
+    ),
+    Mutant(
+        name="leaked slot of a cancelled attempt",
+        module="engine",
+        old="        if attempt.seconds is not None:\n",
+        new="        if attempt.seconds is not None or n in self.given_up:\n",
+        kinds=("hedged",),
+    ),
+    Mutant(
+        name="double report",
+        module="engine",
+        old="        if attempt.seconds is not None:\n",
+        new="        if False:\n",
+        kinds=("stream",),
+    ),
+    Mutant(
+        name="outcome swallowed",
+        module="futures",
+        old="        self.ended(n, error)\n",
+        new="        if error is None or self.call.committed or n > 1:\n            self.ended(n, error)\n",
+        kinds=("blocking",),
+    ),
+    Mutant(
+        name="first message does not commit",
+        module="streams",
+        old='        self.commit(n, "message")\n',
+        new="",
+        kinds=("stream",),
+    ),
+    Mutant(
+        name="a quicker hedge cancels the call",
+        module="streams",
+        old="not (alone and task is not None and task.cancelling())",
+        new="not (task is not None and task.cancelling())",
+        kinds=("stream",),
+    ),
+    Mutant(
+        name="done-callbacks told twice",
+        module="engine",
+        old="        for callback in callbacks:\n",
+        new="        for callback in callbacks * 2:\n",
+        kinds=("future",),
+    ),
+    Mutant(
+        name="drained connection never closed",
+        module="runtime",
+        old="            subchannel.close()\n",
+        new="            pass\n",
+        kinds=("blocking",),
+    ),
+    Mutant(
+        name="error of the last attempt shown for all",
+        module="engine",
+        old="        if len(call.attempts) > 1:\n",
+        new="        if False:\n",
+        kinds=("blocking",),
+    ),
+)

@@ -1,0 +1,75 @@
+"""The traces find what is wrong in a shell: every planted fault is caught, and without one nothing is."""
+
+from itertools import zip_longest
+
+import pytest
+from tests.shells import machine
+from tests.shells.baton import DeadlockError
+from tests.shells.mutants.aio_faults import AIO
+from tests.shells.mutants.mutation import Mutant, planted
+from tests.shells.mutants.sync_faults import SYNC
+from tests.shells.script import Script
+from tests.shells.shells import WORLDS
+from tests.shells.trace import difference
+
+SEEDS = 300
+"""Worlds of a kind that a fault may hide in."""
+
+# A faulty shell may well leave a loop open, a coroutine unawaited, or a thread that has yet to notice.
+pytestmark = [
+    pytest.mark.shares_process_state,
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::RuntimeWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+FAULTS = [
+    pytest.param(shell, mutant, id=f"{shell}: {mutant}")
+    for pair in zip_longest(SYNC, AIO)
+    for shell, mutant in zip(("sync", "aio"), pair, strict=True)
+    if mutant is not None
+]
+
+
+def caught(shell: str, mutant: Mutant, seeds: int = SEEDS) -> str:
+    """How the worlds show the fault; empty if they do not."""
+    with planted(shell, mutant) as faulty:
+        for kind in mutant.kinds:
+            for seed in range(seeds):
+                try:
+                    found = WORLDS[shell].run(Script(kind, seed), faulty)
+                except AssertionError as error:
+                    return f"{kind}/{seed} {type(error).__name__}: {error}"
+                parted = difference("machine", machine.run(Script(kind, seed)), shell, found)
+                if parted:
+                    return f"{kind}/{seed}\n{parted}"
+    return ""
+
+
+@pytest.mark.parametrize(("shell", "mutant"), FAULTS)
+def test_a_planted_fault_is_caught(shell: str, mutant: Mutant) -> None:
+    """With the fault the shell's trace parts from the machines', or the world says that a rule is broken."""
+    how = caught(shell, mutant)
+    print(how)  # noqa: T201 - pytest -s or -rP shows how each is caught
+    assert how, f"{SEEDS} worlds of each of {mutant.kinds} do not show it"
+
+
+@pytest.mark.parametrize("shell", ["sync", "aio"])
+def test_a_shell_without_a_fault_is_not_caught(shell: str) -> None:
+    """A copy that is changed in nothing but a comment does what the machines say."""
+    harmless = Mutant(
+        name="none", module="engine", old='__all__ = ["', new='# nothing\n__all__ = ["', kinds=("hedged",)
+    )
+    assert not caught(shell, harmless, seeds=30)
+
+
+def test_a_fault_whose_place_is_gone_is_told() -> None:
+    """A planted fault that no longer fits the source fails loudly instead of testing nothing."""
+    gone = Mutant(name="gone", module="engine", old="no such source", new="", kinds=())
+    with pytest.raises(LookupError, match="plant the same fault in what stands there now"):
+        caught("sync", gone)
+
+
+def test_a_deadlock_counts_as_an_assertion() -> None:
+    """A world in which nobody can go on is a failed one."""
+    assert issubclass(DeadlockError, AssertionError)
