@@ -12,28 +12,28 @@ starts, reported once).
 import contextvars
 import logging
 from collections.abc import Callable
-from enum import Enum
 from functools import partial
 from threading import get_ident
-from typing import Any, Final, Protocol, final
+from typing import Any, Final
 
 import grpc
 
 from meshlib._adapt import outcomes
 from meshlib._adapt.metadata import Metadata, for_attempt, valid
-from meshlib._core.call import Call, Commands, State
+from meshlib._core.call import Call, Commands
 from meshlib._core.cluster import CLOSED
 from meshlib._core.commands import CancelAttempt, Finish, StartAttempt
 from meshlib._core.policy import Plan
 from meshlib._core.status import OK, Outcome, local
 from meshlib._sync import control
+from meshlib._sync.attempt import Attempt, GrpcCall, Place
 from meshlib._sync.control import gate
 from meshlib._sync.requests import Requests
 from meshlib._sync.runtime import Runtime
 from meshlib._sync.subchannels import Method
 from meshlib._sync.waiting import Monitor, Timer
 
-__all__ = ["ABANDONED", "CANCELLED", "Attempt", "Engine", "Place"]
+__all__ = ["ABANDONED", "CANCELLED", "Engine"]
 
 _log = logging.getLogger("meshlib")
 
@@ -41,54 +41,6 @@ CANCELLED: Final = local("CANCELLED", "Locally cancelled by application!")
 ABANDONED: Final = local("CANCELLED", "Cancelled upon garbage collection!")
 INVALID_METADATA: Final = local("INTERNAL", "Invalid metadata")
 """What grpc answers, to the letter."""
-
-
-class Place(Enum):
-    """Whose thread is at work, and so what may be done on it."""
-
-    USER = "the application's, inside one of our methods: no callbacks, it may hold locks they need"
-    GRPC = "grpc's, which delivers events: no waiting, other calls depend on it"
-    CONTROL = "the control thread: neither"
-    ASIDE = "a short-lived one: both"
-
-
-class GrpcCall(Protocol):
-    """What is used of the object that grpc gives for an attempt."""
-
-    def code(self) -> Any: ...
-    def details(self) -> Any: ...
-    def initial_metadata(self) -> Any: ...
-    def trailing_metadata(self) -> Any: ...
-    def cancel(self) -> Any: ...
-    def done(self) -> bool: ...
-    def result(self) -> Any: ...
-    def add_done_callback(self, fn: Callable[[Any], None]) -> None: ...
-    def __next__(self) -> Any: ...
-
-
-@final
-class Attempt:
-    """What the shell keeps of an attempt, beside the machine's record of it. Written under the engine's lock."""
-
-    __slots__ = ("call", "cancelled", "command", "ended", "readers", "reported", "starter")
-
-    def __init__(self, command: StartAttempt) -> None:
-        self.command = command
-        self.call: GrpcCall | None = None
-        """grpc's, once it has been started."""
-        self.cancelled = False
-        self.ended = False
-        """grpc says it has ended, and a reader has yet to say what it found before."""
-        self.readers = 0
-        """Threads inside its ``next()``."""
-        self.reported = False
-        self.starter: tuple[int, Place] | None = None
-        """The thread that is starting it, to tell whether grpc's callback comes on that one."""
-
-    @property
-    def stands(self) -> bool:
-        """Whether its answer may still count."""
-        return not self.reported and not self.cancelled and self.command.outcome is None
 
 
 class Engine:
@@ -226,20 +178,17 @@ class Engine:
 
     def current(self) -> Attempt | None:
         """The attempt whose answer may count, the newest if there are several. Called under the lock."""
-        committed = self.call.committed
         for attempt in reversed(self._attempts.values()):
-            if attempt.stands and attempt.call is not None and committed in (0, attempt.command.n):
+            if attempt.stands and attempt.call is not None:
                 return attempt
         return None
 
     def commit(self, n: int, why: str) -> bool:
         """Attempt ``n`` counts from now on, whatever comes; False if it no longer can."""
-        attempt = self._attempts[n]
-        call = self.call
         with self._lock:
-            if not attempt.stands or call.committed not in (0, n) or call.state is State.DONE:
+            if not self._attempts[n].stands:
                 return False
-            commands = self._settled(call.on_commit(n, why, now=self.runtime.now()))
+            commands = self._settled(self.call.on_commit(n, why, now=self.runtime.now()))
         if isinstance(self._request, Requests):
             self._request.committed(n)
         self._perform(commands, Place.USER)
@@ -279,13 +228,10 @@ class Engine:
 
     def _settled(self, commands: Commands) -> Commands:
         """What follows from a step of the machine, under the lock."""
-        call = self.call
-        if call.state is State.BACKOFF and call.cluster.closed:
-            commands = (*commands, *call.on_endpoints(now=self.runtime.now()))
         for command in commands:
             if type(command) is StartAttempt:
                 self._attempts[command.n] = Attempt(command)
-        due = call.next_timer()
+        due = self.call.next_timer()
         if due != self._due:
             if self._timer is not None:
                 self._timer.cancel()

@@ -10,7 +10,8 @@ from typing import Any, Final, final
 
 import grpc
 
-from meshlib._sync.engine import Attempt, Engine, Place
+from meshlib._sync.attempt import Attempt, Place
+from meshlib._sync.engine import Engine
 from meshlib._sync.futures import Handle
 
 __all__ = ["ResponseStream", "StreamEngine"]
