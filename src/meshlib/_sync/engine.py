@@ -14,7 +14,7 @@ import logging
 from collections.abc import Callable
 from functools import partial
 from threading import get_ident
-from typing import Any, Final
+from typing import Any, Final, Protocol, final
 
 import grpc
 
@@ -26,14 +26,13 @@ from meshlib._core.commands import CancelAttempt, Finish, StartAttempt
 from meshlib._core.policy import Plan
 from meshlib._core.status import OK, Outcome, local
 from meshlib._sync import control
-from meshlib._sync.attempt import Attempt, GrpcCall, Place
 from meshlib._sync.control import gate
 from meshlib._sync.requests import Requests
 from meshlib._sync.runtime import Runtime
 from meshlib._sync.subchannels import Method
-from meshlib._sync.waiting import Monitor, Timer
+from meshlib._sync.waiting import Monitor, Place, Timer
 
-__all__ = ["ABANDONED", "CANCELLED", "Engine"]
+__all__ = ["ABANDONED", "CANCELLED", "Attempt", "Engine"]
 
 _log = logging.getLogger("meshlib")
 
@@ -41,6 +40,45 @@ CANCELLED: Final = local("CANCELLED", "Locally cancelled by application!")
 ABANDONED: Final = local("CANCELLED", "Cancelled upon garbage collection!")
 INVALID_METADATA: Final = local("INTERNAL", "Invalid metadata")
 """What grpc answers, to the letter."""
+
+
+class GrpcCall(Protocol):
+    """What is used of the object that grpc gives for an attempt."""
+
+    def code(self) -> Any: ...
+    def details(self) -> Any: ...
+    def initial_metadata(self) -> Any: ...
+    def trailing_metadata(self) -> Any: ...
+    def cancel(self) -> Any: ...
+    def done(self) -> bool: ...
+    def result(self) -> Any: ...
+    def add_done_callback(self, fn: Callable[[Any], None]) -> None: ...
+    def __next__(self) -> Any: ...
+
+
+@final
+class Attempt:
+    """What the shell keeps of an attempt, beside the machine's record of it. Written under the engine's lock."""
+
+    __slots__ = ("call", "cancelled", "command", "ended", "readers", "reported", "starter")
+
+    def __init__(self, command: StartAttempt) -> None:
+        self.command = command
+        self.call: GrpcCall | None = None
+        """grpc's, once it has been started."""
+        self.cancelled = False
+        self.ended = False
+        """grpc says it has ended, and a reader has yet to say what it found before."""
+        self.readers = 0
+        """Threads inside its ``next()``."""
+        self.reported = False
+        self.starter: tuple[int, Place] | None = None
+        """The thread that is starting it, to tell whether grpc's callback comes on that one."""
+
+    @property
+    def stands(self) -> bool:
+        """Whether its answer may still count. Asked under the engine's lock."""
+        return not self.reported and self.command.outcome is None and not self.command.dropped
 
 
 class Engine:
@@ -155,24 +193,6 @@ class Engine:
                 return False
             self._callbacks.append(callback)
             return True
-
-    def headers(self) -> Any:
-        """Blocks until there is initial metadata that may be handed on: that of an attempt which counts from then on,
-        or of the call that has ended.
-
-        Empty metadata commits to nothing: it tells nothing, and grpc shows it a moment before it shows that an attempt
-        failed without any.
-        """
-        while (attempt := self.monitor.wait_for(lambda: self.current() or self.outcome)) is not None:
-            if not isinstance(attempt, Attempt):
-                break
-            assert attempt.call is not None
-            headers = attempt.call.initial_metadata()
-            if attempt.call.done():
-                self.monitor.wait_for(lambda attempt=attempt: attempt.reported or self.outcome)  # type: ignore[misc]
-            elif not headers or self.commit(attempt.command.n, "headers"):
-                return headers
-        return () if self.source is None else self.source.initial_metadata()
 
     # What streams need to know, and tell.
 

@@ -17,7 +17,7 @@ from meshlib._adapt.metadata import given
 from meshlib._core.policy import Plan, RetryPolicy
 from meshlib._core.status import OK, Outcome
 from meshlib._core.view import CallMesh
-from meshlib._sync.engine import ABANDONED, CANCELLED, Engine
+from meshlib._sync.engine import ABANDONED, CANCELLED, Attempt, Engine
 from meshlib._sync.requests import Requests
 from meshlib._sync.runtime import Lease
 from meshlib._sync.subchannels import Method
@@ -62,7 +62,21 @@ class Handle(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg]
     # grpc.Call
 
     def initial_metadata(self) -> Any:
-        return self._engine.headers()
+        """Blocks until there is some that may be handed on: that of an attempt which counts from then on, or of the
+        call that has ended.
+
+        Empty metadata commits to nothing: it tells nothing, and grpc shows it a moment before it shows that an attempt
+        failed without any.
+        """
+        engine = self._engine
+        while isinstance(attempt := engine.monitor.wait_for(lambda: engine.current() or engine.outcome), Attempt):
+            assert attempt.call is not None
+            headers = attempt.call.initial_metadata()
+            if attempt.call.done():
+                engine.monitor.wait_for(lambda attempt=attempt: attempt.reported or engine.outcome)  # type: ignore[misc]
+            elif not headers or engine.commit(attempt.command.n, "headers"):
+                return headers
+        return () if engine.source is None else engine.source.initial_metadata()
 
     def trailing_metadata(self) -> Any:
         source = self._ended().source

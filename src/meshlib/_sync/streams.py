@@ -10,9 +10,9 @@ from typing import Any, Final, final
 
 import grpc
 
-from meshlib._sync.attempt import Attempt, Place
-from meshlib._sync.engine import Engine
+from meshlib._sync.engine import Attempt, Engine
 from meshlib._sync.futures import Handle
+from meshlib._sync.waiting import Place
 
 __all__ = ["ResponseStream", "StreamEngine"]
 

@@ -1,14 +1,24 @@
-"""How threads wait for one another: a lock with waiters, and a timer on the control thread."""
+"""How threads wait for one another: a lock with waiters, a timer on the control thread, and which of them may wait."""
 
 import asyncio
 from collections.abc import Callable
+from enum import Enum
 from typing import TypeVar, final
 
 from meshlib._sync.clock import Clock, Event
 
-__all__ = ["Monitor", "Timer"]
+__all__ = ["Monitor", "Place", "Timer"]
 
 T = TypeVar("T")
+
+
+class Place(Enum):
+    """Whose thread is at work, and so what may be done on it."""
+
+    USER = "the application's, inside one of our methods: no callbacks, it may hold locks they need"
+    GRPC = "grpc's, which delivers events: no waiting, other calls depend on it"
+    CONTROL = "the control thread: neither"
+    ASIDE = "a short-lived one: both"
 
 
 @final
