@@ -5,12 +5,13 @@ world's.
 import asyncio
 import random
 from collections.abc import Callable, Coroutine, Generator
+from contextlib import suppress
 from functools import partial
 from typing import Any, final
 
 import grpc
 import grpc.aio
-from tests.shells.baton import Baton, DeadlockError, Lock
+from tests.shells.baton import Baton, DeadlockError, Lock, SpinError
 from tests.shells.loops import Loop
 from tests.shells.network import CLOSED, Flight, Network
 from tests.shells.observing import errorless, seen, settings, trailing
@@ -87,27 +88,37 @@ class _World:
         except DeadlockError as deadlock:
             tasks = "\n  ".join(repr(task) for task in asyncio.all_tasks(loop))
             raise DeadlockError(f"{deadlock}\n  {tasks}") from None
+        except SpinError as error:
+            raise AssertionError(repr(error)) from error
         finally:
-            for task in asyncio.all_tasks(loop):
-                task.cancel()
+            self.cancel_all()
             loop.close()
         assert not self.errors, self.errors
         assert set(self.callbacks.values()) <= {1}, f"done-callbacks by call: {self.callbacks}"
         return self.trace.canonical(self.script.close_at)
 
+    def cancel_all(self) -> None:
+        """After a failure: what is under way unwinds."""
+        tasks = asyncio.all_tasks(self.loop)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            with suppress(AssertionError):
+                self.loop.run_until_complete(asyncio.wait(tasks))
+
     async def main(self, shell: Shell) -> None:
         channel = shell.channel.Channel(settings(self.network), factory=partial(Channel, self))
-        tasks = [self.at(caller.at, self.call(channel, caller)) for caller in self.script.callers]
-        tasks += [self.at(moment, self.look(channel)) for moment in self.script.looks]
-        tasks.append(self.at(self.script.close_at, self.end(channel)))
+        tasks = [self.at(caller.at, partial(self.call, channel, caller)) for caller in self.script.callers]
+        tasks += [self.at(moment, partial(self.look, channel)) for moment in self.script.looks]
+        tasks.append(self.at(self.script.close_at, partial(self.end, channel)))
         await asyncio.gather(*tasks)
 
-    def at(self, moment: float, step: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+    def at(self, moment: float, step: Callable[[], Coroutine[Any, Any, None]]) -> "asyncio.Task[None]":
         async def wait() -> None:
             time = self.loop.create_future()
             self.loop.call_at(moment, time.set_result, None)
             await time
-            await step
+            await step()
 
         return self.loop.create_task(wait())
 
@@ -298,6 +309,7 @@ class Call:
             if flight.messages and flight.messages[0][0] <= self._world.baton.now:
                 return self._deserializer(flight.messages.pop(0)[1].encode())
             if flight.over:
+                flight.asked_after_end()
                 self._raise_for_status()
                 return grpc.aio.EOF
             await asyncio.shield(self._news)

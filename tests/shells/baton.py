@@ -14,7 +14,7 @@ from typing import Final, final
 
 from tests.shells.script import EPOCH, tick
 
-__all__ = ["Baton", "DeadlockError", "Lock", "Event", "Thread"]
+__all__ = ["Baton", "DeadlockError", "Event", "Lock", "SpinError", "Thread"]
 
 SAFETY: Final = 30.0
 """Real seconds a thread may keep the baton: then it hangs where this world does not see it."""
@@ -22,6 +22,10 @@ SAFETY: Final = 30.0
 
 class DeadlockError(AssertionError):
     """Nobody can go on."""
+
+
+class SpinError(BaseException):
+    """Somebody asks for ever what has been answered. No ``Exception``: a shell may take those for an attempt's."""
 
 
 class Over(BaseException):
@@ -138,6 +142,8 @@ class Baton:
             self._pass_on(seat)
         for thread in self._threads:
             threading.Thread.join(thread, SAFETY)
+        if self.errors and not isinstance(self.errors[0], Exception):
+            raise AssertionError(repr(self.errors[0])) from self.errors[0]
         if self.errors:
             raise self.errors[0]
         if self._broken is not None:

@@ -7,6 +7,7 @@ says how the flight ended. All of that goes into the trace.
 from collections.abc import Callable
 from typing import final
 
+from tests.shells.baton import SpinError
 from tests.shells.script import METHOD, HostScript, Script, tick
 from tests.shells.trace import Trace
 
@@ -78,7 +79,7 @@ class Flight:
         messages: when each message comes, and the messages.
     """
 
-    __slots__ = ("code", "details", "ends", "k", "messages", "n", "over", "pushback", "skew")
+    __slots__ = ("_asked", "code", "details", "ends", "k", "messages", "n", "over", "pushback", "skew")
 
     def __init__(self, n: int, k: int) -> None:
         self.n = n
@@ -89,11 +90,18 @@ class Flight:
         self.messages: list[tuple[float, str]] = []
         self.over = False
         self.skew = 0.0
+        self._asked = 0
 
     @property
     def message(self) -> str:
         """The response of a call that has one."""
         return f"message {self.n}.{self.k}"
+
+    def asked_after_end(self) -> None:
+        """A reader wants a message though there are no more."""
+        self._asked += 1
+        if self._asked > 1000:
+            raise SpinError(f"a reader asks attempt {self.n}.{self.k} again and again, which has ended")
 
     def _end(self, at: float, code: str, details: str) -> None:
         if at < self.ends:
