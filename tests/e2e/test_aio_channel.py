@@ -152,6 +152,24 @@ async def test_the_state_is_that_of_the_service() -> None:
             assert "READY: 1 of 1 hosts ready" in repr(channel)
 
 
+async def test_a_wait_that_began_first_is_not_lost() -> None:
+    """Waiting for a state before anything has used the channel works like waiting after."""
+    with Server() as server:
+        async with channel_to(server) as channel:
+            changed = asyncio.ensure_future(channel.wait_for_state_change(IDLE))
+            await asyncio.sleep(0)
+            async with asyncio.timeout(PATIENCE):
+                await channel.channel_ready()
+                await changed
+
+
+async def test_call_credentials_need_a_secure_channel() -> None:
+    """Refused at the call, as grpc.aio does."""
+    async with meshlib.aio.channel("static:///127.0.0.1:1") as channel:
+        with pytest.raises(grpc.aio.UsageError, match="Call credentials are only valid on secure channels"):
+            channel.unary_unary(echo.UNARY)(b"x", credentials=grpc.access_token_call_credentials("token"))
+
+
 async def test_an_unclosed_channel_that_is_collected_closes() -> None:
     """Channel, stub and calls share it; with the last of them the connections go."""
     with Server() as server:

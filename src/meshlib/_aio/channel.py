@@ -106,8 +106,7 @@ class Channel(grpc.aio.Channel):
     def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
         """The state of now; with ``try_to_connect`` a channel that has not been used yet begins to connect."""
         lease = self._lease
-        if lease.present is None and not lease.closed:
-            lease.connectivity.renew()
+        lease.refresh()
         state = STATES[lease.connectivity.state]
         if try_to_connect and not lease.closed:
             lease.runtime()

@@ -31,6 +31,7 @@ _log = logging.getLogger("meshlib")
 
 LOCAL_DETAILS: Final = "Locally cancelled by application!"
 GC_DETAILS: Final = "Cancelled upon garbage collection!"
+INSECURE: Final = "Call credentials are only valid on secure channels"
 """grpc.aio's own words."""
 
 
@@ -49,7 +50,8 @@ class Engine:
         streaming: the response is a stream.
 
     Raises:
-        grpc.aio.UsageError: the channel is closed, or serves another loop.
+        grpc.aio.UsageError: the channel is closed, serves another loop, or is in plaintext while the call has
+            credentials.
     """
 
     def __init__(
@@ -65,6 +67,8 @@ class Engine:
         *,
         streaming: bool,
     ) -> None:
+        if credentials is not None and lease.settings.credentials is None:
+            raise grpc.aio.UsageError(INSECURE)
         self._lease = lease
         self.runtime = runtime = lease.runtime()
         self.loop = loop = runtime.loop
@@ -198,7 +202,7 @@ class Engine:
 
     def give_up(self, n: int) -> None:
         self.given_up.add(n)
-        attempt = self.attempts.pop(n, None)
+        attempt = self.attempts.get(n) if n == self.call.committed else self.attempts.pop(n, None)
         if attempt is not None:
             attempt.cancel()
 
@@ -209,7 +213,8 @@ class Engine:
             self._timer = None
         self.outcome = outcome
         self.last = n
-        self.attempts = {n: self.attempts[n]} if n in self.attempts else {}
+        counted = n or self.call.committed
+        self.attempts = {counted: self.attempts[counted]} if counted in self.attempts else {}
         self.runtime.telemetry.ended(self.call, outcome, now=self._now())
         self.left()
         self.news.tell()
@@ -290,7 +295,13 @@ class Engine:
         return outcome is not None and outcome.local and outcome.code == "CANCELLED"
 
     async def initial_metadata(self) -> grpc.aio.Metadata:
-        known: grpc.aio.Metadata = await self._said("initial_metadata", grpc.aio.Metadata())
+        await self.finished()
+        attempt = self.attempts.get(self.call.committed)
+        known: grpc.aio.Metadata
+        if self.locally_cancelled and attempt is not None:
+            known = await attempt.initial_metadata()  # it had come before the call was cancelled
+        else:
+            known = await self._said("initial_metadata", grpc.aio.Metadata())
         return known
 
     async def trailing_metadata(self) -> grpc.aio.Metadata:

@@ -181,6 +181,14 @@ class Lease:
             return None
         return runtime
 
+    def refresh(self) -> None:
+        """Lets go of a runtime whose loop was closed, or which a parent process has: the channel starts anew."""
+        if self._runtime is not None and self.present is None and not self.closed:
+            self._runtime = None
+            self.connectivity.renew()
+            if self._finalizer is not None:
+                self._finalizer.detach()
+
     def runtime(self) -> Runtime:
         """The runtime on the loop of the caller, made at the first call there.
 
@@ -197,7 +205,7 @@ class Lease:
             return runtime
         if runtime is not None and runtime.process is process and not runtime.loop.is_closed():
             raise grpc.aio.UsageError(SECOND_LOOP)
-        self.connectivity.renew()
+        self.refresh()
         runtime = self._runtime = Runtime(
             self.settings,
             process,
@@ -206,8 +214,6 @@ class Lease:
             telemetry=self.telemetry,
             factory=self._factory,
         )
-        if self._finalizer is not None:
-            self._finalizer.detach()
         self._finalizer = weakref.finalize(self, runtime.abandon)
         self._finalizer.atexit = False
         return runtime

@@ -155,19 +155,17 @@ class _ResponseStream(_Streaming):
         """The next message, or EOF: then the call has ended or is about to."""
         while True:
             n = self.call.committed
-            if n and n in self.attempts:
+            if n in self.attempts and (self.outcome is None or self.last == n):
                 message = await self.heard(n, self._read(n))
                 if message is not None:
                     return message[0]
-                if self.outcome is None or self.last == n:
-                    await self.finished()
-                    return EOF
-            elif self.outcome is not None:
+                await self.finished()  # nothing follows the attempt that counts
+                return EOF
+            if self.outcome is not None:
                 return await self._after_end()
-            else:
-                first = await self._first(self._read, self._accept)
-                if first is not None:
-                    return first[0]
+            first = await self._first(self._read, self._accept)
+            if first is not None:
+                return first[0]
 
     def _accept(self, n: int, message: Any) -> bool:
         """Whether a first message may be handed out. It commits the call to its attempt."""
