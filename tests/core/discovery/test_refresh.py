@@ -226,6 +226,15 @@ def test_an_abandoned_question_is_due_at_once(rng: Random) -> None:
     assert refresh.current is not None
 
 
+def test_what_failed_for_those_who_left_says_nothing_to_those_who_come(rng: Random) -> None:
+    """A channel that is opened after another to the same name was closed hears of its own question alone."""
+    refresh = machine(rng)
+    refresh.begin(now=100.0)
+    refresh.on_failure(ResolveError("no"), now=100.0)
+    refresh.abandon()
+    assert refresh.error is None
+
+
 @given(
     seed=st.integers(0, 2**32),
     script=st.lists(

@@ -116,8 +116,11 @@ class Refresh:
         self._due = now
 
     def abandon(self) -> None:
-        """The question under way was given up, with the last subscriber; the next one is due at once."""
+        """The last subscriber left, and with him the question under way. The next one is due at once, and whoever waits
+        for it is to hear its outcome: an old failure says nothing of now."""
         self._asking = False
+        self._error = None
+        self._failures = 0
         self._due = -math.inf
 
     def _after(self, ttl: float, now: float) -> float:
