@@ -4,17 +4,19 @@ world's.
 
 import asyncio
 import random
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from functools import partial
 from typing import Any, final
 
 import grpc
 import grpc.aio
-from tests.shells.baton import Baton, DeadlockError, Lock, SpinError
+from tests.shells.aio_grpc import Channel
+from tests.shells.baton import Baton, DeadlockError, SpinError
 from tests.shells.loops import Loop
-from tests.shells.network import CLOSED, Flight, Network
-from tests.shells.observing import errorless, seen, settings, trailing
+from tests.shells.network import Network
+from tests.shells.observing import errorless, seen, settings
+from tests.shells.primitives import Lock
 from tests.shells.script import Caller, Script
 from tests.shells.trace import Entry, Trace
 
@@ -107,7 +109,7 @@ class _World:
                 self.loop.run_until_complete(asyncio.wait(tasks))
 
     async def main(self, shell: Shell) -> None:
-        channel = shell.channel.Channel(settings(self.network), factory=partial(Channel, self))
+        channel = shell.channel.Channel(settings(self.network), factory=partial(Channel, self.network, self.loop))
         tasks = [self.at(caller.at, partial(self.call, channel, caller)) for caller in self.script.callers]
         tasks += [self.at(moment, partial(self.look, channel)) for moment in self.script.looks]
         tasks.append(self.at(self.script.close_at, partial(self.end, channel)))
@@ -201,150 +203,3 @@ class _World:
         await self.look(channel)
         await channel.close()
         await asyncio.sleep(1.0)
-
-
-@final
-class Channel:
-    """A channel to one scripted host: what the shell uses of ``grpc.aio.Channel``."""
-
-    def __init__(
-        self, world: _World, target: str, options: Any, credentials: Any, compression: Any, interceptors: Any
-    ) -> None:
-        self.world = world
-        self.link = world.network.open(target.removeprefix("ipv4:"))
-        self.calls: list[Call] = []
-        self._channel = self  # where grpc.aio's own keeps what knows the connectivity
-        self._open = True
-
-    def check_connectivity_state(self, connect: bool) -> int:
-        return self.link.state(connect)
-
-    def unary_unary(self, method: str, serializer: Any, deserializer: Any, registered: bool) -> Callable[..., "Call"]:
-        def call(request: bytes, *, timeout: Any, metadata: Any, credentials: Any, compression: Any) -> Call:
-            assert not self.world.baton.seat.holds, "a lock is held while grpc.aio starts a call"
-            if not self._open:
-                raise grpc.aio.UsageError("Channel is closed.")
-            previous = dict(metadata or ()).get("grpc-previous-rpc-attempts")
-            made = Call(self.world, self.world.network.send(method, self.link, timeout, previous), deserializer)
-            self.calls.append(made)
-            return made
-
-        return call
-
-    unary_stream = unary_unary
-
-    async def close(self, grace: float | None = None) -> None:
-        if self._open:
-            self._open = False
-            self.world.network.closed(self.link)
-            for call in self.calls:
-                call.cancel(CLOSED)
-
-
-@final
-class Call:
-    """One attempt under way: what the shell uses of grpc.aio's call objects."""
-
-    def __init__(self, world: _World, flight: Flight, deserializer: Any) -> None:
-        self._world = world
-        self._loop = world.loop
-        self._flight = flight
-        self._deserializer = deserializer
-        self._callbacks: list[Callable[[Any], None]] = []
-        self._news = self._loop.create_future()
-        self._cancelled = False
-        for at, _ in flight.messages:
-            self._loop.call_at(at, self._tell_readers)
-        self._arm()
-
-    def _arm(self) -> None:
-        if self._flight.ends < float("inf"):
-            self._loop.call_at(self._flight.ends, self._land)
-
-    def cancel(self, details: str = "Locally cancelled by application!") -> bool:
-        assert not self._world.baton.seat.holds, "a lock is held while grpc.aio cancels a call"
-        if not self._world.network.cancel(self._flight, details):
-            return False
-        self._cancelled = True
-        self._arm()
-        return True
-
-    def done(self) -> bool:
-        return self._flight.over or self._cancelled
-
-    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
-        if self._flight.over:
-            callback(self)
-        else:
-            self._callbacks.append(callback)
-
-    async def code(self) -> grpc.StatusCode:
-        await self._ended()
-        return grpc.StatusCode[self._flight.code]
-
-    async def details(self) -> str:
-        await self._ended()
-        return "" if self._flight.code == "OK" else self._flight.details
-
-    async def initial_metadata(self) -> grpc.aio.Metadata:
-        await self._ended()
-        return grpc.aio.Metadata()
-
-    async def trailing_metadata(self) -> grpc.aio.Metadata:
-        await self._ended()
-        return grpc.aio.Metadata(*trailing(self._flight))
-
-    async def debug_error_string(self) -> str:
-        await self._ended()
-        return ""
-
-    def __await__(self) -> Generator[Any, None, Any]:
-        yield from self._ended().__await__()
-        self._raise_for_status()
-        return self._deserializer(self._flight.message.encode())
-
-    async def read(self) -> Any:
-        flight = self._flight
-        while True:
-            if flight.messages and flight.messages[0][0] <= self._world.baton.now:
-                return self._deserializer(flight.messages.pop(0)[1].encode())
-            if flight.over:
-                flight.asked_after_end()
-                self._raise_for_status()
-                return grpc.aio.EOF
-            await asyncio.shield(self._news)
-
-    def __aiter__(self) -> "Call":
-        return self
-
-    async def __anext__(self) -> Any:
-        message = await self.read()
-        if message is grpc.aio.EOF:
-            raise StopAsyncIteration
-        return message
-
-    async def _ended(self) -> None:
-        while not self._flight.over:
-            await asyncio.shield(self._news)
-
-    def _raise_for_status(self) -> None:
-        flight = self._flight
-        if self._cancelled:
-            raise asyncio.CancelledError
-        if flight.code != "OK":
-            metadata = grpc.aio.Metadata(), grpc.aio.Metadata(*trailing(flight))
-            raise grpc.aio.AioRpcError(grpc.StatusCode[flight.code], *metadata, details=flight.details)
-
-    def _tell_readers(self) -> None:
-        news, self._news = self._news, self._loop.create_future()
-        news.set_result(None)
-
-    def _land(self) -> None:
-        flight = self._flight
-        if flight.over or flight.ends > self._world.baton.now:
-            return
-        self._world.network.landed(flight)
-        self._tell_readers()  # they hear it in the next turn of the loop, and who listens hears it now
-        callbacks, self._callbacks = self._callbacks, []
-        for callback in callbacks:
-            callback(self)

@@ -14,7 +14,7 @@ from typing import Final, final
 
 from tests.shells.script import EPOCH, tick
 
-__all__ = ["Baton", "DeadlockError", "Event", "Lock", "SpinError", "Thread"]
+__all__ = ["Baton", "DeadlockError", "Seat", "SpinError"]
 
 SAFETY: Final = 30.0
 """Real seconds a thread may keep the baton: then it hangs where this world does not see it."""
@@ -51,6 +51,12 @@ class Seat:
         """It must not wait: others depend on it."""
 
 
+class Spawned(threading.Thread):
+    """A thread with a seat."""
+
+    seat: Seat
+
+
 @final
 class Baton:
     """The world's time and threads. The thread that makes it has the first seat, and the baton."""
@@ -63,7 +69,7 @@ class Baton:
         self._ready: deque[Seat] = deque()
         self._timers: list[tuple[float, int, Seat, int]] = []
         self._count = 0
-        self._threads: list[Thread] = []
+        self._threads: list[Spawned] = []
         self._closing = False
         self._broken: DeadlockError | None = None
         self._sit(Seat("the test"))
@@ -104,7 +110,7 @@ class Baton:
         if self._ready:
             self.block(self.now, "its turn")
 
-    def spawn(self, thread: "Thread") -> None:
+    def spawn(self, thread: "Spawned") -> None:
         """Gives ``thread`` a seat; it runs when others wait."""
         self._seats.append(thread.seat)
         self._threads.append(thread)
@@ -197,80 +203,3 @@ class Baton:
         """Who waits for what."""
         rows = (f"{seat.name} waits for {seat.waits_for or 'its turn'}" for seat in self._seats)
         return f"at {self.now:.6f} s\n  " + "\n  ".join(rows)
-
-
-@final
-class Lock:
-    """A lock of the world, not re-entrant."""
-
-    def __init__(self, baton: Baton) -> None:
-        self._baton = baton
-        self._owner: Seat | None = None
-        self._waiting: deque[Seat] = deque()
-
-    def __enter__(self) -> bool:
-        seat = self._baton.seat
-        while self._owner is not None:
-            if self._owner is seat:
-                raise AssertionError(f"{seat.name} takes a lock that it holds")
-            self._waiting.append(seat)
-            self._baton.block(None, f"a lock of {self._owner.name}")
-        self._owner = seat
-        seat.holds += 1
-        return True
-
-    def __exit__(self, *_: object) -> None:
-        self._baton.seat.holds -= 1
-        self._owner = None
-        if self._waiting:
-            self._baton.wake(self._waiting.popleft())
-
-
-@final
-class Event:
-    """A flag of the world."""
-
-    def __init__(self, baton: Baton) -> None:
-        self._baton = baton
-        self._set = False
-        self._waiting: list[Seat] = []
-
-    def is_set(self) -> bool:
-        return self._set
-
-    def set(self) -> None:
-        self._set = True
-        for seat in self._waiting:
-            self._baton.wake(seat)
-
-    def wait(self, timeout: float | None = None) -> bool:
-        if not self._set and (timeout is None or timeout > 0):
-            seat = self._baton.seat
-            self._waiting.append(seat)
-            self._baton.block(None if timeout is None else self._baton.now + timeout, "an event")
-            self._waiting.remove(seat)
-        return self._set
-
-
-@final
-class Thread(threading.Thread):
-    """A thread of the world."""
-
-    def __init__(self, baton: Baton, target: Callable[[], object], name: str) -> None:
-        super().__init__(name=name, daemon=True)
-        self.seat = Seat(name)
-        self._baton = baton
-        self._work = target
-        self._done = Event(baton)
-
-    def run(self) -> None:
-        self._baton.run(self.seat, self._finish)
-
-    def _finish(self) -> None:
-        try:
-            self._work()
-        finally:
-            self._done.set()
-
-    def join(self, timeout: float | None = None) -> None:
-        self._done.wait(timeout)

@@ -50,12 +50,12 @@ class Loop(asyncio.BaseEventLoop):
 
     def __init__(self, baton: Baton) -> None:
         super().__init__()
-        self._baton = baton
+        self.baton = baton
         self._selector = _Selector(baton)
         self._clock_resolution = GRID / 2  # due is what is due now, and nothing of the next moment
 
     def time(self) -> float:
-        return self._baton.now
+        return self.baton.now
 
     def _process_events(self, events: Any) -> None:
         """There are none."""

@@ -3,8 +3,9 @@
 import asyncio
 
 import pytest
-from tests.shells.baton import Baton, DeadlockError, Event, Lock, Thread
+from tests.shells.baton import Baton, DeadlockError
 from tests.shells.loops import Loop
+from tests.shells.primitives import Event, Lock, Thread
 from tests.shells.script import EPOCH, KINDS, Script, tick
 from tests.shells.shells import real
 

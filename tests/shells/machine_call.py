@@ -1,0 +1,132 @@
+"""One call of a world without a shell: the commands of its machine, performed."""
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import TYPE_CHECKING, Any, final
+
+from tests.shells.network import CANCELLED, Flight
+from tests.shells.observing import Failed
+from tests.shells.script import Caller
+
+from meshlib._adapt import outcomes
+from meshlib._core.call import Call, State
+from meshlib._core.commands import CancelAttempt, Finish, StartAttempt
+from meshlib._core.status import OK, Outcome, local
+from meshlib._core.view import CallMesh
+
+if TYPE_CHECKING:
+    from tests.shells.machine import World
+
+__all__ = ["Calling"]
+
+
+@final
+class Calling:
+    """One caller and its call."""
+
+    def __init__(self, world: "World", caller: Caller) -> None:
+        self.world = world
+        self.caller = caller
+        self.flights: dict[int, Flight] = {}
+        self.call: Call = None  # type: ignore[assignment]
+        self.reading: Any = None
+        self.token: object = None
+
+    def begin(self) -> None:
+        world, caller = self.world, self.caller
+        if world.cluster.closed:
+            world.trace.result(caller.n, "closed", "", None)
+            return
+        plan = world.methods.plan(caller.method)
+        streaming = world.script.kind == "stream"
+        timeout = caller.timeout
+        if timeout is None:
+            timeout = plan.stream_timeout if streaming else plan.timeout
+        self.call = Call(
+            world.cluster,
+            plan,
+            caller.method,
+            deadline=None if timeout is None else world.now + timeout,
+            wait_for_ready=plan.wait_for_ready if caller.wait_for_ready is None else caller.wait_for_ready,
+            streaming=streaming,
+        )
+        world.telemetry.started(self.call, ())
+        self.call.waker = lambda: world.soon(partial(self.feed, self.call.on_endpoints))
+        world.start()
+        if caller.cancel_at is not None:
+            world.at(caller.cancel_at, self.cancel)
+        self.perform(self.call.begin(now=world.now))
+
+    def cancel(self) -> None:
+        if self.call.state is not State.DONE:
+            self.perform(self.call.on_cancel(local("CANCELLED", CANCELLED), now=self.world.now))
+
+    def feed(self, step: Callable[..., Iterable[Any]]) -> None:
+        self.perform(step(now=self.world.now))
+
+    def due(self, token: object) -> None:
+        if token is self.token:
+            self.perform(self.call.on_timer(now=self.world.now))
+
+    def perform(self, commands: Iterable[Any]) -> None:
+        for command in commands:
+            if isinstance(command, StartAttempt):
+                self.start(command)
+            elif isinstance(command, CancelAttempt):
+                self.stop(command.n)
+            else:
+                assert isinstance(command, Finish)
+                self.finish(command.outcome, command.n)
+        due = self.call.next_timer()
+        self.token = token = object()
+        if due is not None:
+            self.world.at(due, lambda: self.due(token))
+
+    def start(self, attempt: StartAttempt) -> None:
+        world, link = self.world, attempt.host.subchannel
+        previous = str(attempt.previous) if attempt.previous else None
+        flight = world.network.send(self.caller.method, link, attempt.timeout, previous)  # type: ignore[arg-type]
+        self.flights[attempt.n] = flight
+        landed = partial(self.landed, attempt.n)
+        world.flights.setdefault(link, []).append((flight, landed))
+        if flight.ends < float("inf"):
+            world.at(flight.ends, landed)
+        for at, text in flight.messages:
+            world.at(at, partial(self.arrived, attempt.n, text))
+
+    def stop(self, n: int) -> None:
+        flight = self.flights[n]
+        if self.world.network.cancel(flight):
+            self.world.at(flight.ends, partial(self.landed, n))
+
+    def arrived(self, n: int, text: str) -> None:
+        """A message of a stream; the first commits the call."""
+        flight = self.flights[n]
+        if self.call.state is State.DONE or flight.code == "CANCELLED":
+            return
+        self.perform(self.call.on_commit(n, "message", now=self.world.now))
+        if self.call.committed == n:
+            self.world.trace.add(self.caller.n, "message", text)
+
+    def landed(self, n: int) -> None:
+        flight = self.flights[n]
+        if flight.over or flight.ends > self.world.now:
+            return
+        self.world.network.landed(flight)
+        outcome = OK
+        if flight.code != "OK":
+            failed = Failed(flight)
+            link: Any = self.call.attempts[n - 1].host.subchannel
+            outcome = outcomes.failed(failed, f"ipv4:{link.host.address}", failed.trailing_metadata())
+        self.perform(self.call.on_outcome(n, outcome, now=self.world.now))
+
+    def finish(self, outcome: Outcome, n: int) -> None:
+        world, call = self.world, self.call
+        world.telemetry.ended(call, outcome, now=world.now)
+        if outcome.code == "OK":
+            text = "" if call.streaming else self.flights[n].message
+        else:
+            several = outcome.error is not None and len(call.attempts) > 1
+            text = call.explain(outcome) if several else outcome.details
+        alone = world.script.kind in ("blocking", "hedged") and self.caller.plain and outcome.code == "OK"
+        world.trace.result(self.caller.n, outcome.code, text, None if alone else CallMesh(call, outcome))
