@@ -17,9 +17,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import grpc
-import meshlib.aio
 
 import meshlib
+import meshlib.aio
 from meshlib.testing import DnsServer, ProcessServer, echo
 
 SERVICE = "_grpc._tcp.svc-a.demo.test"

@@ -38,6 +38,12 @@ def test_what_grpc_takes_is_taken() -> None:
     assert checked(None) == ()
 
 
+def test_grpcs_own_factories_take_what_grpc_takes() -> None:
+    """Names in bytes, and values that only grpc can judge."""
+    options = [(b"grpc.primary_user_agent", b"svc-b"), ("grpc.x", 1.5), ("grpc.y", None)]
+    assert checked(options, as_grpc=True) == (("grpc.primary_user_agent", b"svc-b"), *options[1:])
+
+
 def test_the_users_options_win_over_the_defaults() -> None:
     """Each name once, so that no rule of precedence of C-core's decides."""
     made = for_subchannel((("grpc.max_reconnect_backoff_ms", 9000), ("grpc.enable_http_proxy", 1)), "svc-a")

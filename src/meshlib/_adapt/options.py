@@ -28,8 +28,12 @@ _RETRIES: Final = ("retryPolicy", "hedgingPolicy")
 _NUMBERS: Final = ("_ms", "_message_length", "_size", "grpc.enable_", "max_concurrent_streams", "_calls", "_data")
 
 
-def checked(options: Any) -> Options:
+def checked(options: Any, *, as_grpc: bool = False) -> Options:
     """The user's options as a tuple of pairs.
+
+    Args:
+        options: what the user gave.
+        as_grpc: behind grpc's own factories: names may be bytes, and values whatever grpc makes of them.
 
     Raises:
         ConfigError: it is no sequence of pairs of a name and a value grpc takes.
@@ -42,6 +46,8 @@ def checked(options: Any) -> Options:
         pairs = tuple((name, value) for name, value in options)
     except (TypeError, ValueError):
         raise ConfigError("options", options, 'must be pairs such as [("grpc.keepalive_time_ms", 10000)]') from None
+    if as_grpc:
+        return tuple((name.decode() if isinstance(name, bytes) else name, value) for name, value in pairs)
     for name, value in pairs:
         if not isinstance(name, str) or not name:
             raise ConfigError("options", name, "the name of a channel option must be text")

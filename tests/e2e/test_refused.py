@@ -1,0 +1,49 @@
+"""A call that a stopping server refused is sent to another one, uncounted, whatever the retry policy (gRFC A6)."""
+
+import asyncio
+
+from tests.e2e.goaway import GoawayServer
+
+import meshlib
+import meshlib.aio
+from meshlib.testing import Server, echo
+
+
+def _why(attempts: object) -> list[tuple[str, bool]]:
+    return [(attempt.why, attempt.sent) for attempt in attempts]  # type: ignore[attr-defined]
+
+
+EXPECTED = [("first", False), ("refused", True)]
+
+
+def test_a_refused_call_goes_on_without_a_retry_policy() -> None:
+    """GOAWAY said that it was not processed: it may run elsewhere even if it must not run twice."""
+    with GoawayServer() as stopping, Server() as server:
+        target = f"static:///{stopping.address},{server.address}"
+        with meshlib.channel(target, retry=None) as channel:
+            unary = channel.unary_unary(echo.UNARY)
+            future = unary.future(b"x", timeout=10, wait_for_ready=True)
+            assert future.result(timeout=10) == b"x"
+            seen = [_why(future.mesh.attempts)]  # type: ignore[attr-defined]
+            while stopping.refused == 0:  # the other host was connected first
+                _, call = unary.with_call(b"x", timeout=10)
+                seen.append(_why(call.mesh.attempts))
+        assert stopping.refused == 1
+        assert EXPECTED in seen
+
+
+def test_the_same_in_asyncio() -> None:
+    """One machine decides for both."""
+
+    async def main() -> list[list[tuple[str, bool]]]:
+        target = f"static:///{stopping.address},{server.address}"
+        async with meshlib.aio.channel(target, retry=None) as channel:
+            seen = []
+            while stopping.refused == 0:
+                call = channel.unary_unary(echo.UNARY)(b"x", timeout=10)
+                assert await call == b"x"
+                seen.append(_why(call.mesh.attempts))  # type: ignore[attr-defined]
+            return seen
+
+    with GoawayServer() as stopping, Server() as server:
+        assert EXPECTED in asyncio.run(main())
