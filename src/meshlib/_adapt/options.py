@@ -94,9 +94,13 @@ def _service_config(text: Any) -> dict[str, Any]:
     return config
 
 
-def _without_retries(text: Any) -> str:
-    """A service config whose retries are taken out: C-core's would multiply meshlib's."""
-    config = _service_config(text)
+def _without_retries(text: Any) -> Any:
+    """A service config whose retries are taken out: C-core's would multiply meshlib's. One that cannot be read, which
+    only grpc's own factories let pass, is left for grpc to answer."""
+    try:
+        config = _service_config(text)
+    except ConfigError:
+        return text
     methods: Sequence[Any] = config.get("methodConfig") or ()
     for method in methods:
         if isinstance(method, dict):
