@@ -83,6 +83,7 @@ def channel(
             methods=methods,
             tracer_provider=tracer_provider,
             meter_provider=meter_provider,
+            aio=True,
         )
     )
 

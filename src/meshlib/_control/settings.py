@@ -1,11 +1,12 @@
 """What a user says of a channel, checked and settled once: both kinds of channel are built from this value."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import grpc
+import grpc.aio
 
 from meshlib._adapt.options import Options, checked
 from meshlib._control.balancers import REGISTRY as BALANCERS
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
 
 __all__ = ["Settings", "settle"]
+
+_KINDS: Final = ("UnaryUnary", "UnaryStream", "StreamUnary", "StreamStream")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,11 +64,14 @@ def settle(
     tracer_provider: "TracerProvider | None" = None,
     meter_provider: "MeterProvider | None" = None,
     as_grpc: bool = False,
+    aio: bool = False,
 ) -> Settings:
     """Checks the arguments of a channel.
 
     Args:
-        as_grpc: behind grpc's own factories: every target grpc takes is taken, and answered by grpc at the call.
+        as_grpc: behind grpc's own factories: every target grpc takes is taken, and answered by grpc at the call; so are
+            interceptors.
+        aio: for a channel of asyncio, whose interceptors are of other classes.
 
     Raises:
         ConfigError: an argument cannot be used; the message names it, its value and what is allowed.
@@ -81,6 +87,14 @@ def settle(
         raise ConfigError("retry_budget", retry_budget, "must be a RetryBudget, or None for no limit")
     if dns is not None and not isinstance(dns, DnsPolicy):
         raise ConfigError("dns", dns, "must be a DnsPolicy")
+    if tracer_provider is not None and not callable(getattr(tracer_provider, "get_tracer", None)):
+        raise ConfigError(
+            "tracer_provider", tracer_provider, "must be a TracerProvider of OpenTelemetry, or None for the global one"
+        )
+    if meter_provider is not None and not callable(getattr(meter_provider, "get_meter", None)):
+        raise ConfigError(
+            "meter_provider", meter_provider, "must be a MeterProvider of OpenTelemetry, or None for the global one"
+        )
     parsed = parse_target(
         target,
         secure=credentials is not None,
@@ -88,7 +102,7 @@ def settle(
         any_scheme=resolver is not None,
         schemes=RESOLVERS,
     )
-    given = checked(options, as_grpc=as_grpc)
+    given = checked(options)
     announce(parsed, given, secure=credentials is not None)
     return Settings(
         target=parsed,
@@ -97,13 +111,27 @@ def settle(
         credentials=credentials,
         options=given,
         compression=compression,
-        interceptors=tuple(interceptors or ()),
-        attempt_interceptors=tuple(attempt_interceptors or ()),
+        interceptors=tuple(interceptors or ()) if as_grpc else _interceptors("interceptors", interceptors, aio=aio),
+        attempt_interceptors=_interceptors("attempt_interceptors", attempt_interceptors, aio=aio),
         methods=MethodTable(retry=retry, timeout=timeout, methods={} if methods is None else methods),
         retry_budget=retry_budget,
         tracer_provider=tracer_provider,
         meter_provider=meter_provider,
     )
+
+
+def _interceptors(name: str, given: Sequence[Any] | None, *, aio: bool) -> tuple[Any, ...]:
+    """Those of the wrong library would be found out only when the first connection is made, and not by the caller."""
+    library = grpc.aio if aio else grpc
+    kinds = tuple(getattr(library, f"{kind}ClientInterceptor") for kind in _KINDS)
+    if given is not None and not isinstance(given, Iterable):
+        raise ConfigError(name, given, "must be a list of client interceptors")
+    made = tuple(given or ())
+    for interceptor in made:
+        if not isinstance(interceptor, kinds):
+            names = " or ".join(kind.__name__ for kind in kinds)
+            raise ConfigError(name, interceptor, f"must be a {names} of {library.__name__}")
+    return made
 
 
 def _refuse_gevent() -> None:

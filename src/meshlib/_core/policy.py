@@ -126,6 +126,8 @@ class RetryPolicy:
             )
         if self.per_attempt_timeout is not None:
             duration("per_attempt_timeout", self.per_attempt_timeout)
+        if not isinstance(self.unsent_only, bool):
+            raise ConfigError("unsent_only", self.unsent_only, "must be True or False")
         whole("buffer_size", self.buffer_size, 0, 2**31 - 1)
         for name, replaced in (
             ("wait", ("initial_backoff", "max_backoff", "backoff_multiplier")),
