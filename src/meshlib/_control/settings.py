@@ -102,7 +102,7 @@ def settle(
         any_scheme=resolver is not None,
         schemes=RESOLVERS,
     )
-    given = checked(options)
+    given = checked(options, as_grpc=as_grpc)
     announce(parsed, given, secure=credentials is not None)
     return Settings(
         target=parsed,
