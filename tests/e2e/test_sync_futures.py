@@ -211,6 +211,16 @@ def test_abandoned(kind: str, phase: str) -> None:
 
 
 @KINDS
+def test_a_call_outlives_its_channel_object(kind: str) -> None:
+    """A channel that nobody holds is not closed under a call that is still under way."""
+    with servers(1) as (server,):
+        server.fault(delay=0.1)
+        future = kinds(meshlib.channel(f"static:///{server.address}"))[kind](timeout=WAIT)
+        gc.collect()
+        assert future.result(WAIT)
+
+
+@KINDS
 def test_hedged(kind: str) -> None:
     """Of two attempts at once the first good answer wins; the other is cancelled, at its server too."""
     hedging = meshlib.HedgingPolicy(max_attempts=2, hedging_delay=0.02)

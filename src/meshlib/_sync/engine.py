@@ -28,7 +28,7 @@ from meshlib._core.status import OK, Outcome, local
 from meshlib._sync import control
 from meshlib._sync.control import gate
 from meshlib._sync.requests import Requests
-from meshlib._sync.runtime import Runtime
+from meshlib._sync.runtime import Lease
 from meshlib._sync.subchannels import Method
 from meshlib._sync.waiting import Monitor, Place, Timer
 
@@ -85,7 +85,7 @@ class Engine:
     """One call.
 
     Args:
-        runtime: of the channel.
+        lease: of the channel, which is not collected before the call has ended.
         method: what is called.
         plan: its policies.
         request: the request as bytes, or the stream of them.
@@ -94,11 +94,15 @@ class Engine:
         credentials: of the call.
         wait_for_ready: None: the policy's.
         compression: of the call.
+
+    Raises:
+        ValueError: the channel is closed, or the metadata is no sequence of pairs.
+        TypeError: the metadata is of a wrong type.
     """
 
     def __init__(
         self,
-        runtime: Runtime,
+        lease: Lease,
         method: Method,
         plan: Plan,
         request: bytes | Requests,
@@ -111,6 +115,7 @@ class Engine:
         streaming = method.kind.endswith("stream")
         if timeout is None:
             timeout = plan.stream_timeout if streaming else plan.timeout
+        runtime = lease.runtime()
         started = runtime.now()
         self.call = Call(
             runtime.cluster,
@@ -123,6 +128,7 @@ class Engine:
         )
         self.call.begun = started
         self.runtime = runtime
+        self._lease: Lease | None = lease
         self.outcome: Outcome | None = None
         """How the call ended, from then on."""
         self.source: GrpcCall | None = None
@@ -355,7 +361,7 @@ class Engine:
             return
         call, outcome = self.call, command.outcome
         self.runtime.telemetry.ended(call, outcome, now=self.runtime.now())
-        call.waker = None
+        call.waker = self._lease = None
         if isinstance(self._request, Requests):
             self._request.close()
         with self._lock:

@@ -17,6 +17,7 @@ from meshlib._adapt.metadata import given
 from meshlib._core.policy import Plan, RetryPolicy
 from meshlib._core.status import OK, Outcome
 from meshlib._core.view import CallMesh
+from meshlib._sync import control
 from meshlib._sync.engine import ABANDONED, CANCELLED, Attempt, Engine
 from meshlib._sync.requests import Requests
 from meshlib._sync.runtime import Lease
@@ -205,12 +206,11 @@ def invoke(
         raise TypeError(f"Argument 'message' has incorrect type (expected bytes, got {type(data).__name__})")
     if lease.closed:
         raise ValueError(closed)
-    runtime = lease.runtime()
     if streamed:
         policy = plan.retry or plan.hedging
         limit = BUFFER_SIZE if policy is None else policy.buffer_size
-        data = Requests(request, method.serializer, method.name, limit, runtime.clock)
-    engine = kind(runtime, method, plan, data, timeout, given(metadata), credentials, wait_for_ready, compression)
+        data = Requests(request, method.serializer, method.name, limit, control.current().clock)
+    engine = kind(lease, method, plan, data, timeout, given(metadata), credentials, wait_for_ready, compression)
     engine.begin()
     return engine
 
