@@ -147,7 +147,7 @@ class Engine:
             subchannel: Any = attempt.host.subchannel
             outcome = outcomes.failed(error, subchannel.target, error.trailing_metadata())
         elif isinstance(error, asyncio.CancelledError):
-            outcome = local("CANCELLED", LOCAL_DETAILS)
+            outcome = Outcome("CANCELLED", LOCAL_DETAILS, local=True)  # a server may have seen it
         else:
             # Bad metadata, a request that is no bytes: what grpc.aio raised is what the caller is to see.
             outcome = Outcome("INTERNAL", f"{type(error).__name__}: {error}", sent=False, local=True, error=error)

@@ -12,20 +12,21 @@ from meshlib._aio.engine import Engine
 from meshlib._aio.futures import Handle, UnaryResponse
 from meshlib._aio.requests import MIXED, Requests, serialized
 from meshlib._aio.waiting import ended
-from meshlib._core.policy import Plan
+from meshlib._core.policy import Plan, RetryPolicy
 
 __all__ = ["StreamStreamCall", "StreamUnaryCall", "UnaryStreamCall"]
 
 EOF: Final = grpc.aio.EOF
+BUFFER_SIZE: Final = RetryPolicy().buffer_size
 
 Ask = Callable[[int], Coroutine[Any, Any, Any]]
 Accept = Callable[[int, Any], bool]
 
 
 def _kept(plan: Plan) -> int:
-    """Bytes of requests kept for another attempt."""
+    """Bytes of requests kept for another attempt; without a policy, for one that C-core refuses before it is sent."""
     policy = plan.retry or plan.hedging
-    return 0 if policy is None else policy.buffer_size
+    return BUFFER_SIZE if policy is None else policy.buffer_size
 
 
 class _Streaming(Engine):

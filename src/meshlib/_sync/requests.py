@@ -107,18 +107,18 @@ class Requests:
             self._iterator = None
 
     def _message(self, call: Consumer, n: int, index: int) -> bytes | None:
+        # That grpc asks for another one says that those before it are on their way.
+        if index and self._committed != n and not self._buffer.replayable and not call.commit(n, "buffer"):
+            # It is being stopped: wait for that, and send nothing.
+            self._monitor.wait_for(lambda: n in self._stopped or None)
         while True:
             turn = self._monitor.wait_for(lambda: self._turn(n, index))
             if turn is _END:
                 return None
-            if turn is _PULL:
-                self._pull(call)
-                continue
-            if self._committed == n or self._buffer.replayable or call.commit(n, "buffer"):
+            if turn is not _PULL:
                 assert isinstance(turn, bytes)
                 return turn
-            # It is being stopped: wait for that, and send nothing.
-            self._monitor.wait_for(lambda: n in self._stopped or None)
+            self._pull(call)
 
     def _turn(self, n: int, index: int) -> object:
         """What the thread of attempt ``n`` does next; None: it waits."""
