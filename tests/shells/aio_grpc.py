@@ -33,18 +33,20 @@ class Channel:
         return self.link.state(connect)
 
     def unary_unary(self, method: str, serializer: Any, deserializer: Any, registered: bool) -> Callable[..., "Call"]:
-        def call(request: bytes, *, timeout: Any, metadata: Any, credentials: Any, compression: Any) -> Call:
+        def call(request: Any, *, timeout: Any, metadata: Any, credentials: Any, compression: Any) -> Call:
             assert not self.loop.baton.seat.holds, "a lock is held while grpc.aio starts a call"
             if not self._open:
                 raise grpc.aio.UsageError("Channel is closed.")
             previous = dict(metadata or ()).get("grpc-previous-rpc-attempts")
             made = Call(self, self.network.send(method, self.link, timeout, previous), deserializer)
             self.calls.append(made)
+            if self.network.script.uploading:
+                made.sender = self.loop.create_task(made.upload(request))
             return made
 
         return call
 
-    unary_stream = unary_unary
+    unary_stream = stream_unary = stream_stream = unary_unary
 
     async def close(self, grace: float | None = None) -> None:
         if self._open:
@@ -66,9 +68,18 @@ class Call:
         self._callbacks: list[Callable[[Any], None]] = []
         self._news = self._loop.create_future()
         self._cancelled = False
+        self.sender: asyncio.Task[None] | None = None
         for at, _ in flight.messages:
             self._loop.call_at(at, self._tell_readers)
         self._arm()
+
+    async def upload(self, requests: Any) -> None:
+        """Sends the requests, as fast as the server takes them."""
+        flight = self._flight
+        async for request in requests:
+            self._network.took(flight, len(request))
+            await asyncio.sleep(flight.pace)
+        self._network.took(flight, None)
 
     def _arm(self) -> None:
         if self._flight.ends < float("inf"):
@@ -157,6 +168,8 @@ class Call:
         if flight.over or flight.ends > self._loop.time():
             return
         self._network.landed(flight)
+        if self.sender is not None:
+            self.sender.cancel()
         self._tell_readers()  # they hear it in the next turn of the loop, and who listens hears it now
         callbacks, self._callbacks = self._callbacks, []
         for callback in callbacks:

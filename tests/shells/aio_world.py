@@ -4,7 +4,7 @@ world's.
 
 import asyncio
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import suppress
 from functools import partial
 from typing import Any, final
@@ -151,14 +151,33 @@ class _World:
 
     async def future(self, channel: Any, caller: Caller) -> None:
         stub = channel.unary_unary(caller.method, None, bytes.decode)
-        call = stub(b"request", timeout=caller.timeout, wait_for_ready=caller.wait_for_ready)
+        await self.respond(caller, stub, b"request")
+
+    async def upload(self, channel: Any, caller: Caller) -> None:
+        stub = channel.stream_unary(caller.method, None, bytes.decode)
+        await self.respond(caller, stub, self.requests(caller))
+
+    async def requests(self, caller: Caller) -> AsyncIterator[bytes]:
+        for seconds, size in caller.requests:
+            await asyncio.sleep(seconds)
+            yield bytes(size)
+
+    async def respond(self, caller: Caller, stub: Any, request: Any) -> None:
+        call = stub(request, timeout=caller.timeout, wait_for_ready=caller.wait_for_ready)
         self.watch(call, caller)
         await call.code()
         await self.result(call, caller)
 
     async def stream(self, channel: Any, caller: Caller) -> None:
         stub = channel.unary_stream(caller.method, None, bytes.decode)
-        call = stub(b"request", timeout=caller.timeout, wait_for_ready=caller.wait_for_ready)
+        await self.read(caller, stub, b"request")
+
+    async def chat(self, channel: Any, caller: Caller) -> None:
+        stub = channel.stream_stream(caller.method, None, bytes.decode)
+        await self.read(caller, stub, self.requests(caller))
+
+    async def read(self, caller: Caller, stub: Any, request: Any) -> None:
+        call = stub(request, timeout=caller.timeout, wait_for_ready=caller.wait_for_ready)
         self.watch(call, caller)
         ended = "OK"
         try:
@@ -184,14 +203,14 @@ class _World:
     def called_back(self, call: Any, caller: Caller) -> None:
         """The end of a stream is told here: whoever reads it may hear a moment later, from grpc."""
         self.callbacks[caller.n] += 1
-        if self.script.kind == "stream":
+        if self.script.streaming:
             self.loop.create_task(self.result(call, caller))
 
     async def result(self, call: Any, caller: Caller) -> None:
         code = await call.code()
         text = await call.details()
         if code is grpc.StatusCode.OK:
-            text = await call if self.script.kind == "future" else ""
+            text = "" if self.script.streaming else await call
         self.trace.result(caller.n, code.name, text, call.mesh)
 
     async def look(self, channel: Any) -> None:

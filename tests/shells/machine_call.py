@@ -9,8 +9,10 @@ from tests.shells.observing import Failed
 from tests.shells.script import Caller
 
 from meshlib._adapt import outcomes
+from meshlib._core.attempts.replay import Replay
 from meshlib._core.call import Call, State
 from meshlib._core.commands import CancelAttempt, Finish, StartAttempt
+from meshlib._core.policy import RetryPolicy
 from meshlib._core.status import OK, Outcome, local
 from meshlib._core.view import CallMesh
 
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
     from tests.shells.machine import World
 
 __all__ = ["Calling"]
+
+BUFFER = RetryPolicy().buffer_size
+"""Bytes of requests kept without a policy that says so."""
 
 
 @final
@@ -29,7 +34,7 @@ class Calling:
         self.caller = caller
         self.flights: dict[int, Flight] = {}
         self.call: Call = None  # type: ignore[assignment]
-        self.reading: Any = None
+        self.requests: Requests | None = None
         self.token: object = None
 
     def begin(self) -> None:
@@ -38,7 +43,7 @@ class Calling:
             world.trace.result(caller.n, "closed", "", None)
             return
         plan = world.methods.plan(caller.method)
-        streaming = world.script.kind == "stream"
+        streaming = world.script.streaming
         timeout = caller.timeout
         if timeout is None:
             timeout = plan.stream_timeout if streaming else plan.timeout
@@ -53,6 +58,9 @@ class Calling:
         world.telemetry.started(self.call, ())
         self.call.waker = lambda: world.soon(partial(self.feed, self.call.on_endpoints))
         world.start()
+        if world.script.uploading:
+            policy = plan.retry or plan.hedging
+            self.requests = Requests(self, BUFFER if policy is None else policy.buffer_size)
         if caller.cancel_at is not None:
             world.at(caller.cancel_at, self.cancel)
         self.perform(self.call.begin(now=world.now))
@@ -93,6 +101,8 @@ class Calling:
             world.at(flight.ends, landed)
         for at, text in flight.messages:
             world.at(at, partial(self.arrived, attempt.n, text))
+        if self.requests is not None:
+            world.soon(partial(self.requests.ask, attempt.n))
 
     def stop(self, n: int) -> None:
         flight = self.flights[n]
@@ -104,9 +114,12 @@ class Calling:
         flight = self.flights[n]
         if self.call.state is State.DONE or flight.code == "CANCELLED":
             return
-        self.perform(self.call.on_commit(n, "message", now=self.world.now))
+        self.commit(n, "message")
         if self.call.committed == n:
             self.world.trace.add(self.caller.n, "message", text)
+
+    def commit(self, n: int, why: str) -> None:
+        self.perform(self.call.on_commit(n, why, now=self.world.now))
 
     def landed(self, n: int) -> None:
         flight = self.flights[n]
@@ -130,3 +143,66 @@ class Calling:
             text = call.explain(outcome) if several else outcome.details
         alone = world.script.kind in ("blocking", "hedged") and self.caller.plain and outcome.code == "OK"
         world.trace.result(self.caller.n, outcome.code, text, None if alone else CallMesh(call, outcome))
+
+
+@final
+class Requests:
+    """The requests of a call with a stream of them: taken from the application once, sent by each attempt.
+
+    One at a time is awaited from the application, whoever asked. An attempt that has sent some and asks for another
+    when they no longer fit the buffer is the one that counts.
+    """
+
+    def __init__(self, calling: Calling, limit: int) -> None:
+        self._calling = calling
+        self._world = calling.world
+        self._replay = Replay(limit)
+        self._index: dict[int, int] = {}
+        self._waiting: list[int] = []
+        self._pulling = False
+
+    def ask(self, n: int) -> None:
+        """Attempt ``n`` can send another one."""
+        flight, replay = self._calling.flights[n], self._replay
+        if flight.over or flight.code == "CANCELLED":
+            return
+        index = self._index.setdefault(n, 0)
+        if index and not replay.replayable and not self._calling.call.committed:
+            self._calling.commit(n, "buffer")
+        self._next(n, index)
+
+    def _next(self, n: int, index: int) -> None:
+        flight, replay = self._calling.flights[n], self._replay
+        if flight.over or flight.code == "CANCELLED":
+            return
+        if index < replay.end:
+            self._take(n, index)
+        elif replay.half_closed:
+            self._world.network.took(flight, None)
+        else:
+            self._waiting.append(n)
+            if not self._pulling:
+                self._pulling = True
+                rest = self._calling.caller.requests[replay.end :]
+                if rest:
+                    self._world.at(self._world.now + rest[0][0], partial(self._pulled, rest[0][1]))
+                else:
+                    self._pulled(None)
+
+    def _pulled(self, size: int | None) -> None:
+        self._pulling = False
+        if size is None:
+            self._replay.half_closed = True
+        else:
+            self._replay.append(bytes(size))
+        waiting, self._waiting = self._waiting, []
+        for n in waiting:
+            self._next(n, self._index[n])
+
+    def _take(self, n: int, index: int) -> None:
+        message = self._replay[index]
+        assert message is not None
+        flight = self._calling.flights[n]
+        self._world.network.took(flight, len(message))
+        self._index[n] = index + 1
+        self._world.at(self._world.now + flight.pace, partial(self.ask, n))

@@ -79,7 +79,7 @@ class Flight:
         messages: when each message comes, and the messages.
     """
 
-    __slots__ = ("_asked", "code", "details", "ends", "k", "messages", "n", "over", "pushback", "skew")
+    __slots__ = ("_asked", "code", "details", "ends", "k", "messages", "n", "over", "pace", "pushback", "skew")
 
     def __init__(self, n: int, k: int) -> None:
         self.n = n
@@ -90,6 +90,7 @@ class Flight:
         self.messages: list[tuple[float, str]] = []
         self.over = False
         self.skew = 0.0
+        self.pace = 0.0
         self._asked = 0
 
     @property
@@ -143,6 +144,7 @@ class Network:
         reply = self.script.reply(n, k, host.address)
         flight = Flight(n, k)
         flight.skew = skew = reply.skew / 10
+        flight.pace = reply.pace
         if link.state(False) != READY:
             flight._end(now + REFUSAL_SECONDS + skew, "UNAVAILABLE", f"{REFUSED}{native_target(host.address)}: refused")
             return flight
@@ -168,6 +170,11 @@ class Network:
         flight.ends = tick(now + CANCEL_SECONDS + flight.skew / 10)
         flight.messages = [(at, text) for at, text in flight.messages if at <= now]
         return True
+
+    def took(self, flight: Flight, size: int | None) -> None:
+        """The attempt was given a request of ``size`` bytes to send; None: and that no more follow."""
+        if not flight.over and flight.code != "CANCELLED":
+            self.trace.add(flight.n, "request", flight.k, size)
 
     def landed(self, flight: Flight) -> None:
         """The end of the attempt was told."""

@@ -14,10 +14,12 @@ from meshlib._core.policy import HedgingPolicy, MethodPolicy, RetryBudget, Retry
 
 __all__ = ["EPOCH", "GRID", "KINDS", "Caller", "HostScript", "Reply", "Naming", "Script", "tick"]
 
-KINDS: Final = ("blocking", "hedged", "future", "stream")
-"""How the callers of a world call: blocking (awaited, in asyncio), the same with hedges, by a call object, or for a
-stream of responses. One way in one world: who is woken first goes first, but a thread that was waiting is later by a
-turn than a call object."""
+KINDS: Final = ("blocking", "hedged", "future", "stream", "upload", "chat")
+"""How the callers of a world call: blocking (awaited, in asyncio), the same with hedges, by a call object, for a stream
+of responses, with a stream of requests, or with both.
+
+One way in one world: who is woken first goes first, but a thread that waited is later by a turn than a call object.
+"""
 
 EPOCH: Final = 1000.0
 """Virtual time begins here: who mixes it up with another clock, or with a duration, shows at once."""
@@ -72,6 +74,7 @@ class Reply:
         pushback: the trailer.
         messages: of a stream, seconds until each.
         skew: seconds that grpc tells late that a deadline has passed or a connection is lost.
+        pace: of a stream of requests, seconds from one that was sent until the next is asked for.
     """
 
     delay: float
@@ -79,6 +82,7 @@ class Reply:
     pushback: str | None
     messages: tuple[float, ...]
     skew: float
+    pace: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +96,7 @@ class Caller:
         wait_for_ready: as given.
         cancel_at: when the application cancels it.
         policy: of its method.
+        requests: of a stream of them: seconds the application takes for each, and its size.
     """
 
     n: int
@@ -100,6 +105,7 @@ class Caller:
     wait_for_ready: bool | None
     cancel_at: float | None
     policy: MethodPolicy
+    requests: tuple[tuple[float, int], ...] = ()
 
     @property
     def method(self) -> str:
@@ -138,12 +144,22 @@ class Script:
         early = rng.random() < 0.2
         self.close_at = tick(EPOCH + (0.5 if early else 12.0) + 2 * rng.random())
 
+    @property
+    def streaming(self) -> bool:
+        """The responses are streams."""
+        return self.kind in ("stream", "chat")
+
+    @property
+    def uploading(self) -> bool:
+        """The requests are streams."""
+        return self.kind in ("upload", "chat")
+
     def reply(self, n: int, k: int, address: str) -> Reply:
         """What the server at ``address`` does with the ``k``-th attempt of call ``n``."""
         rng = Random(f"{self.kind}/{self.seed}/{n}/{k}/{address}")
         delay = rng.choice((0.03, 0.03, 0.3, 1.5)) * rng.random()
         messages: tuple[float, ...] = ()
-        if self.kind == "stream":
+        if self.streaming:
             messages = tuple(sorted(delay * rng.random() for _ in range(rng.choice((0, 0, 1, 3)))))
         return Reply(
             delay=math.inf if rng.random() < 0.06 else delay,
@@ -151,6 +167,7 @@ class Script:
             pushback=rng.choice(PUSHBACKS),
             messages=messages,
             skew=rng.random() * 0.001,
+            pace=rng.random() * rng.choice((0.001, 0.03)),
         )
 
     def naming(self, at: float) -> Naming:
@@ -217,7 +234,7 @@ def _names(rng: Random, addresses: tuple[str, ...]) -> tuple[Naming, ...]:
 
 def _caller(rng: Random, n: int, kind: str) -> Caller:
     at = _moment(rng, 2.0)
-    cancellable = kind in ("future", "stream") and rng.random() < 0.25
+    cancellable = kind not in ("blocking", "hedged") and rng.random() < 0.25
     return Caller(
         n=n,
         at=at,
@@ -225,6 +242,10 @@ def _caller(rng: Random, n: int, kind: str) -> Caller:
         wait_for_ready=rng.choice((None, None, False, True)),
         cancel_at=tick(at + rng.choice((0.01, 0.5)) * rng.random()) if cancellable else None,
         policy=MethodPolicy(retry=_retry(rng, kind), timeout=rng.choice((None, 2.0))),
+        requests=tuple(
+            (rng.choice((0.0001, 0.03)) * (0.1 + rng.random()), rng.choice((10, 30000)))
+            for _ in range(rng.randint(0, 4) if kind in ("upload", "chat") else 0)
+        ),
     )
 
 
@@ -236,6 +257,7 @@ def _retry(rng: Random, kind: str) -> RetryPolicy | HedgingPolicy | None:
             max_attempts=rng.randint(2, 4),
             hedging_delay=rng.choice((0.0001, 0.01, 0.1)) * (1 + rng.random()),
             non_fatal_status_codes=frozenset(rng.choice((("UNAVAILABLE",), ("UNAVAILABLE", "INTERNAL")))),
+            buffer_size=rng.choice((65536, 65536, 100, 0)),
         )
     return RetryPolicy(
         max_attempts=rng.randint(2, 5),
@@ -243,4 +265,5 @@ def _retry(rng: Random, kind: str) -> RetryPolicy | HedgingPolicy | None:
         retryable_status_codes=frozenset(rng.choice((("UNAVAILABLE",), ("UNAVAILABLE", "INTERNAL")))),
         per_attempt_timeout=rng.choice((None, None, 0.02 + rng.random() / 50, 0.2 + rng.random() / 5)),
         unsent_only=rng.random() < 0.1,
+        buffer_size=rng.choice((65536, 65536, 100, 0)),
     )

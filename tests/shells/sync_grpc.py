@@ -73,7 +73,7 @@ class Channel:
     def unary_unary(self, method: str, serializer: Any, deserializer: Any, registered: bool) -> "Multicallable":
         return Multicallable(self, method, deserializer)
 
-    unary_stream = unary_unary
+    unary_stream = stream_unary = stream_stream = unary_unary
 
     def close(self) -> None:
         assert not self.poller.baton.seat.holds, "a lock is held while grpc closes a channel"
@@ -84,7 +84,7 @@ class Channel:
             for call in self.calls:
                 call.end(CLOSED)
 
-    def start(self, method: str, deserializer: Any, timeout: float | None, metadata: Any) -> "Call":
+    def start(self, method: str, request: Any, deserializer: Any, timeout: float | None, metadata: Any) -> "Call":
         """Sends an attempt."""
         assert not self.poller.baton.seat.holds, "a lock is held while grpc starts a call"
         if not self._open:
@@ -92,6 +92,8 @@ class Channel:
         previous = dict(metadata or ()).get("grpc-previous-rpc-attempts")
         call = Call(self, self.network.send(method, self.link, timeout, previous), deserializer)
         self.calls.append(call)
+        if self.network.script.uploading:
+            self.poller.baton.spawn(Thread(self.poller.baton, lambda: call.upload(request), "grpc's sender"))
         return call
 
 
@@ -105,10 +107,10 @@ class Multicallable:
         self._deserializer = deserializer
 
     def future(
-        self, request: bytes, timeout: Any, metadata: Any, credentials: Any, wait_for_ready: Any, compression: Any
+        self, request: Any, timeout: Any, metadata: Any, credentials: Any, wait_for_ready: Any, compression: Any
     ) -> "Call":
         assert wait_for_ready is None, "an attempt never waits for a connection"
-        return self._channel.start(self._method, self._deserializer, timeout, metadata)
+        return self._channel.start(self._method, request, self._deserializer, timeout, metadata)
 
     def with_call(self, *arguments: Any) -> tuple[Any, "Call"]:
         call = self.future(*arguments)
@@ -116,7 +118,7 @@ class Multicallable:
 
     def __call__(self, *arguments: Any) -> Any:
         call = self.future(*arguments)
-        return call if self._channel.network.script.kind == "stream" else call.result()
+        return call if self._channel.network.script.streaming else call.result()
 
 
 @final
@@ -136,6 +138,18 @@ class Call(grpc.RpcError):
         self._news = Event(channel.poller.baton)
         self._cancelled = False
         self._poller.at(flight.ends, self._land)
+
+    def upload(self, requests: Any) -> None:
+        """Sends the requests, as fast as the server takes them."""
+        flight, baton = self._flight, self._poller.baton
+        for request in requests:
+            if flight.over or self._cancelled:
+                return
+            self._network.took(flight, len(request))
+            baton.block(baton.now + flight.pace, "the server to take a request")
+            if flight.over or self._cancelled:
+                return
+        self._network.took(flight, None)
 
     def end(self, details: str) -> bool:
         """Ends it from here."""

@@ -3,7 +3,7 @@ world's.
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, final
 
@@ -137,14 +137,33 @@ class _World:
 
     def future(self, channel: Any, caller: Caller) -> None:
         stub = channel.unary_unary(caller.method, None, bytes.decode)
-        call = stub.future(b"request", timeout=caller.timeout, wait_for_ready=caller.wait_for_ready)
+        self.respond(caller, stub, b"request")
+
+    def upload(self, channel: Any, caller: Caller) -> None:
+        stub = channel.stream_unary(caller.method, None, bytes.decode)
+        self.respond(caller, stub, self.requests(caller))
+
+    def requests(self, caller: Caller) -> Iterator[bytes]:
+        for seconds, size in caller.requests:
+            self.baton.block(self.baton.now + seconds, "the application to make a request")
+            yield bytes(size)
+
+    def respond(self, caller: Caller, stub: Any, request: Any) -> None:
+        call = stub.future(request, timeout=caller.timeout, wait_for_ready=caller.wait_for_ready)
         self.watch(call, caller)
         call.code()
         self.result(call, caller)
 
     def stream(self, channel: Any, caller: Caller) -> None:
         stub = channel.unary_stream(caller.method, None, bytes.decode)
-        call = stub(b"request", timeout=caller.timeout, wait_for_ready=caller.wait_for_ready)
+        self.read(caller, stub, b"request")
+
+    def chat(self, channel: Any, caller: Caller) -> None:
+        stub = channel.stream_stream(caller.method, None, bytes.decode)
+        self.read(caller, stub, self.requests(caller))
+
+    def read(self, caller: Caller, stub: Any, request: Any) -> None:
+        call = stub(request, timeout=caller.timeout, wait_for_ready=caller.wait_for_ready)
         self.watch(call, caller)
         ended = grpc.StatusCode.OK
         try:
@@ -165,14 +184,14 @@ class _World:
     def called_back(self, call: Any, caller: Caller) -> None:
         """The end of a stream is told here: whoever reads it may hear a moment later, from grpc."""
         self.callbacks[caller.n] += 1
-        if self.script.kind == "stream":
+        if self.script.streaming:
             self.result(call, caller)
 
     def result(self, call: Any, caller: Caller) -> None:
         code = call.code()
         text = call.details()
         if code is grpc.StatusCode.OK:
-            text = call.result() if self.script.kind == "future" else ""
+            text = "" if self.script.streaming else call.result()
         self.trace.result(caller.n, code.name, text, call.mesh)
 
     def look(self, channel: Any) -> None:

@@ -11,7 +11,7 @@ from tests.shells import machine, shells
 from tests.shells.script import KINDS, Script
 from tests.shells.trace import Entry, difference
 
-WORLDS = int(os.environ.get("MESHLIB_WORLDS", "300"))
+WORLDS = int(os.environ.get("MESHLIB_WORLDS", "200"))
 ONE = os.environ.get("MESHLIB_WORLD", "")
 
 Run = Callable[[Script], list[Entry]]
@@ -30,7 +30,7 @@ def repeat(kind: str, seed: int) -> str:
     return f"MESHLIB_WORLD={kind}/{seed} python -m pytest tests/shells/test_traces.py"
 
 
-@pytest.mark.timeout(600 if WORLDS > 300 else 60)
+@pytest.mark.timeout(900 if WORLDS > 200 else 60)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("shell", ["sync", "aio"])
 def test_a_shell_does_what_the_machines_say(shell: str, kind: str) -> None:

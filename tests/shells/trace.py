@@ -1,6 +1,8 @@
 """What was seen in a world, in a form that two of them can be compared in."""
 
 from collections.abc import Callable, Mapping
+from itertools import chain, groupby
+from operator import itemgetter
 from typing import Any, final
 
 from opentelemetry import trace as otel
@@ -36,12 +38,17 @@ class Trace:
         self.add(n, "result", code, text, *((a.host, a.code, a.start, a.seconds, a.why, a.sent) for a in attempts))
 
     def canonical(self, close_at: float) -> list[Entry]:
-        """Ordered by time and, in one moment, by call: what two calls do in the same moment has no order, what one does
-        has. Of what follows the close only the ends count: each shell takes down its channel in an order of its own."""
+        """Ordered by time and, in one moment, by call: what two calls do in one moment has no order. What one does has,
+        but for attempts that are given the same request. Of what follows the close only the ends count: each shell
+        takes down its channel in an order of its own.
+        """
         before = [entry for entry in self._entries if entry[0] < close_at]
         after = [entry for entry in self._entries if entry[0] >= close_at]
         ends = sorted((close_at, *entry[1:4]) for entry in after if entry[2] in ("result", "span end"))
-        return [*sorted(before, key=lambda entry: entry[:2]), *ends]
+        ordered = sorted(before, key=itemgetter(0, 1))
+        groups = ((what, list(group)) for (_, _, what), group in groupby(ordered, key=itemgetter(0, 1, 2)))
+        found = [sorted(group, key=itemgetter(3)) if what == "request" else group for what, group in groups]
+        return [*chain.from_iterable(found), *ends]
 
 
 def difference(name: str, one: list[Entry], other_name: str, other: list[Entry]) -> str:

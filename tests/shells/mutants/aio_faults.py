@@ -118,6 +118,20 @@ AIO = (
         kinds=("stream",),
     ),
     Mutant(
+        name="requests not sent again",
+        module="requests",
+        old="        self.index = 0\n",
+        new="        self.index = requests.replay.end\n",
+        kinds=("upload",),
+    ),
+    Mutant(
+        name="an attempt that cannot be repeated does not commit",
+        module="requests",
+        old='            engine.commit(feed.n, "buffer")\n',
+        new="            pass\n",
+        kinds=("upload",),
+    ),
+    Mutant(
         name="done-callbacks told twice",
         module="engine",
         old="        for callback in callbacks:\n",

@@ -139,6 +139,27 @@ SYNC = (
         kinds=("stream",),
     ),
     Mutant(
+        name="requests not sent again",
+        module="requests",
+        old="        index = 0\n",
+        new="        index = self._buffer.end\n",
+        kinds=("upload",),
+    ),
+    Mutant(
+        name="an attempt that cannot be repeated does not commit",
+        module="requests",
+        old='and not call.commit(n, "buffer")',
+        new="and False",
+        kinds=("upload",),
+    ),
+    Mutant(
+        name="request that a stale attempt waited for is lost",
+        module="requests",
+        old="                self._buffer.append(data)\n",
+        new="                self._stopped or self._buffer.append(data)\n",
+        kinds=("chat",),
+    ),
+    Mutant(
         name="done-callbacks told twice",
         module="engine",
         old="    for callback in callbacks:\n",
