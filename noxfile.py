@@ -42,7 +42,7 @@ def mypy(session: nox.Session) -> None:
 def typing(session: nox.Session) -> None:
     """The public types by a second checker."""
     install(session, "lint")
-    session.run("pyright")
+    session.run("pyright", "--pythonpath", f"{session.virtualenv.location}/bin/python")
 
 
 @nox.session(python=DEVELOPED_ON)

@@ -22,7 +22,7 @@ FACADE = len(LAYERS)
 PURE = frozenset({
     "__future__", "abc", "bisect", "collections", "collections.abc", "contextlib", "copy", "dataclasses", "difflib",
     "enum", "fractions", "functools", "hashlib", "heapq", "ipaddress", "itertools", "json", "math", "numbers",
-    "operator", "re", "statistics", "string", "struct", "types", "typing", "urllib.parse", "weakref",
+    "operator", "re", "reprlib", "statistics", "string", "struct", "types", "typing", "urllib.parse", "weakref",
 })
 # fmt: on
 STRATEGIES = frozenset({"retry_base", "stop_base", "wait_base"})  # of tenacity

@@ -6,6 +6,7 @@ an event of it. One histogram is recorded per call; everything else is a plain i
 are collected. Without a provider of the application's own nothing is done at all.
 """
 
+import logging
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Sequence
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, final
 
 from opentelemetry import metrics, propagate, trace
 from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
-from opentelemetry.trace import SpanKind, Status, StatusCode, TracerProvider
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode, TracerProvider
 
 from meshlib._adapt.metadata import Metadata
 from meshlib._core.call import Call
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from meshlib._core.cluster import Cluster
 
 __all__ = ["setup"]
+
+_log = logging.getLogger("meshlib")
 
 SCOPE: Final = "meshlib"
 SCHEMA: Final = "https://opentelemetry.io/schemas/1.44.0"
@@ -114,13 +117,16 @@ class Instruments:
 
     def watch(self, channel: Observed, server: Attributes) -> None:
         """Instruments read ``channel`` from now on."""
-        self._live[channel] = server
+        with _lock:
+            self._live[channel] = server
 
     def _reader(self, read: "Reader") -> Callable[[CallbackOptions], Iterable[Observation]]:
         def observe(_: CallbackOptions) -> Sequence[Observation]:
+            with _lock:
+                channels = tuple(self._live.items())
             return [
                 Observation(value, {**server, **attributes})
-                for channel, server in tuple(self._live.items())
+                for channel, server in channels
                 if (live := channel.present) is not None
                 for value, attributes in read(live.cluster)
             ]
@@ -171,6 +177,7 @@ class Telemetry:
         self._tracer = (tracer_provider or trace.get_tracer_provider()).get_tracer(SCOPE, VERSION, schema_url=SCHEMA)
         self._instruments = _instruments(meter_provider)
         self._record = self._instruments.duration.record
+        self._told = False
         self._methods: dict[tuple[str, str], Attributes] = {}
 
     def watch(self, channel: Observed) -> None:
@@ -179,6 +186,22 @@ class Telemetry:
 
     def started(self, call: Call, metadata: Metadata) -> Metadata:
         """The call begins. Returns the metadata to send: the caller's, with the context of the span."""
+        try:
+            return self._start(call, metadata)
+        except Exception:  # noqa: BLE001 - a span processor of the application's must not fail its calls
+            self._failed()
+            return metadata
+
+    def ended(self, call: Call, outcome: Outcome, *, now: float) -> None:
+        """The call ended; told once."""
+        try:
+            if call.span is not None:
+                self._end(call, outcome)
+            self._record(now - call.begun, self._attributes(call.method, outcome.code))
+        except Exception:  # noqa: BLE001 - as above
+            self._failed()
+
+    def _start(self, call: Call, metadata: Metadata) -> Metadata:
         span = self._tracer.start_span(call.method[1:], kind=SpanKind.CLIENT)
         if span.is_recording():
             span.set_attributes(self._attributes(call.method, ""))
@@ -191,17 +214,17 @@ class Telemetry:
         known = {key for key, _ in metadata}
         return (*metadata, *((key, value) for key, value in carrier.items() if key not in known))
 
-    def ended(self, call: Call, outcome: Outcome, *, now: float) -> None:
-        """The call ended; told once."""
-        if call.span is not None:
-            self._end(call, outcome)
-        self._record(now - call.begun, self._attributes(call.method, outcome.code))
-
     def on_call_event(self, call: Call, event: CallEvent) -> None:
         """What happens to a call between its beginning and its end becomes an event of its span."""
         span: Any = call.span
         if span is None:
             return
+        try:
+            self._event(span, event)
+        except Exception:  # noqa: BLE001 - as above
+            self._failed()
+
+    def _event(self, span: Span, event: CallEvent) -> None:
         if isinstance(event, AttemptStarted):
             if event.n > 1:
                 span.add_event(event.stage, {EVENT_ATTEMPT: event.n, EVENT_WHY: event.why})
@@ -220,14 +243,23 @@ class Telemetry:
         call.span = None
         span.set_attribute(STATUS, outcome.code)
         if call.attempts:
-            host, _, port = call.attempts[-1].host.endpoint.address.rpartition(":")
-            span.set_attribute(PEER_ADDRESS, host.strip("[]"))
+            address = call.attempts[-1].host.endpoint.address
+            host, _, port = address.rpartition(":")
             if port.isdigit():
+                span.set_attribute(PEER_ADDRESS, host.strip("[]"))
                 span.set_attribute(PEER_PORT, int(port))
+            elif address.startswith("unix:"):
+                span.set_attribute(PEER_ADDRESS, address.removeprefix("unix:"))
         if outcome.code != "OK":
             span.set_attribute(ERROR_TYPE, outcome.code)
             span.set_status(Status(StatusCode.ERROR, outcome.details or outcome.code))
         span.end()
+
+    def _failed(self) -> None:
+        """Said once per channel: what fails for one call fails for the next."""
+        if not self._told:
+            self._told = True
+            _log.exception("telemetry failed, and calls go on without it; check the span processors and propagators")
 
     def _attributes(self, method: str, code: str) -> Attributes:
         """What is the same for every call of a method that ends with ``code``, made once; ``""``: while it lasts."""

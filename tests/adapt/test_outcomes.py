@@ -40,6 +40,21 @@ def test_the_same_words_from_a_server_prove_nothing() -> None:
     assert (outcome.sent, outcome.refused) == (True, False)
 
 
+@pytest.mark.parametrize("named", ["ipv4:127.0.0.1:50051", "ipv4:10.127.0.0.1:5005", "xipv4:127.0.0.1:5005"])
+def test_an_address_that_only_begins_like_its_own_proves_nothing(named: str) -> None:
+    """Port 5005 is not port 50051, and a target without an address matches nothing."""
+
+    class Error:
+        def code(self) -> grpc.StatusCode:
+            return grpc.StatusCode.UNAVAILABLE
+
+        def details(self) -> str:
+            return f"failed to connect to all addresses; last error: UNKNOWN: {named}: Connection refused"
+
+    assert failed(Error(), "ipv4:127.0.0.1:5005", ()).sent
+    assert failed(Error(), "", ()).sent
+
+
 @pytest.mark.parametrize(
     ("value", "seconds"),
     [

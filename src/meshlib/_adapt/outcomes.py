@@ -33,12 +33,17 @@ def failed(error: Any, address: str, trailing: Iterable[Any] | None) -> Outcome:
     code = error.code()
     details = error.details() or ""
     name = code.name if isinstance(code, grpc.StatusCode) else "UNKNOWN"
-    if name == "UNAVAILABLE" and details.startswith(_NOT_CONNECTED) and address in details:
+    if name == "UNAVAILABLE" and details.startswith(_NOT_CONNECTED) and _names(details, address):
         # The address makes it a proof: a server that passes on such an error of its own names another.
         return Outcome(name, details, sent=False, refused=True, error=error)
     if name == "INTERNAL" and details.startswith(_CORE_BUG):
         name = "UNAVAILABLE"
     return Outcome(name, details, pushback=pushback(trailing), error=error)
+
+
+def _names(details: str, address: str) -> bool:
+    """Whether C-core's details name this very address: ``ipv4:10.0.0.7:80`` is no part of ``ipv4:10.0.0.7:8080``."""
+    return bool(address) and re.search(rf"(?<![\w.:-]){re.escape(address)}(?![\w.-])", details) is not None
 
 
 def pushback(trailing: Iterable[Any] | None) -> float | None:

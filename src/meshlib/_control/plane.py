@@ -173,22 +173,32 @@ class Plane:
     def _perform(self, commands: Iterable[ClusterCommand]) -> None:
         pending = list(commands)
         while pending:
+            # Waiting calls first: nothing that fails may keep them waiting.
+            pending.sort(key=lambda command: not isinstance(command, Wake))
             command = pending.pop(0)
-            if isinstance(command, Open):
-                pending.extend(self._open(command.host))
-            elif isinstance(command, Close):
-                self._pool.close(command.host)
-            elif isinstance(command, Rebuild):
-                pending.extend(self._rebuild())
-            elif isinstance(command, Wake):
-                for call in command.calls:
-                    call.wake()
-            elif isinstance(command, StateChanged):
-                self._pool.state_changed(command.state)
-            else:
-                assert isinstance(command, Lookup)
-                assert self._discovery is not None
-                self._discovery.hurry()
+            try:
+                pending.extend(self._one(command))
+            except Exception:  # noqa: BLE001 - one command must not keep the others from being performed
+                _log.exception("the control plane could not perform %r; it goes on", command)
+
+    def _one(self, command: ClusterCommand) -> Iterable[ClusterCommand]:
+        """Performs one command; returns what follows from it."""
+        if isinstance(command, Open):
+            return self._open(command.host)
+        if isinstance(command, Rebuild):
+            return self._rebuild()
+        if isinstance(command, Close):
+            self._pool.close(command.host)
+        elif isinstance(command, Wake):
+            for call in command.calls:
+                call.wake()
+        elif isinstance(command, StateChanged):
+            self._pool.state_changed(command.state)
+        else:
+            assert isinstance(command, Lookup)
+            assert self._discovery is not None
+            self._discovery.hurry()
+        return ()
 
     def _open(self, host: Host) -> tuple[ClusterCommand, ...]:
         now = self._clock()

@@ -77,7 +77,7 @@ class PluginResolver:
             if task is None or task.cancelling():
                 raise
             raise self._failed(error) from error  # raised by the plug-in itself: nobody cancelled us
-        except (Exception, SystemExit) as error:
+        except BaseException as error:  # whatever it is, it ends one question and not the asking
             raise self._failed(error) from error
         return checked(answer, self._resolver)
 

@@ -79,7 +79,10 @@ def settle(
     _refuse_gevent()
     if credentials is not None and not isinstance(credentials, grpc.ChannelCredentials):
         raise ConfigError(
-            "credentials", credentials, "must be grpc.ChannelCredentials, or None for a plaintext connection"
+            # The type alone: what was given by mistake may be a key.
+            "credentials",
+            type(credentials).__name__,
+            "must be grpc.ChannelCredentials, or None for a plaintext connection",
         )
     if compression is not None and not isinstance(compression, grpc.Compression):
         raise ConfigError("compression", compression, "must be a grpc.Compression")

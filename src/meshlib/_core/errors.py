@@ -2,8 +2,13 @@
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from reprlib import Repr
+from typing import Final
 
 __all__ = ["ConfigError", "unknown_name"]
+
+_SHORT: Final = Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 200
 
 
 class ConfigError(ValueError):
@@ -13,7 +18,7 @@ class ConfigError(ValueError):
     """
 
     def __init__(self, field: str, value: object, allowed: str) -> None:
-        super().__init__(f"{field}={value!r}: {allowed}")
+        super().__init__(f"{field}={_SHORT.repr(value)}: {allowed}")
         self.field = field
         self.value = value
         self.allowed = allowed

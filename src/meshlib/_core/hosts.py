@@ -62,13 +62,13 @@ class Hosts:
         before = self._named
         added = [key for key in wanted if key not in before]
         removed = [key for key in before if key not in wanted]
-        # A new dictionary: whoever reads without the lock sees the hosts of one moment.
-        self._named = {key: host for key, host in before.items() if key in wanted}
+        # A new dictionary, filled before it is shown: whoever reads without the lock sees the hosts of one moment.
+        named = {key: host for key, host in before.items() if key in wanted}
         to_open = []
         for key in removed:
             self._leave(key, before[key])
         for key, endpoint in wanted.items():
-            host = self._named.get(key) or self._come_back(key)
+            host = named.get(key) or self._come_back(key)
             if host is None:
                 host = Host(endpoint)
                 to_open.append(host)
@@ -78,7 +78,8 @@ class Hosts:
             if host.endpoint != endpoint:
                 host.endpoint = endpoint
                 self.version += 1
-            self._named[key] = host
+            named[key] = host
+        self._named = named
         if added or removed:
             self._seat()
             self.version += 1

@@ -40,9 +40,7 @@ class _Plain(grpc.Channel):
             meter_provider=settings.meter_provider,
         )
         self.connectivity = Connectivity(clock)
-        self.lease = Lease(
-            settings, self.connectivity.changed, telemetry, forked=self.connectivity.renew, factory=factory
-        )
+        self.lease = Lease(settings, self.connectivity.changed, telemetry, factory=factory)
         self._known: dict[tuple[str, str, Any, Any, bool], Any] = {}
 
     def _made(self, kind: str, method: str, serializer: Any, deserializer: Any, registered: bool | None) -> Any:
@@ -117,7 +115,7 @@ class _Plain(grpc.Channel):
         self.connectivity.unsubscribe(callback)
 
     def close(self) -> None:
-        self.connectivity.clear()
+        self.connectivity.close()
         self.lease.close()
 
     def __enter__(self) -> Self:

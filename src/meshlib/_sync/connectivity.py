@@ -7,7 +7,8 @@ from typing import Final, final
 
 import grpc
 
-from meshlib._core.connectivity import IDLE
+from meshlib._core.connectivity import IDLE, SHUTDOWN
+from meshlib._sync import control
 from meshlib._sync.clock import CLOCK, Clock
 
 __all__ = ["Connectivity"]
@@ -35,6 +36,7 @@ class Connectivity:
 
     def __init__(self, clock: Clock = CLOCK) -> None:
         self.state = IDLE
+        self._process = control.current()
         self._clock = clock
         self._lock = threading.Lock()
         self._subscribers: list[tuple[Callback, list[int]]] = []
@@ -42,7 +44,10 @@ class Connectivity:
 
     def changed(self, state: int) -> None:
         """The channel is in ``state`` now."""
+        self._own()
         with self._lock:
+            if self.state == SHUTDOWN:
+                return
             self.state = state
             for _, untold in self._subscribers:
                 untold.append(state)
@@ -50,25 +55,32 @@ class Connectivity:
 
     def subscribe(self, callback: Callback) -> None:
         """``callback`` is told the state of now and every later one."""
+        self._own()
         with self._lock:
             self._subscribers.append((callback, [self.state]))
             self._deliver()
 
     def unsubscribe(self, callback: Callback) -> None:
         """``callback`` is told no more."""
+        self._own()
         with self._lock:
             for position, (known, _) in enumerate(self._subscribers):
                 if known == callback:
                     del self._subscribers[position]
                     break
 
-    def clear(self) -> None:
-        """Nobody is told any more."""
+    def close(self) -> None:
+        """The channel is closed, and nobody is told any more."""
+        self._own()
         with self._lock:
+            self.state = SHUTDOWN
             self._subscribers.clear()
 
-    def renew(self) -> None:
-        """In a forked child: the lock may be held by a thread that is not here, and so may be what it guards."""
+    def _own(self) -> None:
+        """Starts afresh in a forked child: the lock may be held by a thread that is not here, and the state is that of
+        the parent's connections."""
+        if self._process is control.current():
+            return
         subscribers = [(callback, [IDLE]) for callback, _ in self._subscribers]
         self.__init__(self._clock)
         self._subscribers = subscribers

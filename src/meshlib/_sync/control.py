@@ -76,25 +76,27 @@ class Process:
         """Guards the making of runtimes and the life of the control thread."""
         self.pid = os.getpid()
         self.loop: asyncio.AbstractEventLoop | None = None
-        self.resolutions = Resolutions(clock=clock.now, rng=clock.rng())
-        """What the channels look up, shared among them; used on the loop only."""
+        self._resolutions: Resolutions | None = None
         self.runtimes: weakref.WeakSet[Runtime] = weakref.WeakSet()
         self.live: weakref.WeakSet[object] = weakref.WeakSet()
         """Calls under way on futures and streams; a child must not collect them."""
         self._attached: set[Runtime] = set()
         self._thread: threading.Thread | None = None
 
-    def attach(self, runtime: "Runtime") -> asyncio.AbstractEventLoop:
-        """``runtime`` needs the control thread from now on. Called under :attr:`lock`."""
-        if self.loop is None:
+    def attach(self, runtime: "Runtime") -> tuple[asyncio.AbstractEventLoop, Resolutions]:
+        """``runtime`` needs the control thread from now on: its loop, and what the channels look up on it. Called under
+        :attr:`lock`."""
+        if self.loop is None or self._resolutions is None:
             loop = self.clock.loop()
+            # They live and end with the loop: its tasks and events are of no use on another.
+            resolutions = self._resolutions = Resolutions(clock=self.clock.now, rng=self.clock.rng())
             started = self.clock.event()
-            self._thread = self.clock.spawn(lambda: _run(loop, self.resolutions, started), "meshlib-control")
+            self._thread = self.clock.spawn(lambda: _run(loop, resolutions, started), "meshlib-control")
             started.wait(EXIT_PATIENCE)
             self.loop = loop
         self._attached.add(runtime)
         self.runtimes.add(runtime)
-        return self.loop
+        return self.loop, self._resolutions
 
     def detach(self, runtime: "Runtime", last: Callable[[], None]) -> None:
         """``runtime`` needs it no more: ``last`` runs on the loop, which ends with the last runtime."""
@@ -106,7 +108,7 @@ class Process:
             if self._attached:
                 loop.call_soon_threadsafe(last)
                 return
-            self.loop = self._thread = None
+            self.loop = self._thread = self._resolutions = None
         loop.call_soon_threadsafe(last)
         loop.call_soon_threadsafe(loop.stop)
         if thread is not None and thread is not threading.current_thread():

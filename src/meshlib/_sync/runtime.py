@@ -1,6 +1,7 @@
 """One channel in one process: its machine, its control plane and its subchannels."""
 
 import os
+import threading
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, final
@@ -15,16 +16,13 @@ from meshlib._core.commands import Close, Wake
 from meshlib._core.host import Host
 from meshlib._sync import control
 from meshlib._sync.control import Process
-from meshlib._sync.subchannels import Factory, Subchannel
+from meshlib._sync.subchannels import CLOSED_CHANNEL, Factory, Subchannel
 from meshlib._sync.waiting import Timer
 
 if TYPE_CHECKING:
     from meshlib.telemetry import Telemetry
 
-__all__ = ["CLOSED_CHANNEL", "Lease", "Runtime"]
-
-CLOSED_CHANNEL = "Cannot invoke RPC on closed channel!"
-"""What grpc raises as ``ValueError``, to the letter."""
+__all__ = ["Lease", "Runtime"]
 
 
 @final
@@ -68,10 +66,10 @@ class Runtime:
             attention=self._attention,
             observer=ChannelLog(settings.target.text),
         )
-        self.loop = process.attach(self)
+        self.loop, resolutions = process.attach(self)
         self.plane = Plane(
             self.cluster,
-            lambda: process.resolutions.get(settings.source),
+            lambda: resolutions.get(settings.source),
             self,
             clock=self.now,
             build_aside=not type(settings.balancer).__module__.startswith("meshlib."),
@@ -100,7 +98,7 @@ class Runtime:
         call.waker = event.set
         if not call.woken:
             timer = call.next_timer()
-            event.wait(None if timer is None else max(0.0, timer - self.now()))
+            event.wait(None if timer is None else min(max(0.0, timer - self.now()), threading.TIMEOUT_MAX))
 
     def call_at(self, when: float, fn: Callable[[], None]) -> Timer | None:
         """Has the control thread call ``fn`` at ``when``, a monotonic second; None if there is no such thread any more.
@@ -163,11 +161,10 @@ class Lease:
         settings: what the channel is built from.
         watch: told the channel's own state whenever it changes.
         telemetry: of the channel.
-        forked: called before the first runtime in a forked child is made.
         factory: makes grpc channels.
     """
 
-    __slots__ = ("__weakref__", "_factory", "_forked", "_runtime", "_watch", "closed", "settings", "telemetry")
+    __slots__ = ("__weakref__", "_factory", "_runtime", "_watch", "closed", "settings", "telemetry")
 
     def __init__(
         self,
@@ -175,11 +172,9 @@ class Lease:
         watch: Callable[[int], None],
         telemetry: "Telemetry",
         *,
-        forked: Callable[[], None] = lambda: None,
         factory: Factory = grpc_channel,
     ) -> None:
         self.settings = settings
-        self._forked = forked
         self.telemetry = telemetry
         self.closed = False
         self._watch = watch
@@ -211,8 +206,6 @@ class Lease:
                 raise ValueError(CLOSED_CHANNEL)
             runtime = self._runtime
             if runtime is None or runtime.process is not process:
-                if runtime is not None:
-                    self._forked()
                 runtime = self._runtime = Runtime(
                     self.settings, process, watch=self._watch, telemetry=self.telemetry, factory=self._factory
                 )

@@ -25,7 +25,7 @@ __all__ = ["blocking", "failure", "serialized"]
 
 _log = logging.getLogger("meshlib")
 
-NOT_SENT = Outcome("CANCELLED", "the attempt raised before it was sent", sent=False, local=True)
+RAISED = Outcome("CANCELLED", "the call ended with what was raised inside it", local=True)
 
 
 def serialized(request: Any, method: Method) -> Any:
@@ -84,8 +84,8 @@ def blocking(
             try:
                 runtime.wait(call)
             except BaseException:
-                call.on_cancel(NOT_SENT, now=now())
-                runtime.telemetry.ended(call, NOT_SENT, now=now())
+                call.on_cancel(RAISED, now=now())
+                runtime.telemetry.ended(call, RAISED, now=now())
                 raise
             commands = call.on_endpoints(now=now()) if call.woken else call.on_timer(now=now())
             continue
@@ -95,17 +95,19 @@ def blocking(
         if gate.closed:
             gate.wait()
         subchannel: Any = command.host.subchannel
-        multicallable = subchannel.multicallable(method)
-        send = multicallable.with_call if with_call else multicallable
         try:
+            multicallable = subchannel.multicallable(method)
+            send = multicallable.with_call if with_call else multicallable
             result = send(data, command.timeout, for_attempt(sent, command.previous), credentials, None, compression)
-        except grpc.RpcError as error:
+        except BaseException as error:
+            if not isinstance(error, grpc.RpcError) or not isinstance(error, grpc.Call):
+                # Bad metadata, a closed channel, an interceptor, KeyboardInterrupt: the caller gets what was raised and
+                # the host its place back. In this order, so that no policy thinks of trying again.
+                call.on_cancel(RAISED, now=now())
+                call.on_outcome(command.n, RAISED, now=now())
+                runtime.telemetry.ended(call, RAISED, now=now())
+                raise
             outcome = attempt_failed(error, subchannel)
-        except BaseException:
-            # Bad metadata, a closed channel, KeyboardInterrupt: the caller gets what grpc raised, the host its place.
-            call.on_outcome(command.n, NOT_SENT, now=now())
-            runtime.telemetry.ended(call, NOT_SENT, now=now())
-            raise
         else:
             outcome = OK
         commands = call.on_outcome(command.n, outcome, now=now())
@@ -118,7 +120,7 @@ def blocking(
     raise failure(call, command.outcome)
 
 
-def attempt_failed(error: grpc.RpcError, subchannel: Subchannel) -> Outcome:
+def attempt_failed(error: Any, subchannel: Subchannel) -> Outcome:
     """What ``error`` means for the call."""
     trailing = error.trailing_metadata()
     return outcomes.failed(error, subchannel.target, trailing)

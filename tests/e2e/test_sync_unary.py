@@ -1,0 +1,126 @@
+"""Blocking calls where something goes wrong around them: the caller hears of it, and nothing is left behind."""
+
+import threading
+from typing import Any
+
+import grpc
+import pytest
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
+
+import meshlib
+from meshlib._control.settings import settle
+from meshlib._core.endpoint import Endpoint
+from meshlib._core.host import Host
+from meshlib._sync.subchannels import Method, Subchannel
+from meshlib.testing import DnsServer, Server, echo
+
+
+class Raises(grpc.UnaryUnaryClientInterceptor):
+    """An attempt interceptor that raises what its test says."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        """Raises."""
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [grpc.RpcError("mine"), RuntimeError("mine"), KeyboardInterrupt()])
+def test_what_an_attempt_interceptor_raises_reaches_the_caller(error: BaseException) -> None:
+    """As it is, and the host has its place back."""
+    with (
+        Server() as server,
+        meshlib.channel(f"static:///{server.address}", attempt_interceptors=[Raises(error)]) as channel,
+    ):
+        with pytest.raises(type(error)) as caught:
+            channel.unary_unary(echo.UNARY)(b"x", timeout=5)
+        assert caught.value is error
+        assert [host.in_flight for host in channel.mesh.snapshot().hosts] == [0]
+
+
+@pytest.mark.shares_process_state  # grpc itself leaves the descriptors of a call that it refused to make
+def test_bad_metadata_takes_no_place_of_the_retry_budget() -> None:
+    """Even where a policy would retry what it is reported as."""
+    retry = meshlib.RetryPolicy(retryable_status_codes=frozenset({"CANCELLED", "UNAVAILABLE"}))
+    with Server() as server, meshlib.channel(f"static:///{server.address}", retry=retry) as channel:
+        unary = channel.unary_unary(echo.UNARY)
+        for _ in range(5):
+            with pytest.raises(TypeError):
+                unary(b"x", timeout=5, metadata=(("key", 1),))
+        assert channel.mesh.snapshot().retries_held == 0
+        assert unary(b"x", timeout=5) == b"x"
+
+
+def test_an_endless_timeout_is_as_in_grpc() -> None:
+    """``float("inf")`` raises nothing of Python's while the first host is waited for."""
+    with meshlib.channel("static:///127.0.0.1:1") as channel, pytest.raises(grpc.RpcError):
+        channel.unary_unary(echo.UNARY)(b"x", timeout=float("inf"))
+
+
+class Broken(SpanProcessor):
+    """A span processor of the application's that does not work."""
+
+    def on_end(self, span: ReadableSpan) -> None:
+        """Raises."""
+        raise RuntimeError("a broken processor")
+
+
+def test_telemetry_that_fails_fails_no_call(caplog: pytest.LogCaptureFixture) -> None:
+    """It is said once, and calls go on."""
+    tracers = TracerProvider()
+    tracers.add_span_processor(Broken())
+    with Server() as server, meshlib.channel(f"static:///{server.address}", tracer_provider=tracers) as channel:
+        unary = channel.unary_unary(echo.UNARY)
+        assert unary(b"x", timeout=5) == b"x"
+        assert unary.future(b"x", timeout=5).result(timeout=5) == b"x"
+    assert sum("telemetry failed" in record.getMessage() for record in caplog.records) == 1
+
+
+def test_a_channel_to_the_same_name_as_a_closed_one_looks_it_up_again() -> None:
+    """What the control thread looked up ends with it, and starts anew with the next."""
+    with Server(name="old") as old, Server(name="new") as new, DnsServer() as dns:
+        service = "_grpc._tcp.svc-a.test"
+        dns.add("host.test", "A", "127.0.0.1")
+        dns.add(service, "SRV", f"0 1 {old.address.rpartition(':')[2]} host.test.", ttl=0)
+        first = meshlib.channel(f"srv://{dns.address}/{service}")
+        assert first.unary_unary(echo.UNARY)(b"x", timeout=5) == b"x"
+        first.close()
+        with meshlib.channel(f"srv://{dns.address}/{service}") as second:
+            unary = second.unary_unary(echo.UNARY)
+            assert unary(b"x", timeout=5) == b"x"
+            dns.set(service, "SRV", f"0 1 {new.address.rpartition(':')[2]} host.test.", ttl=0)
+            answered = threading.Event()
+            for _ in range(10_000):
+                _, call = unary.with_call(b"x", timeout=5)
+                if dict(call.initial_metadata())[echo.SERVER_NAME] == "new":
+                    answered.set()
+                    break
+            assert answered.is_set()
+        assert first.mesh.snapshot().state == "SHUTDOWN"
+
+
+def test_a_closed_subchannel_makes_no_multicallable() -> None:
+    """C-core would register the method on a channel that is gone, and crash."""
+    subchannel = Subchannel(Host(Endpoint(address="127.0.0.1:1")), settle("static:///127.0.0.1:1"))
+    subchannel.close()
+    with pytest.raises(ValueError, match="closed channel"):
+        subchannel.multicallable(Method("unary_unary", echo.UNARY, None, None, True))
+
+
+def test_a_closed_channel_is_not_ready() -> None:
+    """Whoever subscribes afterwards is told the truth."""
+    with Server() as server:
+        channel = meshlib.channel(f"static:///{server.address}")
+        assert channel.unary_unary(echo.UNARY)(b"x", timeout=5) == b"x"
+        channel.close()
+        told: list[grpc.ChannelConnectivity] = []
+        heard = threading.Event()
+
+        def hear(state: grpc.ChannelConnectivity) -> None:
+            told.append(state)
+            heard.set()
+
+        channel.subscribe(hear)
+        assert heard.wait(5)
+        assert told == [grpc.ChannelConnectivity.SHUTDOWN]
