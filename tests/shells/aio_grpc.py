@@ -81,6 +81,10 @@ class Call:
             await asyncio.sleep(flight.pace)
         self._network.took(flight, None)
 
+    def _stop_sending(self) -> None:
+        if self.sender is not None:
+            self.sender.cancel()
+
     def _arm(self) -> None:
         if self._flight.ends < float("inf"):
             self._loop.call_at(self._flight.ends, self._land)
@@ -90,6 +94,7 @@ class Call:
         if not self._network.cancel(self._flight, details):
             return False
         self._cancelled = True
+        self._stop_sending()
         self._arm()
         return True
 
@@ -168,8 +173,7 @@ class Call:
         if flight.over or flight.ends > self._loop.time():
             return
         self._network.landed(flight)
-        if self.sender is not None:
-            self.sender.cancel()
+        self._stop_sending()
         self._tell_readers()  # they hear it in the next turn of the loop, and who listens hears it now
         callbacks, self._callbacks = self._callbacks, []
         for callback in callbacks:
