@@ -100,7 +100,7 @@ def blocking(
             send = multicallable.with_call if with_call else multicallable
             result = send(data, command.timeout, for_attempt(sent, command.previous), credentials, None, compression)
         except BaseException as error:
-            if not isinstance(error, grpc.RpcError) or not isinstance(error, grpc.Call):
+            if not isinstance(error, grpc.RpcError) or not hasattr(error, "trailing_metadata"):
                 # Bad metadata, a closed channel, an interceptor, KeyboardInterrupt: the caller gets what was raised and
                 # the host its place back. In this order, so that no policy thinks of trying again.
                 call.on_cancel(RAISED, now=now())
