@@ -2,7 +2,7 @@
 list, and a channel that performs a cluster's commands as their docstrings say. Time is whatever a test says."""
 
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from random import Random
 from typing import Any
@@ -23,11 +23,20 @@ from meshlib._core.commands import (
     StateChanged,
     Wake,
 )
-from meshlib._core.connectivity import CONNECTING, READY, SHUTDOWN
+from meshlib._core.connectivity import CONNECTING, READY, TRANSIENT_FAILURE
 from meshlib._core.endpoint import Endpoint, Resolution
-from meshlib._core.events import CallEvent, ChannelEvent
+from meshlib._core.events import (
+    AttemptEnded,
+    AttemptStarted,
+    CallEvent,
+    ChannelEvent,
+    NotRetried,
+    Retrying,
+    Waiting,
+)
 from meshlib._core.host import Host
 from meshlib._core.policy import HedgingPolicy, Plan, RetryBudget, RetryPolicy
+from meshlib._core.stages import STAGES
 from meshlib._core.status import Outcome
 
 METHOD = "/test.Service/Method"
@@ -277,7 +286,7 @@ class Channel:
         address = host.endpoint.address
         self.opened.append(address)
         if address in self.unopenable:
-            self.pending.extend(self.cluster.on_connectivity(host, 3, now=now))
+            self.pending.extend(self.cluster.on_connectivity(host, TRANSIENT_FAILURE, now=now))
             return
         link = Link(host)
         self.links[address] = link
@@ -319,4 +328,41 @@ def ended(commands: Sequence[CallCommand]) -> Outcome:
     return finishes[0].outcome
 
 
-assert SHUTDOWN
+Moves = dict[str, tuple[int, Callable[[Random], tuple[Any, ...]]]]
+"""Rules of a state machine by name, with a weight and what draws their arguments."""
+
+
+def walk(machine: Any, moves: Moves, *, steps: int, rng: Random) -> None:
+    """Takes a state machine, already initialised, through many steps, and has it check itself after each.
+
+    Hypothesis tries short and strange stories, and shortens what fails; this one goes deep.
+    """
+    names, weights = list(moves), [weight for weight, _ in moves.values()]
+    for name in rng.choices(names, weights, k=steps):
+        getattr(machine, name)(*moves[name][1](rng))
+        machine.check()
+    machine.teardown()
+
+
+def assert_path(events: Sequence[CallEvent]) -> None:
+    """The events of one call are a path through the table of stages: each attempt goes down it, in its order, and what
+    follows an attempt begins above it."""
+    order = {stage.name: place for place, stage in enumerate(STAGES)}
+    lowest: dict[int, int] = {}
+    waited = -1
+    for event in events:
+        place = order[event.stage]
+        if isinstance(event, Waiting):
+            assert waited < 0, events
+            waited = place
+        elif isinstance(event, AttemptStarted):
+            assert event.n == len(lowest) + 1, events
+            assert waited < place, events
+            waited = -1
+            lowest[event.n] = place
+        elif isinstance(event, AttemptEnded):
+            assert lowest[event.n] < place, events
+            lowest[event.n] = place
+        else:
+            assert isinstance(event, Retrying | NotRetried)
+            assert place < lowest[event.n], events

@@ -166,6 +166,7 @@ def test_a_refused_copy_is_sent_again_beside_the_others() -> None:
     assert call.next_timer() == 2.0
     assert cluster.held == 1
     assert brief(call.on_timer(now=2.0)) == ["start 4 d hedge"]
+    assert [attempt.previous for attempt in call.attempts] == [0, 1, 1, 2]
     assert call.next_timer() is None
     assert cluster.held == 2
     assert brief(call.on_outcome(3, OK, now=3.0)) == ["cancel 1", "cancel 4", "finish 3 OK"]

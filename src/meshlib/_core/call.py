@@ -228,8 +228,7 @@ class Call:
         if limit is not None and (timeout is None or limit < timeout):
             timeout = limit
         count = len(self.attempts)
-        previous = count - self._refused if count else 0
-        attempt = StartAttempt(count + 1, host, timeout, why, now, previous)
+        attempt = StartAttempt(count + 1, host, timeout, why, now, count - self._refused if count else 0)
         self.attempts.append(attempt)
         self.tried.append(host)
         self.state = FLYING
@@ -353,9 +352,8 @@ class Call:
 
     def _expire(self, now: float) -> Commands:
         """The deadline passed while nothing was in flight."""
-        situation = self.cluster.situation() if self.state is WAITING else ""
         self.verdict = "the deadline passed"
-        return self._finish(deadline_exceeded(self._failure, situation))
+        return self._finish(deadline_exceeded(self._failure, self.cluster.situation() if self.state is WAITING else ""))
 
     def _unreachable(self, outcome: Outcome, now: float) -> Commands:
         """There is no host, and there will be none. What the last server said says more, unless the channel closed."""

@@ -123,7 +123,10 @@ class Cluster:
             else:
                 attention = wait and chosen is None
                 if attention:
-                    self._wait(call, now)
+                    if not self._waiting:
+                        self._watch.hurry(now=now)
+                    self._waiting[call] = None
+                    call.woken = False
             if hosts.version != self._seen:
                 self._seen = hosts.version
                 attention = True
@@ -337,12 +340,6 @@ class Cluster:
         order = [failing[(self._turn + step) % len(failing)] for step in range(len(failing))]
         return next((host for host in order if host not in call.tried), order[0])
 
-    def _wait(self, call: "Call", now: float) -> None:
-        if not self._waiting:
-            self._watch.hurry(now=now)
-        self._waiting[call] = None
-        call.woken = False
-
     def _forget(self, call: "Call") -> None:
         self._waiting.pop(call, None)
         self._resting.pop(call, None)
@@ -397,8 +394,6 @@ class Cluster:
     # Events are noted under the lock and told outside it.
 
     def _publish(self) -> None:
-        if self.observer is None:
-            return
-        events = self._events
-        while events:
-            self.observer.on_channel_event(events.popleft())
+        if self.observer is not None:
+            while self._events:
+                self.observer.on_channel_event(self._events.popleft())

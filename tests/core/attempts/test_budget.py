@@ -1,0 +1,61 @@
+"""The retry budget, by Envoy's rule."""
+
+import math
+
+import pytest
+
+from meshlib._core.attempts.budget import Budget
+from meshlib._core.policy import RetryBudget
+
+
+@pytest.mark.parametrize(
+    ("percent", "least", "active", "limit"),
+    [
+        (20.0, 3, 0, 3),
+        (20.0, 3, 14, 3),
+        (20.0, 3, 20, 4),
+        (20.0, 3, 100, 20),
+        (25.0, 3, 100, 25),
+        (20.0, 5, 0, 5),
+        (29.0, 0, 100, 29),
+        (0.0, 0, 100, 0),
+        (100.0, 0, 7, 7),
+    ],
+)
+def test_the_limit(percent: float, least: int, active: int, limit: int) -> None:
+    """max(floor(percent of what is active), minimum): Envoy's table, and that no rounding error costs a place."""
+    assert Budget(RetryBudget(budget_percent=percent, min_retry_concurrency=least)).limit(active) == limit
+
+
+def test_the_floor_is_exact() -> None:
+    """For every whole percentage and count."""
+    for percent in range(101):
+        budget = Budget(RetryBudget(budget_percent=float(percent), min_retry_concurrency=0))
+        assert [budget.limit(active) for active in range(200)] == [percent * active // 100 for active in range(200)]
+
+
+def test_no_policy_is_no_limit() -> None:
+    """``None`` is off."""
+    budget = Budget(None)
+    assert budget.limit(0) == math.inf
+    assert all(budget.acquire(0) for _ in range(1000))
+
+
+def test_places_are_taken_and_given_back() -> None:
+    """One each; a limit that sinks takes no place away."""
+    budget = Budget(RetryBudget(budget_percent=50.0, min_retry_concurrency=1))
+    assert [budget.acquire(6) for _ in range(4)] == [True, True, True, False]
+    assert budget.held == 3
+    assert not budget.acquire(2)
+    budget.release()
+    budget.release()
+    assert not budget.acquire(2)
+    budget.release()
+    assert budget.acquire(2)
+    assert budget.held == 1
+
+
+def test_a_place_is_given_back_once() -> None:
+    """Twice is a fault of ours."""
+    with pytest.raises(AssertionError, match="given back twice"):
+        Budget(None).release()

@@ -1,0 +1,350 @@
+"""Whatever a shell feeds the machine of a call, in whatever order, and whatever its cluster answers."""
+
+import math
+from collections import Counter
+from random import Random
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from tests.core.scripted import (
+    CANCELLED,
+    METHOD,
+    REFUSED,
+    UNAVAILABLE,
+    Ear,
+    Moves,
+    ScriptedCluster,
+    assert_path,
+    host,
+    plan,
+    walk,
+)
+
+from meshlib._core.call import Call, Commands, State
+from meshlib._core.cluster import CLOSED
+from meshlib._core.commands import CancelAttempt, StartAttempt
+from meshlib._core.policy import HedgingPolicy, RetryPolicy
+from meshlib._core.status import Outcome, local
+
+HOSTS = {name: host(name) for name in "abc"}
+ANSWERS = {"nobody yet": None, "nobody": local("UNAVAILABLE", "no endpoints"), **HOSTS}
+
+SELDOM = st.sampled_from([False] * 9 + [True])
+
+ODD = st.builds(
+    Outcome,
+    st.sampled_from(["OK", "UNAVAILABLE", "UNAVAILABLE", "DEADLINE_EXCEEDED", "INVALID_ARGUMENT", "CANCELLED"]),
+    st.just("as drawn"),
+    sent=st.booleans(),
+    pushback=st.sampled_from([None, 0.0, 0.7, 100.0, -1.0]),
+)
+STEPS = st.sampled_from([0.0, 0.001, 0.3, 0.5, 1.0])
+
+
+class CallMachine(RuleBasedStateMachine):
+    """One call, a scripted cluster, and a shell that may do anything in any order."""
+
+    @initialize(
+        data=st.data(),
+        deadline=st.sampled_from([None, None, None, 2.0, 20.0, 0.0]),
+        streaming=st.booleans(),
+        wait_for_ready=st.booleans(),
+        places=st.integers(0, 3),
+        begins=st.sampled_from([True] * 9 + [False]),
+        seed=st.integers(0, 2**32),
+    )
+    def open(
+        self,
+        data: st.DataObject,
+        deadline: float | None,
+        streaming: bool,
+        wait_for_ready: bool,
+        places: int,
+        begins: bool,
+        seed: int,
+    ) -> None:
+        self.start(data.draw(st.sampled_from(POLICIES[type(self)])), deadline, streaming, wait_for_ready, places, seed)
+        if begins:
+            self.begin()
+
+    def start(
+        self,
+        policy: RetryPolicy | HedgingPolicy | None,
+        deadline: float | None,
+        streaming: bool,
+        wait_for_ready: bool,
+        places: int,
+        seed: int,
+    ) -> None:
+        self.now = 0.0
+        self.policy = policy
+        self.cluster = ScriptedCluster(HOSTS["a"], places=places)
+        self.cluster.rng = Random(seed)  # type: ignore[assignment]
+        self.ear = Ear()
+        self.call = Call(
+            self.cluster,  # type: ignore[arg-type]
+            plan(policy),
+            METHOD,
+            deadline=deadline,
+            streaming=streaming,
+            wait_for_ready=wait_for_ready,
+            observer=self.ear,
+        )
+        self.flying: set[int] = set()
+        self.cancelled: set[int] = set()
+        self.finishes: list[Outcome] = []
+
+    def perform(self, commands: Commands) -> Commands:
+        """What a shell does with commands, and what must hold for each."""
+        for command in commands:
+            assert not self.finishes, f"{command} after the end"
+            if isinstance(command, StartAttempt):
+                assert command.n == len(self.call.attempts)
+                assert not self.call.committed
+                assert command.timeout is None or command.timeout > 0
+                self.flying.add(command.n)
+            elif isinstance(command, CancelAttempt):
+                assert command.n in self.flying - self.cancelled
+                self.cancelled.add(command.n)
+            else:
+                self.finishes.append(command.outcome)
+        return commands
+
+    # What the cluster will answer.
+
+    @rule(
+        answer=st.sampled_from([*"aabbc", "nobody yet", "nobody"]),
+        ready=st.integers(0, 2),
+        places=st.integers(0, 3),
+        lost=st.sampled_from(["", *"abc"]),
+    )
+    def arrange(self, answer: str, ready: int, places: int, lost: str) -> None:
+        if not self.cluster.closed:
+            self.cluster.picks[0] = ANSWERS[answer]
+            self.cluster.ready = ready
+            self.cluster.places = places
+            self.cluster.lost_hosts = {HOSTS[name] for name in lost}
+
+    @rule(really=SELDOM)
+    def close(self, really: bool) -> None:
+        if not really:
+            return
+        self.cluster.closed = True
+        self.cluster.picks[0] = CLOSED
+        self.cluster.ready = 0
+
+    # What the shell feeds.
+
+    @rule()
+    def begin(self) -> None:
+        self.perform(self.call.begin(now=self.now))
+
+    @rule()
+    def come_to_the_timer(self) -> None:
+        self.now = max(self.now, self.call.next_timer() or 0.0)
+        for _ in range(10):
+            timer = self.call.next_timer()
+            if timer is None or timer > self.now:
+                return
+            self.perform(self.call.on_timer(now=self.now))
+        raise AssertionError("the timer is due for ever")
+
+    @rule(seconds=STEPS)
+    def timer_at_any_time(self, seconds: float) -> None:
+        self.now += seconds
+        self.perform(self.call.on_timer(now=self.now))
+
+    @rule()
+    def endpoints(self) -> None:
+        self.call.wake()
+        self.perform(self.call.on_endpoints(now=self.now))
+
+    @rule(which=st.integers(0, 4), outcome=ODD)
+    def end_oddly(self, which: int, outcome: Outcome) -> None:
+        if self.flying:
+            n = sorted(self.flying)[which % len(self.flying)]
+            self.flying.discard(n)
+            self.perform(self.call.on_outcome(n, outcome, now=self.now))
+
+    @rule(which=st.integers(0, 4))
+    def fail(self, which: int) -> None:
+        self.end_oddly(which, UNAVAILABLE)
+
+    @rule(which=st.integers(0, 4), outcome=st.sampled_from([UNAVAILABLE, REFUSED]))
+    def fail_and_go_on(self, which: int, outcome: Outcome) -> None:
+        self.end_oddly(which, outcome)
+        self.come_to_the_timer()
+
+    @rule(which=st.integers(0, 4))
+    def refuse(self, which: int) -> None:
+        self.end_oddly(which, REFUSED)
+
+    @rule(which=st.integers(0, 4), why=st.sampled_from(["message", "headers", "buffer"]), really=SELDOM)
+    def commit(self, which: int, why: str, really: bool) -> None:
+        if not really or not self.call.attempts:
+            return
+        n = which % len(self.call.attempts) + 1
+        before = self.call.committed
+        self.perform(self.call.on_commit(n, why, now=self.now))
+        assert self.call.committed in {before, n}
+        assert not before or self.call.committed == before
+        if self.call.committed == n:
+            assert {attempt.n for attempt in self.call.attempts if counts(attempt)} <= {n}
+
+    @rule(really=SELDOM)
+    def cancel(self, really: bool) -> None:
+        if not really:
+            return
+        self.perform(self.call.on_cancel(CANCELLED, now=self.now))
+        assert len(self.finishes) == 1
+
+    # What always holds.
+
+    @invariant()
+    def check(self) -> None:
+        self.in_flight_is_what_has_no_outcome()
+        self.finished_once()
+        self.places_are_those_of_retries()
+        self.registered_where_it_waits()
+        self.in_flight_means_that_something_counts()
+        self.no_more_attempts_than_allowed()
+        self.a_timer_is_a_time()
+        self.the_trace_is_a_path()
+
+    def in_flight_is_what_has_no_outcome(self) -> None:
+        assert {attempt.n for attempt in self.call.attempts if attempt.seconds is None} == self.flying
+        assert +self.cluster.in_flight == Counter(
+            attempt.host for attempt in self.call.attempts if attempt.n in self.flying
+        )
+
+    def finished_once(self) -> None:
+        assert len(self.finishes) == (self.call.state is State.DONE)
+        if self.finishes:
+            assert self.call.next_timer() is None
+            assert self.flying <= self.cancelled
+
+    def places_are_those_of_retries(self) -> None:
+        holders = [attempt for attempt in self.call.attempts if attempt.holds]
+        assert self.cluster.held == len(holders)
+        in_flight = [attempt for attempt in holders if counts(attempt)]
+        pending = [attempt for attempt in holders if attempt.outcome is not None]
+        assert len(in_flight) + len(pending) == len(holders)
+        assert all(attempt.n > 1 for attempt in in_flight)
+        assert len(pending) <= (self.call.state in {State.BACKOFF, State.WAITING})
+
+    def registered_where_it_waits(self) -> None:
+        assert self.cluster.waiting == ({self.call} if self.call.state is State.WAITING else set())
+        assert self.cluster.resting == ({self.call} if self.call.state is State.BACKOFF else set())
+
+    def in_flight_means_that_something_counts(self) -> None:
+        counting = [attempt for attempt in self.call.attempts if counts(attempt)]
+        assert bool(counting) == (self.call.state is State.FLYING)
+        assert len(counting) <= 1 or isinstance(self.policy, HedgingPolicy)
+
+    def no_more_attempts_than_allowed(self) -> None:
+        most = 1 if self.policy is None else self.policy.max_attempts
+        again = Counter(
+            before.host
+            for before, after in zip(self.call.attempts, self.call.attempts[1:], strict=False)
+            if after.why == "refused" and not isinstance(self.policy, HedgingPolicy)
+        )
+        assert all(count <= 1 for count in again.values())
+        assert sum(attempt.why != "refused" for attempt in self.call.attempts) <= most
+
+    def a_timer_is_a_time(self) -> None:
+        timer = self.call.next_timer()
+        assert timer is None or math.isfinite(timer)
+
+    def the_trace_is_a_path(self) -> None:
+        assert_path(self.ear.calls)
+
+    def teardown(self) -> None:
+        """With every outcome reported and the channel closed, nothing is left."""
+        if not hasattr(self, "call"):
+            return
+        self.begin()
+        self.close(really=True)
+        self.endpoints()
+        for n in sorted(self.flying):
+            self.flying.discard(n)
+            self.perform(self.call.on_outcome(n, CANCELLED, now=self.now))
+        self.endpoints()
+        self.finished_once()
+        assert len(self.finishes) == 1
+        assert self.cluster.held == 0
+        assert not +self.cluster.in_flight
+
+
+def counts(attempt: StartAttempt) -> bool:
+    """Whether an attempt is in flight and its outcome will matter."""
+    return attempt.outcome is None and not attempt.dropped
+
+
+class RetriedCall(CallMachine):
+    """With a retry policy."""
+
+
+class HedgedCall(CallMachine):
+    """With a hedging policy."""
+
+
+BOTH = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED"})
+POLICIES: dict[type[CallMachine], list[RetryPolicy | HedgingPolicy | None]] = {
+    CallMachine: [None],
+    RetriedCall: [
+        RetryPolicy(initial_backoff=0.001),
+        RetryPolicy(max_attempts=5, initial_backoff=1.0, max_backoff=4.0),
+        RetryPolicy(max_attempts=5, per_attempt_timeout=0.5),
+        RetryPolicy(max_attempts=4, per_attempt_timeout=3.0, retryable_status_codes=BOTH),
+        RetryPolicy(unsent_only=True),
+    ],
+    HedgedCall: [
+        HedgingPolicy(max_attempts=2, hedging_delay=3.0),
+        HedgingPolicy(max_attempts=4, hedging_delay=0.5),
+        HedgingPolicy(max_attempts=5, hedging_delay=0.0, non_fatal_status_codes=BOTH),
+    ],
+}
+
+
+MOVES: Moves = {
+    "arrange": (
+        3,
+        lambda rng: (
+            rng.choice([*"aaabbbccc", "nobody yet", "nobody"]),
+            rng.randint(0, 2),
+            rng.randint(0, 3),
+            rng.choice(["", *"abc"]),
+        ),
+    ),
+    "fail": (4, lambda rng: (rng.randrange(5),)),
+    "refuse": (2, lambda rng: (rng.randrange(5),)),
+    "come_to_the_timer": (5, lambda _: ()),
+    "timer_at_any_time": (2, lambda rng: (rng.choice([0.0, 0.001, 0.3, 1.0]),)),
+    "endpoints": (3, lambda _: ()),
+}
+
+
+@pytest.mark.parametrize("kind", [CallMachine, RetriedCall, HedgedCall])
+def test_long_stories(kind: type[CallMachine], rng: Random) -> None:
+    """Five hundred calls of each kind, kept going by failures until something ends them."""
+    for _ in range(500):
+        machine = kind()
+        machine.start(
+            rng.choice(POLICIES[kind]),
+            deadline=rng.choice([None, None, 20.0]),
+            streaming=rng.random() < 0.5,
+            wait_for_ready=rng.random() < 0.3,
+            places=rng.randrange(4),
+            seed=rng.getrandbits(32),
+        )
+        machine.begin()
+        walk(machine, MOVES, steps=30, rng=rng)
+
+
+TestPlainCall = CallMachine.TestCase
+TestRetriedCall = RetriedCall.TestCase
+TestHedgedCall = HedgedCall.TestCase
+TestPlainCall.settings = settings(max_examples=30, stateful_step_count=20)
+TestRetriedCall.settings = TestHedgedCall.settings = settings(max_examples=150, stateful_step_count=40)

@@ -1,0 +1,620 @@
+"""The machine of one service: its hosts, who is chosen, who waits. Every time is chosen by the test."""
+
+from collections import Counter
+
+import pytest
+from tests.core.scripted import REFUSED, UNAVAILABLE, Channel, brief, ended
+
+from meshlib._core.cluster import CLOSED, Cluster
+from meshlib._core.commands import Close, Lookup, Open, Rebuild, StateChanged, Wake
+from meshlib._core.connectivity import CONNECTING, IDLE, READY, SHUTDOWN, TRANSIENT_FAILURE
+from meshlib._core.endpoint import Endpoint, Resolution
+from meshlib._core.events import EndpointsChanged, HostStateChanged, ResolutionFailed
+from meshlib._core.host import Host
+from meshlib._core.policy import RetryBudget, RetryPolicy
+from meshlib._core.status import OK, Outcome
+from meshlib._core.watch import SWEEP, WATCH_FIRST, WATCH_LAST
+
+
+def tiers(**priorities: int) -> list[Endpoint]:
+    """Endpoints by name and priority."""
+    return [Endpoint(address=name, priority=priority) for name, priority in priorities.items()]
+
+
+def shares(channel: Channel, calls: int = 60) -> Counter[str]:
+    """How often each host is picked."""
+    return Counter(channel.pick() for _ in range(calls))
+
+
+# --- membership ----------------------------------------------------------------------
+
+
+def test_a_new_host_joins_when_it_is_connected() -> None:
+    """It is opened at once and chosen only once it is ready."""
+    channel = Channel.of("a")
+    channel.resolve("a", "b", now=1.0)
+    assert channel.opened == ["a", "b"]
+    assert set(shares(channel)) == {"a"}
+    channel.put("b", READY, now=2.0)
+    assert shares(channel) == {"a": 30, "b": 30}
+    assert channel.cluster.ready == 2
+
+
+def test_the_same_answer_changes_nothing() -> None:
+    """No host is opened, closed or rebuilt for it, in whatever order it comes."""
+    channel = Channel.of("a", "b")
+    endpoints = (Endpoint(address="b"), Endpoint(address="a"))
+    assert channel.cluster.on_resolved(Resolution(endpoints=endpoints), now=1.0) == ()
+
+
+def test_a_removed_host_leaves_at_once_and_closes_when_idle() -> None:
+    """No call is sent to it any more; the last one it has closes it."""
+    channel = Channel.of("a", "b")
+    first, second = channel.call(), channel.call()
+    for call in (first, second):
+        call.begin(now=1.0)
+    on_b = [call for call in (first, second) if call.tried[0].endpoint.address == "b"]
+    assert len(on_b) == 1
+    channel.resolve("a", now=2.0)
+    assert set(shares(channel)) == {"a"}
+    assert channel.closed == []
+    before = channel.asked_for_attention
+    on_b[0].on_outcome(1, OK, now=3.0)
+    assert channel.asked_for_attention == before + 1
+    channel.step(now=3.0)
+    assert channel.closed == ["b"]
+    channel.close(now=4.0)
+    assert [link.closed for link in channel.every_link] == [1, 1]
+
+
+def test_a_removed_host_without_calls_closes_at_once() -> None:
+    """Nothing holds it."""
+    channel = Channel.of("a", "b")
+    channel.resolve("b", now=1.0)
+    assert channel.closed == ["a"]
+
+
+@pytest.mark.parametrize("calls", [1, 0])
+def test_a_removed_host_that_comes_back_keeps_its_connection(calls: int) -> None:
+    """Named again before it was closed, it is the same host, even if its last call has ended in between."""
+    channel = Channel.of("a", "b")
+    host = channel.host("a")
+    call = channel.call()
+    while call.begin(now=1.0)[0].host is not host:  # type: ignore[union-attr]
+        call = channel.call()
+    channel.resolve("b", now=2.0)
+    assert channel.cluster.ready == 1
+    if not calls:
+        call.on_outcome(1, OK, now=2.5)  # and nobody has told the control plane yet
+    channel.resolve("a", "b", now=3.0)
+    assert channel.host("a") is host
+    assert channel.opened == ["a", "b"]
+    assert channel.closed == []
+    assert channel.cluster.ready == 2
+    assert set(shares(channel)) == {"a", "b"}
+
+
+def test_a_change_of_weight_keeps_the_connection() -> None:
+    """The picker is rebuilt with the new weights; the hosts stay what they are."""
+    channel = Channel.of("a", "b")
+    hosts = list(channel.cluster.hosts)
+    channel.resolve(Endpoint(address="a", weight=3), Endpoint(address="b"), now=1.0)
+    assert list(channel.cluster.hosts) == hosts
+    assert shares(channel, 40) == {"a": 30, "b": 10}
+    assert channel.opened == ["a", "b"]
+
+
+def test_one_address_under_two_authorities_is_two_hosts() -> None:
+    """The authority is part of what a connection is; the priority is not, and the better one counts."""
+    twice = (Endpoint(address="a", authority="x"), Endpoint(address="a", authority="y"))
+    assert len(Channel.of(*twice).cluster.hosts) == 2
+    channel = Channel.of(Endpoint(address="a", priority=2), Endpoint(address="a", priority=1, weight=7))
+    (host,) = channel.cluster.hosts
+    assert (host.endpoint.priority, host.endpoint.weight) == (1, 7)
+
+
+def test_the_last_good_endpoints_stay() -> None:
+    """A resolver that fails takes no host away; the failure is told once."""
+    channel = Channel.of("a", "b")
+    channel.fail("SERVFAIL", now=1.0)
+    channel.fail("SERVFAIL", now=2.0)
+    assert shares(channel) == {"a": 30, "b": 30}
+    assert channel.ear.heard(ResolutionFailed) == [ResolutionFailed(at=1.0, reason="SERVFAIL", kept=2)]
+
+
+def test_a_subchannel_that_cannot_be_made() -> None:
+    """The host counts as failing and gets no call; it is tried again with the next answer, not at every sweep."""
+    channel = Channel()
+    channel.unopenable.add("a")
+    channel.resolve("a", now=0.0)
+    call = channel.call()
+    assert ended(call.begin(now=1.0)).code == "UNAVAILABLE"
+    channel.step(now=1.0)
+    assert channel.opened == ["a"]
+    channel.unopenable.clear()
+    channel.resolve("a", now=2.0)
+    channel.put("a", READY, now=2.5)
+    assert channel.opened == ["a", "a"]
+    assert shares(channel) == {"a": 60}
+
+
+def test_a_subchannel_that_comes_too_late() -> None:
+    """Opened after its host left, or after the channel closed, it is closed at once."""
+    for end in ("removed", "closed"):
+        channel = Channel(defer=True)
+        channel.resolve("a", now=0.0)
+        if end == "removed":
+            channel.cluster.on_resolved(Resolution(endpoints=()), now=1.0)
+        else:
+            channel.cluster.close(now=1.0)
+        channel.perform(now=2.0)
+        assert [link.closed for link in channel.every_link] == [1]
+
+
+# --- priorities (RFC 2782) -----------------------------------------------------------
+
+
+def test_the_first_priority_with_a_ready_host() -> None:
+    """The better one gets every call while it has one; a dead one fails over and back."""
+    channel = Channel.of(*tiers(a=0, b=0, c=1))
+    assert set(shares(channel)) == {"a", "b"}
+    channel.put("a", TRANSIENT_FAILURE, now=1.0)
+    assert set(shares(channel)) == {"b"}
+    channel.put("b", TRANSIENT_FAILURE, now=1.0)
+    assert set(shares(channel)) == {"c"}
+    channel.put("b", CONNECTING, now=2.0)
+    assert set(shares(channel)) == {"c"}
+    channel.put("b", READY, now=3.0)
+    assert set(shares(channel)) == {"b"}
+
+
+def test_retries_stay_in_the_priority_while_it_has_a_host() -> None:
+    """A second attempt goes to the host it has been to rather than to a worse priority."""
+    channel = Channel.of(*tiers(a=0, c=1))
+    call = channel.call()
+    call.begin(now=1.0)
+    assert channel.pick(call, now=1.0) == "a"
+
+
+def test_a_better_priority_is_waited_for_at_the_start() -> None:
+    """As long as it has not failed it is about to connect."""
+    channel = Channel()
+    channel.resolve(*tiers(a=0, c=1), now=0.0)
+    channel.put("c", READY, now=1.0)
+    call = channel.call()
+    assert call.begin(now=1.0) == ()
+    channel.put("a", TRANSIENT_FAILURE, now=2.0)
+    assert channel.woken == [call]
+    assert brief(call.on_endpoints(now=2.0)) == ["start 1 c first"]
+
+
+def test_a_better_priority_is_not_waited_for_later() -> None:
+    """Once calls have been served, a new host of a better priority is no reason to keep them waiting."""
+    channel = Channel.of(*tiers(c=1))
+    channel.put("c", IDLE, now=1.0)
+    channel.resolve(*tiers(a=0, c=1), now=2.0)
+    channel.put("c", READY, now=3.0)
+    assert set(shares(channel)) == {"c"}
+    channel.put("a", READY, now=4.0)
+    assert set(shares(channel)) == {"a"}
+
+
+def test_a_better_priority_that_is_taken_back() -> None:
+    """It is waited for no more."""
+    channel = Channel()
+    channel.resolve(*tiers(a=0, c=1), now=0.0)
+    channel.put("c", READY, now=1.0)
+    call = channel.call()
+    call.begin(now=1.0)
+    channel.resolve(*tiers(c=1), now=2.0)
+    assert channel.woken == [call]
+
+
+# --- waiting, failing fast, wait_for_ready -------------------------------------------
+
+
+def test_fail_fast_waits_while_the_name_is_resolved() -> None:
+    """Then it fails with the resolver's reason, if there is nothing to send to."""
+    channel = Channel()
+    call = channel.call()
+    assert call.begin(now=0.0) == ()
+    channel.fail("NXDOMAIN", now=1.0)
+    assert channel.woken == [call]
+    outcome = ended(call.on_endpoints(now=1.0))
+    assert (outcome.code, outcome.local) == ("UNAVAILABLE", True)
+    assert outcome.details == "'svc-a' has no endpoints: NXDOMAIN"
+
+
+def test_fail_fast_waits_while_anything_connects() -> None:
+    """One host that may still become ready is a reason to wait, however many have failed."""
+    channel = Channel()
+    channel.resolve("a", "b", now=0.0)
+    channel.put("a", TRANSIENT_FAILURE, now=0.5)
+    call = channel.call()
+    assert call.begin(now=1.0) == ()
+    channel.put("b", READY, now=2.0)
+    assert channel.woken == [call]
+    assert brief(call.on_endpoints(now=2.0)) == ["start 1 b first"]
+
+
+def test_fail_fast_is_sent_to_a_failing_host() -> None:
+    """When all have failed grpc is asked for the true reason, of another host at each attempt."""
+    channel = Channel()
+    channel.resolve("a", "b", now=0.0)
+    call = channel.call()
+    call.begin(now=0.0)
+    channel.put("a", TRANSIENT_FAILURE, now=0.5)
+    assert channel.woken == []
+    channel.put("b", TRANSIENT_FAILURE, now=1.0)
+    assert channel.woken == [call]
+    (start,) = call.on_endpoints(now=1.0)
+    other = channel.pick(call, now=1.0)
+    assert {start.host.endpoint.address, other} == {"a", "b"}  # type: ignore[union-attr]
+
+
+def test_the_true_reason_of_failing_hosts_is_of_the_best_priority() -> None:
+    """It is the one that matters."""
+    channel = Channel.of(*tiers(a=1, b=0, c=2))
+    for name in "abc":
+        channel.put(name, TRANSIENT_FAILURE, now=1.0)
+    assert shares(channel) == {"b": 60}
+
+
+def test_wait_for_ready_waits() -> None:
+    """Neither a failed resolution nor failing hosts end it, and it is not woken for them again and again."""
+    channel = Channel()
+    call = channel.call(wait_for_ready=True)
+    assert call.begin(now=0.0) == ()
+    channel.fail("NXDOMAIN", now=1.0)
+    channel.resolve("a", now=2.0)
+    channel.put("a", TRANSIENT_FAILURE, now=3.0)
+    for _ in range(3):
+        channel.step(now=4.0)
+    assert channel.woken == []
+    channel.put("a", READY, now=5.0)
+    assert channel.woken == [call]
+    assert brief(call.on_endpoints(now=5.0)) == ["start 1 a first"]
+
+
+def test_a_call_waits_for_the_picker_to_be_built() -> None:
+    """A ready host without a picker is waited for by both kinds of call."""
+    channel = Channel(defer=True)
+    channel.resolve("a", now=0.0)
+    channel.perform(now=0.0)
+    channel.put("a", READY, now=1.0)
+    calls = [channel.call(), channel.call(wait_for_ready=True)]
+    assert [call.begin(now=1.0) for call in calls] == [(), ()]
+    channel.perform(now=2.0)
+    assert channel.woken == calls
+
+
+def test_a_call_that_leaves_is_not_woken() -> None:
+    """Cancelled while it waits, it is forgotten."""
+    channel = Channel()
+    call = channel.call()
+    call.begin(now=0.0)
+    call.on_cancel(CLOSED, now=0.5)
+    channel.resolve("a", now=1.0)
+    channel.put("a", READY, now=2.0)
+    assert channel.woken == []
+
+
+@pytest.mark.parametrize(
+    ("named", "state", "failure", "words"),
+    [
+        (None, None, None, "'svc-a' is still being resolved"),
+        ([], None, None, "'svc-a' has no endpoints: the resolver named no endpoint"),
+        (["a"], None, None, "no endpoint of 'svc-a' is ready: a CONNECTING"),
+        (["a"], IDLE, "SERVFAIL", "no endpoint of 'svc-a' is ready: a IDLE; the last resolution failed: SERVFAIL"),
+        (
+            ["a", "b", "c", "d", "e"],
+            None,
+            None,
+            "no endpoint of 'svc-a' is ready: a CONNECTING, b CONNECTING, c CONNECTING and 2 more",
+        ),
+    ],
+)
+def test_situation(named: list[str] | None, state: int | None, failure: str | None, words: str) -> None:
+    """Why there is no host, in words that go into errors."""
+    channel = Channel()
+    if named is not None:
+        channel.resolve(*named, now=0.0)
+    if state is not None:
+        channel.put("a", state, now=0.5)
+    if failure is not None:
+        channel.fail(failure, now=1.0)
+    assert channel.cluster.situation() == words
+
+
+# --- connections ---------------------------------------------------------------------
+
+
+def test_the_pick_asks_the_host_it_chose() -> None:
+    """A connection that went away unseen gets no call; the control plane hears of it, and one lookup follows."""
+    channel = Channel.of("a", "b")
+    channel.links["a"].is_now = IDLE
+    before = channel.asked_for_attention
+    for _ in range(10):
+        (start,) = channel.call().begin(now=0.5)
+        assert brief([start]) == ["start 1 b first"]
+    assert channel.asked_for_attention == before + 1
+    channel.step(now=1.0)
+    assert channel.lookups == 1
+    assert channel.cluster.ready == 1
+
+
+def test_a_refused_call_takes_its_host_out() -> None:
+    """A dead host leaves the rotation with the first call that finds it so, long before the next sweep."""
+    channel = Channel.of("a", "b")
+    call = channel.call()
+    (start,) = call.begin(now=1.0)
+    dead = start.host.endpoint.address  # type: ignore[union-attr]
+    channel.links[dead].is_now = TRANSIENT_FAILURE
+    (again,) = call.on_outcome(1, REFUSED, now=1.0)
+    assert brief([again]) == [f"start 2 {'b' if dead == 'a' else 'a'} refused"]
+    assert channel.cluster.ready == 1
+
+
+def test_becoming_failing_is_one_lookup() -> None:
+    """A lost connection, or a first one that cannot be made, doubts the answer of the resolver; staying so does not."""
+    channel = Channel.of("a", "b")
+    for state in (IDLE, CONNECTING, TRANSIENT_FAILURE, CONNECTING, TRANSIENT_FAILURE):
+        channel.put("a", state, now=1.0)
+    assert channel.lookups == 1
+    channel.put("a", READY, now=2.0)
+    channel.put("a", TRANSIENT_FAILURE, now=3.0)
+    assert channel.lookups == 2
+    channel.resolve("a", "b", "c", now=4.0)
+    channel.put("c", TRANSIENT_FAILURE, now=5.0)
+    assert channel.lookups == 3
+
+
+def test_hosts_that_fail_together_are_one_lookup() -> None:
+    """A sweep that finds several asks once."""
+    channel = Channel.of("a", "b", "c")
+    for name in "abc":
+        channel.links[name].is_now = TRANSIENT_FAILURE
+    channel.step(now=10.0)
+    assert channel.lookups == 1
+
+
+def test_the_sweep_looks_at_all_hosts() -> None:
+    """Ten times a second, and more than once around the lock where there are hundreds."""
+    channel = Channel.of(*(f"h{n}" for n in range(200)))
+    due = channel.cluster.next_timer()
+    assert due is not None
+    before = [link.asked for link in channel.every_link]
+    channel.step(now=due)
+    assert [link.asked for link in channel.every_link] == [count + 1 for count in before]
+    assert channel.cluster.next_timer() == due + SWEEP
+
+
+def test_how_often_it_looks_while_a_call_waits() -> None:
+    """From half a millisecond, doubling, to 20 ms; then ten times a second again. A second call does not start it
+    over."""
+    channel = Channel.of("a")
+    channel.step(now=99.99)
+    channel.put("a", CONNECTING, now=100.0)
+    call = channel.call()
+    call.begin(now=100.0)
+    due = channel.cluster.next_timer()
+    assert due == 100.0 + WATCH_FIRST
+    gaps = []
+    for n in range(8):
+        channel.step(now=due)
+        if n == 5:
+            channel.call().begin(now=due)
+        next_due = channel.cluster.next_timer()
+        assert next_due is not None
+        gaps.append(next_due - due)
+        due = next_due
+    assert gaps == pytest.approx([0.001, 0.002, 0.004, 0.008, 0.016, WATCH_LAST, WATCH_LAST, WATCH_LAST])
+    channel.put("a", READY, now=due)
+    channel.step(now=due)
+    assert channel.cluster.next_timer() == due + SWEEP
+
+
+def test_attention_before_the_timer_does_not_sweep() -> None:
+    """It performs what is pending and leaves the connections alone."""
+    channel = Channel.of("a")
+    channel.step(now=1.0)
+    before = channel.links["a"].asked
+    channel.step(now=1.05)
+    assert channel.links["a"].asked == before
+
+
+def test_nothing_to_look_at() -> None:
+    """Without a host nothing is due."""
+    channel = Channel.of("a")
+    assert channel.cluster.next_timer() is not None
+    channel.resolve(now=1.0)
+    assert channel.cluster.next_timer() is None
+    channel.call(wait_for_ready=True).begin(now=1.0)
+    channel.step(now=1.0)
+    assert channel.cluster.next_timer() is None
+
+
+def test_the_state_of_the_channel() -> None:
+    """IDLE, CONNECTING, then gRPC's rule for round robin over its hosts; told when it changes."""
+    channel = Channel()
+    assert channel.cluster.connectivity == IDLE
+    channel.step(now=0.0)
+    channel.resolve("a", "b", now=1.0)
+    channel.put("a", TRANSIENT_FAILURE, now=1.0)
+    channel.put("b", READY, now=2.0)
+    channel.put("b", IDLE, now=3.0)
+    channel.put("b", TRANSIENT_FAILURE, now=4.0)
+    channel.resolve(now=5.0)
+    channel.close(now=6.0)
+    assert channel.states == [CONNECTING, READY, CONNECTING, TRANSIENT_FAILURE, SHUTDOWN]
+
+
+# --- retries -------------------------------------------------------------------------
+
+
+def test_another_host_first() -> None:
+    """An attempt goes to a host the call has not been to, if there is one; else to any that is ready."""
+    channel = Channel.of("a", "b", "c")
+    for _ in range(20):
+        call = channel.call()
+        call.tried.append(channel.host("a"))
+        call.tried.append(channel.host("b"))
+        assert channel.pick(call) == "c"
+        call.tried.append(channel.host("c"))
+        assert channel.pick(call) in {"a", "b", "c"}
+
+
+@pytest.mark.parametrize(
+    ("percent", "least", "active", "allowed"),
+    [(20.0, 3, 1, 3), (20.0, 3, 15, 3), (20.0, 3, 20, 4), (20.0, 3, 100, 20), (25.0, 3, 100, 25), (20.0, 5, 1, 5)],
+)
+def test_the_budget_is_of_the_calls_under_way(percent: float, least: int, active: int, allowed: int) -> None:
+    """The calls in flight, those that wait, and the one that asks."""
+    budget = RetryBudget(budget_percent=percent, min_retry_concurrency=least)
+    channel = Channel.of("a", budget=budget)
+    waiting = active // 3
+    for _ in range(active - 1 - waiting):
+        channel.call().begin(now=0.0)
+    channel.put("a", CONNECTING, now=0.5)
+    for _ in range(waiting):
+        channel.call().begin(now=1.0)
+    granted = [channel.cluster.acquire_retry() for _ in range(allowed + 3)]
+    assert granted == [True] * allowed + [False] * 3
+
+
+def test_twenty_parallel_failures() -> None:
+    """Of 20 calls that fail together on hosts that stand, 3 are retried and 17 are over the budget, as Envoy's are."""
+    channel = Channel.of("a", "b", budget=RetryBudget(budget_percent=0.0))
+    calls = [channel.call(RetryPolicy(max_attempts=2)) for _ in range(20)]
+    for call in calls:
+        call.begin(now=0.0)
+    for call in calls:
+        assert call.on_outcome(1, UNAVAILABLE, now=1.0) == ()
+    commands = [command for call in calls for command in call.on_timer(now=2.0)]
+    words = Counter(word.split()[0] for word in brief(commands))
+    assert words == {"start": 3, "finish": 17}
+    assert channel.cluster.budget.refused == 17
+
+
+@pytest.mark.parametrize("how", ["idle now", "ready again", "removed"])
+def test_calls_of_a_lost_host_are_retried_beyond_the_budget(how: str) -> None:
+    """Whether its connection is away, came back within the back-off, or the resolver has dropped it."""
+    channel = Channel.of("a", "b", budget=RetryBudget(budget_percent=0.0, min_retry_concurrency=0))
+    call = channel.call(RetryPolicy())
+    (start,) = call.begin(now=0.0)
+    lost = start.host.endpoint.address  # type: ignore[union-attr]
+    other = "b" if lost == "a" else "a"
+    call.on_outcome(1, UNAVAILABLE, now=1.0)
+    if how == "removed":
+        channel.resolve(other, now=1.001)
+    else:
+        channel.put(lost, IDLE, now=1.001)
+    if how == "ready again":
+        channel.put(lost, READY, now=1.002)
+    assert brief(call.on_timer(now=2.0)) == [f"start 2 {other} retry"]
+
+
+# --- the end -------------------------------------------------------------------------
+
+
+def test_close() -> None:
+    """Every host is closed once, whatever it has in flight; waiting calls are woken to hear "Channel closed!"."""
+    channel = Channel.of("a", "b")
+    flying = channel.call()
+    flying.begin(now=0.0)
+    channel.resolve("b", now=0.5)
+    channel.put("b", CONNECTING, now=1.0)
+    waiting = channel.call(wait_for_ready=True)
+    waiting.begin(now=1.0)
+    channel.close(now=2.0)
+    assert channel.woken == [waiting]
+    outcome = ended(waiting.on_endpoints(now=2.0))
+    assert (outcome.code, outcome.details) == ("CANCELLED", "Channel closed!")
+    assert [link.closed for link in channel.every_link] == [1, 1]
+    assert channel.states[-1] == SHUTDOWN
+    assert flying.on_outcome(1, UNAVAILABLE, now=3.0) != ()
+    channel.step(now=3.0)
+    assert [link.closed for link in channel.every_link] == [1, 1]
+
+
+def test_a_call_that_backs_off_is_woken_by_close() -> None:
+    """It waits for nothing that will still come."""
+    channel = Channel.of("a")
+    call = channel.call(RetryPolicy())
+    call.begin(now=0.0)
+    call.on_outcome(1, UNAVAILABLE, now=1.0)
+    channel.close(now=1.001)
+    assert channel.woken == [call]
+    assert ended(call.on_endpoints(now=1.001)) is CLOSED
+    assert channel.cluster.budget.held == 0
+
+
+def test_nothing_happens_after_the_end() -> None:
+    """Every input is legal and answered with nothing; no connection is asked again."""
+    channel = Channel.of("a")
+    host = channel.host("a")
+    channel.close(now=1.0)
+    cluster = channel.cluster
+    assert cluster.close(now=2.0) == ()
+    assert cluster.on_resolved(Resolution(endpoints=(Endpoint(address="b"),)), now=2.0) == ()
+    assert cluster.on_resolution_failed("no", now=2.0) == ()
+    assert cluster.on_connectivity(host, TRANSIENT_FAILURE, now=2.0) == ()
+    assert cluster.on_timer(now=2.0) == ()
+    assert cluster.rebuild(now=2.0) == ()
+    assert cluster.next_timer() is None
+    assert cluster.pick(channel.call(), now=2.0) is CLOSED
+    assert cluster.connectivity == SHUTDOWN
+    assert cluster.ready == 0
+
+
+# --- what is told --------------------------------------------------------------------
+
+
+def test_what_an_observer_hears() -> None:
+    """Endpoints that come and go and connections that change, outside the lock and in order."""
+    channel = Channel()
+    channel.resolve("a", "b", now=1.0)
+    channel.put("a", READY, now=2.0)
+    channel.resolve("a", "c", now=3.0)
+    assert channel.ear.channel == [
+        EndpointsChanged(at=1.0, added=("a", "b"), removed=()),
+        HostStateChanged(at=2.0, address="a", before="CONNECTING", after="READY"),
+        EndpointsChanged(at=3.0, added=("c",), removed=("b",)),
+    ]
+
+
+def test_snapshot_and_repr() -> None:
+    """What is known of a channel can be printed."""
+    channel = Channel.of(Endpoint(address="a", weight=2, priority=1))
+    assert channel.pick() == "a"
+    (host,) = channel.cluster.snapshot()
+    assert (host.address, host.state, host.in_flight, host.weight) == ("a", "READY", 0, 2)
+    assert (host.priority, host.successes, host.failures) == (1, 1, 0)
+    assert repr(channel.cluster) == "<Cluster svc-a 1 ready of 1 READY>"
+    assert repr(channel.host("a")) == "<Host a READY in_flight=0>"
+
+
+def test_commands_can_be_read() -> None:
+    """In a debugger a command says what it is."""
+    host = Host(Endpoint(address="a"))
+    commands = [Open(host), Close(host), Lookup(), Rebuild(), Wake(()), StateChanged(READY)]
+    assert [repr(command) for command in commands] == [
+        "<open a>",
+        "<close a>",
+        "<lookup>",
+        "<rebuild>",
+        "<wake 0>",
+        "<state 2>",
+    ]
+
+
+def test_counts_of_a_host() -> None:
+    """Every attempt is counted once, by how it ended."""
+    channel = Channel.of("a")
+    cluster: Cluster = channel.cluster
+    for outcome in (OK, OK, Outcome("NOT_FOUND")):
+        host = cluster.pick(channel.call(), now=0.0)
+        assert isinstance(host, Host)
+        assert (host.in_flight, cluster.in_flight) == (1, 1)
+        cluster.report(host, outcome, 0.1, now=1.0)
+    assert (host.in_flight, cluster.in_flight, host.successes, host.failures) == (0, 0, 2, 1)

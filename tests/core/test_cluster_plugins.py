@@ -1,0 +1,245 @@
+"""Balancers that are the user's own: what they do wrong never takes a call down, and is told."""
+
+import math
+from collections.abc import Callable, Sequence
+from random import Random
+from typing import Any
+
+import pytest
+from tests.core.scripted import Channel, brief
+
+from meshlib._core.balancing.contracts import Picker, Report
+from meshlib._core.balancing.rotation import REST
+from meshlib._core.connectivity import CONNECTING, READY, TRANSIENT_FAILURE
+from meshlib._core.endpoint import Endpoint
+from meshlib._core.events import PluginFailed
+from meshlib._core.host import Host
+from meshlib._core.status import OK
+
+NAMES = ("a", "b", "c")
+
+
+class Bench:
+    """A balancer whose pickers do what a test says.
+
+    Args:
+        pick: what ``pick`` does with the hosts of its picker.
+        more: further attributes of the pickers' class.
+    """
+
+    def __init__(self, pick: Callable[[Sequence[Any]], object], **more: Any) -> None:
+        self.made: list[Any] = []
+        self.kind = type("BenchPicker", (), {"pick": lambda picker, *_, **__: pick(picker.hosts), **more})
+
+    def picker(self, hosts: tuple[Any, ...], *, rng: Random) -> Any:
+        picker = self.kind()
+        picker.hosts = hosts
+        self.made.append(picker)
+        return picker
+
+
+def first(hosts: Sequence[Any]) -> object:
+    """The first host."""
+    return hosts[0]
+
+
+def told(channel: Channel, *, now: float = 50.0) -> list[tuple[str, str, str]]:
+    """The plug-in failures told so far: whose, doing what, what happened."""
+    channel.step(now=now)
+    return [(event.name, event.doing, str(event.error)) for event in channel.ear.heard(PluginFailed)]
+
+
+def raises(*_: object, **__: object) -> Any:
+    """What a plug-in does on a bad day."""
+    raise LookupError("no idea")
+
+
+@pytest.mark.parametrize(
+    ("picked", "error"),
+    [
+        ("raise", "no idea"),
+        ("a", "returned 'a', which is none of its hosts"),
+        ([], "returned [], which is none of its hosts"),
+        (Host(Endpoint(address="a")), "returned <Host a CONNECTING in_flight=0>, which is none of its hosts"),
+    ],
+)
+def test_a_picker_that_cannot_pick(picked: object, error: str) -> None:
+    """It raises, or names what is none of its hosts: calls are spread in turn, and that is told once a membership."""
+    channel = Channel.of(*NAMES, balancer=Bench(raises if picked == "raise" else lambda _: picked))
+    picks = [channel.pick() for _ in range(30)]
+    assert {name: picks.count(name) for name in NAMES} == {"a": 10, "b": 10, "c": 10}
+    assert told(channel) == [("Bench", "pick", error)]
+    assert channel.ear.heard(PluginFailed)[0].instead == "calls are spread over the ready hosts in turn"
+    channel.resolve("a", "b", now=60.0)
+    channel.pick()
+    assert len(told(channel, now=61.0)) == 2
+
+
+@pytest.mark.parametrize("made", ["raise", None, object()])
+def test_a_balancer_that_makes_no_picker(made: object) -> None:
+    """Round robin does instead."""
+
+    class Broken:
+        def picker(self, hosts: object, *, rng: Random) -> Any:
+            return raises() if made == "raise" else made
+
+    channel = Channel.of(*NAMES, balancer=Broken())
+    assert {channel.pick() for _ in range(3)} == set(NAMES)
+    error = "no idea" if made == "raise" else f"returned {made!r}, which has no pick()"
+    assert set(told(channel)) == {("Broken", "picker", error)}
+
+
+def test_a_picker_that_sticks_to_one_host() -> None:
+    """A call goes elsewhere if it has been there, and nobody goes where nobody answers."""
+    channel = Channel.of(*NAMES, balancer=Bench(first))
+    call = channel.call()
+    assert brief(call.begin(now=0.0)) == ["start 1 a first"]
+    assert channel.pick(call) in {"b", "c"}
+    channel.links["a"].is_now = TRANSIENT_FAILURE
+    assert channel.pick() in {"b", "c"}
+    assert told(channel) == []
+
+
+def test_a_picker_that_says_wait() -> None:
+    """None makes the call wait until the hosts, or what they have in flight, change."""
+    bench = Bench(lambda hosts: next((host for host in hosts if host.in_flight == 0), None))
+    channel = Channel.of("a", balancer=bench)
+    flying, waiting = channel.call(), channel.call()
+    flying.begin(now=0.0)
+    assert waiting.begin(now=0.0) == ()
+    channel.step(now=0.1)
+    assert channel.woken == []
+    flying.on_outcome(1, OK, now=1.0)
+    channel.step(now=1.0)
+    assert channel.woken == [waiting]
+    assert brief(waiting.on_endpoints(now=1.0)) == ["start 1 a first"]
+    late = channel.call()
+    assert late.begin(now=2.0) == ()
+    channel.resolve("a", "b", now=3.0)
+    channel.put("b", READY, now=3.0)
+    assert brief(late.on_endpoints(now=3.0)) == ["start 1 b first"]
+
+
+def test_a_picker_that_says_wait_when_all_fail() -> None:
+    """Nothing is left to wait for: a fail-fast call learns the reason."""
+    channel = Channel.of("a", balancer=Bench(lambda _: None))
+    call = channel.call()
+    assert call.begin(now=0.0) == ()
+    channel.put("a", TRANSIENT_FAILURE, now=1.0)
+    assert channel.woken == [call]
+    assert brief(call.on_endpoints(now=1.0)) == ["start 1 a first"]
+
+
+def test_adopt_is_asked_once_with_the_picker_before() -> None:
+    """Also across a time without any host, and only of its own kind."""
+    adopted = []
+    bench = Bench(first, adopt=lambda picker, previous, *, now: adopted.append((picker, previous, now)))
+    channel = Channel.of("a", balancer=bench)
+    assert adopted == []
+    channel.put("a", CONNECTING, now=1.0)
+    channel.put("a", READY, now=2.0)
+    assert adopted == [(bench.made[1], bench.made[0], 2.0)]
+
+
+def test_adopt_that_raises() -> None:
+    """The new picker starts afresh."""
+    channel = Channel.of("a", balancer=Bench(first, adopt=raises))
+    channel.resolve("a", "b", now=1.0)
+    assert channel.pick() == "a"
+    assert told(channel) == [("Bench", "adopt", "no idea")]
+
+
+def test_done_hears_every_attempt() -> None:
+    """Whoever picked it, and however it ended."""
+    heard: list[tuple[Host, Report]] = []
+    bench = Bench(first, done=lambda _, host, report, **__: heard.append((host, report)))
+    channel = Channel.of("a", balancer=bench)
+    channel.call().begin(now=0.0)
+    host = channel.host("a")
+    channel.cluster.report(host, OK, 0.25, now=1.0)
+    assert heard == [(host, Report(code="OK", seconds=0.25))]
+
+
+def test_done_that_raises() -> None:
+    """The attempt's place is free all the same."""
+    channel = Channel.of("a", balancer=Bench(first, done=raises))
+    assert [channel.pick() for _ in range(3)] == ["a", "a", "a"]
+    assert channel.host("a").in_flight == 0
+    assert told(channel) == [("Bench", "done", "no idea")]
+
+
+def test_the_empty_methods_of_the_contract_cost_nothing() -> None:
+    """A picker that inherits them is not asked."""
+
+    class Plain(Picker):
+        def __init__(self, hosts: tuple[Any, ...]) -> None:
+            self.hosts = hosts
+
+        def pick(self, call: object, *, now: float) -> Any:
+            return self.hosts[0]
+
+    class Balancer:
+        def picker(self, hosts: tuple[Any, ...], *, rng: Random) -> Picker:
+            return Plain(hosts)
+
+    channel = Channel.of("a", balancer=Balancer())
+    assert channel.pick() == "a"
+    assert told(channel) == []
+
+
+# --- stale_at ------------------------------------------------------------------------
+
+
+def test_a_picker_is_rebuilt_when_it_wants_to_be() -> None:
+    """At its time, once, with nothing else changed; none asks for it never."""
+    bench = Bench(first, stale_at=20.0)
+    channel = Channel.of("a", balancer=bench)
+    channel.step(now=19.95)
+    assert channel.cluster.next_timer() == 20.0
+    assert len(bench.made) == 1
+    bench.kind.stale_at = math.inf
+    channel.step(now=20.0)
+    channel.step(now=30.0)
+    assert len(bench.made) == 2
+
+
+def test_a_picker_that_is_always_stale() -> None:
+    """It is rebuilt ten times a second, not without end."""
+    bench = Bench(first, stale_at=-math.inf)
+    channel = Channel.of("a", balancer=bench)
+    made = len(bench.made)
+    now = 10.0
+    for _ in range(50):
+        channel.step(now=now)
+        now = max(now, channel.cluster.next_timer() or math.nan)
+    assert now <= 10.0 + 50 * REST
+    assert len(bench.made) - made <= (now - 10.0) / REST + 1
+
+
+def test_a_rebuild_that_takes_its_time_is_asked_for_once() -> None:
+    """While it is under way nothing is due for it; what changes meanwhile is built after it."""
+    bench = Bench(first, stale_at=20.0)
+    channel = Channel(bench, defer=True)
+    channel.resolve("a", now=0.0)
+    channel.perform(now=0.0)
+    channel.put("a", READY, now=0.0)
+    channel.perform(now=0.0)
+    channel.step(now=20.0)
+    due = channel.cluster.next_timer()
+    assert due is not None
+    assert due > 20.0
+    made = len(bench.made)
+    for _ in range(3):
+        channel.step(now=20.01)
+    channel.perform(now=20.02)
+    assert len(bench.made) == made + 1
+
+
+@pytest.mark.parametrize("stale_at", [None, "soon", math.nan])
+def test_a_time_that_is_none(stale_at: object) -> None:
+    """It counts as never."""
+    bench = Bench(first, stale_at=stale_at)
+    channel = Channel.of("a", balancer=bench)
+    assert channel.pick() == "a"
+    assert told(channel) == [("Bench", "stale_at", f"is {stale_at!r}, which is no point in time")]
+    assert len(bench.made) == 1

@@ -1,0 +1,368 @@
+"""Whatever resolvers, connections, calls and the control plane do to the machine of a service, in whatever order.
+
+The calls are real ones: what is proved of them against a list of answers is proved here against a real cluster. In
+half of the worlds the control plane is as late as it likes: commands are performed a few at a time, and attention is
+heeded when a rule says so.
+"""
+
+from collections import Counter
+from random import Random
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from tests.core.scripted import CANCELLED, REFUSED, UNAVAILABLE, Channel, Moves, walk
+
+from meshlib._core.balancing.least_request import LeastRequest
+from meshlib._core.balancing.round_robin import RoundRobin
+from meshlib._core.call import Call, Commands, State
+from meshlib._core.commands import CancelAttempt, Finish, StartAttempt
+from meshlib._core.connectivity import CONNECTING, IDLE, NAMES, READY, TRANSIENT_FAILURE
+from meshlib._core.endpoint import Endpoint
+from meshlib._core.host import Host
+from meshlib._core.policy import HedgingPolicy, RetryBudget, RetryPolicy
+from meshlib._core.status import OK, Outcome
+
+ADDRESSES = ("a", "b", "c", "d")
+STATES = (IDLE, CONNECTING, READY, TRANSIENT_FAILURE)
+
+
+class Full:
+    """A balancer whose picker takes a host with one call at most, and says wait if there is none."""
+
+    def picker(self, hosts: tuple[Any, ...], *, rng: Random) -> Any:
+        class Picker:
+            def pick(self, call: object, *, now: float) -> Any:
+                return next((host for host in hosts if not host.in_flight), None)
+
+        return Picker()
+
+
+class Broken:
+    """A balancer whose picker raises every other time, and names nonsense in between."""
+
+    def picker(self, hosts: tuple[Any, ...], *, rng: Random) -> Any:
+        class Picker:
+            turn = 0
+
+            def pick(self, call: object, *, now: float) -> Any:
+                self.turn += 1
+                if self.turn % 2:
+                    raise LookupError("no idea")
+                return "nonsense"
+
+            def done(self, host: Host, report: object, *, now: float) -> None:
+                raise LookupError("no idea")
+
+        return Picker()
+
+
+SELDOM = st.sampled_from([False] * 9 + [True])
+POLICY_LIST = [
+    None,
+    RetryPolicy(),
+    RetryPolicy(per_attempt_timeout=0.5, max_attempts=5),
+    HedgingPolicy(max_attempts=3, hedging_delay=0.5),
+    HedgingPolicy(max_attempts=2, hedging_delay=0.0),
+]
+OUTCOME_LIST = [OK, OK, *[UNAVAILABLE] * 4, REFUSED, CANCELLED, Outcome("NOT_FOUND")]
+ENDPOINTS = st.lists(
+    st.builds(
+        Endpoint, address=st.sampled_from(ADDRESSES), priority=st.sampled_from([0, 0, 1]), weight=st.integers(1, 3)
+    ),
+    max_size=5,
+)
+
+
+class ClusterMachine(RuleBasedStateMachine):
+    """One channel, up to eight calls, and a control plane that takes its time."""
+
+    @initialize(
+        balancer=st.sampled_from([RoundRobin(), LeastRequest(), Full(), Broken()]),
+        least=st.integers(0, 2),
+        late=st.booleans(),
+        ready=st.sampled_from(["", "a", "ab", "abc", "abcd"]),
+        seed=st.integers(0, 2**32),
+    )
+    def open(self, balancer: Any, least: int, late: bool, ready: str, seed: int) -> None:
+        budget = RetryBudget(budget_percent=50.0, min_retry_concurrency=least)
+        self.channel = Channel(balancer, budget=budget, seed=seed, defer=True)
+        self.cluster = self.channel.cluster
+        self.now = 0.0
+        self.calls: list[Call] = []
+        self.flying: dict[tuple[int, int], StartAttempt] = {}
+        self.finishes: Counter[Call] = Counter()
+        self.hosts: list[Host] = []
+        self.late = late
+        self.picks_always = not isinstance(balancer, Full)
+        if ready:
+            self.channel.resolve(*ready, now=0.0)
+            self.channel.perform(now=0.0)
+            for address in ready:
+                self.channel.put(address, READY, now=0.0)
+            self.channel.perform(now=0.0)
+
+    # The resolver and the connections.
+
+    @rule(endpoints=ENDPOINTS)
+    def resolve(self, endpoints: list[Endpoint]) -> None:
+        self.channel.resolve(*endpoints, now=self.now)
+        self.be_prompt()
+
+    @rule(really=SELDOM)
+    def fail_to_resolve(self, really: bool) -> None:
+        if really:
+            self.channel.fail("SERVFAIL", now=self.now)
+            self.be_prompt()
+
+    @rule(which=st.integers(0, 3), state=st.sampled_from(STATES), seen=st.booleans())
+    def change(self, which: int, state: int, seen: bool) -> None:
+        if self.channel.links:
+            address = sorted(self.channel.links)[which % len(self.channel.links)]
+            self.channel.put(address, state, now=self.now, seen=seen)
+            self.be_prompt()
+
+    @rule(which=st.integers(0, 3), seen=st.booleans())
+    def connect(self, which: int, seen: bool) -> None:
+        self.change(which, READY, seen)
+
+    def be_prompt(self) -> None:
+        if not self.late:
+            self.channel.perform(now=self.now)
+            self.serve()
+
+    @rule(address=st.sampled_from(ADDRESSES), really=SELDOM)
+    def make_unopenable(self, address: str, really: bool) -> None:
+        if really:
+            self.channel.unopenable ^= {address}
+
+    # The control plane.
+
+    @rule(most=st.integers(1, 4))
+    def perform_some(self, most: int) -> None:
+        self.channel.perform(now=self.now, most=most)
+
+    @rule(seconds=st.sampled_from([0.0, 0.0005, 0.03, 0.1, 0.6]))
+    def step(self, seconds: float) -> None:
+        self.now += seconds
+        self.channel.step(now=self.now)
+        self.be_prompt()
+
+    @rule()
+    def settle(self) -> None:
+        """The control plane and the shells have done all there is to do at this moment."""
+        for _ in range(200):
+            self.now = max(self.now, self.cluster.next_timer() or self.now)
+            self.channel.step(now=self.now)
+            self.channel.perform(now=self.now)
+            self.serve()
+            if not self.channel.pending and not any(call.woken for call in self.waiting()):
+                break
+        else:
+            raise AssertionError("the channel does not come to rest")
+        for call in self.waiting():
+            # Nobody waits for what is already there.
+            self.perform(call, call.on_endpoints(now=self.now))
+            assert call.state is not State.FLYING, f"{call.tried} was there, and nobody woke the call"
+        if self.cluster.ready and self.picks_always and len({h.endpoint.priority for h in self.cluster.hosts}) == 1:
+            assert not self.waiting()
+
+    # The calls.
+
+    @rule(
+        policy=st.sampled_from(POLICY_LIST),
+        wait_for_ready=st.booleans(),
+        streaming=st.booleans(),
+        timeout=st.sampled_from([None, None, 0.05, 2.0]),
+    )
+    def begin(self, policy: Any, wait_for_ready: bool, streaming: bool, timeout: float | None) -> None:
+        if len(self.waiting()) > 8:
+            return
+        deadline = None if timeout is None else self.now + timeout
+        call = self.channel.call(policy, wait_for_ready=wait_for_ready, streaming=streaming, deadline=deadline)
+        self.calls.append(call)
+        self.perform(call, call.begin(now=self.now))
+
+    @rule(which=st.integers(0, 15), outcome=st.sampled_from(OUTCOME_LIST))
+    def end_attempt(self, which: int, outcome: Outcome) -> None:
+        if self.flying:
+            key = sorted(self.flying)[which % len(self.flying)]
+            call, attempt = self.calls[key[0]], self.flying.pop(key)
+            self.perform(call, call.on_outcome(attempt.n, outcome, now=self.now))
+
+    @rule(which=st.integers(0, 15))
+    def lose_host(self, which: int) -> None:
+        """A host dies with everything it has."""
+        if self.flying:
+            host = self.flying[sorted(self.flying)[which % len(self.flying)]].host
+            self.channel.links[host.endpoint.address].is_now = IDLE
+            for key in [key for key, attempt in self.flying.items() if attempt.host is host]:
+                self.flying.pop(key)
+                self.perform(self.calls[key[0]], self.calls[key[0]].on_outcome(key[1], UNAVAILABLE, now=self.now))
+
+    @rule(which=st.integers(0, 15), really=SELDOM)
+    def commit(self, which: int, really: bool) -> None:
+        if really and self.flying:
+            number, n = sorted(self.flying)[which % len(self.flying)]
+            call = self.calls[number]
+            self.perform(call, call.on_commit(n, "message", now=self.now))
+
+    @rule(which=st.integers(0, 7), really=SELDOM)
+    def cancel(self, which: int, really: bool) -> None:
+        if really and self.calls:
+            call = self.calls[which % len(self.calls)]
+            self.perform(call, call.on_cancel(CANCELLED, now=self.now))
+
+    @rule()
+    def serve_timers(self) -> None:
+        for call in self.calls:
+            self.perform(call, call.on_timer(now=self.now))
+
+    @rule()
+    def serve(self) -> None:
+        """What shells do with calls that were woken."""
+        for call in self.calls:
+            if call.woken:
+                self.perform(call, call.on_endpoints(now=self.now))
+
+    @rule(really=SELDOM)
+    def close(self, really: bool) -> None:
+        if really:
+            self.channel.close(now=self.now)
+            self.be_prompt()
+
+    def perform(self, call: Call, commands: Commands) -> None:
+        number = self.calls.index(call)
+        for command in commands:
+            if isinstance(command, StartAttempt):
+                assert not self.finishes[call]
+                assert command.host.subchannel is not None
+                self.flying[number, command.n] = command
+                if command.host not in self.hosts:
+                    self.hosts.append(command.host)
+            elif isinstance(command, Finish):
+                self.finishes[call] += 1
+            else:
+                assert isinstance(command, CancelAttempt)
+                assert (number, command.n) in self.flying
+
+    def waiting(self) -> list[Call]:
+        return [call for call in self.calls if call.state is State.WAITING]
+
+    # What always holds.
+
+    @invariant()
+    def check(self) -> None:
+        self.in_flight_is_what_has_no_outcome()
+        self.ready_is_the_count_of_ready_hosts()
+        self.places_are_those_of_retries()
+        self.finished_once()
+        self.no_link_is_closed_twice_or_in_use()
+        self.who_waits_is_registered_or_woken()
+
+    def in_flight_is_what_has_no_outcome(self) -> None:
+        by_host = Counter(attempt.host for attempt in self.flying.values())
+        assert self.cluster.in_flight == len(self.flying)
+        for host in {*self.hosts, *self.cluster.hosts}:
+            assert host.in_flight == by_host[host]
+
+    def ready_is_the_count_of_ready_hosts(self) -> None:
+        assert self.cluster.ready == sum(host.state == READY for host in self.cluster.hosts)
+
+    def places_are_those_of_retries(self) -> None:
+        assert self.cluster.budget.held == sum(attempt.holds for call in self.calls for attempt in call.attempts)
+
+    def finished_once(self) -> None:
+        for call in self.calls:
+            assert self.finishes[call] == (call.state is State.DONE)
+
+    def no_link_is_closed_twice_or_in_use(self) -> None:
+        for link in self.channel.every_link:
+            assert link.closed <= 1
+            if link.closed and not self.cluster.closed:
+                assert link.host.removed
+                assert link.host.in_flight == 0
+
+    def who_waits_is_registered_or_woken(self) -> None:
+        wakes = {call for command in self.channel.pending for call in getattr(command, "calls", ())}
+        for call in self.waiting():
+            assert call in self.cluster._waiting or call.woken or call in wakes
+        for call in self.cluster._waiting:
+            assert call.state is State.WAITING
+        for call in self.cluster._resting:
+            assert call.state is State.BACKOFF
+
+    def teardown(self) -> None:
+        """Everybody who waits hears of the close, every outcome is reported, and nothing is left."""
+        if not hasattr(self, "channel"):
+            return
+        self.channel.close(now=self.now)
+        self.channel.perform(now=self.now)
+        for call in self.calls:
+            if call.state in {State.WAITING, State.BACKOFF}:
+                assert call.woken
+        self.serve()
+        for number, n in sorted(self.flying):
+            del self.flying[number, n]
+            call = self.calls[number]
+            self.perform(call, call.on_outcome(n, UNAVAILABLE, now=self.now))
+        assert self.cluster.in_flight == 0
+        assert self.cluster.budget.held == 0
+        assert all(self.finishes[call] == 1 for call in self.calls)
+        assert [link.closed for link in self.channel.every_link] == [1] * len(self.channel.every_link)
+        assert self.channel.states[-1:] == [NAMES.index("SHUTDOWN")]
+        assert self.channel.states.count(NAMES.index("SHUTDOWN")) == 1
+
+
+MOVES: Moves = {
+    "begin": (
+        8,
+        lambda rng: (
+            rng.choice(POLICY_LIST),
+            rng.random() < 0.3,
+            rng.random() < 0.5,
+            rng.choice([None, None, None, 0.05, 2.0]),
+        ),
+    ),
+    "end_attempt": (12, lambda rng: (rng.randrange(16), rng.choice(OUTCOME_LIST))),
+    "serve_timers": (8, lambda _: ()),
+    "serve": (4, lambda _: ()),
+    "step": (8, lambda rng: (rng.choice([0.0, 0.0005, 0.03, 0.1, 0.6]),)),
+    "perform_some": (6, lambda rng: (rng.randint(1, 4),)),
+    "connect": (5, lambda rng: (rng.randrange(4), rng.random() < 0.5)),
+    "change": (3, lambda rng: (rng.randrange(4), rng.choice(STATES), rng.random() < 0.5)),
+    "resolve": (
+        2,
+        lambda rng: (
+            [
+                Endpoint(address=rng.choice(ADDRESSES), priority=rng.choice([0, 0, 1]), weight=rng.randint(1, 3))
+                for _ in range(rng.randint(0, 6))
+            ],
+        ),
+    ),
+    "lose_host": (2, lambda rng: (rng.randrange(16),)),
+    "commit": (1, lambda rng: (rng.randrange(16), True)),
+    "cancel": (1, lambda rng: (rng.randrange(8), True)),
+    "settle": (2, lambda _: ()),
+    "fail_to_resolve": (1, lambda _: (True,)),
+    "make_unopenable": (1, lambda rng: (rng.choice(ADDRESSES), True)),
+}
+
+
+def test_long_stories(rng: Random) -> None:
+    """A hundred channels, each through two hundred steps of all this."""
+    for _ in range(100):
+        machine = ClusterMachine()
+        machine.open(
+            balancer=rng.choice([RoundRobin(), RoundRobin(), LeastRequest(), Full(), Broken()]),
+            least=rng.randrange(3),
+            late=rng.random() < 0.5,
+            ready=rng.choice(["", "ab", "abc"]),
+            seed=rng.getrandbits(32),
+        )
+        walk(machine, MOVES, steps=200, rng=rng)
+
+
+ClusterMachine.TestCase.settings = settings(max_examples=200, stateful_step_count=50)
+TestCluster = ClusterMachine.TestCase

@@ -1,0 +1,62 @@
+"""What resolvers name."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from meshlib._core.endpoint import MAX_WEIGHT, Endpoint, merged
+from meshlib._core.errors import ConfigError
+
+
+def test_equal_by_content() -> None:
+    """An endpoint is a value, and can be a key."""
+    one, same = (Endpoint(address="10.0.0.1:1", attributes=(("zone", "a"),)) for _ in range(2))
+    assert one == same
+    assert hash(one) == hash(same)
+    assert one != Endpoint(address="10.0.0.1:1")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "allowed"),
+    [
+        ("address", "", 'must be text such as "10.0.0.7:50051" or "unix:/run/a.sock"'),
+        ("address", 3, 'must be text such as "10.0.0.7:50051" or "unix:/run/a.sock"'),
+        ("weight", 0, "must be an integer from 1 to 4294967295"),
+        ("weight", 2**32, "must be an integer from 1 to 4294967295"),
+        ("weight", 1.0, "must be an integer from 1 to 4294967295"),
+        ("weight", True, "must be an integer from 1 to 4294967295"),
+        ("priority", -1, "must be an integer from 0 to 65535"),
+        ("priority", 65536, "must be an integer from 0 to 65535"),
+    ],
+)
+def test_what_is_refused(field: str, value: object, allowed: str) -> None:
+    """The error names the field, the value and what is allowed."""
+    given: dict[str, Any] = {"address": "10.0.0.1:1", field: value}
+    with pytest.raises(ConfigError) as caught:
+        Endpoint(**given)
+    assert str(caught.value) == f"{field}={value!r}: {allowed}"
+
+
+def test_merged() -> None:
+    """Equal address, authority and priority are one, the weights added, in order of first sight."""
+    a, b = Endpoint(address="a", weight=2), Endpoint(address="b")
+    other = Endpoint(address="a", authority="x")
+    worse = Endpoint(address="a", priority=1)
+    assert merged([a, b, a, other, worse]) == (Endpoint(address="a", weight=4), b, other, worse)
+
+
+def test_weights_do_not_overflow() -> None:
+    """A sum stops at what a weight can be."""
+    heavy = Endpoint(address="a", weight=MAX_WEIGHT)
+    assert merged([heavy, heavy]) == (heavy,)
+
+
+@given(st.lists(st.builds(Endpoint, address=st.sampled_from("abc"), weight=st.integers(1, 5)), max_size=8))
+def test_merging_loses_no_weight(endpoints: list[Endpoint]) -> None:
+    """What is merged has the weight of its parts, and merging again changes nothing."""
+    once = merged(endpoints)
+    assert sum(each.weight for each in once) == sum(each.weight for each in endpoints)
+    assert merged(once) == once
+    assert len({each.address for each in once}) == len(once)

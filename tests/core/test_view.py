@@ -1,0 +1,72 @@
+"""What a user sees of a call."""
+
+import pytest
+from tests.core.scripted import METHOD, REFUSED, UNAVAILABLE, ScriptedCluster, ended, host, plan
+
+from meshlib._core.call import Call
+from meshlib._core.policy import RetryPolicy
+from meshlib._core.status import OK, Outcome, local
+from meshlib._core.view import AttemptView, CallMesh
+
+A, B = host("a"), host("b")
+
+
+def new(*picks: object, **more: object) -> Call:
+    """A call that has not begun."""
+    cluster = ScriptedCluster(*picks)  # type: ignore[arg-type]
+    return Call(cluster, plan(RetryPolicy(max_attempts=2)), METHOD, **more)  # type: ignore[arg-type]
+
+
+def test_attempts_as_they_are_when_asked() -> None:
+    """Where each went, when, how long it took and how it ended; in flight there is no end yet."""
+    call = new(A, B)
+    mesh = CallMesh(call)
+    call.begin(now=100.0)
+    first = AttemptView(host="a", code=None, start=0.0, seconds=None, why="first", sent=True)
+    assert mesh.attempts == (first,)
+    call.on_outcome(1, REFUSED, now=100.5)
+    assert mesh.attempts == (
+        AttemptView(host="a", code="UNAVAILABLE", start=0.0, seconds=0.5, why="first", sent=False),
+        AttemptView(host="b", code=None, start=0.5, seconds=None, why="refused", sent=True),
+    )
+
+
+def test_why_a_failure_was_not_tried_again() -> None:
+    """The verdict of the machine; nothing for a call that went well."""
+    call = new(A)
+    call.begin(now=0.0)
+    outcome = Outcome("NOT_FOUND")
+    call.on_outcome(1, outcome, now=1.0)
+    assert CallMesh(call, outcome).why == "NOT_FOUND is not retried"
+    good = new(A)
+    good.begin(now=0.0)
+    good.on_outcome(1, OK, now=1.0)
+    assert CallMesh(good, OK).why == ""
+
+
+NO_HOST = local("UNAVAILABLE", "svc-a has no endpoints")
+
+
+@pytest.mark.parametrize(
+    ("first", "is_local"), [(None, True), (REFUSED, True), (UNAVAILABLE, False), (Outcome("OK"), False)]
+)
+def test_local_means_that_nothing_was_sent(first: Outcome | None, is_local: bool) -> None:
+    """Refused here: neither an outcome that a server may have given, nor one of our own after an attempt was sent."""
+    call = new(None, deadline=1.0) if first is None else new(A, None, deadline=1.0, wait_for_ready=True)
+    call.begin(now=0.0)
+    if first is None:
+        outcome = ended(call.on_timer(now=1.0))
+    else:
+        finish = call.on_outcome(1, first, now=0.1)
+        if not finish:  # it backs off, or waits for a host; and then the deadline comes
+            call.on_timer(now=0.9)
+            finish = call.on_timer(now=1.0)
+        outcome = ended(finish)
+    assert CallMesh(call, outcome).local is is_local
+
+
+def test_repr() -> None:
+    """It can be read."""
+    call = new(NO_HOST)
+    outcome = ended(call.begin(now=0.0))
+    assert repr(CallMesh(call, outcome)) == "<mesh local []>"
