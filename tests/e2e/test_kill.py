@@ -13,7 +13,7 @@ KILLS = 20
 INSIDE = 8
 CALLERS = 30
 DELAY = 50.0  # milliseconds
-BETWEEN = 60
+BETWEEN = 150
 """Calls from one kill to the next: a service that loses a server twice a second is no service."""
 
 

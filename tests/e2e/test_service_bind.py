@@ -1,5 +1,6 @@
 """A service behind SRV records of a real BIND 9: instances come and go, weigh, fail over; the name server dies."""
 
+import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -11,7 +12,8 @@ from tests.e2e.bind import Bind
 from tests.e2e.load import KINDS, SHELLS, Kind, Load, Shell
 
 import meshlib
-from meshlib.testing import ProcessServer, Server, servers
+from meshlib import aio
+from meshlib.testing import DnsServer, ProcessServer, Server, echo, servers
 
 NAME = "svc-a.mesh.test"
 SRV = f"_grpc._tcp.{NAME}"
@@ -205,3 +207,52 @@ def _await_resolution(load: Load) -> None:
         return asked > now and snapshot.next_resolution is not None and snapshot.resolution_error is None
 
     load.wait_until(answered)
+
+
+# --- one question for all, which only the server in this process can count ---
+
+
+def test_channels_to_one_name_share_its_resolution() -> None:
+    """The second channel asks nothing, and one question brings a change to both."""
+    with servers(2) as (a, b), DnsServer() as dns:
+        target = _named(dns, a)
+        with meshlib.channel(target) as first, meshlib.channel(target) as second:
+            first.unary_unary(echo.UNARY)(b"x", timeout=SOON)
+            asked = len(dns.queries)
+            second.unary_unary(echo.UNARY)(b"x", timeout=SOON)
+            assert len(dns.queries) == asked
+            dns.set(SRV, "SRV", record(b), ttl=30)
+            first.mesh.resolve_now()
+            for channel in (first, second):
+                _await_hosts(channel, b)
+            assert len(dns.queries) == 2 * asked
+        assert (a.calls[echo.UNARY], b.calls[echo.UNARY]) == (2, 0)
+
+
+async def test_channels_of_one_loop_share_its_resolution() -> None:
+    """The same in asyncio."""
+    with servers(2) as (a, b), DnsServer() as dns:
+        target = _named(dns, a)
+        async with aio.channel(target) as first, aio.channel(target) as second:
+            await first.unary_unary(echo.UNARY)(b"x", timeout=SOON)
+            asked = len(dns.queries)
+            await second.unary_unary(echo.UNARY)(b"x", timeout=SOON)
+            assert len(dns.queries) == asked
+            dns.set(SRV, "SRV", record(b), ttl=30)
+            first.mesh.resolve_now()
+            for channel in (first, second):
+                await asyncio.to_thread(_await_hosts, channel, b)
+            assert len(dns.queries) == 2 * asked
+
+
+def _named(dns: DnsServer, server: Server) -> str:
+    dns.add("host.mesh.test", "A", "127.0.0.1", ttl=30)
+    dns.add(SRV, "SRV", record(server), ttl=30)
+    return f"srv://{dns.address}/{SRV}"
+
+
+def _await_hosts(channel: Any, server: Server) -> None:
+    deadline = time.monotonic() + 10.0
+    while [host.address for host in channel.mesh.snapshot().hosts] != [server.address]:
+        assert time.monotonic() < deadline, channel
+        time.sleep(0.005)
