@@ -64,13 +64,16 @@ class Call:
     """How the shell is told that a waiting call should be fed :meth:`on_endpoints`."""
     woken: bool = False
     """The same, for a shell that looks."""
+    begun: float = 0.0
+    """Monotonic second of its start."""
     committed: int = 0
     """The attempt whose answer counts, whatever it is; 0 while there is none."""
     verdict: str = ""
     """Why its failure was not tried again, in words."""
-
     _refused: int = 0
     """Attempts that count for nothing, because grpc refused them and another was sent in their place."""
+    _failure: StartAttempt | None = None
+    """The last attempt that failed; while another is to follow, it keeps the place in the retry budget for that."""
     _why: str = "first"
     """What the attempt that is waited for will be."""
     _resume_at: float = math.inf
@@ -99,15 +102,11 @@ class Call:
         self.streaming = streaming
         self.observer = observer
         self.state = NEW
-        self.begun = 0.0
-        """Monotonic second of its start."""
         self.attempts: list[StartAttempt] = []
         self.tried: list[Host] = []
         """Hosts it was sent to, oldest first."""
         self._flying = 0
         """Attempts in flight that count."""
-        self._failure: StartAttempt | None = None
-        """The last attempt that failed; while another is to follow, it keeps the place in the retry budget for that."""
 
     # Inputs.
 
@@ -158,6 +157,9 @@ class Call:
         if attempt.dropped:
             return NOTHING
         self._flying -= 1
+        if outcome is OK and n == 1 and not self._flying:
+            self.state = DONE
+            return ANSWERED
         if outcome.code == "OK":
             return self._finish(outcome, n)
         return self._failed(attempt, outcome, now)
@@ -233,7 +235,7 @@ class Call:
         self.tried.append(host)
         self.state = FLYING
         self._flying += 1
-        if self._failure is not None:
+        if count and self._failure is not None:
             attempt.holds, self._failure.holds = self._failure.holds, False
         if plan.hedging is not None and why != "refused":
             if self._hedges is None:
@@ -374,8 +376,6 @@ class Call:
         if self.state is WAITING or self.state is BACKOFF:
             self.cluster.leave(self)
         self.state = DONE
-        if n == 1 and outcome is OK and not self._flying:
-            return ANSWERED
         for attempt in self.attempts:
             self._free(attempt)
         return (*self._drop(), Finish(outcome, n))
