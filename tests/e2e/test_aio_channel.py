@@ -163,6 +163,29 @@ async def test_a_wait_that_began_first_is_not_lost() -> None:
                 await changed
 
 
+def test_a_wait_on_the_next_loop_is_for_a_state_of_that_loop() -> None:
+    """A channel whose loop was closed is IDLE again for whoever waits, also before anything calls."""
+    with Server() as server:
+        channel = meshlib.aio.channel(target(server))
+
+        async def used() -> None:
+            assert await hello(channel) == b"x"
+            assert channel.get_state() is READY
+
+        async def waited() -> None:
+            async with asyncio.timeout(PATIENCE):
+                await channel.wait_for_state_change(READY)
+                changed = asyncio.ensure_future(channel.wait_for_state_change(IDLE))
+                await asyncio.sleep(0)
+                assert not changed.done()
+                assert await hello(channel) == b"x"
+                await changed
+            await channel.close()
+
+        asyncio.run(used())
+        asyncio.run(waited())
+
+
 async def test_call_credentials_need_a_secure_channel() -> None:
     """Refused at the call, as grpc.aio does."""
     async with meshlib.aio.channel("static:///127.0.0.1:1") as channel:

@@ -113,7 +113,9 @@ class Channel(grpc.aio.Channel):
         return state
 
     async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
-        await self._lease.connectivity.left(last_observed_state)
+        lease = self._lease
+        lease.refresh()  # now: who began to wait before the next first call would be forgotten at it
+        await lease.connectivity.left(last_observed_state)
 
     async def channel_ready(self) -> None:
         while (state := self.get_state(try_to_connect=True)) is not STATES[READY]:
