@@ -2,10 +2,12 @@
 
 import asyncio
 import gc
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
 import pytest
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from tests.e2e.aio_world import PATIENCE, QUICK, all_ready, channel_to, in_flight, until
 
 import meshlib
@@ -273,3 +275,59 @@ async def test_a_callback_that_raises_is_logged_and_the_next_one_runs(caplog: py
             assert await call == b"x"
             assert told == [call]
             assert "a done-callback of a call" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["unary_unary", "unary_stream", "stream_unary", "stream_stream"])
+async def test_a_cancel_that_a_server_tells_is_no_cancel_of_the_application(kind: str) -> None:
+    """Whatever its words: grpc's error is raised, and not ``CancelledError``."""
+
+    async def told(context: Any) -> bytes:
+        await context.abort(grpc.StatusCode.CANCELLED, "Locally cancelled by application!")
+        return b""
+
+    async def one(_: Any, context: Any) -> bytes:
+        return await told(context)
+
+    async def many(_: Any, context: Any) -> AsyncIterator[bytes]:
+        yield await told(context)
+
+    server = grpc.aio.server()
+    handler = getattr(grpc, f"{kind}_rpc_method_handler")(many if kind.endswith("stream") else one)
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("test.Cancels", {"Call": handler})])
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        async with meshlib.aio.channel(f"static:///127.0.0.1:{port}") as channel:
+            request: Any = iter([b"x"]) if kind.startswith("stream") else b"x"
+            call = getattr(channel, kind)("/test.Cancels/Call")(request, timeout=PATIENCE)
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await (call.read() if kind.endswith("stream") else call)
+            assert caught.value.code() is grpc.StatusCode.CANCELLED
+            assert await call.details() == "Locally cancelled by application!"
+    finally:
+        await server.stop(None)
+
+
+async def test_telemetry_that_quits_leaves_no_call_unfinished() -> None:
+    """Even what no guard may catch reaches only the loop: who waits for the call is told, and its callbacks run."""
+
+    class Quit(BaseException):
+        """As a library for timeouts, or a test runner, raises it."""
+
+    class Quits(SpanProcessor):
+        def on_end(self, span: Any) -> None:
+            raise Quit
+
+    heard: list[type[BaseException]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: heard.append(type(context["exception"])))
+    provider = TracerProvider()
+    provider.add_span_processor(Quits())
+    with Server() as server:
+        async with channel_to(server, tracer_provider=provider) as channel:
+            async with asyncio.timeout(PATIENCE):
+                call = channel.unary_unary(echo.UNARY)(b"x")
+                done = asyncio.Event()
+                call.add_done_callback(lambda _: done.set())
+                assert await call == b"x"
+                await done.wait()
+    assert heard == [Quit]

@@ -151,7 +151,7 @@ class Engine:
         else:
             # Bad metadata, a request that is no bytes: what grpc.aio raised is what the caller is to see.
             outcome = Outcome("INTERNAL", f"{type(error).__name__}: {error}", sent=False, local=True, error=error)
-        if n not in self.given_up and outcome.code == "CANCELLED" and outcome.details == LOCAL_DETAILS:
+        if n not in self.given_up and isinstance(error, asyncio.CancelledError):
             # The task that read or wrote was cancelled, and grpc.aio cancelled the attempt with it.
             self.given_up.add(n)
             outcome = local("CANCELLED", LOCAL_DETAILS)
@@ -215,12 +215,14 @@ class Engine:
         self.last = n
         counted = n or self.call.committed
         self.attempts = {counted: self.attempts[counted]} if counted in self.attempts else {}
-        self.runtime.telemetry.ended(self.call, outcome, now=self._now())
         self.left()
         self.news.tell()
-        callbacks, self._callbacks = self._callbacks, []
-        for callback in callbacks:
-            self._run(callback)
+        try:
+            self.runtime.telemetry.ended(self.call, outcome, now=self._now())  # before anybody told runs
+        finally:
+            callbacks, self._callbacks = self._callbacks, []
+            for callback in callbacks:
+                self._run(callback)
 
     def _run(self, callback: Callable[[Any], None]) -> None:
         try:

@@ -199,12 +199,17 @@ class _ResponseStream(_Streaming):
             if code is grpc.StatusCode.OK:
                 self.ended(n, None)
                 return
+            account = ended(attempt.debug_error_string())
+            if code is grpc.StatusCode.CANCELLED and not account:
+                # C-core gives an account of every failure but those that it was asked for here.
+                self.ended(n, asyncio.CancelledError())
+                return
             error = grpc.aio.AioRpcError(
                 code,
                 ended(attempt.initial_metadata()),
                 ended(attempt.trailing_metadata()),
                 details=ended(attempt.details()),
-                debug_error_string=ended(attempt.debug_error_string()),
+                debug_error_string=account,
             )
         except Exception as failure:  # noqa: BLE001 - an attempt interceptor's own
             self.ended(n, failure)
