@@ -49,6 +49,7 @@ def test_policies_are_values(policy: Any) -> None:
         (RetryPolicy, "backoff_multiplier", "2", "must be a number from 1 to 1000"),
         (RetryPolicy, "per_attempt_timeout", 0, SECONDS),
         (RetryPolicy, "per_attempt_timeout", math.nan, SECONDS),
+        (RetryPolicy, "unsent_only", "yes", "must be True or False"),
         (RetryPolicy, "buffer_size", -1, "must be a whole number from 0 to 2147483647"),
         (RetryPolicy, "retryable_status_codes", "UNAVAILABLE", 'must be a set of status codes such as {"UNAVAILABLE"}'),
         (RetryPolicy, "retryable_status_codes", 14, 'must be a set of status codes such as {"UNAVAILABLE"}'),
