@@ -212,6 +212,8 @@ class Telemetry:
         carrier: dict[str, str] = {}
         propagate.inject(carrier, trace.set_span_in_context(span))
         known = {key for key, _ in metadata}
+        if "traceparent" in known:
+            known.add("tracestate")  # the two belong together: ours says nothing of the caller's trace
         return (*metadata, *((key, value) for key, value in carrier.items() if key not in known))
 
     def on_call_event(self, call: Call, event: CallEvent) -> None:

@@ -275,6 +275,8 @@ async def test_a_callback_that_raises_is_logged_and_the_next_one_runs(caplog: py
             assert await call == b"x"
             assert told == [call]
             assert "a done-callback of a call" in caplog.text
+            # A record keeps the traceback, and with it the channel of grpc's that called.
+            caplog.clear()
 
 
 @pytest.mark.parametrize("kind", ["unary_unary", "unary_stream", "stream_unary", "stream_stream"])
@@ -331,3 +333,25 @@ async def test_telemetry_that_quits_leaves_no_call_unfinished() -> None:
                 assert await call == b"x"
                 await done.wait()
     assert heard == [Quit]
+
+
+@pytest.mark.parametrize("kind", ["unary_unary", "unary_stream", "stream_unary"])
+async def test_who_gives_up_waiting_is_forgotten(kind: str) -> None:
+    """An application that asks again and again with a timeout of its own leaves nothing behind in the call."""
+    with Server() as server:
+        server.fault(hang=True)
+        async with channel_to(server) as channel:
+            await all_ready(channel, 1)
+            method = {"unary_unary": echo.UNARY, "unary_stream": echo.SERVER_STREAM, "stream_unary": echo.CLIENT_STREAM}
+            request: Any = None if kind == "stream_unary" else b"x"
+            call = getattr(channel, kind)(method[kind])(request, timeout=PATIENCE)
+            for _ in range(20):
+                waiting = asyncio.ensure_future(call.code())
+                await asyncio.sleep(0)
+                waiting.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await waiting
+            assert not call.done()
+            engine = call if kind == "unary_unary" else call._engine
+            assert not engine.news._waiters
+            call.cancel()
