@@ -48,9 +48,9 @@ PROGRAMS = {
     "tracing/tracing.py": (
         r"meshlib meshlib.testing.Echo/Unary OK\n(    pick \{\}\n)?"
         r"meshlib meshlib.testing.Echo/Unary OK\n"
-        r"    load .*'UNAVAILABLE'.*\n    retry .*\n    in_flight .*'retry'.*\n"
-        r"    load .*'UNAVAILABLE'.*\n    retry .*\n    in_flight .*'retry'.*\n"
-        r"every attempt carried the context of its span: True 4"
+        # Once or twice: the other instance may not be connected yet, and then the same one is asked again.
+        r"(    load .*'UNAVAILABLE'.*\n    retry .*\n    in_flight .*'retry'.*\n){1,2}"
+        r"every attempt carried the context of its span: True [34]"
     ),
     "balancing/own_balancer.py": r"all are up: near .*, far .*\na near one is gone: near .*, far .*",
 }
