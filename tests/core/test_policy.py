@@ -170,3 +170,10 @@ def test_a_method_can_turn_things_off() -> None:
     plan = table.plan("/pkg.Svc/Get")
     assert (plan.retry, plan.hedging, plan.timeout, plan.stream_timeout) == (None, None, None, None)
     assert repr(MethodPolicy().timeout) == "UNSET"
+
+
+def test_requests_are_kept_whatever_the_policy() -> None:
+    """What a policy says, and without one the default: an attempt that a host refused is made anew all the same."""
+    retry, hedging = RetryPolicy(buffer_size=1), HedgingPolicy(buffer_size=2)
+    sizes = [MethodTable(retry=policy).plan("/pkg.Svc/Get").buffer_size for policy in (retry, hedging, None)]
+    assert sizes == [1, 2, 65536]

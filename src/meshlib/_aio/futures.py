@@ -37,7 +37,7 @@ class UnaryResponse(Engine):
     def __await__(self) -> Generator[Any, None, Any]:
         try:
             while self.outcome is None:
-                yield from self.news.wait()
+                yield from self.news.wait().__await__()
         except asyncio.CancelledError:
             self.cancel()
             raise

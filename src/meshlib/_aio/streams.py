@@ -12,21 +12,13 @@ from meshlib._aio.engine import Engine
 from meshlib._aio.futures import Handle, UnaryResponse
 from meshlib._aio.requests import MIXED, Requests, serialized
 from meshlib._aio.waiting import ended
-from meshlib._core.policy import Plan, RetryPolicy
 
 __all__ = ["StreamStreamCall", "StreamUnaryCall", "UnaryStreamCall"]
 
 EOF: Final = grpc.aio.EOF
-BUFFER_SIZE: Final = RetryPolicy().buffer_size
 
 Ask = Callable[[int], Coroutine[Any, Any, Any]]
 Accept = Callable[[int, Any], bool]
-
-
-def _kept(plan: Plan) -> int:
-    """Bytes of requests kept for another attempt; without a policy, for one that C-core refuses before it is sent."""
-    policy = plan.retry or plan.hedging
-    return BUFFER_SIZE if policy is None else policy.buffer_size
 
 
 class _Streaming(Engine):
@@ -105,9 +97,12 @@ class _Streaming(Engine):
                     if n not in tasks:
                         tasks[n] = self.loop.create_task(self.heard(n, ask(n), alone=False))
                         pending.add(tasks[n])
-                news = self.news.wait()
+                news = self.news.waiter()
                 waited = asyncio.wait([*pending, news], return_when=asyncio.FIRST_COMPLETED)
-                done, _ = await self._or_cancel(waited)
+                try:
+                    done, _ = await self._or_cancel(waited)
+                finally:
+                    self.news.forget(news)
                 pending -= done
                 for n, task in tasks.items():
                     if task in done and (answer := task.result()) is not None and accept(n, answer):
@@ -300,7 +295,7 @@ class StreamUnaryCall(_Writing, grpc.aio.StreamUnaryCall):  # type: ignore[type-
 
     def __init__(self, iterator: Any, *arguments: Any) -> None:
         engine = _StreamUnary(*arguments)
-        engine.requests = Requests(engine, engine.method, iterator, _kept(engine.call.plan), engine.context)
+        engine.requests = Requests(engine, engine.method, iterator, engine.call.plan.buffer_size, engine.context)
         self.hold(engine, kept=iterator is not None)
 
     def __await__(self) -> Generator[Any, None, Any]:
@@ -313,5 +308,5 @@ class StreamStreamCall(_Reading, _Writing, grpc.aio.StreamStreamCall):  # type: 
 
     def __init__(self, iterator: Any, *arguments: Any) -> None:
         engine = _ResponseStream(*arguments)
-        engine.requests = Requests(engine, engine.method, iterator, _kept(engine.call.plan), engine.context)
+        engine.requests = Requests(engine, engine.method, iterator, engine.call.plan.buffer_size, engine.context)
         self.hold(engine)

@@ -51,18 +51,30 @@ class News:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._waiters: list[asyncio.Future[None]] = []
+        self._waiters: dict[asyncio.Future[None], None] = {}  # a set in order: who came first is told first
 
-    def wait(self) -> "asyncio.Future[None]":
-        """Done at the next :meth:`tell`."""
+    async def wait(self) -> None:
+        """Until the next :meth:`tell`."""
+        waiter = self.waiter()
+        try:
+            await waiter
+        finally:
+            self.forget(waiter)
+
+    def waiter(self) -> "asyncio.Future[None]":
+        """Done at the next :meth:`tell`; to be forgotten by who gives it up before."""
         waiter = self._loop.create_future()
-        self._waiters.append(waiter)
+        self._waiters[waiter] = None
         return waiter
+
+    def forget(self, waiter: "asyncio.Future[None]") -> None:
+        """Nobody waits for ``waiter`` any more."""
+        self._waiters.pop(waiter, None)
 
     def tell(self) -> None:
         """Ends every wait."""
         if self._waiters:
-            waiters, self._waiters = self._waiters, []
+            waiters, self._waiters = self._waiters, {}
             for waiter in waiters:
                 if not waiter.done():
                     waiter.set_result(None)

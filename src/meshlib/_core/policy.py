@@ -232,6 +232,14 @@ class Plan:
     stream_timeout: float | None = None
     wait_for_ready: bool = False
 
+    @property
+    def buffer_size(self) -> int:
+        """Bytes of requests kept for another attempt; without a policy, for one that the host did not get to see."""
+        return (self.retry or self.hedging or _NO_POLICY).buffer_size
+
+
+_NO_POLICY: Final = RetryPolicy()
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MethodTable:

@@ -14,7 +14,7 @@ import grpc
 from meshlib._adapt import grpcio
 from meshlib._adapt.errors import status_code
 from meshlib._adapt.metadata import given
-from meshlib._core.policy import Plan, RetryPolicy
+from meshlib._core.policy import Plan
 from meshlib._core.status import OK, Outcome
 from meshlib._core.view import CallMesh
 from meshlib._sync import control
@@ -28,9 +28,6 @@ __all__ = ["CLOSED_FUTURE", "Future", "Handle", "invoke", "result"]
 
 CLOSED_FUTURE = "Cannot invoke RPC: Channel closed!"
 """What grpc raises as ``ValueError`` where the call would not have blocked, to the letter."""
-
-BUFFER_SIZE = RetryPolicy().buffer_size
-"""Bytes of requests kept without a policy that says so, for an attempt that C-core refuses before it is sent."""
 
 
 class Handle(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg]
@@ -207,9 +204,7 @@ def invoke(
     if lease.closed:
         raise ValueError(closed)
     if streamed:
-        policy = plan.retry or plan.hedging
-        limit = BUFFER_SIZE if policy is None else policy.buffer_size
-        data = Requests(request, method.serializer, method.name, limit, control.current().clock)
+        data = Requests(request, method.serializer, method.name, plan.buffer_size, control.current().clock)
     engine = kind(lease, method, plan, data, timeout, given(metadata), credentials, wait_for_ready, compression)
     engine.begin()
     return engine
