@@ -10,7 +10,7 @@ from meshlib._adapt.metadata import Metadata
 from meshlib._aio.connectivity import CLOSED_CHANNEL
 from meshlib._aio.runtime import Lease
 from meshlib._aio.streams import StreamStreamCall, StreamUnaryCall, UnaryStreamCall
-from meshlib._aio.subchannels import Method
+from meshlib._aio.subchannels import METHODS_KEPT, Method
 from meshlib._aio.unary import UnaryUnaryCall
 
 __all__ = ["CALLABLES"]
@@ -35,12 +35,13 @@ def _given(metadata: Any) -> Metadata:
 class Multicallable:
     """What the four kinds share."""
 
-    __slots__ = ("_lease", "_method", "_plan")
+    __slots__ = ("_lease", "_method", "_plan", "_renamed")
 
     def __init__(self, lease: Lease, method: Method) -> None:
         self._lease = lease
         self._method = method
         self._plan = lease.settings.methods.plan(method.name)
+        self._renamed: dict[str, Multicallable] = {}
 
     def _call(
         self,
@@ -101,7 +102,13 @@ class Multicallable:
         method = self._method
         if text == method.name:
             return self
-        return type(self)(self._lease, Method(method.kind, text, method.serializer, method.deserializer, False))
+        known = self._renamed.get(text)
+        if known is None:
+            if len(self._renamed) >= METHODS_KEPT:
+                self._renamed.pop(next(iter(self._renamed)), None)
+            other = Method(method.kind, text, method.serializer, method.deserializer, False)
+            known = self._renamed[text] = type(self)(self._lease, other)
+        return known
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._method.name} {self._lease.settings.target.text}>"
