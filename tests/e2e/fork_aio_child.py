@@ -1,0 +1,89 @@
+"""An asyncio program that calls, forks and calls again; run by test_fork_aio under each setting of grpc's fork support.
+
+usage: fork_aio_child.py STATE ADDRESS...
+
+STATE is built (nothing was called before), over (another channel was used, closed and collected) or inside (as built,
+but a coroutine forks, and the child leaves its loop alone).
+"""
+
+import asyncio
+import gc
+import os
+import signal
+import sys
+import time
+from typing import Any
+
+import meshlib.aio
+from meshlib.testing import echo
+
+CHILDREN = 10
+PATIENCE = 15.0
+
+
+async def call(channel: Any, text: bytes) -> None:
+    """One call of each shape on the channel made before the fork."""
+    assert await channel.unary_unary(echo.UNARY)(text, timeout=10) == text
+    assert [message async for message in channel.unary_stream(echo.SERVER_STREAM)(text, timeout=10)]
+
+
+def forked(channel: Any) -> int:
+    """The process id of a forked child that calls on a loop of its own."""
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 4
+    try:
+        asyncio.run(call(channel, b"child"))
+        status = 0
+    except BaseException as error:  # noqa: BLE001 - a child must not run on as its parent
+        print(f"child: {error!r}", flush=True)  # noqa: T201 - the parent reads it
+    finally:
+        os._exit(status)
+
+
+def ended(pid: int) -> int:
+    """The exit status of a child, 99 if it did not end."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.005)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    return 99
+
+
+async def inside(channel: Any) -> list[int]:
+    """Statuses of children that a coroutine forks."""
+    return [ended(forked(channel)) for _ in range(CHILDREN)]
+
+
+async def over(target: str) -> None:
+    """The life of another channel."""
+    async with meshlib.aio.channel(target) as channel:
+        await call(channel, b"before")
+
+
+def main(state: str, addresses: list[str]) -> int:
+    """Calls, forks ten times, calls again; 0 if all of that worked."""
+    target = "static:///" + ",".join(addresses)
+    channel = meshlib.aio.channel(target)
+    loop = asyncio.new_event_loop()
+    if state == "over":
+        loop.run_until_complete(over(target))
+        gc.collect()  # grpc.aio's poller ends with the last of its objects
+    if state == "inside":
+        statuses = loop.run_until_complete(inside(channel))
+    else:
+        statuses = [ended(forked(channel)) for _ in range(CHILDREN)]
+    loop.run_until_complete(call(channel, b"after"))
+    loop.run_until_complete(channel.close())
+    loop.close()
+    print(f"children {statuses} parent ok")  # noqa: T201 - the test shows it
+    return 0 if statuses == [0] * CHILDREN else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], sys.argv[2:]))
