@@ -19,7 +19,8 @@ from meshlib.testing import Server
 REQUEST = b"request"
 _WAIT = 10.0  # seconds that anything may take before the test fails
 _LATER = 0.1  # seconds after the invocation at which a late server comes up
-_QUICK_RECONNECT = (("grpc.initial_reconnect_backoff_ms", 100),)
+# The pool of its own: a port may have been another test's, whose stopped server C-core still remembers.
+_QUICK_RECONNECT = (("grpc.initial_reconnect_backoff_ms", 100), ("grpc.use_local_subchannel_pool", 1))
 
 
 @dataclass(frozen=True, slots=True)
