@@ -13,6 +13,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any, Final, final
 
 from meshlib._core.attempts.budget import Budget
+from meshlib._core.attempts.policy import RetryBudget
 from meshlib._core.balancing.contracts import Balancer
 from meshlib._core.balancing.rotation import Rotation
 from meshlib._core.commands import Close, ClusterCommand, Lookup, Open, Rebuild, StateChanged, Wake
@@ -21,7 +22,6 @@ from meshlib._core.endpoint import Resolution, merged
 from meshlib._core.events import ChannelEvent, ChannelObserver, ResolutionFailed
 from meshlib._core.host import Host, Subchannel
 from meshlib._core.hosts import Hosts
-from meshlib._core.policy import RetryBudget
 from meshlib._core.snapshot import HostSnapshot
 from meshlib._core.status import Outcome, local
 from meshlib._core.watch import Watch

@@ -3,7 +3,7 @@
 import math
 from typing import Final, final
 
-from meshlib._core.policy import RetryBudget
+from meshlib._core.attempts.policy import RetryBudget
 
 __all__ = ["LOSS_SHOWS", "Budget"]
 

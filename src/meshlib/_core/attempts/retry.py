@@ -5,9 +5,9 @@ from collections.abc import Callable
 from random import Random
 from typing import Any, Final, final
 
+from meshlib._core.attempts.policy import RetryPolicy
 from meshlib._core.commands import StartAttempt
 from meshlib._core.events import ChannelEvent, PluginFailed
-from meshlib._core.policy import RetryPolicy
 from meshlib._core.status import Outcome
 
 __all__ = ["AttemptState", "Retries", "backoff", "timed_out"]

@@ -1,0 +1,127 @@
+"""Trying again: when, how often, and how many at a time."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from meshlib._core.checks import duration, flag, number, status_codes, whole
+from meshlib._core.errors import ConfigError
+
+__all__ = ["HedgingPolicy", "RetryBudget", "RetryPolicy", "checked_retry"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPolicy:
+    """When a failed attempt is tried again (gRFC A6, Envoy ``RetryPolicy``).
+
+    The n-th retry waits U[0, min(initial_backoff * backoff_multiplier**(n-1), max_backoff)) seconds, Envoy's full
+    jitter. A call is retried on another host where there is one, only while nothing has reached the application, only
+    inside its deadline and inside the channel's :class:`RetryBudget`.
+
+    Args:
+        max_attempts: all attempts, the first included; 2 to 100.
+        initial_backoff: bound of the first wait, seconds.
+        max_backoff: bound of every wait, seconds.
+        backoff_multiplier: growth of the bound from one retry to the next, at least 1.
+        retryable_status_codes: ``grpc.StatusCode`` members or their names.
+        per_attempt_timeout: seconds after which an attempt without an answer is given up and retried; for a stream,
+            until its first message. None: only the deadline of the call ends it.
+        unsent_only: retry only attempts of which no byte reached a server.
+        buffer_size: bytes of requests kept for a retry of a stream; more than that and the attempt under way is final.
+        wait: a tenacity wait instead of the three backoff fields.
+        stop: a tenacity stop instead of ``max_attempts``.
+        when: a tenacity retry condition instead of ``retryable_status_codes``; it is asked after failures only.
+    """
+
+    max_attempts: int = 3
+    initial_backoff: float = 0.025
+    max_backoff: float = 0.25
+    backoff_multiplier: float = 2.0
+    retryable_status_codes: frozenset[str] = frozenset({"UNAVAILABLE"})
+    per_attempt_timeout: float | None = None
+    unsent_only: bool = False
+    buffer_size: int = 65536
+    wait: Callable[[Any], float] | None = None
+    stop: Callable[[Any], bool] | None = None
+    when: Callable[[Any], bool] | None = None
+
+    def __post_init__(self) -> None:
+        whole("max_attempts", self.max_attempts, 2, 100)
+        duration("initial_backoff", self.initial_backoff)
+        duration("max_backoff", self.max_backoff)
+        number("backoff_multiplier", self.backoff_multiplier, 1, 1000)
+        object.__setattr__(
+            self, "retryable_status_codes", status_codes("retryable_status_codes", self.retryable_status_codes)
+        )
+        if not self.retryable_status_codes and self.when is None:
+            raise ConfigError(
+                "retryable_status_codes", set(), "must name at least one code; retry=None turns retries off"
+            )
+        if self.per_attempt_timeout is not None:
+            duration("per_attempt_timeout", self.per_attempt_timeout)
+        flag("unsent_only", self.unsent_only)
+        whole("buffer_size", self.buffer_size, 0, 2**31 - 1)
+        for name, replaced in (
+            ("wait", ("initial_backoff", "max_backoff", "backoff_multiplier")),
+            ("stop", ("max_attempts",)),
+            ("when", ("retryable_status_codes",)),
+        ):
+            given = getattr(self, name)
+            if given is None:
+                continue
+            if not callable(given):
+                raise ConfigError(name, given, f"must be a tenacity {name} object, or a function of its retry state")
+            for other in replaced:
+                if getattr(self, other) != type(self).__dataclass_fields__[other].default:
+                    raise ConfigError(other, getattr(self, other), f"is what {name}= decides here; give one of the two")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HedgingPolicy:
+    """Several attempts at once, the first good answer wins (gRFC A6). Only for methods that may run more than once.
+
+    Args:
+        max_attempts: all attempts, the first included; 2 to 100.
+        hedging_delay: seconds between one attempt and the next; 0 sends all at once.
+        non_fatal_status_codes: a failure with one of these sends the next attempt at once; any other ends the call.
+        buffer_size: bytes of requests kept for further attempts of a stream.
+    """
+
+    max_attempts: int = 2
+    hedging_delay: float = 0.05
+    non_fatal_status_codes: frozenset[str] = frozenset({"UNAVAILABLE"})
+    buffer_size: int = 65536
+
+    def __post_init__(self) -> None:
+        whole("max_attempts", self.max_attempts, 2, 100)
+        duration("hedging_delay", self.hedging_delay, zero=True)
+        object.__setattr__(
+            self, "non_fatal_status_codes", status_codes("non_fatal_status_codes", self.non_fatal_status_codes)
+        )
+        whole("buffer_size", self.buffer_size, 0, 2**31 - 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryBudget:
+    """How many retries a channel may have under way, whatever its calls would like (Envoy ``RetryBudget``).
+
+    A retry holds its place from the decision to its end, the back-off included. The limit is
+    max(budget_percent of the calls under way, min_retry_concurrency).
+
+    Args:
+        budget_percent: share of the calls under way, 0 to 100.
+        min_retry_concurrency: retries that are always allowed at once.
+    """
+
+    budget_percent: float = 20.0
+    min_retry_concurrency: int = 3
+
+    def __post_init__(self) -> None:
+        number("budget_percent", self.budget_percent, 0, 100)
+        whole("min_retry_concurrency", self.min_retry_concurrency, 0, 2**31 - 1)
+
+
+def checked_retry(value: object, *also: object) -> None:
+    """Refuses what is no retry policy."""
+    if value is not None and value not in also and not isinstance(value, RetryPolicy | HedgingPolicy):
+        raise ConfigError("retry", value, "must be a RetryPolicy, a HedgingPolicy, or None for no retries")
