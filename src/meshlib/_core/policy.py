@@ -76,6 +76,11 @@ class Plan:
     timeout: float | None = None
     stream_timeout: float | None = None
     wait_for_ready: bool = False
+    attempt_limit: float | None = field(init=False)
+    """Seconds after which an attempt without an answer is given up."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "attempt_limit", None if self.retry is None else self.retry.attempt_limit)
 
     @property
     def buffer_size(self) -> int:

@@ -1,13 +1,16 @@
 """Trying again: when, how often, and how many at a time."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 from meshlib._core.checks import duration, flag, number, status_codes, whole
 from meshlib._core.errors import ConfigError
 
-__all__ = ["HedgingPolicy", "RetryBudget", "RetryPolicy", "checked_retry"]
+__all__ = ["HedgingPolicy", "ResetFormat", "RetryBudget", "RetryPolicy", "RetryThrottling", "checked_retry"]
+
+ResetFormat = Literal["seconds", "unix_timestamp"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,8 +29,20 @@ class RetryPolicy:
         retryable_status_codes: ``grpc.StatusCode`` members or their names.
         per_attempt_timeout: seconds after which an attempt without an answer is given up and retried; for a stream,
             until its first message. None: only the deadline of the call ends it.
+        per_attempt_idle_timeout: seconds without a response after which an attempt is given up (Envoy
+            ``per_try_idle_timeout``): for a stream also between two messages, where it ends the call as
+            DEADLINE_EXCEEDED, because what has been delivered cannot be tried again.
         unsent_only: retry only attempts of which no byte reached a server.
         buffer_size: bytes of requests kept for a retry of a stream; more than that and the attempt under way is final.
+        retriable_headers: names of trailing metadata, or pairs of a name and the very value, with which a failure is
+            retried whatever its code (Envoy ``retriable_headers``).
+        reset_headers: pairs of a name of trailing metadata and what its number is, ``"seconds"`` or
+            ``"unix_timestamp"``: the server says when to come back, and the retry waits for that and up to half as long
+            again, once (Envoy ``rate_limited_retry_back_off``). The first that is there counts;
+            ``grpc-retry-pushback-ms`` comes before all.
+        max_reset_interval: seconds; a server that asks for a longer wait is not heard.
+        host_selection_retry_max_attempts: how often a balancer that names a host the call has been to is asked again,
+            before it goes there all the same (Envoy's field; 1 there). None: any host it has not been to is found.
         wait: a tenacity wait instead of the three backoff fields.
         stop: a tenacity stop instead of ``max_attempts``.
         when: a tenacity retry condition instead of ``retryable_status_codes``; it is asked after failures only.
@@ -39,8 +54,13 @@ class RetryPolicy:
     backoff_multiplier: float = 2.0
     retryable_status_codes: frozenset[str] = frozenset({"UNAVAILABLE"})
     per_attempt_timeout: float | None = None
+    per_attempt_idle_timeout: float | None = None
     unsent_only: bool = False
     buffer_size: int = 65536
+    retriable_headers: tuple[str | tuple[str, str], ...] = ()
+    reset_headers: tuple[tuple[str, ResetFormat], ...] = ()
+    max_reset_interval: float = 300.0
+    host_selection_retry_max_attempts: int | None = None
     wait: Callable[[Any], float] | None = None
     stop: Callable[[Any], bool] | None = None
     when: Callable[[Any], bool] | None = None
@@ -59,8 +79,15 @@ class RetryPolicy:
             )
         if self.per_attempt_timeout is not None:
             duration("per_attempt_timeout", self.per_attempt_timeout)
+        if self.per_attempt_idle_timeout is not None:
+            duration("per_attempt_idle_timeout", self.per_attempt_idle_timeout)
         flag("unsent_only", self.unsent_only)
         whole("buffer_size", self.buffer_size, 0, 2**31 - 1)
+        object.__setattr__(self, "retriable_headers", _headers(self.retriable_headers))
+        object.__setattr__(self, "reset_headers", _reset_headers(self.reset_headers))
+        duration("max_reset_interval", self.max_reset_interval)
+        if self.host_selection_retry_max_attempts is not None:
+            whole("host_selection_retry_max_attempts", self.host_selection_retry_max_attempts, 0, 100)
         for name, replaced in (
             ("wait", ("initial_backoff", "max_backoff", "backoff_multiplier")),
             ("stop", ("max_attempts",)),
@@ -74,6 +101,46 @@ class RetryPolicy:
             for other in replaced:
                 if getattr(self, other) != type(self).__dataclass_fields__[other].default:
                     raise ConfigError(other, getattr(self, other), f"is what {name}= decides here; give one of the two")
+
+    @property
+    def attempt_limit(self) -> float | None:
+        """Seconds after which an attempt with one response is given up; None: never."""
+        limits = [limit for limit in (self.per_attempt_timeout, self.per_attempt_idle_timeout) if limit is not None]
+        return min(limits, default=None)
+
+
+def _headers(given: object) -> tuple[str | tuple[str, str], ...]:
+    allowed = 'must be names of metadata, or pairs of name and value, such as ("x-retry", ("x-state", "draining"))'
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise ConfigError("retriable_headers", given, allowed)
+    made: list[str | tuple[str, str]] = []
+    for item in given:
+        if isinstance(item, str):
+            made.append(_name("retriable_headers", item))
+        elif isinstance(item, tuple | list) and len(item) == 2 and isinstance(item[1], str):
+            made.append((_name("retriable_headers", item[0]), item[1]))
+        else:
+            raise ConfigError("retriable_headers", item, allowed)
+    return tuple(made)
+
+
+def _reset_headers(given: object) -> tuple[tuple[str, ResetFormat], ...]:
+    formats = get_args(ResetFormat)
+    allowed = f'must be pairs such as ("retry-after", "seconds"); known formats: {", ".join(formats)}'
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise ConfigError("reset_headers", given, allowed)
+    made = []
+    for item in given:
+        if not isinstance(item, tuple | list) or len(item) != 2 or item[1] not in formats:
+            raise ConfigError("reset_headers", item, allowed)
+        made.append((_name("reset_headers", item[0]), item[1]))
+    return tuple(made)
+
+
+def _name(field: str, given: object) -> str:
+    if not isinstance(given, str) or not re.fullmatch(r"[-_.0-9a-z]+", given):
+        raise ConfigError(field, given, "the name of metadata is lower case letters, digits, '-', '_' and '.'")
+    return given
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +186,28 @@ class RetryBudget:
     def __post_init__(self) -> None:
         number("budget_percent", self.budget_percent, 0, 100)
         whole("min_retry_concurrency", self.min_retry_concurrency, 0, 2**31 - 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryThrottling:
+    """No retries and no copies while too many attempts fail (gRFC A6 ``retryThrottling``).
+
+    A channel has ``max_tokens`` tokens at first. A failure that might be retried takes one, a success gives
+    ``token_ratio`` back, and while half of them or fewer are left nothing is retried or hedged; such a call fails at
+    once. In the long run that allows ``token_ratio`` failures a success.
+
+    Args:
+        max_tokens: 1 to 1000.
+        token_ratio: 0.001 to 1000; decimals beyond the third are ignored.
+    """
+
+    max_tokens: int
+    token_ratio: float
+
+    def __post_init__(self) -> None:
+        whole("max_tokens", self.max_tokens, 1, 1000)
+        # Less would be nothing at all, and more than all the tokens there can be is no more than all of them.
+        number("token_ratio", self.token_ratio, 0.001, 1000)
 
 
 def checked_retry(value: object, *also: object) -> None:
