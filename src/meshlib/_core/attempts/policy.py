@@ -7,7 +7,7 @@ from typing import Any
 from meshlib._core.checks import duration, flag, number, status_codes, whole
 from meshlib._core.errors import ConfigError
 
-__all__ = ["HedgingPolicy", "RetryBudget", "RetryPolicy", "checked_retry"]
+__all__ = ["HedgingPolicy", "RetryBudget", "RetryPolicy", "RetryThrottling", "checked_retry"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +119,28 @@ class RetryBudget:
     def __post_init__(self) -> None:
         number("budget_percent", self.budget_percent, 0, 100)
         whole("min_retry_concurrency", self.min_retry_concurrency, 0, 2**31 - 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryThrottling:
+    """No retries and no copies while too many attempts fail (gRFC A6 ``retryThrottling``).
+
+    A channel has ``max_tokens`` tokens at first. A failure that might be retried takes one, a success gives
+    ``token_ratio`` back, and while half of them or fewer are left nothing is retried or hedged; such a call fails at
+    once. In the long run that allows ``token_ratio`` failures a success.
+
+    Args:
+        max_tokens: 1 to 1000.
+        token_ratio: 0.001 to 1000; decimals beyond the third are ignored.
+    """
+
+    max_tokens: int
+    token_ratio: float
+
+    def __post_init__(self) -> None:
+        whole("max_tokens", self.max_tokens, 1, 1000)
+        # Less would be nothing at all, and more than all the tokens there can be is no more than all of them.
+        number("token_ratio", self.token_ratio, 0.001, 1000)
 
 
 def checked_retry(value: object, *also: object) -> None:
