@@ -9,7 +9,7 @@ from meshlib._core.attempts.policy import RetryThrottling
 __all__ = ["Throttle"]
 
 TOKEN: Final = 1000
-"""Tokens are counted in thousandths: "decimals beyond 3 are ignored" (gRFC A6), and whole numbers add up exactly."""
+"""Tokens are counted in thousandths, which add up exactly: "Up to 3 decimal places are supported" (gRFC A6)."""
 
 
 @final
@@ -38,7 +38,7 @@ class Throttle:
 
     @property
     def allows(self) -> bool:
-        """Whether a call may be retried or hedged now: "while token_count is greater than the threshold"."""
+        """Whether a call may be retried or hedged now: "only if token_count is greater than the threshold"."""
         return self._policy is None or 2 * self._left > self._most
 
     def failed(self) -> None:
