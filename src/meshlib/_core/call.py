@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, final
 
-from meshlib._core.attempts.budget import LOSS_SHOWS
+from meshlib._core.attempts.budget import LOSS_PATIENCE, LOSS_SHOWS
 from meshlib._core.attempts.hedge import Hedges
 from meshlib._core.attempts.retry import Retries
 from meshlib._core.commands import ANSWERED, NOTHING, CancelAttempt, Commands, Finish, StartAttempt
@@ -355,6 +355,13 @@ class Call:
         """The back-off is over. A retry beyond the budget goes ahead if its host was lost: the budget keeps hosts that
         answer with errors from being hammered, and must not fail the calls that a host took with it when it died."""
         if not attempt.holds and not self.cluster.lost(attempt.host, since=attempt.start, now=now):
+            assert attempt.outcome is not None
+            assert attempt.seconds is not None
+            again = now + LOSS_SHOWS
+            until = min(attempt.start + attempt.seconds + LOSS_PATIENCE, self.deadline or math.inf)
+            if not attempt.outcome.answered and again < until:
+                self._resume_at = again
+                return NOTHING
             self.cluster.refuse_retry()
             return self._final(attempt, OVER_BUDGET, now)
         if self._hedges is not None:

@@ -5,11 +5,15 @@ from typing import Final, final
 
 from meshlib._core.attempts.policy import RetryBudget
 
-__all__ = ["LOSS_SHOWS", "Budget"]
+__all__ = ["LOSS_PATIENCE", "LOSS_SHOWS", "Budget"]
 
 LOSS_SHOWS: Final = 0.005
-"""Seconds within which the connection of a host that died shows it; the calls it took with it are told a little
+"""Seconds within which the connection of a host that died mostly shows it; the calls it took with it are told a little
 earlier. A retry beyond the budget waits that long, to be judged by whether its host was lost."""
+
+LOSS_PATIENCE: Final = 0.2
+"""Seconds until which it is judged again, if no server answered the attempt: on a machine that is busy the connection
+shows it later. grpc's words for a lost connection are not proof enough: a server may pass them on."""
 
 
 @final

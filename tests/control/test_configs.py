@@ -1,0 +1,131 @@
+"""A service config beside the arguments of a channel: each thing is said once, by whoever says it."""
+
+import json
+import logging
+from typing import Any
+
+import pytest
+
+import meshlib
+from meshlib._control.settings import settle
+from meshlib._core.balancing.least_request import LeastRequest
+from meshlib._core.balancing.round_robin import RoundRobin
+from meshlib._core.endpoint import Endpoint
+from meshlib._core.host import Host
+
+RETRY = {"maxAttempts": 4, "initialBackoff": "0.1s", "maxBackoff": "1s", "backoffMultiplier": 2,
+         "retryableStatusCodes": ["UNAVAILABLE"]}  # fmt: skip
+CONFIG: dict[str, Any] = {
+    "methodConfig": [{"name": [{"service": "shop.Orders"}], "retryPolicy": RETRY, "timeout": "2s"}],
+    "retryThrottling": {"maxTokens": 10, "tokenRatio": 0.5},
+    "loadBalancingConfig": [{"least_request": {"choiceCount": 3}}],
+}
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"service_config": CONFIG},
+        {"service_config": json.dumps(CONFIG)},
+        {"options": [("grpc.service_config", json.dumps(CONFIG))]},
+        {"options": [("grpc.service_config", json.dumps(CONFIG))], "as_grpc": True},
+    ],
+)
+def test_a_service_config_is_followed(given: dict[str, Any]) -> None:
+    """As a mapping, as text, as the channel option, and behind grpc's own factories."""
+    settings = settle("svc-a", **given)
+    plan = settings.methods.plan("/shop.Orders/Pay")
+    assert plan.retry is not None
+    assert (plan.retry.max_attempts, plan.timeout) == (4, 2.0)
+    assert settings.retry_throttling == meshlib.RetryThrottling(max_tokens=10, token_ratio=0.5)
+    assert settings.retry_budget == meshlib.RetryBudget()
+    assert settings.balancer == LeastRequest(choice_count=3)
+    assert settings.options == ()
+
+
+def test_what_it_does_not_say_is_the_channels() -> None:
+    """Nothing in it: everything as without."""
+    settings = settle("svc-a", service_config="{}")
+    assert settings.methods.retry == meshlib.RetryPolicy()
+    assert settings.retry_throttling is None
+    assert settings.balancer == RoundRobin()
+
+
+@pytest.mark.parametrize(
+    ("given", "field"),
+    [
+        ({"options": [("grpc.service_config", "{}")]}, "service_config"),
+        ({"methods": {"/shop.Orders/*": meshlib.MethodPolicy(retry=None)}}, "methods"),
+        ({"balancer": "random"}, "balancer"),
+        ({"retry_budget": meshlib.RetryThrottling(max_tokens=3, token_ratio=1)}, "retry_budget"),
+    ],
+)
+def test_what_is_said_twice_is_refused(given: dict[str, Any], field: str) -> None:
+    """Nobody has to guess who wins."""
+    with pytest.raises(meshlib.ConfigError, match="give one of the two") as error:
+        settle("svc-a", service_config=CONFIG, **given)
+    assert error.value.field == field
+
+
+def test_methods_of_both_stand_side_by_side() -> None:
+    """As long as they are different ones."""
+    settings = settle("svc-a", service_config=CONFIG, methods={"/shop.Orders/Pay": meshlib.MethodPolicy(retry=None)})
+    assert settings.methods.plan("/shop.Orders/Pay").retry is None
+    assert settings.methods.plan("/shop.Orders/Get").retry is not None
+
+
+def test_throttling_without_a_service_config() -> None:
+    """In the place of the budget."""
+    throttling = meshlib.RetryThrottling(max_tokens=3, token_ratio=1)
+    settings = settle("svc-a", retry_budget=throttling)
+    assert (settings.retry_budget, settings.retry_throttling) == (None, throttling)
+
+
+def test_health_checks_are_cores() -> None:
+    """gRFC A17 watches each subchannel; of the rest nothing may reach it."""
+    config = {**CONFIG, "healthCheckConfig": {"serviceName": "shop"}}
+    settings = settle("svc-a", service_config=config)
+    _, options = settings.subchannel(Host(Endpoint(address="10.0.0.7:1")))
+    assert json.loads(dict(options)["grpc.service_config"]) == {"healthCheckConfig": {"serviceName": "shop"}}
+
+
+def test_grpcs_factories_leave_what_cannot_be_followed_to_grpc(caplog: pytest.LogCaptureFixture) -> None:
+    """grpc answers at the call; the log says what meshlib does not do."""
+    text = '{"methodConfig": [{"name": [{}], "retryPolicy": {"maxAttempts": "many"}}]}'
+    with caplog.at_level(logging.WARNING, "meshlib"):
+        settings = settle("svc-a", options=[("grpc.service_config", text)], as_grpc=True)
+    assert settings.options == (("grpc.service_config", text),)
+    assert "methodConfig[0].retryPolicy" in caplog.text
+
+
+def test_a_target_of_grpcs_own_keeps_its_options() -> None:
+    """xds brings its own policies, and a service config of meshlib's has nowhere to go."""
+    options = [("grpc.service_config", json.dumps(CONFIG))]
+    assert settle("xds:///svc-a", options=options).options == tuple(options)
+    with pytest.raises(meshlib.ConfigError, match="grpc's own"):
+        settle("xds:///svc-a", service_config=CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("given", "off"),
+    [
+        ({}, True),
+        ({"retry": None}, False),
+        ({"retry": meshlib.RetryPolicy(unsent_only=True)}, False),
+        ({"retry": meshlib.RetryPolicy(retryable_status_codes={"ABORTED"})}, False),
+        ({"retry": meshlib.RetryPolicy(stop=lambda _: True)}, False),
+        ({"retry": meshlib.HedgingPolicy()}, True),
+        ({"retry": meshlib.HedgingPolicy(non_fatal_status_codes={"ABORTED"})}, False),
+        ({"methods": {"/s.S/Pay": meshlib.MethodPolicy(retry=None)}}, False),
+        ({"methods": {"/s.S/Pay": meshlib.MethodPolicy(timeout=1.0)}}, True),
+        ({"retry_budget": meshlib.RetryThrottling(max_tokens=3, token_ratio=1)}, False),
+        ({"circuit_breaker": meshlib.CircuitBreaker()}, True),
+        ({"circuit_breaker": meshlib.CircuitBreaker(max_retries=3)}, False),
+        ({"target": "xds:///svc-a"}, False),
+    ],
+)
+def test_when_cores_transparent_retries_are_off(given: dict[str, Any], off: bool) -> None:
+    """Only where a call that no server has seen is sure to be tried again here, whatever its method."""
+    settings = settle(**{"target": "svc-a", **given})
+    _, options = settings.subchannel(Host(Endpoint(address="10.0.0.7:1")))
+    assert (dict(options).get("grpc.enable_retries") == 0) == off
