@@ -274,6 +274,46 @@ async def test_streams_survive_a_kill_before_their_first_message() -> None:
             await until(lambda: in_flight(channel) == 0, "places are freed")
 
 
+class _Mute(grpc.aio.UnaryStreamClientInterceptor):  # type: ignore[type-arg]
+    """Ends the responses of an attempt before the first; the attempt itself goes on."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def intercept_unary_stream(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        call = await continuation(client_call_details, request)
+
+        class Nothing:
+            def __aiter__(self) -> "Nothing":
+                return self
+
+            async def __anext__(nothing) -> Any:  # noqa: N805
+                assert call
+                self.asked += 1
+                if self.asked > 100:
+                    raise AssertionError("it is asked over and over")
+                raise StopAsyncIteration
+
+        return Nothing()
+
+
+@pytest.mark.parametrize("look", ["read", "iterate"])
+async def test_an_attempt_interceptor_that_stops_reading(look: str) -> None:
+    """It has no message for the application, and is not asked over and over until the attempt ends and says how."""
+    with Server() as server:
+        server.fault(hang=True)
+        async with channel_to(server, retry=None, attempt_interceptors=[interceptor := _Mute()]) as channel:
+            await all_ready(channel, 1)
+            call = channel.unary_stream(echo.SERVER_STREAM)(b"x", timeout=PATIENCE)
+            reading = asyncio.ensure_future(collected(call) if look == "iterate" else collected_by_reading(call))
+            await until(lambda: interceptor.asked, "the interceptor is asked for a message")
+            await asyncio.to_thread(server.wait_until, lambda s: s.in_flight == 1)
+            await asyncio.to_thread(server.stop)
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await reading
+            assert caught.value.code() is await call.code() is grpc.StatusCode.UNAVAILABLE
+
+
 async def test_cancelling_a_stream() -> None:
     """By ``cancel`` and by the task that reads, writes or waits; each frees its place and ends at the server."""
     with Server() as server:
