@@ -397,7 +397,8 @@ def test_a_channel_may_leave_while_it_is_told(virtually: Virtually, rng: Random)
 
 
 def test_a_new_channel_does_not_wait_for_the_back_off(virtually: Virtually, rng: Random) -> None:
-    """It is told why the last question failed, and that it came is reason enough to ask again, outside the floor."""
+    """That it came is reason enough to ask again, outside the floor, and it hears the answer instead of the failure
+    before: its first call must not end with what was true a back-off ago."""
 
     async def main(clock: Clock) -> None:
         resolver = Scripted(clock, *[ResolveError("no")] * 6, found(A, ttl=None))
@@ -406,9 +407,71 @@ def test_a_new_channel_does_not_wait_for_the_back_off(virtually: Virtually, rng:
         await asyncio.sleep(40)
         assert len(resolver.asked) == 6
         second = Channel(shared)
-        assert second.heard == ["no"]
+        assert second.heard == []
         await asyncio.sleep(0.01)
-        assert second.heard == ["no", (A,)]
+        assert second.heard == [(A,)]
+        first.leave()
+        second.leave()
+
+    virtually(main)
+
+
+def test_new_channels_of_a_name_that_fails_share_the_next_failure(virtually: Virtually, rng: Random) -> None:
+    """However many come, it is asked for them at most once a floor; each hears what came of that, as the first does."""
+
+    async def main(clock: Clock) -> None:
+        resolver = Scripted(clock, ResolveError("old"), ResolveError("new"))
+        shared = resolutions(clock, rng).get(source(TARGET, DnsPolicy(), resolver))
+        first = Channel(shared)
+        await asyncio.sleep(0.25)
+        later = []
+        for _ in range(3):
+            later.append(Channel(shared))
+            await asyncio.sleep(0.125)
+        assert [channel.heard for channel in (first, *later)] == [["old"], [], [], []]
+        await asyncio.sleep(0.5)
+        assert resolver.times == [1.0]
+        assert [channel.heard for channel in (first, *later)] == [["old", "new"], ["new"], ["new"], ["new"]]
+        for channel in (first, *later):
+            channel.leave()
+
+    virtually(main)
+
+
+def test_a_new_channel_waits_for_the_question_under_way(virtually: Virtually, rng: Random) -> None:
+    """No second one is put beside it."""
+
+    async def main(clock: Clock) -> None:
+        async def slow() -> Resolution:
+            await asyncio.sleep(100)
+            return found(A, ttl=None)
+
+        resolver = Scripted(clock, ResolveError("old"), slow)
+        shared = resolutions(clock, rng).get(source(TARGET, DnsPolicy(), resolver))
+        first = Channel(shared)
+        await asyncio.sleep(10)
+        second = Channel(shared)
+        await asyncio.sleep(50)
+        assert second.heard == []
+        await asyncio.sleep(50)
+        assert second.heard == [(A,)]
+        assert len(resolver.asked) == 2
+        first.leave()
+        second.leave()
+
+    virtually(main)
+
+
+def test_a_new_channel_gets_the_last_good_answer_at_once(virtually: Virtually, rng: Random) -> None:
+    """While the resolver fails there is something to call all the same; that it fails is told beside it."""
+
+    async def main(clock: Clock) -> None:
+        resolver = Scripted(clock, found(A), ResolveError("no"))
+        shared = resolutions(clock, rng).get(source(TARGET, DnsPolicy(), resolver))
+        first = Channel(shared)
+        await asyncio.sleep(12)
+        second = Channel(shared)
+        assert second.heard == [(A,), "no"]
         first.leave()
         second.leave()
 

@@ -3,7 +3,8 @@
 import asyncio
 import gc
 import weakref
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -270,6 +271,46 @@ async def test_streams_survive_a_kill_before_their_first_message() -> None:
             await until(lambda: in_flight(channel) == 0, "places are freed")
 
 
+class _Mute(grpc.aio.UnaryStreamClientInterceptor):  # type: ignore[type-arg]
+    """Ends the responses of an attempt before the first; the attempt itself goes on."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def intercept_unary_stream(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        call = await continuation(client_call_details, request)
+
+        class Nothing:
+            def __aiter__(self) -> "Nothing":
+                return self
+
+            async def __anext__(nothing) -> Any:  # noqa: N805
+                assert call
+                self.asked += 1
+                if self.asked > 100:
+                    raise AssertionError("it is asked over and over")
+                raise StopAsyncIteration
+
+        return Nothing()
+
+
+@pytest.mark.parametrize("look", ["read", "iterate"])
+async def test_an_attempt_interceptor_that_stops_reading(look: str) -> None:
+    """It has no message for the application, and is not asked over and over until the attempt ends and says how."""
+    with Server() as server:
+        server.fault(hang=True)
+        async with channel_to(server, retry=None, attempt_interceptors=[interceptor := _Mute()]) as channel:
+            await all_ready(channel, 1)
+            call = channel.unary_stream(echo.SERVER_STREAM)(b"x", timeout=PATIENCE)
+            reading = asyncio.ensure_future(collected(call) if look == "iterate" else collected_by_reading(call))
+            await until(lambda: interceptor.asked, "the interceptor is asked for a message")
+            await asyncio.to_thread(server.wait_until, lambda s: s.in_flight == 1)
+            await asyncio.to_thread(server.stop)
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await reading
+            assert caught.value.code() is await call.code() is grpc.StatusCode.UNAVAILABLE
+
+
 async def test_cancelling_a_stream() -> None:
     """By ``cancel`` and by the task that reads, writes or waits; each frees its place and ends at the server."""
     with Server() as server:
@@ -344,6 +385,53 @@ async def test_a_stream_nobody_holds_is_cancelled() -> None:
                 await until(lambda: in_flight(channel) == 0, "its place is freed")
                 gc.collect()
                 assert gone() is None
+
+
+_CALLS: dict[str, Callable[[Any], Any]] = {
+    "unary": lambda channel: channel.unary_unary(echo.UNARY)(b"x", timeout=PATIENCE),
+    "iterated": lambda channel: collected(channel.unary_stream(echo.SERVER_STREAM)(b"x", timeout=PATIENCE)),
+    "read": lambda channel: collected_by_reading(channel.unary_stream(echo.SERVER_STREAM)(b"x", timeout=PATIENCE)),
+    "uploaded": lambda channel: channel.stream_unary(echo.CLIENT_STREAM)(requests(b"1", b"2"), timeout=PATIENCE),
+    "conversed": lambda channel: collected(channel.stream_stream(echo.BIDI_STREAM)(iter([b"1"]), timeout=PATIENCE)),
+}
+
+
+@pytest.mark.parametrize("end", ["well", "failed", "refused"])
+@pytest.mark.parametrize("kind", _CALLS)
+async def test_what_has_ended_is_gone_without_a_search_for_cycles(kind: str, end: str) -> None:
+    """Neither the call nor grpc's own for its attempt outlives the application's interest in it, as in grpc.aio."""
+    with Server() as server:
+        async with channel_to(server) as channel:
+            await _CALLS[kind](channel)  # what is made once per process or channel
+            if end == "failed":
+                server.fault(code="FAILED_PRECONDITION")
+            elif end == "refused":
+                await asyncio.to_thread(server.stop)
+            gc.collect()
+            gc.disable()
+            try:
+                for _ in range(2):
+                    with suppress(grpc.aio.AioRpcError):
+                        await _CALLS[kind](channel)
+                await until(
+                    lambda: not any(isinstance(x, grpc.aio.Call) for x in gc.get_objects()), "the calls are gone"
+                )
+            finally:
+                gc.enable()
+
+
+@pytest.mark.parametrize("kind", _CALLS)
+async def test_a_closed_channel_leaves_nothing_to_the_next(kind: str) -> None:
+    """C-core remembers that a host refused while a channel to it is alive; one that was closed is not, at once."""
+    with Server() as server:
+        for _ in range(10):
+            await asyncio.to_thread(server.stop)
+            async with channel_to(server) as channel:
+                with pytest.raises(grpc.aio.AioRpcError):
+                    await _CALLS[kind](channel)
+            await asyncio.to_thread(server.start)
+            async with channel_to(server) as channel:
+                await _CALLS[kind](channel)
 
 
 async def test_an_upload_nobody_holds_runs_to_its_end() -> None:

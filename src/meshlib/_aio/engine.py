@@ -7,7 +7,9 @@ perform what it answers.
 import asyncio
 import contextvars
 import logging
+import weakref
 from collections.abc import Callable
+from copy import copy
 from typing import Any, Final
 
 import grpc
@@ -92,7 +94,7 @@ class Engine:
         """The attempt whose end is the call's; 0: none."""
         self.attempts: dict[int, Any] = {}
         """grpc's call objects by number, as long as they are of use."""
-        self.handle: Callable[[], Any] = lambda: self
+        self.handle: Callable[[], Any] = weakref.ref(self)
         """What the application holds, for its callbacks; None once it let go."""
         self._metadata = metadata
         self._credentials = credentials
@@ -104,7 +106,6 @@ class Engine:
         self._callbacks: list[Callable[[Any], None]] = []
         self.news = News(loop)
         """Told when an attempt starts and when the call ends."""
-        self._error: BaseException | None = None
 
     # The machine.
 
@@ -145,6 +146,7 @@ class Engine:
             outcome = OK
         elif isinstance(error, grpc.aio.AioRpcError):
             subchannel: Any = attempt.host.subchannel
+            error.__traceback__ = None  # its frames are grpc.aio's, and hold the attempt
             outcome = outcomes.failed(error, subchannel.target, error.trailing_metadata())
         elif isinstance(error, asyncio.CancelledError):
             outcome = Outcome("CANCELLED", LOCAL_DETAILS, local=True)  # a server may have seen it
@@ -208,6 +210,9 @@ class Engine:
 
     def _finish(self, outcome: Outcome, n: int) -> None:
         self.runtime.calls.discard(self)
+        # What has ended is in no cycle. Else its attempt lives on until Python looks for cycles, and keeps a connection
+        # of a closed channel known to C-core, which has a new channel to the same host refused while that backs off.
+        self.call.waker = None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -223,6 +228,9 @@ class Engine:
             callbacks, self._callbacks = self._callbacks, []
             for callback in callbacks:
                 self._run(callback)
+        handle = self.handle()
+        if handle is not None:
+            self.handle = weakref.ref(handle)
 
     def _run(self, callback: Callable[[Any], None]) -> None:
         try:
@@ -322,25 +330,33 @@ class Engine:
         return known
 
     @property
-    def error(self) -> BaseException | None:
-        """What a call that failed raises: grpc's own error if there was one attempt, else one that tells of all."""
+    def failed(self) -> bool:
+        """Whether it ended in an error, of which :attr:`error` tells."""
         outcome = self.outcome
-        if self._error is None and outcome is not None and outcome.code != "OK" and not self.locally_cancelled:
-            self._error = _failure(self.call, outcome)
-        return self._error
+        return outcome is not None and outcome.code != "OK" and not self.locally_cancelled
+
+    @property
+    def error(self) -> BaseException:
+        """What a call that failed raises: grpc's own error if there was one attempt, else one that tells of all.
+
+        Another one each time, as in grpc.aio, and for no variable: what is raised holds the frames that it went
+        through, and they hold the call.
+        """
+        assert self.outcome is not None
+        return _failure(self.call, self.outcome)
 
     async def raise_for_status(self) -> None:
         """Waits for the end and raises it, unless it is a good one."""
         await self.finished()
         if self.locally_cancelled:
             raise asyncio.CancelledError
-        if self.error is not None:
+        if self.failed:
             raise self.error
 
     async def _said(self, what: str, otherwise: Any) -> Any:
         """What the error, or the attempt that ended the call well, says of ``what``."""
         await self.finished()
-        if self.error is not None:
+        if self.failed:
             told = getattr(self.error, what, None)
             return otherwise if told is None else told()
         if self.last in self.attempts:
@@ -357,7 +373,8 @@ def _failure(call: Call, outcome: Outcome) -> BaseException:
     if isinstance(error, grpc.aio.AioRpcError):
         if len(call.attempts) > 1:
             return AioMeshRpcError(outcome, call.explain(outcome), mesh)
-        error.mesh = mesh  # type: ignore[attr-defined]
+        error = copy(error)
+        error.mesh = mesh
     elif error is None:
         return AioMeshRpcError(outcome, outcome.details, mesh)
     return error  # type: ignore[no-any-return]

@@ -43,7 +43,7 @@ class UnaryResponse(Engine):
             raise
         if self.locally_cancelled:
             raise asyncio.CancelledError
-        if self.error is not None:
+        if self.failed:
             raise self.error
         return self._response
 

@@ -82,7 +82,8 @@ class Requests:
 
     def __init__(self, engine: "Engine", method: Method, iterator: Any, limit: int, context: Context) -> None:
         self.replay = Replay(limit)
-        self._engine = engine
+        self._engine: Engine | None = engine
+        """None once the call has ended: the two are in no cycle then."""
         self._method = method
         self._iterator = iterator
         self._written = iterator is None
@@ -105,7 +106,7 @@ class Requests:
     def sent(self, feed: Feed) -> None:
         """Every message that ``feed`` was given is on its way."""
         engine, replay = self._engine, self.replay
-        if engine.outcome is not None:
+        if engine is None:
             return
         if feed.index and not replay.replayable and not engine.call.committed and engine.counts(feed.n):
             engine.commit(feed.n, "buffer")
@@ -123,7 +124,7 @@ class Requests:
     def wanted(self, n: int) -> bool:
         """Whether attempt ``n`` is still under way."""
         engine = self._engine
-        return engine.outcome is None and engine.call.attempts[n - 1].outcome is None
+        return engine is not None and engine.call.attempts[n - 1].outcome is None
 
     async def more(self) -> None:
         """Waits until there is another message, or none will be."""
@@ -143,7 +144,7 @@ class Requests:
         engine = self._engine
         if not self._written:
             raise grpc.aio.UsageError(MIXED)
-        if engine.outcome is not None:
+        if engine is None:
             raise asyncio.InvalidStateError(FINISHED)
         if self.replay.half_closed:
             raise asyncio.InvalidStateError(HALF_CLOSED)
@@ -168,20 +169,22 @@ class Requests:
         """
         if not self._written:
             raise grpc.aio.UsageError(MIXED)
-        if self._engine.outcome is not None or self.replay.half_closed:
+        if self._engine is None or self.replay.half_closed:
             return
         self._close()
         try:
-            while not self._told and self._engine.outcome is None:
+            while not self._told and self._engine is not None:
                 await self._news.wait()
         except asyncio.CancelledError:
-            self._engine.cancel()
+            self._cancel()
             raise
 
     def left(self) -> None:
         """An attempt ended, and with the last of them the call: then nothing is pulled any more. Who waits is told."""
-        if self._pull is not None and self._engine.outcome is not None:
-            self._pull.cancel()
+        if self._engine is not None and self._engine.outcome is not None:
+            self._engine = None
+            if self._pull is not None:
+                self._pull.cancel()
         self._news.tell()
 
     async def _consume(self) -> None:
@@ -194,17 +197,21 @@ class Requests:
                     await self._take(request)
             self._close()
         except asyncio.CancelledError:
-            self._engine.cancel()
+            self._cancel()
             raise
         except Exception:  # noqa: BLE001 - it is the application's, and ends its call as in grpc.aio
             _log.debug("the request iterator of %s raised", self._method.name, exc_info=True)
-            self._engine.cancel()
+            self._cancel()
 
     async def _take(self, request: Any) -> None:
         self._asked.clear()
         self.replay.append(serialized(request, self._method))
         self._news.tell()
         await self._asked.wait()
+
+    def _cancel(self) -> None:
+        if self._engine is not None:
+            self._engine.cancel()
 
     def _close(self) -> None:
         self.replay.half_closed = True

@@ -63,6 +63,9 @@ class _Streaming(Engine):
             answer = await self.heard(n, ask(n))
             if answer is not None and accept(n, answer):
                 return answer
+            if self.outcome is None and n in self.live():
+                # It says no more and has not ended: an attempt interceptor may stop reading. Its status is to come.
+                await self._or_cancel(self.news.wait())
         return None
 
     async def heard(self, n: int, answer: Coroutine[Any, Any, Any], *, alone: bool = True) -> Any:

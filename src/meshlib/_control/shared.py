@@ -173,7 +173,10 @@ class SharedResolution:
     def subscribe(
         self, on_resolved: Callable[[Resolution], None], on_failed: Callable[[str], None]
     ) -> Callable[[], None]:
-        """Tells every change from now on, and before it returns what is known already.
+        """Tells every change from now on, and before it returns the last good answer, if there is one.
+
+        Where there is none, somebody new does not hear why the last question failed, but what comes of the next: it is
+        under way, or put at once, outside the floor.
 
         Args:
             on_resolved: other endpoints than before, or the same ones after a failure.
@@ -192,8 +195,8 @@ class SharedResolution:
             self.hurry()
         if self.resolution is not None:
             on_resolved(self.resolution)
-        if self.error is not None:
-            on_failed(str(self.error))
+            if self.error is not None:
+                on_failed(str(self.error))
         return lambda: self._unsubscribe(token)
 
     def hurry(self) -> None:

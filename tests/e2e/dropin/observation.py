@@ -97,6 +97,11 @@ class Observation:
     """The request metadata that the server saw."""
 
     @property
+    def headers(self) -> Metadata:
+        """The initial metadata of the answer, wherever the caller was told of them."""
+        return self.initial_metadata or (self.raised and self.raised.initial_metadata)
+
+    @property
     def end(self) -> str:
         """In one word: the status of the call, or the error that is no status."""
         if self.raised is not None and self.raised.code is None and self.code is None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -24,14 +25,36 @@ class Subject:
         return self.name
 
 
-GRPC = Subject("grpc", grpc.insecure_channel, grpc.secure_channel, grpc.aio.insecure_channel, grpc.aio.secure_channel)
+# C-core shares connections, and the knowledge that one cannot be made, among all channels of a process with equal
+# arguments. The port of a test may have been another's: a channel of that, if grpc has not quite let go of it, has a
+# new one refused for as long as it backs off, though a server listens by now. So no channel here shares any.
+_OF_ITS_OWN = ("grpc.use_local_subchannel_pool", 1)
 
-MESHLIB = Subject(
-    "meshlib",
-    meshlib.insecure_channel,
-    meshlib.secure_channel,
-    meshlib.aio.insecure_channel,
-    meshlib.aio.secure_channel,
-)
 
+def _insecure(make: Callable[..., Any]) -> Callable[..., Any]:
+    def made(target: str, options: Any = None, *rest: Any, **more: Any) -> Any:
+        return make(target, (*(options or ()), _OF_ITS_OWN), *rest, **more)
+
+    return made
+
+
+def _secure(make: Callable[..., Any]) -> Callable[..., Any]:
+    def made(target: str, credentials: grpc.ChannelCredentials, options: Any = None, *rest: Any, **more: Any) -> Any:
+        return make(target, credentials, (*(options or ()), _OF_ITS_OWN), *rest, **more)
+
+    return made
+
+
+def _subject(name: str, sync: Any, aio: Any) -> Subject:
+    return Subject(
+        name,
+        _insecure(sync.insecure_channel),
+        _secure(sync.secure_channel),
+        _insecure(aio.insecure_channel),
+        _secure(aio.secure_channel),
+    )
+
+
+GRPC = _subject("grpc", grpc, grpc.aio)
+MESHLIB = _subject("meshlib", meshlib, meshlib.aio)
 SUBJECTS = (GRPC, MESHLIB)
