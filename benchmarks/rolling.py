@@ -1,7 +1,8 @@
 """Four servers restarted one after another under 16 callers: what it costs calls, beside what it costs peers.
 
 usage: python benchmarks/rolling.py [--calls N] [--restarts N] [--shell sync|aio] [--how SIGTERM|SIGKILL]
-                                    [--peer meshlib|native|envoy|envoy-unlimited] [--seed N] [--json]
+                                    [--peer meshlib|native|envoy|envoy-unlimited]
+                                    [--codes UNAVAILABLE|UNAVAILABLE,CANCELLED] [--seed N] [--json]
 
 Every peer makes a fifth of the calls in peace, on the same connections, and then all of them while the servers are
 restarted in turn; its p99 is compared with its own in peace. A server that is told to stop (SIGTERM) leaves 1 second to
@@ -35,7 +36,7 @@ from meshlib.testing import ProcessServer
 
 SERVERS = 4
 GRACE = 1.0  # seconds
-CODES = (["UNAVAILABLE"], ["UNAVAILABLE", "CANCELLED"])
+CODES = ("UNAVAILABLE", "UNAVAILABLE,CANCELLED")
 
 
 def measured(shell: str, peer: str, how: str, codes: list[str], options: argparse.Namespace) -> dict[str, object]:
@@ -116,6 +117,9 @@ def main() -> None:
     parser.add_argument("--shell", choices=("sync", "aio"), action="append", help="default: both")
     parser.add_argument("--how", choices=("SIGTERM", "SIGKILL"), action="append", help="default: both")
     parser.add_argument("--peer", choices=tuple(PEERS), action="append", help="default: all")
+    parser.add_argument(
+        "--codes", choices=CODES, action="append", help="retried (default: the first, for SIGTERM the second too)"
+    )
     parser.add_argument("--seed", type=int, help="of the order of the servers (default: a new one)")
     parser.add_argument("--json", action="store_true", help="print rows as lines of JSON")
     options = parser.parse_args()
@@ -140,9 +144,9 @@ def main() -> None:
         )
     for shell in options.shell or ("sync", "aio"):
         for how in options.how or ("SIGTERM", "SIGKILL"):
-            for codes in CODES if how == "SIGTERM" else CODES[:1]:
+            for codes in options.codes or (CODES if how == "SIGTERM" else CODES[:1]):
                 for peer in peers:
-                    found = measured(shell, peer, how, codes, options)
+                    found = measured(shell, peer, how, codes.split(","), options)
                     print(json.dumps(found), flush=True) if options.json else show(found)
 
 

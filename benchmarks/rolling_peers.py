@@ -133,7 +133,7 @@ def _bootstrap(listener: int, admin: int, addresses: list[str], codes: list[str]
         return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
 
     retry = {
-        # gRPC codes match what servers answer; broken connections, which grpc calls UNAVAILABLE, have names of their own.
+        # gRPC codes match what servers answer; broken connections, UNAVAILABLE to grpc, have names of their own.
         "retry_on": ",".join([*map(str.lower, codes), "connect-failure", "refused-stream", "reset"]),
         "num_retries": ATTEMPTS - 1,
         "retry_back_off": {"base_interval": f"{BACKOFF}s", "max_interval": f"{MAX_BACKOFF}s"},
