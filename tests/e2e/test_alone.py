@@ -21,7 +21,7 @@ OLD = tuple(map(int, grpc.__version__.split(".")[:2])) < (1, 80)
     OLD,
     reason="before 1.80 C-core connects only while somebody polls: a call that it has, a watch of the channel's state, "
     "a server, grpc.aio, or the backup poller every 5 s. The mesh holds its calls back until a host is connected, and "
-    "watches nothing: so the first call of such a process takes 5 s, when the connection attempt may just have timed out",
+    "watches nothing: so the first call of such a process takes 5 s, when the attempt to connect may have timed out",
 )
 def test_a_process_of_one_channel_connects() -> None:
     """The first call of a client that is nothing else is answered before C-core's backup poller would help, in 5 s."""

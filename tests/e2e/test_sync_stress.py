@@ -142,7 +142,7 @@ def test_stress(rng: Random) -> None:
         assert not any(worker.is_alive() for worker in workers)
         assert wrong == []
         assert ends.total() == added
-        assert ends["OK"] > added / 2, ends
+        assert ends["OK"] > added / 4, ends  # about six in ten; fewer where a loaded machine lets 20 ms pass
         assert ends["CANCELLED"] > 0
         until(lambda: len(told) == 2 * added)
         until(lambda: idle(channel))
