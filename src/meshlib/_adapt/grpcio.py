@@ -8,6 +8,9 @@ They are used because the public way costs what a mesh cannot pay, or is not the
   and makes closing take a tenth of a second.
 - ``_InactiveRpcError`` is what blocking calls raise, and applications catch it by that name.
 - ``debug_error_string()`` of a call that grpc itself ended blocks for ever; ``_state`` has the answer.
+- A stream that C-core could not send anywhere a second time, after a GOAWAY that refused it, gets its status and never
+  the end of its messages: ``next()`` blocks for ever, past the deadline. ``_call`` cancels what it waits for; the
+  public ``cancel()`` does nothing once there is a status.
 - ``_single_threaded_unary_stream`` makes streams that tell nobody of their end unless somebody reads them, so a mesh
   could neither retry nor count them. Without it the option of that name changes nothing that a caller sees, but that
   ``code()`` waits for the end instead of raising.
@@ -21,7 +24,7 @@ import grpc._channel
 import grpc.aio
 import grpc.aio._channel
 
-__all__ = ["aio_channel", "aio_state", "channel", "debug_string", "inactive", "sync_state"]
+__all__ = ["aio_channel", "aio_state", "channel", "debug_string", "inactive", "let_go", "sync_state"]
 
 Options = Sequence[tuple[str, Any]]
 
@@ -77,6 +80,12 @@ def debug_string(call: Any) -> str:
     if isinstance(text, bytes):
         return text.decode("utf-8", "replace")
     return text if isinstance(text, str) else ""
+
+
+def let_go(call: Any) -> None:
+    """Wakes whoever still waits for messages of a call that C-core has refused."""
+    if getattr(getattr(call, "_state", None), "due", None):
+        call._call.cancel(grpc.StatusCode.CANCELLED.value[0], "the call was refused")
 
 
 class _Innermost:

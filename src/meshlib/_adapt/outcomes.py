@@ -9,7 +9,7 @@ import grpc
 
 from meshlib._core.status import Outcome
 
-__all__ = ["PUSHBACK_KEY", "failed", "pushback"]
+__all__ = ["PUSHBACK_KEY", "failed", "pushback", "unconnected"]
 
 PUSHBACK_KEY: Final = "grpc-retry-pushback-ms"
 
@@ -44,7 +44,7 @@ def failed(error: Any, address: str, trailing: Iterable[Any] | None) -> Outcome:
     code = error.code()
     details = error.details() or ""
     name = code.name if isinstance(code, grpc.StatusCode) else "UNKNOWN"
-    if name == "UNAVAILABLE" and details.startswith(_NOT_CONNECTED) and _names(details, address):
+    if unconnected(error) and _names(details, address):
         # The address makes it a proof: a server that passes on such an error of its own names another.
         return Outcome(name, details, sent=False, refused=True, error=error)
     if name == "INTERNAL" and details.startswith(_CORE_BUG):
@@ -64,6 +64,11 @@ def failed(error: Any, address: str, trailing: Iterable[Any] | None) -> Outcome:
         at=time.time(),
         error=error,
     )
+
+
+def unconnected(error: Any) -> bool:
+    """Whether C-core refused the attempt because the channel has no connection, or a server says that of its own."""
+    return error.code() is grpc.StatusCode.UNAVAILABLE and (error.details() or "").startswith(_NOT_CONNECTED)
 
 
 def _names(details: str, address: str) -> bool:

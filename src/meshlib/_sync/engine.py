@@ -19,6 +19,7 @@ from typing import Any, Final, Protocol, final
 import grpc
 
 from meshlib._adapt import outcomes
+from meshlib._adapt.grpcio import let_go
 from meshlib._adapt.metadata import Metadata, for_attempt, valid
 from meshlib._core.call import Call, Commands
 from meshlib._core.cluster import CLOSED
@@ -355,6 +356,8 @@ class Engine:
     def _on_done(self, attempt: Attempt, _: object) -> None:
         """grpc's callback. While a reader is inside the attempt's ``next()``, it alone knows whether a message came
         before the end, and reports."""
+        if outcomes.unconnected(attempt.call):
+            let_go(attempt.call)
         with self._lock:
             if attempt.readers and not self.call.committed:
                 attempt.ended = True

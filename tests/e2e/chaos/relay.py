@@ -1,0 +1,163 @@
+"""A wire that breaks on request: a TCP relay on loopback before one server.
+
+with Relay(server.address) as relay:
+    channel = meshlib.channel(f"static:///{relay.address}")
+    relay.reset()  # RST, whatever is under way
+"""
+
+import asyncio
+import socket
+import struct
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Self
+
+_CHUNK = 16384
+_PATIENCE = 10.0  # seconds for the relay's own thread to answer
+_RST = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 seconds: close() sends RST and forgets what was not sent
+
+
+class Relay:
+    """Forwards every connection to ``upstream`` (``127.0.0.1:41234``), from its construction to ``close``.
+
+    What its methods set holds from their return on. Any thread may call them.
+    """
+
+    def __init__(self, upstream: str) -> None:
+        self._host, _, port = upstream.rpartition(":")
+        self._port = int(port)
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._flowing = asyncio.Event()
+        self._flowing.set()
+        self._latency = 0.0
+        self._refusing = False
+        self._left: int | None = None
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self._closing = asyncio.Event()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._run(),), name="relay")
+        self._thread.start()
+
+    # --- faults ---
+
+    def reset(self) -> None:
+        """End every connection by RST, now."""
+        self._do(self._reset)
+
+    def refuse(self, refusing: bool) -> None:
+        """RST to every connection, those there are and those that come."""
+
+        def refuse() -> None:
+            self._refusing = refusing
+            if refusing:
+                self._reset()
+
+        self._do(refuse)
+
+    def hold(self) -> None:
+        """Black hole: connections are accepted and stay open, and nothing gets through."""
+        self._do(self._flowing.clear)
+
+    def release(self) -> None:
+        """What was held goes on its way; nothing is lost, as behind a partition that heals."""
+        self._do(self._flowing.set)
+
+    def slow(self, latency: float) -> None:
+        """Hold each chunk, in either direction, for ``latency`` seconds; 0 is a good wire."""
+        self._do(lambda: setattr(self, "_latency", latency))
+
+    def cut_after(self, count: int | None) -> None:
+        """RST everything once ``count`` more bytes have come from the server, in the midst of whatever they are part
+        of; once. None: not any more."""
+        self._do(lambda: setattr(self, "_left", count))
+
+    def close(self) -> None:
+        """End it and its connections; idempotent."""
+        if self._loop.is_closed():
+            return
+        self._loop.call_soon_threadsafe(self._closing.set)
+        self._thread.join(_PATIENCE)
+        self._loop.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Relay {self.address} to {self._host}:{self._port}, {len(self._tasks)} connections>"
+
+    # --- in the thread ---
+
+    def _do(self, what: Callable[[], Any]) -> None:
+        done = threading.Event()
+        self._loop.call_soon_threadsafe(lambda: (what(), done.set()))
+        if not done.wait(_PATIENCE):
+            raise TimeoutError(f"{self!r} did not answer in {_PATIENCE} s")
+
+    async def _run(self) -> None:
+        server = await asyncio.start_server(self._accepted, sock=self._listener)
+        await self._closing.wait()
+        server.close()
+        self._reset()
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=_PATIENCE)
+
+    async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        self._writers.add(writer)
+        ends = [writer]
+        try:
+            if self._refusing:
+                return
+            await self._flowing.wait()
+            far_reader, far_writer = await asyncio.open_connection(self._host, self._port)
+            self._writers.add(far_writer)
+            ends.append(far_writer)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._pump(reader, far_writer, counts=False))
+                group.create_task(self._pump(far_reader, writer, counts=True))
+        except* (OSError, asyncio.CancelledError):  # no server, or a peer is gone: the other sees the same; or close()
+            pass
+        finally:
+            for end in ends:
+                self._writers.discard(end)
+                _abort(end)
+                with suppress(OSError):
+                    await end.wait_closed()
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, counts: bool) -> None:
+        while data := await reader.read(_CHUNK):
+            await self._flowing.wait()
+            if self._latency:
+                await asyncio.sleep(self._latency)
+            if counts and self._left is not None:
+                self._left -= len(data)
+                if self._left <= 0:
+                    writer.write(data[: len(data) + self._left])
+                    self._left = None
+                    self._reset()
+            writer.write(data)
+            await writer.drain()
+        raise ConnectionResetError("the peer has closed")
+
+    def _reset(self) -> None:
+        for writer in tuple(self._writers):
+            _abort(writer)
+
+
+def _abort(writer: asyncio.StreamWriter) -> None:
+    """RST; idempotent."""
+    sock = writer.get_extra_info("socket")
+    if sock is not None and sock.fileno() >= 0:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST)
+    writer.transport.abort()

@@ -1,0 +1,111 @@
+"""The wire of the chaos tests breaks as it says."""
+
+import socket
+import threading
+from collections.abc import Iterator
+
+import pytest
+from tests.e2e.chaos.relay import Relay
+
+WAIT = 5.0
+A_WHILE = 0.1  # seconds in which nothing is to come
+
+
+@pytest.fixture
+def relay() -> Iterator[Relay]:
+    """Before a server that sends back what it gets, one connection after another."""
+
+    def serve() -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            with connection:
+                try:
+                    while data := connection.recv(65536):
+                        connection.sendall(data)
+                except OSError:
+                    continue
+
+    listener = socket.create_server(("127.0.0.1", 0))
+    thread = threading.Thread(target=serve)
+    thread.start()
+    with Relay(f"127.0.0.1:{listener.getsockname()[1]}") as relay:
+        yield relay
+    listener.shutdown(socket.SHUT_RDWR)
+    listener.close()
+    thread.join(WAIT)
+
+
+@pytest.fixture
+def client(relay: Relay) -> Iterator[socket.socket]:
+    """A connection through it that has carried something already."""
+    with connected(relay) as client:
+        client.sendall(b"hello")
+        assert client.recv(5) == b"hello"
+        yield client
+
+
+def connected(relay: Relay) -> socket.socket:
+    """A connection to it."""
+    host, _, port = relay.address.rpartition(":")
+    return socket.create_connection((host, int(port)), timeout=WAIT)
+
+
+def test_reset_is_rst(relay: Relay, client: socket.socket) -> None:
+    """Not the end of a stream: its peer cannot take it for one. The next connection is well."""
+    relay.reset()
+    with pytest.raises(ConnectionResetError):
+        client.recv(1)
+    with connected(relay) as again:
+        again.sendall(b"x")
+        assert again.recv(1) == b"x"
+
+
+def test_a_black_hole_keeps_what_it_swallows(relay: Relay, client: socket.socket) -> None:
+    """Connections stand and new ones are accepted; what was sent arrives when it is gone."""
+    relay.hold()
+    with connected(relay) as another:
+        for each in (client, another):
+            each.sendall(b"later")
+            each.settimeout(A_WHILE)
+            with pytest.raises(TimeoutError):
+                each.recv(5)
+        relay.release()
+        client.settimeout(WAIT)
+        assert client.recv(5) == b"later"
+
+
+def test_a_cut_lets_so_many_bytes_through(relay: Relay, client: socket.socket) -> None:
+    """Then RST, in the midst of what was being sent."""
+    relay.cut_after(3)
+    client.sendall(b"hello")
+    try:
+        assert client.recv(5) == b"hel"
+    except ConnectionResetError:
+        return  # what had arrived was lost with the connection
+    with pytest.raises(ConnectionResetError):
+        client.recv(5)
+
+
+def test_refusing_ends_new_connections_and_old(relay: Relay, client: socket.socket) -> None:
+    """Accepted, and reset at once, until it is told otherwise."""
+    relay.refuse(True)
+    with pytest.raises(ConnectionResetError):
+        client.recv(1)
+    with connected(relay) as refused, pytest.raises(ConnectionResetError):
+        refused.recv(1)
+    relay.refuse(False)
+    with connected(relay) as again:
+        again.sendall(b"x")
+        assert again.recv(1) == b"x"
+
+
+def test_without_its_server_it_resets(relay: Relay) -> None:
+    """As a proxy whose upstream is gone."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        nowhere = f"127.0.0.1:{unused.getsockname()[1]}"
+        with Relay(nowhere) as lost, connected(lost) as client, pytest.raises(ConnectionResetError):
+            client.recv(1)
