@@ -1,0 +1,96 @@
+"""Cases: how long a call may take, and what the servers are told of it."""
+
+from typing import Any
+
+import grpc
+from tests.e2e.envoy.bootstrap import Service
+from tests.e2e.envoy.case import Case, Figures, World
+
+from meshlib import RetryPolicy
+
+SECONDS_LEFT = "/meshlib.tests.Deadline/SecondsLeft"
+
+
+def add_deadline_to_server(server: grpc.Server) -> None:
+    """Serve a method that answers with what it is left of the deadline."""
+
+    def left(_: bytes, context: grpc.ServicerContext) -> bytes:
+        return str(context.time_remaining()).encode()
+
+    handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {"SecondsLeft": grpc.unary_unary_rpc_method_handler(left)}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("meshlib.tests.Deadline", handlers),))
+
+
+def silent(world: World) -> Figures:
+    """The server does not answer; the caller has patience, the policy has not."""
+    return _given_up(world, None)
+
+
+def silent_caller(world: World) -> Figures:
+    """The same, but it is the caller who sets the limit."""
+    return _given_up(world, 0.2)
+
+
+def _given_up(world: World, timeout: float | None) -> Figures:
+    server = world.servers[0]
+    server.fault(hang=True)
+    result = world.call(timeout=timeout)
+    world.until(lambda: server.in_flight == 0, "the server is told")
+    return {"code": result.code, "attempts": str(world.attempts(result))}
+
+
+def what_is_left(world: World) -> Figures:
+    """Half a second of ten is spent on an attempt that fails; the next can tell what it was given of them."""
+    world.servers[0].fault(code="UNAVAILABLE", delay=0.5, times=1)
+    result = world.call(method=SECONDS_LEFT, timeout=10.0)
+    left = float(result.messages[0])
+    return {
+        "code": result.code,
+        "attempts": str(world.attempts(result)),
+        "the second attempt is given": "what is left" if left <= 9.5 else "all of it",
+    }
+
+
+def nobody_to_wait_for(world: World) -> Figures:
+    """A caller who would wait for a server, where there is none until its deadline."""
+    world.servers[0].stop()
+    return {"code": world.call(wait_for_ready=True, timeout=0.2).code}
+
+
+CASES = [
+    Case(
+        name="time-out of the policy",
+        run=silent,
+        # Where max_stream_duration is set, and be it empty, Envoy does not apply the route's time-out to a call.
+        envoy=Service(route={"timeout": "0.2s", "max_stream_duration": None}),
+        meshlib={"timeout": 0.2},
+        expect={"code": "UNAVAILABLE", "attempts": "1"},
+    ),
+    Case(
+        name="time-out of the policy, max_stream_duration",
+        run=silent,
+        envoy=Service(route={"max_stream_duration": {"max_stream_duration": "0.2s"}}),
+        meshlib={"timeout": 0.2},
+        expect={"code": "DEADLINE_EXCEEDED", "attempts": "1"},
+    ),
+    Case(
+        name="time-out of the caller",
+        run=silent_caller,
+        meshlib={"retry": RetryPolicy()},
+        envoy=Service(retry_policy={"retry_on": "unavailable,reset", "num_retries": 2}),
+        expect={"code": "DEADLINE_EXCEEDED", "attempts": "1"},
+    ),
+    Case(
+        name="deadline of a retry",
+        run=what_is_left,
+        add=add_deadline_to_server,
+        envoy=Service(retry_policy={"retry_on": "unavailable", "num_retries": 2}),
+        meshlib={"retry": RetryPolicy()},
+        expect={"code": "OK", "attempts": "2", "the second attempt is given": "all of it"},
+    ),
+    Case(
+        name="wait for ready",
+        run=nobody_to_wait_for,
+        expect={"code": "UNAVAILABLE"},
+    ),
+]
