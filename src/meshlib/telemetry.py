@@ -283,8 +283,8 @@ Reader = Callable[["Cluster"], Iterable[tuple[int, Attributes]]]
 
 def _hosts(cluster: "Cluster") -> Iterable[tuple[int, Attributes]]:
     counts = dict.fromkeys(NAMES[:SHUTDOWN], 0)
-    for host in cluster.snapshot():
-        counts[host.state] += 1
+    for host in cluster.hosts:
+        counts[NAMES[host.state]] += 1
     return [(count, {HOST_STATE: state}) for state, count in counts.items()]
 
 

@@ -7,6 +7,8 @@ from contextlib import AbstractContextManager, nullcontext
 from random import Random
 from typing import Any
 
+from meshlib._core.attempts.policy import RetryThrottling
+from meshlib._core.attempts.throttle import Throttle
 from meshlib._core.balancing.contracts import Balancer
 from meshlib._core.balancing.round_robin import RoundRobin
 from meshlib._core.call import Call
@@ -28,13 +30,18 @@ from meshlib._core.endpoint import Endpoint, Resolution
 from meshlib._core.events import (
     AttemptEnded,
     AttemptStarted,
+    Broken,
     CallEvent,
     ChannelEvent,
+    Ejected,
     NotRetried,
     Retrying,
     Waiting,
 )
+from meshlib._core.health.policy import OutlierDetection
 from meshlib._core.host import Host
+from meshlib._core.limits.breaker import Breaker
+from meshlib._core.limits.policy import CircuitBreaker
 from meshlib._core.policy import HedgingPolicy, Plan, RetryBudget, RetryPolicy
 from meshlib._core.stages import STAGES
 from meshlib._core.status import Outcome
@@ -89,13 +96,28 @@ class ScriptedCluster:
         places: of the retry budget.
         ready: how many hosts look ready.
         fraction: that every random draw returns.
+        throttling: of retries.
+        max_retries: of the circuit breaker.
     """
 
-    def __init__(self, *picks: Host | Outcome | None, places: int = 100, ready: int = 3, fraction: float = 0.5) -> None:
+    def __init__(
+        self,
+        *picks: Host | Outcome | None,
+        places: int = 100,
+        ready: int = 3,
+        fraction: float = 0.5,
+        throttling: RetryThrottling | None = None,
+        max_retries: int | None = None,
+    ) -> None:
         self.picks = deque(picks)
         self.places = places
         self.ready = ready
         self.rng = Draws(fraction)
+        self.throttle = None if throttling is None else Throttle(throttling)
+        self.breaker = Breaker(CircuitBreaker(max_retries=max_retries))
+        self.panic: tuple[int, ...] = ()
+        self.ejects: dict[Host, str] = {}
+        """Hosts that the next failure has ejected, and why."""
         self.closed = False
         self.held = 0
         self.refusals = 0
@@ -115,15 +137,27 @@ class ScriptedCluster:
             self.waiting.add(call)
         return chosen
 
-    def report(self, host: Host, outcome: Outcome, seconds: float, *, now: float) -> None:
+    def report(self, host: Host, outcome: Outcome, seconds: float, *, now: float) -> str:
         self.in_flight[host] -= 1
         self.reports.append((host.endpoint.address, outcome.code))
+        return "" if outcome.code == "OK" else self.ejects.pop(host, "")
 
     def leave(self, call: Call) -> None:
         self.waiting.discard(call)
         self.resting.discard(call)
 
-    def acquire_retry(self, resting: Call | None = None) -> bool:
+    def throttled(self, *, ok: bool) -> bool:
+        if self.throttle is None:
+            return False
+        if ok:
+            self.throttle.succeeded()
+        else:
+            self.throttle.failed()
+        return not self.throttle.allows
+
+    def acquire_retry(self, resting: Call | None = None) -> bool | None:
+        if self.held >= self.breaker.max_retries:
+            return None
         if resting is not None:
             self.resting.add(resting)
         if self.held >= self.places:
@@ -186,6 +220,9 @@ class Channel:
     Args:
         balancer: round robin if not given.
         budget: of retries.
+        outlier_detection: who is left out for a while.
+        circuit_breaker: how much may be under way.
+        throttling: of retries.
         lock: of the cluster.
         seed: of its random choices.
         unopenable: addresses for which no subchannel can be made.
@@ -197,6 +234,9 @@ class Channel:
         balancer: Balancer | None = None,
         *,
         budget: RetryBudget | None = None,
+        outlier_detection: OutlierDetection | None = None,
+        circuit_breaker: CircuitBreaker | None = None,
+        throttling: RetryThrottling | None = None,
         lock: AbstractContextManager[Any] | None = None,
         seed: int = 0,
         defer: bool = False,
@@ -209,6 +249,9 @@ class Channel:
             rng=Random(seed),
             lock=lock or nullcontext(),
             budget=budget,
+            outlier_detection=outlier_detection,
+            circuit_breaker=circuit_breaker,
+            throttling=throttling,
             attention=self._attention,
             observer=self.ear,
         )
@@ -267,7 +310,7 @@ class Channel:
             if isinstance(command, Open):
                 self._open(command.host, now)
             elif isinstance(command, Close):
-                subchannel: Any = command.host.subchannel
+                subchannel: Any = command.subchannel
                 subchannel.closed += 1
                 self.closed.append(command.host.endpoint.address)
             elif isinstance(command, Rebuild):
@@ -360,7 +403,10 @@ def assert_path(events: Sequence[CallEvent]) -> None:
             assert waited < place, events
             waited = -1
             lowest[event.n] = place
-        elif isinstance(event, AttemptEnded):
+        elif isinstance(event, Broken):
+            assert waited < place, events
+            waited = -1
+        elif isinstance(event, Ejected | AttemptEnded):
             assert lowest[event.n] < place, events
             lowest[event.n] = place
         else:

@@ -254,10 +254,73 @@ def test_fail_fast_is_sent_to_a_failing_host() -> None:
 
 def test_the_true_reason_of_failing_hosts_is_of_the_best_priority() -> None:
     """It is the one that matters."""
-    channel = Channel.of(*tiers(a=1, b=0, c=2))
+    channel = Channel()
+    channel.resolve(*tiers(a=1, b=0, c=2), now=0.0)
     for name in "abc":
         channel.put(name, TRANSIENT_FAILURE, now=1.0)
     assert shares(channel) == {"b": 60}
+
+
+def test_a_host_that_was_lost_while_nobody_called_is_dialled_by_the_next_call() -> None:
+    """It may be back, and in a back-off of seconds: grpc's own channel would be idle, and dial at the call."""
+    channel = Channel.of("a", "b")
+    before = dict(channel.links)
+    for name in "ab":
+        channel.put(name, TRANSIENT_FAILURE, now=1.0)
+    assert channel.opened == ["a", "b"]
+    call = channel.call()
+    assert call.begin(now=9.0) == ()
+    channel.step(now=9.0)
+    assert channel.opened == ["a", "b", "a", "b"]
+    assert [link.closed for link in before.values()] == [1, 1]
+    channel.put("b", READY, now=9.1)
+    assert channel.woken == [call]
+    assert brief(call.on_endpoints(now=9.1)) == ["start 1 b first"]
+
+
+def test_a_host_is_dialled_anew_once_a_loss() -> None:
+    """Whoever finds it gone learns the true reason; the next one does so at once."""
+    channel = Channel.of("a")
+    channel.put("a", TRANSIENT_FAILURE, now=1.0)
+    first, second = channel.call(), channel.call()
+    assert first.begin(now=2.0) == ()
+    channel.step(now=2.0)
+    assert channel.host("a").dials == 1
+    channel.put("a", TRANSIENT_FAILURE, now=2.1)
+    assert brief(first.on_endpoints(now=2.1)) == ["start 1 a first"]
+    assert brief(second.begin(now=2.2)) == ["start 1 a first"]
+    channel.step(now=2.2)
+    assert channel.opened == ["a", "a"]
+    for call in (first, second):
+        call.on_outcome(1, REFUSED, now=2.3)
+    channel.put("a", READY, now=3.0)
+    channel.put("a", TRANSIENT_FAILURE, now=4.0)
+    assert channel.call().begin(now=5.0) == ()
+    channel.step(now=5.0)
+    assert channel.opened == ["a", "a", "a"]
+
+
+def test_a_host_with_calls_in_flight_is_not_dialled_anew() -> None:
+    """They end with the true reason, not cancelled with their channel."""
+    channel = Channel.of("a")
+    flying = channel.call()
+    flying.begin(now=0.0)
+    channel.put("a", TRANSIENT_FAILURE, now=1.0)
+    assert brief(channel.call().begin(now=1.0)) == ["start 1 a first"]
+    channel.step(now=1.0)
+    assert channel.opened == ["a"]
+
+
+def test_a_subchannel_that_cannot_be_made_anew() -> None:
+    """The host counts as failing, and the call that waits for it learns that."""
+    channel = Channel.of("a")
+    channel.put("a", TRANSIENT_FAILURE, now=1.0)
+    call = channel.call()
+    assert call.begin(now=2.0) == ()
+    channel.unopenable.add("a")
+    channel.step(now=2.0)
+    assert channel.woken == [call]
+    assert ended(call.on_endpoints(now=2.0)).local
 
 
 def test_wait_for_ready_waits() -> None:
@@ -587,7 +650,7 @@ def test_snapshot_and_repr() -> None:
     """What is known of a channel can be printed."""
     channel = Channel.of(Endpoint(address="a", weight=2, priority=1))
     assert channel.pick() == "a"
-    (host,) = channel.cluster.snapshot()
+    (host,) = channel.cluster.snapshot(now=0.0)
     assert (host.address, host.state, host.in_flight, host.weight) == ("a", "READY", 0, 2)
     assert (host.priority, host.successes, host.failures) == (1, 1, 0)
     assert repr(channel.cluster) == "<Cluster svc-a 1 ready of 1 READY>"

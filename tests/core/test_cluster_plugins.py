@@ -127,7 +127,11 @@ def test_a_picker_that_says_wait_when_all_fail() -> None:
     assert call.begin(now=0.0) == ()
     channel.put("a", TRANSIENT_FAILURE, now=1.0)
     assert channel.woken == [call]
-    assert brief(call.on_endpoints(now=1.0)) == ["start 1 a first"]
+    assert call.on_endpoints(now=1.0) == ()
+    channel.step(now=1.0)
+    channel.put("a", TRANSIENT_FAILURE, now=1.1)
+    assert channel.woken == [call, call]
+    assert brief(call.on_endpoints(now=1.1)) == ["start 1 a first"]
 
 
 def test_adopt_is_asked_once_with_the_picker_before() -> None:

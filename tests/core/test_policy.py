@@ -97,6 +97,14 @@ def test_codes_that_are_none(code: object, words: str) -> None:
         assert words in str(caught.value)
 
 
+def test_a_number_too_long_to_be_written_out() -> None:
+    """It is refused as any other, though Python would not print it."""
+    with pytest.raises(
+        ConfigError, match=r"^max_attempts=<a number of 16610 bits>: must be a whole number from 2 to 100$"
+    ):
+        RetryPolicy(max_attempts=10**5000)
+
+
 def test_codes_by_name_or_member() -> None:
     """``grpc.StatusCode`` members and names in any case are the same; any collection of them will do."""
     for given in ({"UNAVAILABLE", "ABORTED"}, ["unavailable", grpc.StatusCode.ABORTED], ("Aborted", "UNAVAILABLE")):

@@ -4,7 +4,7 @@ import pytest
 from tests.core.scripted import CANCELLED, METHOD, REFUSED, UNAVAILABLE, Ear, ScriptedCluster, assert_path, host, plan
 
 from meshlib._core.call import Call
-from meshlib._core.events import AttemptEnded, AttemptStarted, CallEvent, NotRetried, Retrying, Waiting
+from meshlib._core.events import AttemptEnded, AttemptStarted, Broken, CallEvent, Ejected, NotRetried, Retrying, Waiting
 from meshlib._core.policy import HedgingPolicy, RetryPolicy
 from meshlib._core.stages import STAGES, figure
 from meshlib._core.status import OK
@@ -26,14 +26,15 @@ def test_the_order() -> None:
 def test_the_figure() -> None:
     """The chain in one line, the machine's part in brackets."""
     assert figure() == (
-        "interceptors > span > [ deadline > retry > pick > in_flight > load ] > attempt_interceptors > send"
+        "interceptors > span > [ deadline > retry > pick > breaker > in_flight > outlier > load ]"
+        " > attempt_interceptors > send"
     )
 
 
 def test_every_event_belongs_to_a_stage() -> None:
     """The names in events are those of the table, and of the machine's part of it."""
     inside = {stage.name for stage in STAGES if stage.inside}
-    events: list[type[CallEvent]] = [Waiting, AttemptStarted, AttemptEnded, Retrying, NotRetried]
+    events: list[type[CallEvent]] = [Waiting, Broken, AttemptStarted, Ejected, AttemptEnded, Retrying, NotRetried]
     assert {event.stage for event in events} <= inside
 
 

@@ -93,11 +93,9 @@ class Runtime:
         """A subchannel for ``host``."""
         return Subchannel(host, self.settings, self._factory)
 
-    def close(self, host: Host) -> None:
-        """Ends the subchannel of a drained host."""
-        subchannel: Any = host.subchannel
-        if subchannel is not None:
-            subchannel.close()
+    def close(self, host: Host, subchannel: Any) -> None:
+        """Ends a subchannel."""
+        subchannel.close()
 
     def state_changed(self, state: int) -> None:
         """The channel's own state is another."""

@@ -62,16 +62,22 @@ class Mesh:
         shared = live.plane.resolution
         asked, due = (None, None) if shared is None else (shared.asked_at, shared.next_at)
         error = None if shared is None else shared.error
+        outliers = cluster.outliers
         return ChannelSnapshot(
             target=target,
             resolver=resolver,
             state=NAMES[cluster.connectivity],
-            hosts=cluster.snapshot(),
+            hosts=cluster.snapshot(now=now),
             last_resolution=None if asked is None else now - asked,
             next_resolution=None if due is None else max(0.0, due - now),
             resolution_error=None if error is None else str(error),
             retries_held=cluster.budget.held,
             retries_refused=cluster.budget.refused,
+            requests_refused=cluster.breaker.refused,
+            waiting=cluster.waiting,
+            ejections=0 if outliers is None else outliers.enforced,
+            ejections_spared=0 if outliers is None else outliers.detected - outliers.enforced,
+            panic=cluster.panic,
         )
 
     def __repr__(self) -> str:

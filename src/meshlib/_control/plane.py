@@ -57,8 +57,8 @@ class Pool(Protocol):
         """A subchannel for ``host``, not connected yet."""
         ...
 
-    def close(self, host: Host) -> None:
-        """Ends the subchannel of ``host``, without waiting for it."""
+    def close(self, host: Host, subchannel: Subchannel) -> None:
+        """Ends ``subchannel``, which is or was that of ``host``, without waiting for it."""
         ...
 
     def state_changed(self, state: int) -> None:
@@ -188,7 +188,8 @@ class Plane:
         if isinstance(command, Rebuild):
             return self._rebuild()
         if isinstance(command, Close):
-            self._pool.close(command.host)
+            assert command.subchannel is not None
+            self._pool.close(command.host, command.subchannel)
         elif isinstance(command, Wake):
             for call in command.calls:
                 call.wake()

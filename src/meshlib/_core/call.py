@@ -15,8 +15,17 @@ from meshlib._core.attempts.budget import LOSS_SHOWS
 from meshlib._core.attempts.hedge import Hedges
 from meshlib._core.attempts.retry import Retries
 from meshlib._core.commands import ANSWERED, NOTHING, CancelAttempt, Commands, Finish, StartAttempt
-from meshlib._core.events import AttemptEnded, AttemptStarted, CallObserver, NotRetried, Retrying, Waiting
-from meshlib._core.explanation import COMMITTED, OVER_BUDGET, deadline_exceeded, explanation
+from meshlib._core.events import (
+    AttemptEnded,
+    AttemptStarted,
+    Broken,
+    CallObserver,
+    Ejected,
+    NotRetried,
+    Retrying,
+    Waiting,
+)
+from meshlib._core.explanation import COMMITTED, OVER_BUDGET, RETRIES_FULL, THROTTLED, deadline_exceeded, explanation
 from meshlib._core.host import Host
 from meshlib._core.policy import Plan, RetryPolicy
 from meshlib._core.status import OK, Outcome
@@ -51,7 +60,8 @@ class Call:
         metadata: the caller's request metadata.
         deadline: monotonic second by which it must end, or None.
         wait_for_ready: wait for a host rather than fail while none can be reached.
-        streaming: the response is a stream, whose attempts outlive ``per_attempt_timeout`` once a message has come.
+        streaming: the response is a stream, whose attempts are timed here: they outlive ``per_attempt_timeout`` once a
+            message has come.
         observer: hears its events.
     """
 
@@ -140,6 +150,10 @@ class Call:
             self._hedges.stop(COMMITTED[why])
         return self._drop(but=attempt)
 
+    def on_message(self, n: int, *, now: float) -> None:
+        """A message of attempt ``n`` came: it is not idle. To be told where there is a ``per_attempt_idle_timeout``."""
+        self.attempts[n - 1].active = now
+
     def on_outcome(self, n: int, outcome: Outcome, *, now: float) -> Commands:
         """Attempt ``n`` ended."""
         attempt = self.attempts[n - 1]
@@ -150,13 +164,20 @@ class Call:
             attempt.outcome = outcome
         else:
             outcome = attempt.outcome
-        self.cluster.report(attempt.host, outcome, seconds, now=now)
+        ejected = self.cluster.report(attempt.host, outcome, seconds, now=now)
+        if ejected:
+            attempt.ejected = ejected
         if self.observer is not None:
-            ended = AttemptEnded(at=now, n=n, address=attempt.host.endpoint.address, code=outcome.code, seconds=seconds)
+            address = attempt.host.endpoint.address
+            if ejected:
+                self.observer.on_call_event(self, Ejected(at=now, n=n, address=address, why=ejected))
+            ended = AttemptEnded(at=now, n=n, address=address, code=outcome.code, seconds=seconds)
             self.observer.on_call_event(self, ended)
         if attempt.dropped:
             return NOTHING
         self._flying -= 1
+        if self.cluster.throttle is not None and outcome.code == "OK":
+            self.cluster.throttled(ok=True)
         if outcome is OK and n == 1 and not self._flying:
             self.state = DONE
             return ANSWERED
@@ -201,10 +222,20 @@ class Call:
             return None
         if self._hedges is not None:
             return None if self._hedges.due == math.inf else self._hedges.due
-        if not self.streaming or self.plan.retry is None or self._commitment in ("message", "headers"):
+        retry = self.plan.retry
+        if not self.streaming or retry is None or self.plan.attempt_limit is None:
             return None
-        limit = self.plan.retry.per_attempt_timeout
-        return None if limit is None else self.attempts[-1].start + limit
+        attempt, idle, limit = self.attempts[-1], retry.per_attempt_idle_timeout, retry.per_attempt_timeout
+        timer = math.inf if idle is None else attempt.active + idle
+        if limit is not None and self._commitment not in ("message", "headers"):
+            timer = min(timer, attempt.start + limit)
+        return None if timer == math.inf else timer
+
+    @property
+    def reselections(self) -> int | None:
+        """How often a balancer that names a host the call has been to is asked again; None: until it names another."""
+        retry = self.plan.retry
+        return None if retry is None else retry.host_selection_retry_max_attempts
 
     # An attempt begins.
 
@@ -226,7 +257,7 @@ class Call:
     def _send(self, host: Host, why: str, now: float) -> StartAttempt:
         plan = self.plan
         timeout = None if self.deadline is None else self.deadline - now
-        limit = None if plan.retry is None or self.streaming else plan.retry.per_attempt_timeout
+        limit = None if self.streaming else plan.attempt_limit
         if limit is not None and (timeout is None or limit < timeout):
             timeout = limit
         count = len(self.attempts)
@@ -241,9 +272,12 @@ class Call:
             if self._hedges is None:
                 self._hedges = Hedges(plan.hedging)
             self._hedges.sent(now=now)
+        if self.cluster.panic:
+            attempt.panic = host.endpoint.priority in self.cluster.panic
         if self.observer is not None:
             address = host.endpoint.address
-            self.observer.on_call_event(self, AttemptStarted(at=now, n=attempt.n, address=address, why=why))
+            started = AttemptStarted(at=now, n=attempt.n, address=address, why=why, panic=attempt.panic)
+            self.observer.on_call_event(self, started)
         return attempt
 
     # An attempt ended in failure, and the call has not.
@@ -283,14 +317,23 @@ class Call:
             self._retries = Retries(policy, self.cluster.rng, self.cluster.note)
         count = len(self.attempts) - self._refused
         decision = self._retries.decide(attempt, outcome, count=count, elapsed=now - self.begun, now=now)
+        # Counted in any case, and by what the status is, not by whether there are attempts left: gRFC A6.
+        held_back = self._retries.counts(attempt, outcome, now=now) and self.cluster.throttled(ok=False)
         if isinstance(decision, str):
             return self._final(attempt, decision, now)
+        if held_back:
+            self.cluster.refuse_retry()
+            return self._final(attempt, THROTTLED, now)
         return self._back_off(attempt, decision, "retry", now)
 
     def _back_off(self, attempt: StartAttempt, delay: float, why: str, now: float) -> Commands:
         """Another attempt follows after ``delay``, its place in the budget held meanwhile."""
-        attempt.holds = self.cluster.acquire_retry(self)
-        if not attempt.holds:
+        place = self.cluster.acquire_retry(self)
+        if place is None:
+            self.cluster.refuse_retry()
+            return self._final(attempt, RETRIES_FULL, now)
+        attempt.holds = place
+        if not place:
             # Judged when the back-off ends: by then it shows whether the host was lost.
             delay = max(delay, LOSS_SHOWS)
         self.state = BACKOFF
@@ -314,10 +357,14 @@ class Call:
         return self._start(self._why, now)
 
     def _give_up(self, attempt: StartAttempt, now: float) -> Commands:
-        """A stream's attempt brought nothing within ``per_attempt_timeout``: it no longer counts."""
-        assert self.plan.retry is not None
-        limit = self.plan.retry.per_attempt_timeout
-        attempt.outcome = Outcome("DEADLINE_EXCEEDED", f"no message within per_attempt_timeout of {limit} s")
+        """A stream's attempt brought nothing for too long: it no longer counts."""
+        retry = self.plan.retry
+        assert retry is not None
+        idle = retry.per_attempt_idle_timeout
+        field, limit = "per_attempt_timeout", retry.per_attempt_timeout
+        if idle is not None and now >= attempt.active + idle:
+            field, limit = "per_attempt_idle_timeout", idle
+        attempt.outcome = Outcome("DEADLINE_EXCEEDED", f"no message within {field} of {limit} s", answered=False)
         attempt.dropped = True
         self._flying -= 1
         return (CancelAttempt(attempt.n), *self._failed(attempt, attempt.outcome, now))
@@ -328,22 +375,31 @@ class Call:
         """Sends the next copy beside those in flight; without a host or budget for it there will be no more."""
         if self.deadline is not None and now >= self.deadline:
             hedges.stop("the deadline passed")
-        elif not self.cluster.acquire_retry():
+            return NOTHING
+        throttle = self.cluster.throttle
+        if throttle is not None and not throttle.allows:
             self.cluster.refuse_retry()
-            hedges.stop(OVER_BUDGET)
-        elif type(host := self.cluster.pick(self, now=now, wait=False)) is Host:
+            hedges.stop(THROTTLED)
+            return NOTHING
+        place = self.cluster.acquire_retry()
+        if not place:
+            self.cluster.refuse_retry()
+            hedges.stop(RETRIES_FULL if place is None else OVER_BUDGET)
+            return NOTHING
+        host = self.cluster.pick(self, now=now, wait=False)
+        if type(host) is Host:
             hedges.take()
             copy = self._send(host, "hedge", now)
             copy.holds = True
             return (copy,)
-        else:
-            self.cluster.release_retry()
-            hedges.stop("there was no host for a further copy")
+        self.cluster.release_retry()
+        hedges.stop(host.details if isinstance(host, Outcome) else "there was no host for a further copy")
         return NOTHING
 
     def _hedge_failed(self, hedges: Hedges, attempt: StartAttempt, outcome: Outcome, now: float) -> Commands:
         if not hedges.failed(outcome, now=now):
             return self._final(attempt, f"{outcome.code} is fatal to a hedged call", now)
+        self.cluster.throttled(ok=False)
         if self._flying:
             return self._hedge(hedges, now) if now >= hedges.due else NOTHING
         if hedges.due == math.inf:
@@ -358,7 +414,10 @@ class Call:
         return self._finish(deadline_exceeded(self._failure, self.cluster.situation() if self.state is WAITING else ""))
 
     def _unreachable(self, outcome: Outcome, now: float) -> Commands:
-        """There is no host, and there will be none. What the last server said says more, unless the channel closed."""
+        """There is no host, and there will be none, or the circuit breaker refuses the attempt. What the last server
+        said says more, unless the channel closed."""
+        if self.observer is not None and self.cluster.breaker.says(outcome):
+            self.observer.on_call_event(self, Broken(at=now, why=outcome.details))
         if self._failure is not None and not self.cluster.closed:
             return self._final(self._failure, outcome.details, now)
         self.verdict = outcome.details

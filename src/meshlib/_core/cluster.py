@@ -13,17 +13,24 @@ from random import Random
 from typing import TYPE_CHECKING, Any, Final, final
 
 from meshlib._core.attempts.budget import Budget
+from meshlib._core.attempts.policy import RetryBudget, RetryThrottling
+from meshlib._core.attempts.throttle import Throttle
 from meshlib._core.balancing.contracts import Balancer
+from meshlib._core.balancing.priorities import Priorities
 from meshlib._core.balancing.rotation import Rotation
 from meshlib._core.commands import Close, ClusterCommand, Lookup, Open, Rebuild, StateChanged, Wake
 from meshlib._core.connectivity import CONNECTING, IDLE, NAMES, SHUTDOWN, aggregate
 from meshlib._core.endpoint import Resolution, merged
-from meshlib._core.events import ChannelEvent, ChannelObserver, ResolutionFailed
+from meshlib._core.events import ChannelEvent, ChannelObserver, PanicChanged, ResolutionFailed
+from meshlib._core.health.outlier import Outliers
+from meshlib._core.health.policy import OutlierDetection
 from meshlib._core.host import Host, Subchannel
 from meshlib._core.hosts import Hosts
-from meshlib._core.policy import RetryBudget
+from meshlib._core.limits.breaker import Breaker
+from meshlib._core.limits.policy import CircuitBreaker
 from meshlib._core.snapshot import HostSnapshot
 from meshlib._core.status import Outcome, local
+from meshlib._core.waiting import Waiting
 from meshlib._core.watch import Watch
 
 if TYPE_CHECKING:
@@ -46,10 +53,13 @@ class Cluster:
 
     Args:
         name: the target as written, for messages.
-        balancer: chooses among ready hosts of one priority.
+        balancer: chooses among the hosts of one priority; :class:`Priorities` says which that is, too.
         rng: every random choice of the channel.
         lock: guards every step; the shell's, so that the core names no thread.
         budget: of retries; None: no limit.
+        throttling: of retries; None: no limit.
+        outlier_detection: who is left out for a while; None: nobody.
+        circuit_breaker: how much may be under way; None: no limit.
         attention: tells the control plane to call :meth:`on_timer` soon; called outside the lock.
         observer: hears the events of the channel.
     """
@@ -63,6 +73,9 @@ class Cluster:
         lock: AbstractContextManager[Any],
         budget: RetryBudget | None,
         attention: Callable[[], None],
+        throttling: RetryThrottling | None = None,
+        outlier_detection: OutlierDetection | None = None,
+        circuit_breaker: CircuitBreaker | None = None,
         observer: ChannelObserver | None = None,
     ) -> None:
         self.name = name
@@ -73,12 +86,18 @@ class Cluster:
         """Why the last resolution failed; empty after a good one."""
         self.resolved = False
         """Whether the resolver has answered, well or not."""
-        self.budget = Budget(budget)
+        self.breaker = Breaker(circuit_breaker)
+        self.budget = Budget(budget, self.breaker.max_retries)
+        self.throttle = None if throttling is None else Throttle(throttling)
+        self.outliers = None if outlier_detection is None else Outliers(outlier_detection, rng)
+        self.panic: tuple[int, ...] = ()
+        """Priorities whose ejected hosts are used as well."""
         self.observer = observer
         self._events: deque[ChannelEvent] | None = None if observer is None else deque()
         self.hosts = hosts = Hosts(self._events)
         self._usable = hosts.usable
-        self._balancer = balancer
+        strict = Priorities(balancer=balancer, overprovisioning_factor=None)
+        self._priorities = balancer if isinstance(balancer, Priorities) else strict
         self._lock = lock
         self._attention = attention
         self.connectivity = IDLE
@@ -90,11 +109,7 @@ class Cluster:
         """Version of the hosts that the rotation is for."""
         self._seen = 0
         """Version of the hosts that the control plane has been told of."""
-        self._waiting: dict[Call, None] = {}
-        self._resting: dict[Call, None] = {}
-        """Calls that back off: the closing channel wakes them too."""
-        self._freed = False
-        """A place became free while a call waited, which may be what its picker waits for."""
+        self._waiting = Waiting()
         self._turn = 0
         self._watch = Watch()
         self._stale_at = math.inf
@@ -105,28 +120,32 @@ class Cluster:
         """The host for the next attempt of ``call``, its place counted.
 
         Returns:
-            A host; or the outcome that ends the call, if nothing can be reached and it will not wait; or None, and then
-            the call is registered to be woken (unless ``wait`` is False).
+            A host; or the outcome that ends the call, if nothing can be reached and it will not wait, or the circuit
+            breaker refuses it; or None, and then the call is registered to be woken (unless ``wait`` is False).
         """
         hosts = self.hosts
         with self._lock:
-            if self._waiting or self._resting:
-                self._forget(call)
+            if self._waiting.anybody:
+                self._waiting.forget(call)
             rotation = self._rotation
             chosen: Host | Outcome | None = None if rotation is None else rotation.pick(call, self._usable, now=now)
             if chosen is None:
-                chosen = self._pick_failing(call)
+                chosen = self._pick_failing(call, wait)
+            attention = False
             if type(chosen) is Host:
-                chosen.in_flight += 1
-                self.in_flight += 1
-                attention = False
-            else:
-                attention = wait and chosen is None
-                if attention:
+                if self.in_flight < self.breaker.max_requests:
+                    chosen.in_flight += 1
+                    self.in_flight += 1
+                else:
+                    chosen = self.breaker.refuse(self.breaker.requests_full)
+            elif chosen is None and wait:
+                if len(self._waiting) < self.breaker.max_pending_requests:
+                    attention = True
                     if not self._waiting:
                         self._watch.hurry(now=now)
-                    self._waiting[call] = None
-                    call.woken = False
+                    self._waiting.add(call)
+                else:
+                    chosen = self.breaker.refuse(self.breaker.waiting_full)
             if hosts.version != self._seen:
                 self._seen = hosts.version
                 attention = True
@@ -134,42 +153,53 @@ class Cluster:
             self._attention()
         return chosen
 
-    def report(self, host: Host, outcome: Outcome, seconds: float, *, now: float) -> None:
-        """An attempt on ``host`` ended after ``seconds``; its place is free."""
+    def report(self, host: Host, outcome: Outcome, seconds: float, *, now: float) -> str:
+        """An attempt on ``host`` ended after ``seconds``; its place is free.
+
+        Returns:
+            Why that had the host ejected; empty: it had not.
+        """
         hosts = self.hosts
+        ejected = ""
         with self._lock:
             host.in_flight -= 1
             self.in_flight -= 1
             if outcome.code == "OK":
                 host.successes += 1
+                if host.struck and self.outliers is not None:
+                    self.outliers.answered(host)
             else:
                 host.failures += 1
                 if outcome.code == "UNAVAILABLE":
                     hosts.usable(host, now=now)
+                if self.outliers is not None:
+                    ejected = self._judge(self.outliers, host, outcome, now)
             rotation = self._rotation
             if rotation is not None and rotation.listens:
                 rotation.report(host, outcome.code, seconds, now=now)
             attention = host.removed and host.in_flight == 0
             if self._waiting and rotation is not None:
-                attention = self._freed = True
+                attention = self._waiting.freed = True
             if hosts.version != self._seen:
                 self._seen = hosts.version
                 attention = True
         if attention:
             self._attention()
+        return ejected
 
     def leave(self, call: "Call") -> None:
         """``call`` waits no more, neither for a host nor for its next attempt."""
         with self._lock:
-            self._forget(call)
+            self._waiting.forget(call)
 
-    def acquire_retry(self, resting: "Call | None" = None) -> bool:
-        """A place in the retry budget, if there is one. Either way the closing channel wakes ``resting``, a call that
-        backs off now."""
+    def acquire_retry(self, resting: "Call | None" = None) -> bool | None:
+        """A place in the retry budget, if there is one; None: the circuit breaker allows no more. But for that the
+        closing channel wakes ``resting``, a call that backs off now."""
         with self._lock:
+            if self.budget.full:
+                return None
             if resting is not None:
-                resting.woken = False
-                self._resting[resting] = None
+                self._waiting.rest(resting)
             return self.budget.acquire(self.in_flight + len(self._waiting) + 1)
 
     def release_retry(self) -> None:
@@ -178,9 +208,21 @@ class Cluster:
             self.budget.release()
 
     def refuse_retry(self) -> None:
-        """A retry was not made, for want of a place."""
+        """A retry was not made, for want of a place or of tokens."""
         with self._lock:
             self.budget.refused += 1
+
+    def throttled(self, *, ok: bool) -> bool:
+        """An attempt of a call that may be tried again ended, well or not. Whether retries are held back."""
+        throttle = self.throttle
+        if throttle is None:
+            return False
+        with self._lock:
+            if ok:
+                throttle.succeeded()
+            else:
+                throttle.failed()
+            return not throttle.allows
 
     def lost(self, host: Host, *, since: float, now: float) -> bool:
         """Whether ``host`` has left, or has been without its connection at any time since then."""
@@ -201,6 +243,8 @@ class Cluster:
                 return ()
             self.resolved = True
             self.failure = "" if resolution.endpoints else "the resolver named no endpoint"
+            if self.outliers is not None:
+                self.outliers.begin(now=now)
             to_open = self.hosts.replace(merged(resolution.endpoints), now=now)
             commands = self._settle(now)
         self._publish()
@@ -247,6 +291,10 @@ class Cluster:
                 return ()
             if swept:
                 self._watch.looked(waiting=bool(self._waiting), now=now)
+            if self.outliers is not None and now >= self.outliers.sweep_at:
+                returned, found = self.outliers.sweep(self.hosts.named, now=now)
+                self.hosts.returned(returned, now=now)
+                self.hosts.judged(found, now=now)
             if now >= self._stale_at:
                 self.hosts.version += 1
             commands = self._settle(now)
@@ -255,19 +303,20 @@ class Cluster:
 
     def next_timer(self) -> float | None:
         """The monotonic second of the next :meth:`on_timer`, or None."""
-        timer = min(self._watch.at, self._stale_at)
+        sweep_at = math.inf if self.outliers is None else self.outliers.sweep_at
+        timer = min(self._watch.at, self._stale_at, sweep_at)
         return None if timer == math.inf else timer
 
     def rebuild(self, *, now: float) -> Commands:
-        """Makes a picker for the hosts of now. Runs the balancer's code, off the lock."""
+        """Makes pickers for the hosts of now. Runs the balancer's code, off the lock."""
         with self._lock:
             version = self.hosts.version
             if self.closed or version == self._built:
                 return ()
-            hosts = self.hosts.eligible(first=self._previous is None)
+            tiers = self.hosts.tiers(self._priorities, first=self._previous is None)
         rotation = None
-        if hosts:
-            rotation = Rotation(self._balancer, hosts, rng=self.rng, events=self._events, now=now)
+        if tiers:
+            rotation = Rotation(self._priorities.balancer, tiers, rng=self.rng, events=self._events, now=now)
         with self._lock:
             if self.closed:
                 return ()
@@ -278,7 +327,11 @@ class Cluster:
             self._rotation = rotation
             self._built = version
             self._stale_at = math.inf
-            self._freed = rotation is not None
+            self._waiting.freed = rotation is not None
+            panic = () if rotation is None else rotation.panic
+            if panic != self.panic:
+                self.panic = panic
+                self.note(PanicChanged(at=now, priorities=panic))
             commands = self._settle(now)
         self._publish()
         return tuple(commands)
@@ -294,9 +347,7 @@ class Cluster:
             self.connectivity = SHUTDOWN
             hosts = self.hosts.clear()
             self._seen = self.hosts.version
-            calls = (*self._waiting, *self._resting)
-            self._waiting.clear()
-            self._resting.clear()
+            calls = self._waiting.take_all()
         self._publish()
         return (*((Wake(calls),) if calls else ()), *map(Close, hosts), StateChanged(SHUTDOWN))
 
@@ -316,22 +367,27 @@ class Cluster:
             return f"{self.name!r} is still being resolved"
         return f"{self.name!r} has no endpoints: {self.failure}"
 
-    def snapshot(self) -> tuple[HostSnapshot, ...]:
+    @property
+    def waiting(self) -> int:
+        """How many calls wait for a host."""
+        return len(self._waiting)
+
+    def snapshot(self, *, now: float) -> tuple[HostSnapshot, ...]:
         """The hosts as they are now."""
         with self._lock:
-            return self.hosts.snapshot()
+            return self.hosts.snapshot(now=now)
 
     def __repr__(self) -> str:
         return f"<Cluster {self.name} {self.ready} ready of {len(self.hosts)} {NAMES[self.connectivity]}>"
 
     # Steps, under the lock.
 
-    def _pick_failing(self, call: "Call") -> Host | Outcome | None:
+    def _pick_failing(self, call: "Call", wait: bool) -> Host | Outcome | None:
         """The rotation has no host. A call that does not wait for one is sent to a failing host all the same, once
         nothing is resolving or connecting any more: grpc refuses it within a millisecond, with the true reason."""
         if self.closed:
             return CLOSED
-        if call.wait_for_ready or not self.resolved or self.hosts.reachable():
+        if not self.resolved or self._reachable() or (wait and self.hosts.redialled()) or call.wait_for_ready:
             return None
         failing = self.hosts.failing()
         if not failing:
@@ -340,9 +396,16 @@ class Cluster:
         order = [failing[(self._turn + step) % len(failing)] for step in range(len(failing))]
         return next((host for host in order if host not in call.tried), order[0])
 
-    def _forget(self, call: "Call") -> None:
-        self._waiting.pop(call, None)
-        self._resting.pop(call, None)
+    def _reachable(self) -> bool:
+        return self.hosts.reachable(ejected=self._priorities.healthy_panic_threshold > 0)
+
+    def _judge(self, outliers: Outliers, host: Host, outcome: Outcome, now: float) -> str:
+        """What an attempt that failed says of its host: nothing, if it was cancelled, made here or never sent."""
+        if outcome.local or outcome.refused or outcome.code == "CANCELLED" or host.removed:
+            return ""
+        found = outliers.failed(host, outcome, self.hosts.named, now=now)
+        self.hosts.judged(found, now=now)
+        return "" if not found or host.ejection is None else host.ejection.why
 
     def _sweep(self, now: float) -> None:
         """Looks at every connection; takes the lock itself, and gives it away in between: there may be thousands."""
@@ -356,6 +419,8 @@ class Cluster:
         """What the changes so far ask of the shell."""
         hosts = self.hosts
         commands: list[ClusterCommand] = [Close(host) for host in hosts.drained()]
+        commands += hosts.redialling
+        hosts.redialling.clear()
         if hosts.lost:
             hosts.lost = False
             commands.append(Lookup())
@@ -365,7 +430,7 @@ class Cluster:
             self._stale_at = math.inf
         elif self._rotation is not None:
             self._stale_at = self._rotation.stale_at(now=now)
-        calls = self._awaken()
+        calls = self._waiting.take(lambda: not self.resolved or self._reachable())
         if calls:
             commands.append(Wake(calls))
         state = aggregate(host.state for host in hosts) if hosts or self.resolved else CONNECTING
@@ -374,22 +439,6 @@ class Cluster:
             commands.append(StateChanged(state))
         self._watch.settle(seats=bool(hosts.seats), now=now)
         return commands
-
-    def _awaken(self) -> "tuple[Call, ...]":
-        """Takes out those whose wait may be over: all, if the rotation may have somebody for them now; else, once
-        nothing can be reached, those that do not insist on a ready host."""
-        freed, self._freed = self._freed, False
-        if not self._waiting:
-            return ()
-        if freed:
-            calls = tuple(self._waiting)
-        elif self.resolved and not self.hosts.reachable():
-            calls = tuple(call for call in self._waiting if not call.wait_for_ready)
-        else:
-            return ()
-        for call in calls:
-            del self._waiting[call]
-        return calls
 
     # Events are noted under the lock and told outside it.
 

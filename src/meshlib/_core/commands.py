@@ -39,7 +39,21 @@ class StartAttempt:
         previous: attempts before this one that a server may have seen: ``grpc-previous-rpc-attempts`` (gRFC A6).
     """
 
-    __slots__ = ("dropped", "holds", "host", "n", "outcome", "previous", "seconds", "start", "timeout", "why")
+    __slots__ = (
+        "active",
+        "dropped",
+        "ejected",
+        "holds",
+        "host",
+        "n",
+        "outcome",
+        "panic",
+        "previous",
+        "seconds",
+        "start",
+        "timeout",
+        "why",
+    )
 
     def __init__(self, n: int, host: "Host", timeout: float | None, why: str, start: float, previous: int) -> None:
         self.n = n
@@ -56,6 +70,12 @@ class StartAttempt:
         """Cancelled: its outcome, still to come, no longer counts."""
         self.holds = False
         """It holds a place in the retry budget."""
+        self.active = start
+        """Monotonic second of its last message, or of its start."""
+        self.panic = False
+        """Ejected hosts were used as well when its host was chosen."""
+        self.ejected = ""
+        """Why its end had its host ejected; empty: it had not."""
 
     def __repr__(self) -> str:
         end = "in flight" if self.outcome is None else self.outcome.code
@@ -133,12 +153,14 @@ class Open:
 
 @final
 class Close:
-    """The command to close the subchannel of ``host``: it has left and its last attempt has ended."""
+    """The command to close the subchannel that ``host`` has now: it has left and its last attempt has ended, or it is
+    to have another."""
 
-    __slots__ = ("host",)
+    __slots__ = ("host", "subchannel")
 
     def __init__(self, host: "Host") -> None:
         self.host = host
+        self.subchannel = host.subchannel
 
     def __repr__(self) -> str:
         return f"<close {self.host.endpoint.address}>"

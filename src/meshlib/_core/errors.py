@@ -7,7 +7,14 @@ from typing import Final
 
 __all__ = ["ConfigError", "unknown_name"]
 
-_SHORT: Final = Repr()
+
+class _Short(Repr):
+    def repr_int(self, x: int, level: int) -> str:
+        """Of any size: Python refuses to write out what has more than 4300 digits, and the error would be lost."""
+        return super().repr_int(x, level) if x.bit_length() < 10_000 else f"<a number of {x.bit_length()} bits>"
+
+
+_SHORT: Final = _Short()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 200
 
 

@@ -9,13 +9,19 @@ if TYPE_CHECKING:
 __all__ = [
     "AttemptEnded",
     "AttemptStarted",
+    "Broken",
     "CallEvent",
     "CallObserver",
     "ChannelEvent",
     "ChannelObserver",
+    "Ejected",
     "EndpointsChanged",
+    "HostEjected",
+    "HostReturned",
+    "HostSpared",
     "HostStateChanged",
     "NotRetried",
+    "PanicChanged",
     "PluginFailed",
     "ResolutionFailed",
     "Retrying",
@@ -50,12 +56,14 @@ class AttemptStarted(CallEvent):
         n: its number, from 1.
         address: of the host.
         why: ``"first"``, ``"retry"``, ``"hedge"`` or ``"refused"`` (the attempt before never left).
+        panic: ejected hosts were used as well, because too few were left.
     """
 
     stage: ClassVar[str] = "in_flight"
     n: int
     address: str
     why: str
+    panic: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +109,34 @@ class NotRetried(CallEvent):
 
     stage: ClassVar[str] = "retry"
     n: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Broken(CallEvent):
+    """The circuit breaker refused an attempt; the call ends.
+
+    Args:
+        why: which limit, in words.
+    """
+
+    stage: ClassVar[str] = "breaker"
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ejected(CallEvent):
+    """The end of an attempt had its host ejected.
+
+    Args:
+        n: its number.
+        address: of the host.
+        why: what the host did, in words.
+    """
+
+    stage: ClassVar[str] = "outlier"
+    n: int
+    address: str
     why: str
 
 
@@ -154,6 +190,58 @@ class HostStateChanged(ChannelEvent):
     address: str
     before: str
     after: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostEjected(ChannelEvent):
+    """Outlier detection leaves a host out for a while.
+
+    Args:
+        address: of the host.
+        why: what it did, in words.
+        seconds: until it may come back.
+    """
+
+    address: str
+    why: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostSpared(ChannelEvent):
+    """Outlier detection found a host to be an outlier, and it stays all the same.
+
+    Args:
+        address: of the host.
+        why: what it did, in words.
+        spared: why it stays, in words.
+    """
+
+    address: str
+    why: str
+    spared: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostReturned(ChannelEvent):
+    """A host is ejected no more.
+
+    Args:
+        address: of the host.
+    """
+
+    address: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PanicChanged(ChannelEvent):
+    """Too few hosts of some priorities are healthy, so that ejected ones are used as well; or that has ended.
+
+    Args:
+        priorities: those it is so for now; none: it has ended.
+    """
+
+    priorities: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

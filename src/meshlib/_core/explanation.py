@@ -6,9 +6,11 @@ from typing import Final
 from meshlib._core.commands import StartAttempt
 from meshlib._core.status import Outcome, local
 
-__all__ = ["COMMITTED", "OVER_BUDGET", "deadline_exceeded", "explanation"]
+__all__ = ["COMMITTED", "OVER_BUDGET", "RETRIES_FULL", "THROTTLED", "deadline_exceeded", "explanation"]
 
 OVER_BUDGET: Final = "the retry budget of the channel is used up"
+THROTTLED: Final = "retries are held back, because too many attempts have failed (retryThrottling)"
+RETRIES_FULL: Final = "the circuit breaker allows no more retries (max_retries)"
 
 COMMITTED: Final = {
     "message": "a message had reached the application",

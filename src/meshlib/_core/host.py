@@ -5,8 +5,9 @@ from typing import Protocol, final
 
 from meshlib._core.connectivity import CONNECTING, NAMES, READY
 from meshlib._core.endpoint import Endpoint
+from meshlib._core.health.record import Record
 
-__all__ = ["Host", "Subchannel"]
+__all__ = ["Ejection", "Host", "Subchannel"]
 
 
 class Subchannel(Protocol):
@@ -18,6 +19,22 @@ class Subchannel(Protocol):
 
 
 @final
+class Ejection:
+    """Why a host is left out, and until when.
+
+    Args:
+        why: what it did, in words.
+        until: monotonic second; it comes back at the first sweep of outlier detection from then on.
+    """
+
+    __slots__ = ("until", "why")
+
+    def __init__(self, why: str, until: float) -> None:
+        self.why = why
+        self.until = until
+
+
+@final
 class Host:
     """One endpoint in one channel: the same object for as long as the endpoint stays, whatever its weight or priority.
 
@@ -25,15 +42,20 @@ class Host:
     """
 
     __slots__ = (
+        "dials",
+        "ejection",
         "endpoint",
         "failing",
         "failures",
         "in_flight",
         "lost_at",
+        "record",
         "removed",
         "state",
+        "struck",
         "subchannel",
         "successes",
+        "unasked",
     )
 
     def __init__(self, endpoint: Endpoint) -> None:
@@ -46,9 +68,18 @@ class Host:
         """Named by the resolver no more: it serves the calls it has and then closes."""
         self.lost_at = -math.inf
         """Monotonic second at which it was last seen to have lost its connection."""
+        self.unasked = False
+        """Nobody has asked for it since it lost its connection: the next call may have it dialled anew."""
+        self.dials = 0
+        """How often it was dialled anew."""
         self.in_flight = 0
         self.successes = 0
         self.failures = 0
+        self.ejection: Ejection | None = None
+        """Why outlier detection leaves it out; None: it does not."""
+        self.struck = False
+        """Failures in a row are counted against it: the next success has something to take back."""
+        self.record = Record()
 
     @property
     def weight(self) -> float:
@@ -57,9 +88,9 @@ class Host:
 
     @property
     def healthy(self) -> bool:
-        """Whether it is connected."""
-        return self.state == READY
+        """Whether it is connected and not ejected."""
+        return self.state == READY and self.ejection is None
 
     def __repr__(self) -> str:
-        left = " removed" if self.removed else ""
+        left = " removed" if self.removed else " ejected" if self.ejection else ""
         return f"<Host {self.endpoint.address} {NAMES[self.state]}{left} in_flight={self.in_flight}>"

@@ -6,12 +6,15 @@ comes back with its connection.
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import final
 
+from meshlib._core.balancing.priorities import Priorities, Tier
+from meshlib._core.commands import Close, Open
 from meshlib._core.connectivity import CONNECTING, NAMES, READY, TRANSIENT_FAILURE
 from meshlib._core.endpoint import Endpoint
-from meshlib._core.events import ChannelEvent, EndpointsChanged, HostStateChanged
+from meshlib._core.events import ChannelEvent, EndpointsChanged, HostEjected, HostReturned, HostSpared, HostStateChanged
+from meshlib._core.health.outlier import Outlier
 from meshlib._core.host import Host, Subchannel
 from meshlib._core.snapshot import HostSnapshot
 
@@ -29,7 +32,7 @@ class Hosts:
         events: takes what happened; None: nobody listens.
     """
 
-    __slots__ = ("_events", "_leaving", "_named", "lost", "ready", "seats", "version")
+    __slots__ = ("_events", "_leaving", "_named", "lost", "ready", "redialling", "seats", "version")
 
     def __init__(self, events: deque[ChannelEvent] | None = None) -> None:
         self._events = events
@@ -43,12 +46,19 @@ class Hosts:
         """Goes up whenever others than before may be chosen."""
         self.lost = False
         """One became failing; whoever acts on it takes the mark away."""
+        self.redialling: list[Close | Open] = []
+        """How the hosts that are dialled anew get there; whoever performs it empties it."""
 
     def __len__(self) -> int:
         return len(self._named)
 
     def __iter__(self) -> Iterator[Host]:
         return iter(self._named.values())
+
+    @property
+    def named(self) -> Collection[Host]:
+        """All but those that are leaving."""
+        return self._named.values()
 
     # Changes.
 
@@ -103,6 +113,7 @@ class Hosts:
         host.state = state
         if before == READY:
             host.lost_at = now
+            host.unasked = True
         if host.removed:
             return
         self.ready += (state == READY) - (before == READY)
@@ -127,6 +138,41 @@ class Hosts:
             self.set_state(host, state, now=now)
         return state == READY
 
+    def judged(self, found: Iterable[Outlier], *, now: float) -> None:
+        """Outlier detection found these: who is ejected leaves the rotation."""
+        for outlier in found:
+            host, address = outlier.host, outlier.host.endpoint.address
+            ejection = host.ejection
+            if outlier.spared or ejection is None:
+                event: ChannelEvent = HostSpared(at=now, address=address, why=outlier.why, spared=outlier.spared)
+            else:
+                self.version += 1
+                event = HostEjected(at=now, address=address, why=outlier.why, seconds=ejection.until - now)
+            if self._events is not None:
+                self._events.append(event)
+
+    def returned(self, hosts: Iterable[Host], *, now: float) -> None:
+        """These are ejected no more."""
+        for host in hosts:
+            self.version += 1
+            if self._events is not None:
+                self._events.append(HostReturned(at=now, address=host.endpoint.address))
+
+    def redialled(self) -> bool:
+        """Has every failing host that nobody has asked for since it lost its connection dialled anew, rather than wait
+        for the end of its back-off: as grpc's own channel, which is idle then, would at this call. Whether there are
+        any."""
+        again = [host for host in self.seats if host.failing and host.unasked and host.in_flight == 0]
+        for host in again:
+            self.redialling += (Close(host), Open(host))
+            host.unasked = False
+            host.dials += 1
+            host.state = CONNECTING
+            host.subchannel = None
+        if again:
+            self._seat()
+        return bool(again)
+
     def drained(self) -> list[Host]:
         """Those that left and whose last call has ended, to be closed; each is told once."""
         ended = [key for key, host in self._leaving.items() if host.in_flight == 0] if self._leaving else []
@@ -146,39 +192,48 @@ class Hosts:
 
     # Questions.
 
-    def eligible(self, *, first: bool) -> tuple[Host, ...]:
-        """Those a picker may choose from: the ready ones of the first priority that has one (RFC 2782).
+    def tiers(self, priorities: Priorities, *, first: bool) -> tuple[Tier[Host], ...]:
+        """Those that pickers may choose from, by priority.
 
         Args:
+            priorities: which of them get calls.
             first: nobody has been chosen yet. Then a better priority that has not failed is worth the wait: it is about
                 to connect.
         """
-        ready = [host for host in self if host.state == READY]
-        if not ready:
-            return ()
-        best = min(host.endpoint.priority for host in ready)
-        if first and any(host.endpoint.priority < best and not host.failing for host in self):
-            return ()
-        return tuple(host for host in ready if host.endpoint.priority == best)
+        tiers = priorities.tiers(self, connected=_connected, sound=_sound)
+        if first and tiers:
+            best = tiers[0].priority
+            if any(host.endpoint.priority < best and not host.failing for host in self):
+                return ()
+        return tiers
 
-    def reachable(self) -> bool:
-        """Whether any may be, or become, ready."""
-        return self.ready > 0 or any(host.state != TRANSIENT_FAILURE for host in self)
+    def reachable(self, *, ejected: bool) -> bool:
+        """Whether any may be, or become, ready.
+
+        Args:
+            ejected: one that is ejected counts, too.
+        """
+        if self.ready and ejected:
+            return True
+        return any(host.state != TRANSIENT_FAILURE and (ejected or host.ejection is None) for host in self)
 
     def failing(self) -> list[Host]:
         """Those of the first priority to which a call can be sent though none is ready, to learn the true reason."""
-        seats = self.seats
+        seats = [host for host in self.seats if host.ejection is None]
         best = min((host.endpoint.priority for host in seats), default=0)
         return [host for host in seats if host.endpoint.priority == best]
 
     def describe(self) -> str:
         """The first few and how they are, for messages."""
         hosts = list(self)
-        shown = [f"{host.endpoint.address} {NAMES[host.state]}" for host in hosts[:3]]
+        shown = [
+            f"{host.endpoint.address} {'ejected' if host.ejection is not None else NAMES[host.state]}"
+            for host in hosts[:3]
+        ]
         more = f" and {len(hosts) - 3} more" if len(hosts) > 3 else ""
         return f"{', '.join(shown)}{more}"
 
-    def snapshot(self) -> tuple[HostSnapshot, ...]:
+    def snapshot(self, *, now: float) -> tuple[HostSnapshot, ...]:
         """Each as it is now."""
         return tuple(
             HostSnapshot(
@@ -189,6 +244,8 @@ class Hosts:
                 priority=host.endpoint.priority,
                 successes=host.successes,
                 failures=host.failures,
+                ejected_until=None if host.ejection is None else max(0.0, host.ejection.until - now),
+                ejected_for="" if host.ejection is None else host.ejection.why,
             )
             for host in self
         )
@@ -209,3 +266,12 @@ class Hosts:
             host.removed = False
             self.ready += host.state == READY
         return host
+
+
+def _connected(host: Host) -> bool:
+    return host.state == READY
+
+
+def _sound(host: Host) -> bool:
+    """One that is about to connect counts as healthy: a channel that starts would panic else."""
+    return not host.failing and host.ejection is None

@@ -17,6 +17,9 @@ class HostSnapshot:
         priority: 0 is tried first.
         successes: attempts that ended OK.
         failures: attempts that ended otherwise.
+        ejected_until: seconds until it may come back, at the sweep of outlier detection after that; None: it is not
+            ejected.
+        ejected_for: why it is ejected, in words; empty if it is not.
     """
 
     address: str
@@ -26,6 +29,8 @@ class HostSnapshot:
     priority: int
     successes: int
     failures: int
+    ejected_until: float | None = None
+    ejected_for: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +46,12 @@ class ChannelSnapshot:
         next_resolution: seconds until the next one; None while one is put, or if none is due.
         resolution_error: why the last one failed; None if it did not.
         retries_held: places of the retry budget in use.
-        retries_refused: retries the budget did not allow, so far.
+        retries_refused: retries that the budget, the throttling or the circuit breaker did not allow, so far.
+        requests_refused: calls and attempts that the circuit breaker did not allow, so far.
+        waiting: calls that wait for a host.
+        ejections: hosts ejected so far.
+        ejections_spared: outliers found so far that were not ejected.
+        panic: priorities of which ejected hosts are used as well, because too few are left.
     """
 
     target: str
@@ -53,3 +63,8 @@ class ChannelSnapshot:
     resolution_error: str | None = None
     retries_held: int = 0
     retries_refused: int = 0
+    requests_refused: int = 0
+    waiting: int = 0
+    ejections: int = 0
+    ejections_spared: int = 0
+    panic: tuple[int, ...] = ()

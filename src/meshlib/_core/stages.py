@@ -59,10 +59,22 @@ STAGES: Final = (
         why="each attempt chooses anew, so that a retry leaves the host that failed",
     ),
     Stage(
+        name="breaker",
+        scope="attempt",
+        inside=True,
+        why="what is beyond its limits is neither counted as under way nor charged to the host that was chosen",
+    ),
+    Stage(
         name="in_flight",
         scope="attempt",
         inside=True,
         why="counted under the lock of the choice, before the send, so that a host in use is never closed",
+    ),
+    Stage(
+        name="outlier",
+        scope="attempt",
+        inside=True,
+        why="the end of an attempt is judged before the balancer hears of it: an ejected host leaves its rotation",
     ),
     Stage(
         name="load",

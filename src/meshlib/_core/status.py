@@ -1,5 +1,6 @@
 """How an attempt or a call ended, as the core sees it: the name of a gRPC status code and what may be done about it."""
 
+from collections.abc import Sequence
 from typing import Final, final
 
 __all__ = ["CODES", "OK", "Outcome", "local"]
@@ -36,11 +37,14 @@ class Outcome:
         sent: False only where it is proved that no byte of the request reached a server.
         refused: the host has no connection, so grpc did not send it; implies not sent.
         local: made here: no server said it.
+        answered: a server said it; False where the connection broke or the time ran out.
         pushback: seconds from the ``grpc-retry-pushback-ms`` trailer; negative: the server forbids a retry (gRFC A6).
+        metadata: the trailing metadata that came with it.
+        at: the wall clock, seconds since 1970, when it ended: to understand a header that names a point in time.
         error: what the shell will show its caller for it; the core passes it on unseen.
     """
 
-    __slots__ = ("code", "details", "error", "local", "pushback", "refused", "sent")
+    __slots__ = ("answered", "at", "code", "details", "error", "local", "metadata", "pushback", "refused", "sent")
 
     def __init__(
         self,
@@ -50,7 +54,10 @@ class Outcome:
         sent: bool = True,
         refused: bool = False,
         local: bool = False,
+        answered: bool = True,
         pushback: float | None = None,
+        metadata: Sequence[tuple[str, str | bytes]] = (),
+        at: float = 0.0,
         error: object = None,
     ) -> None:
         self.code = code
@@ -58,7 +65,10 @@ class Outcome:
         self.sent = sent and not refused
         self.refused = refused
         self.local = local
+        self.answered = answered and not refused and not local
         self.pushback = pushback
+        self.metadata = metadata
+        self.at = at
         self.error = error
 
     def __repr__(self) -> str:

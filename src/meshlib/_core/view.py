@@ -21,6 +21,8 @@ class AttemptView:
         seconds: how long it took; None while it is in flight.
         why: ``"first"``, ``"retry"``, ``"hedge"`` or ``"refused"`` (the one before never left this process).
         sent: False where no byte of it reached a server.
+        panic: hosts that outlier detection had ejected were used as well when this one was chosen.
+        ejected: why its end had the host ejected; empty: it had not.
     """
 
     host: str
@@ -29,6 +31,8 @@ class AttemptView:
     seconds: float | None
     why: str
     sent: bool
+    panic: bool = False
+    ejected: str = ""
 
 
 @final
@@ -53,6 +57,8 @@ class CallMesh:
                 seconds=attempt.seconds,
                 why=attempt.why,
                 sent=attempt.outcome is None or attempt.outcome.sent,
+                panic=attempt.panic,
+                ejected=attempt.ejected,
             )
             for attempt in call.attempts
         )

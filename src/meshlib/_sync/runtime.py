@@ -82,9 +82,9 @@ class Runtime:
         """A subchannel for ``host``."""
         return Subchannel(host, self.settings, self._factory)
 
-    def close(self, host: Host) -> None:
-        """Ends the subchannel of a drained host, on a thread of its own: grpc may wait for callbacks of the user's."""
-        self.clock.spawn(lambda: _close(host), f"meshlib-close-{host.endpoint.address}")
+    def close(self, host: Host, subchannel: Any) -> None:
+        """Ends a subchannel, on a thread of its own: grpc may wait for callbacks of the user's."""
+        self.clock.spawn(subchannel.close, f"meshlib-close-{host.endpoint.address}")
 
     def state_changed(self, state: int) -> None:
         """The channel's own state is another."""
@@ -133,7 +133,8 @@ class Runtime:
                     call.wake()
         for command in commands:
             if isinstance(command, Close):
-                _close(command.host)
+                subchannel: Any = command.subchannel
+                subchannel.close()
         self.process.detach(self, self.plane.stop)
 
     def abandon(self) -> None:
@@ -143,12 +144,6 @@ class Runtime:
 
     def _attention(self) -> None:
         self.plane.attention()
-
-
-def _close(host: Host) -> None:
-    subchannel: Any = host.subchannel
-    if subchannel is not None:
-        subchannel.close()
 
 
 @final

@@ -141,6 +141,16 @@ def test_a_weight_that_grows_is_felt_at_the_next_membership() -> None:
     assert picks(after, members, 100).count(0) == pytest.approx(50, abs=1)
 
 
+def test_a_new_host_that_ties_with_the_one_picked_last_comes_after_it() -> None:
+    """Equal deadlines, equal weights: who was here before goes first, and hosts themselves are never compared."""
+    members = hosts(weights=[1, 1, 2])
+    before = schedule((members[0], members[2]))
+    assert picks(before, members, 2) == [2, 0]
+    after = schedule((members[1], members[0], members[2]))
+    after.adopt(before)
+    assert picks(after, members, 4) == [2, 2, 0, 1]
+
+
 def test_virtual_time_starts_anew_with_a_membership() -> None:
     """A long life at small weights leaves enough precision for the greatest weight there is."""
     members = hosts(weights=[1, 2])

@@ -3,7 +3,7 @@
 import math
 from typing import Final, final
 
-from meshlib._core.policy import RetryBudget
+from meshlib._core.attempts.policy import RetryBudget
 
 __all__ = ["LOSS_SHOWS", "Budget"]
 
@@ -18,12 +18,14 @@ class Budget:
 
     Args:
         policy: None: no limit.
+        most: places at most, whatever the policy allows: the circuit breaker's ``max_retries``.
     """
 
-    __slots__ = ("_policy", "held", "refused")
+    __slots__ = ("_policy", "held", "most", "refused")
 
-    def __init__(self, policy: RetryBudget | None) -> None:
+    def __init__(self, policy: RetryBudget | None, most: float = math.inf) -> None:
         self._policy = policy
+        self.most = most
         self.held = 0
         """Places taken now."""
         self.refused = 0
@@ -39,10 +41,15 @@ class Budget:
 
     def acquire(self, active: int) -> bool:
         """Takes a place for one retry, if there is one."""
-        if self.held >= self.limit(active):
+        if self.held >= self.limit(active) or self.full:
             return False
         self.held += 1
         return True
+
+    @property
+    def full(self) -> bool:
+        """Whether the circuit breaker has no place left."""
+        return self.held >= self.most
 
     def release(self) -> None:
         """Gives a place back: the retry has ended."""

@@ -3,7 +3,7 @@
 import math
 from typing import final
 
-from meshlib._core.policy import HedgingPolicy
+from meshlib._core.attempts.policy import HedgingPolicy
 from meshlib._core.status import Outcome
 
 __all__ = ["Hedges"]

@@ -1,20 +1,26 @@
 """Whether a failed attempt is tried again, and after how long."""
 
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any, Final, final
 
+from meshlib._core.attempts.policy import RetryPolicy
 from meshlib._core.commands import StartAttempt
 from meshlib._core.events import ChannelEvent, PluginFailed
-from meshlib._core.policy import RetryPolicy
 from meshlib._core.status import Outcome
 
-__all__ = ["AttemptState", "Retries", "backoff", "timed_out"]
+__all__ = ["AttemptState", "Retries", "backoff", "carries", "reset_after", "timed_out"]
+
+Metadata = Sequence[tuple[str, str | bytes]]
 
 TIMER_SLACK: Final = 0.005
 """An attempt that ended DEADLINE_EXCEEDED this close to its own limit, in seconds, was ended by that limit: grpc rounds
 deadlines to the millisecond, so its clock and ours may differ by a little."""
+
+SHORTEST_RESET: Final = 0.001
+"""Seconds; a server that asks for no more is not heard (Envoy)."""
 
 
 @final
@@ -101,14 +107,17 @@ class Retries:
             return "the server forbade a retry"
         if policy.unsent_only and outcome.sent:
             return "it may have reached a server, and unsent_only is set"
-        if policy.when is not None:
+        if carries(outcome.metadata, policy.retriable_headers):
+            pass  # the server asks for a retry, whatever its code
+        elif policy.when is not None:
             if not expired and not self._asked(policy.when, "when", state, False, now):
                 return "the retry condition said no"
         elif ("UNAVAILABLE" if expired else outcome.code) not in policy.retryable_status_codes:
             return f"{outcome.code} is not retried"
         if policy.stop is None and count >= policy.max_attempts:
             return f"all {policy.max_attempts} attempts were used"
-        delay = outcome.pushback if outcome.pushback is not None else self._wait(state, now)
+        told = outcome.pushback
+        delay = told if told is not None else self._wait(outcome, state, now)
         state.upcoming_sleep = delay
         if policy.stop is not None and self._asked(policy.stop, "stop", state, True, now):
             return "the stop condition was met"
@@ -117,8 +126,20 @@ class Retries:
         self._idle += delay
         return delay
 
-    def _wait(self, state: AttemptState, now: float) -> float:
+    def counts(self, attempt: StartAttempt, outcome: Outcome, *, now: float) -> bool:
+        """Whether the failure is one that retry throttling counts: its status is retryable, or the server forbids a
+        retry (gRFC A6)."""
+        if outcome.pushback is not None and outcome.pushback < 0:
+            return True
+        code = "UNAVAILABLE" if timed_out(self._policy, attempt, outcome, now=now) else outcome.code
+        return code in self._policy.retryable_status_codes
+
+    def _wait(self, outcome: Outcome, state: AttemptState, now: float) -> float:
         policy = self._policy
+        reset = reset_after(policy, outcome)
+        if reset is not None:
+            # Envoy JitteredLowerBoundBackOffStrategy: at least that long, and up to half as long again.
+            return reset + self._rng.random() * reset / 2
         own = backoff(policy, self._row + 1, rng=self._rng)
         if policy.wait is None:
             return own
@@ -148,10 +169,27 @@ def timed_out(policy: RetryPolicy, attempt: StartAttempt, outcome: Outcome, *, n
     attempt is retried like one that was UNAVAILABLE."""
     if attempt.dropped:
         return True
-    limit = policy.per_attempt_timeout
+    limit = policy.attempt_limit
     if outcome.code != "DEADLINE_EXCEEDED" or limit is None or attempt.timeout != limit:
         return False
     return now - attempt.start >= limit - TIMER_SLACK
+
+
+def carries(metadata: Metadata, headers: Sequence[str | tuple[str, str]]) -> bool:
+    """Whether any of ``headers``, names or pairs of name and value, is in ``metadata``."""
+    return bool(headers) and any(key in headers or (key, value) in headers for key, value in metadata)
+
+
+def reset_after(policy: RetryPolicy, outcome: Outcome) -> float | None:
+    """Seconds after which the server wants to see the call again, by ``reset_headers``; None: it does not say."""
+    for name, kind in policy.reset_headers:
+        for key, value in outcome.metadata:
+            if key != name or not isinstance(value, str) or not re.fullmatch(r"[0-9]{1,18}", value):
+                continue
+            seconds = int(value) - (outcome.at if kind == "unix_timestamp" else 0)
+            if SHORTEST_RESET < seconds <= policy.max_reset_interval:
+                return seconds
+    return None
 
 
 def backoff(policy: RetryPolicy, retry: int, *, rng: Random) -> float:

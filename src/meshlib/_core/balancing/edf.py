@@ -76,9 +76,9 @@ class Schedule:
         weights swing, or others come and go, between any two picks.
         """
         then = previous._now
-        kept = {
-            host: ((deadline - then) / period, turn - previous._turn) for deadline, turn, period, host in previous._heap
-        }
+        # Turns below 0, so that none is that of a new host: who was here first goes first among equals.
+        after = previous._turn + 1
+        kept = {host: ((deadline - then) / period, turn - after) for deadline, turn, period, host in previous._heap}
         heap = self._heap
         for place, (deadline, turn, period, host) in enumerate(heap):
             left = kept.get(host)

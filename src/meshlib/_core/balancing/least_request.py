@@ -8,8 +8,8 @@ from typing import Final, final
 
 from meshlib._core.balancing.contracts import Host, Picker, PickInfo
 from meshlib._core.balancing.edf import MAX_SKIPPED, Schedule, equal_weights
+from meshlib._core.checks import whole
 from meshlib._core.errors import ConfigError
-from meshlib._core.policy import whole
 
 __all__ = ["LeastRequest"]
 

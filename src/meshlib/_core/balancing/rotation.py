@@ -6,11 +6,12 @@ end) is told once, made good by taking each host in turn, and never takes a call
 
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import Final, Protocol, final
 
 from meshlib._core.balancing.contracts import Balancer, Picker, PickInfo, Report
+from meshlib._core.balancing.priorities import Spread, Tier
 from meshlib._core.balancing.round_robin import RoundRobin
 from meshlib._core.events import ChannelEvent, PluginFailed
 from meshlib._core.host import Host
@@ -33,47 +34,79 @@ class Usable(Protocol):
         ...
 
 
+class Asking(PickInfo, Protocol):
+    """The call that needs a host, and what its policy says of hosts it has been to."""
+
+    @property
+    def reselections(self) -> int | None:
+        """How often a picker that names such a host is asked again before it is taken at its word; None: it never
+        is, as long as there is another."""
+        ...
+
+
 @final
 class Rotation:
-    """The hosts of one membership, at least one, and the picker made for them. Made off the channel's lock, used under
-    it.
+    """The hosts of one membership, at least one, and the pickers made for them, one a tier. Made off the channel's
+    lock, used under it.
 
     Args:
-        balancer: makes the picker.
-        hosts: to choose from.
-        rng: for the picker.
+        balancer: makes the pickers.
+        tiers: of hosts to choose from.
+        rng: for the pickers.
         events: takes what goes wrong; None: nobody listens.
         now: monotonic seconds.
     """
 
-    __slots__ = ("_events", "_hosts", "_made_at", "_members", "_name", "_pick", "_picker", "_told", "_turn", "listens")
+    __slots__ = (
+        "_events",
+        "_forced",
+        "_made_at",
+        "_members",
+        "_name",
+        "_pick",
+        "_pickers",
+        "_tiers",
+        "_told",
+        "_turn",
+        "listens",
+        "panic",
+    )
 
     def __init__(
         self,
         balancer: Balancer,
-        hosts: tuple[Host, ...],
+        tiers: Sequence[Tier[Host]],
         *,
         rng: Random,
         events: deque[ChannelEvent] | None,
         now: float,
     ) -> None:
         self._name = type(balancer).__name__
-        self._hosts = hosts
-        self._members = frozenset(hosts)
+        self._tiers = tiers
+        self._members = frozenset(host for tier in tiers for host in tier.hosts)
+        self.panic = tuple(tier.priority for tier in tiers if tier.panic)
+        """Priorities whose ejected hosts are used as well."""
+        self._forced = frozenset(h for tier in tiers if tier.panic for h in tier.hosts if h.ejection is not None)
+        """Those hosts."""
         self._events = events
         self._made_at = now
         self._told: set[str] = set()
         self._turn = 0
-        self._picker = self._make(balancer, rng, now)
-        self._pick: Callable[..., object] = self._picker.pick
-        self.listens = _overrides(self._picker, "done")
-        """Whether the picker wants to know how attempts end."""
+        self._pickers = {tier.priority: self._make(balancer, tier.hosts, rng, now) for tier in tiers}
+        pickers = list(self._pickers.values())
+        chooser = pickers[0]
+        if len(tiers) > 1:
+            chooser = Spread([(tier.percent, self._pickers[tier.priority]) for tier in tiers], rng)
+        self._pick: Callable[..., object] = chooser.pick
+        self.listens = any(_overrides(picker, "done") for picker in pickers)
+        """Whether a picker wants to know how attempts end."""
 
-    def pick(self, call: PickInfo, usable: Usable, *, now: float) -> Host | None:
+    def pick(self, call: Asking, usable: Usable, *, now: float) -> Host | None:
         """A host that is usable now: another than ``call.tried`` where there is one. None: the picker says wait, or
         there is none."""
         tried = call.tried
-        for _ in ASKS:
+        left = call.reselections if tried else None
+        for _ in ASKS if left is None else range(left + 1):
             try:
                 host = self._pick(call, now=now)
             except Exception as error:  # noqa: BLE001 - a plug-in's failure must not be a call's
@@ -84,59 +117,70 @@ class Rotation:
                     return None
                 self._failed("pick", f"returned {host!r}, which is none of its hosts", now)
                 break
-            if host not in tried and usable(host, now=now):
+            fit = usable(host, now=now) and (host.ejection is None or host in self._forced)
+            if fit and (left == 0 or host not in tried):
                 return host
+            left = None if left is None else left - 1
         return self._search(call, usable, now)
 
     def report(self, host: Host, code: str, seconds: float, *, now: float) -> None:
-        """An attempt ended: tells a picker that listens."""
-        try:
-            self._picker.done(host, Report(code=code, seconds=seconds), now=now)
-        except Exception as error:  # noqa: BLE001 - a plug-in's failure must not be a call's
-            self._failed("done", error, now)
+        """An attempt ended: tells the pickers that listen."""
+        told = Report(code=code, seconds=seconds)
+        for picker in self._pickers.values():
+            try:
+                if _overrides(picker, "done"):
+                    picker.done(host, told, now=now)
+            except Exception as error:  # noqa: BLE001 - a plug-in's failure must not be a call's
+                self._failed("done", error, now)
 
     def adopt(self, previous: "Rotation", *, now: float) -> None:
-        """Lets the picker carry over what the one before it knew."""
-        if type(self._picker) is not type(previous._picker) or not _overrides(self._picker, "adopt"):
-            return
-        try:
-            self._picker.adopt(previous._picker, now=now)
-        except Exception as error:  # noqa: BLE001 - a plug-in's failure must not be a channel's
-            self._failed("adopt", error, now)
+        """Lets the picker of each tier carry over what the one before it knew."""
+        for priority, picker in self._pickers.items():
+            before = previous._pickers.get(priority)
+            if type(picker) is not type(before) or not _overrides(picker, "adopt"):
+                continue
+            try:
+                picker.adopt(before, now=now)
+            except Exception as error:  # noqa: BLE001 - a plug-in's failure must not be a channel's
+                self._failed("adopt", error, now)
 
     def stale_at(self, *, now: float) -> float:
-        """When the picker wants to be rebuilt, monotonic second; infinite: never."""
-        at: object = getattr(self._picker, "stale_at", math.inf)
-        if isinstance(at, int | float) and not math.isnan(at):
-            return max(at, self._made_at + REST)
-        self._failed("stale_at", f"is {at!r}, which is no point in time", now)
-        return math.inf
+        """When a picker wants to be rebuilt, monotonic second; infinite: never."""
+        first = math.inf
+        for picker in self._pickers.values():
+            at: object = getattr(picker, "stale_at", math.inf)
+            if isinstance(at, int | float) and not math.isnan(at):
+                first = min(first, max(at, self._made_at + REST))
+            else:
+                self._failed("stale_at", f"is {at!r}, which is no point in time", now)
+        return first
 
     def _search(self, call: PickInfo, usable: Usable, now: float) -> Host | None:
-        """Each host in turn: one the call has not been to, else any."""
+        """Each host in turn, the first tier before the next: one the call has not been to, else any."""
         tried = call.tried
         again = None
-        size = len(self._hosts)
         self._turn += 1
-        for step in range(size):
-            host = self._hosts[(self._turn + step) % size]
-            if not usable(host, now=now):
-                continue
-            if host not in tried:
-                return host
-            again = again or host
+        for tier in self._tiers:
+            size = len(tier.hosts)
+            for step in range(size):
+                host = tier.hosts[(self._turn + step) % size]
+                if not usable(host, now=now) or not (host.ejection is None or host in self._forced):
+                    continue
+                if host not in tried:
+                    return host
+                again = again or host
         return again
 
-    def _make(self, balancer: Balancer, rng: Random, now: float) -> Picker:
+    def _make(self, balancer: Balancer, hosts: tuple[Host, ...], rng: Random, now: float) -> Picker:
         try:
-            picker: object = balancer.picker(self._hosts, rng=rng)
+            picker: object = balancer.picker(hosts, rng=rng)
         except Exception as error:  # noqa: BLE001 - a plug-in's failure must not be a channel's
             self._failed("picker", error, now)
         else:
             if callable(getattr(picker, "pick", None)):
                 return picker  # type: ignore[return-value]  # only pick is required
             self._failed("picker", f"returned {picker!r}, which has no pick()", now)
-        return RoundRobin().picker(self._hosts, rng=rng)
+        return RoundRobin().picker(hosts, rng=rng)
 
     def _failed(self, doing: str, error: object, now: float) -> None:
         if self._events is None or doing in self._told:

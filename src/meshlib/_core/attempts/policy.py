@@ -1,0 +1,216 @@
+"""Trying again: when, how often, and how many at a time."""
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from meshlib._core.checks import duration, flag, number, status_codes, whole
+from meshlib._core.errors import ConfigError
+
+__all__ = ["HedgingPolicy", "ResetFormat", "RetryBudget", "RetryPolicy", "RetryThrottling", "checked_retry"]
+
+ResetFormat = Literal["seconds", "unix_timestamp"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPolicy:
+    """When a failed attempt is tried again (gRFC A6, Envoy ``RetryPolicy``).
+
+    The n-th retry waits U[0, min(initial_backoff * backoff_multiplier**(n-1), max_backoff)) seconds, Envoy's full
+    jitter. A call is retried on another host where there is one, only while nothing has reached the application, only
+    inside its deadline and inside the channel's :class:`RetryBudget`.
+
+    Args:
+        max_attempts: all attempts, the first included; 2 to 100.
+        initial_backoff: bound of the first wait, seconds.
+        max_backoff: bound of every wait, seconds.
+        backoff_multiplier: growth of the bound from one retry to the next, at least 1.
+        retryable_status_codes: ``grpc.StatusCode`` members or their names.
+        per_attempt_timeout: seconds after which an attempt without an answer is given up and retried; for a stream,
+            until its first message. None: only the deadline of the call ends it.
+        per_attempt_idle_timeout: seconds without a response after which an attempt is given up (Envoy
+            ``per_try_idle_timeout``): for a stream also between two messages, where it ends the call as
+            DEADLINE_EXCEEDED, because what has been delivered cannot be tried again.
+        unsent_only: retry only attempts of which no byte reached a server.
+        buffer_size: bytes of requests kept for a retry of a stream; more than that and the attempt under way is final.
+        retriable_headers: names of trailing metadata, or pairs of a name and the very value, with which a failure is
+            retried whatever its code (Envoy ``retriable_headers``).
+        reset_headers: pairs of a name of trailing metadata and what its number is, ``"seconds"`` or
+            ``"unix_timestamp"``: the server says when to come back, and the retry waits for that and up to half as long
+            again, once (Envoy ``rate_limited_retry_back_off``). The first that is there counts;
+            ``grpc-retry-pushback-ms`` comes before all.
+        max_reset_interval: seconds; a server that asks for a longer wait is not heard.
+        host_selection_retry_max_attempts: how often a balancer that names a host the call has been to is asked again,
+            before it goes there all the same (Envoy's field; 1 there). None: any host it has not been to is found.
+        wait: a tenacity wait instead of the three backoff fields.
+        stop: a tenacity stop instead of ``max_attempts``.
+        when: a tenacity retry condition instead of ``retryable_status_codes``; it is asked after failures only.
+    """
+
+    max_attempts: int = 3
+    initial_backoff: float = 0.025
+    max_backoff: float = 0.25
+    backoff_multiplier: float = 2.0
+    retryable_status_codes: frozenset[str] = frozenset({"UNAVAILABLE"})
+    per_attempt_timeout: float | None = None
+    per_attempt_idle_timeout: float | None = None
+    unsent_only: bool = False
+    buffer_size: int = 65536
+    retriable_headers: tuple[str | tuple[str, str], ...] = ()
+    reset_headers: tuple[tuple[str, ResetFormat], ...] = ()
+    max_reset_interval: float = 300.0
+    host_selection_retry_max_attempts: int | None = None
+    wait: Callable[[Any], float] | None = None
+    stop: Callable[[Any], bool] | None = None
+    when: Callable[[Any], bool] | None = None
+
+    def __post_init__(self) -> None:
+        whole("max_attempts", self.max_attempts, 2, 100)
+        duration("initial_backoff", self.initial_backoff)
+        duration("max_backoff", self.max_backoff)
+        number("backoff_multiplier", self.backoff_multiplier, 1, 1000)
+        object.__setattr__(
+            self, "retryable_status_codes", status_codes("retryable_status_codes", self.retryable_status_codes)
+        )
+        if not self.retryable_status_codes and self.when is None:
+            raise ConfigError(
+                "retryable_status_codes", set(), "must name at least one code; retry=None turns retries off"
+            )
+        if self.per_attempt_timeout is not None:
+            duration("per_attempt_timeout", self.per_attempt_timeout)
+        if self.per_attempt_idle_timeout is not None:
+            duration("per_attempt_idle_timeout", self.per_attempt_idle_timeout)
+        flag("unsent_only", self.unsent_only)
+        whole("buffer_size", self.buffer_size, 0, 2**31 - 1)
+        object.__setattr__(self, "retriable_headers", _headers(self.retriable_headers))
+        object.__setattr__(self, "reset_headers", _reset_headers(self.reset_headers))
+        duration("max_reset_interval", self.max_reset_interval)
+        if self.host_selection_retry_max_attempts is not None:
+            whole("host_selection_retry_max_attempts", self.host_selection_retry_max_attempts, 0, 100)
+        for name, replaced in (
+            ("wait", ("initial_backoff", "max_backoff", "backoff_multiplier")),
+            ("stop", ("max_attempts",)),
+            ("when", ("retryable_status_codes",)),
+        ):
+            given = getattr(self, name)
+            if given is None:
+                continue
+            if not callable(given):
+                raise ConfigError(name, given, f"must be a tenacity {name} object, or a function of its retry state")
+            for other in replaced:
+                if getattr(self, other) != type(self).__dataclass_fields__[other].default:
+                    raise ConfigError(other, getattr(self, other), f"is what {name}= decides here; give one of the two")
+
+    @property
+    def attempt_limit(self) -> float | None:
+        """Seconds after which an attempt with one response is given up; None: never."""
+        limits = [limit for limit in (self.per_attempt_timeout, self.per_attempt_idle_timeout) if limit is not None]
+        return min(limits, default=None)
+
+
+def _headers(given: object) -> tuple[str | tuple[str, str], ...]:
+    allowed = 'must be names of metadata, or pairs of name and value, such as ("x-retry", ("x-state", "draining"))'
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise ConfigError("retriable_headers", given, allowed)
+    made: list[str | tuple[str, str]] = []
+    for item in given:
+        if isinstance(item, str):
+            made.append(_name("retriable_headers", item))
+        elif isinstance(item, tuple | list) and len(item) == 2 and isinstance(item[1], str):
+            made.append((_name("retriable_headers", item[0]), item[1]))
+        else:
+            raise ConfigError("retriable_headers", item, allowed)
+    return tuple(made)
+
+
+def _reset_headers(given: object) -> tuple[tuple[str, ResetFormat], ...]:
+    formats = get_args(ResetFormat)
+    allowed = f'must be pairs such as ("retry-after", "seconds"); known formats: {", ".join(formats)}'
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise ConfigError("reset_headers", given, allowed)
+    made = []
+    for item in given:
+        if not isinstance(item, tuple | list) or len(item) != 2 or item[1] not in formats:
+            raise ConfigError("reset_headers", item, allowed)
+        made.append((_name("reset_headers", item[0]), item[1]))
+    return tuple(made)
+
+
+def _name(field: str, given: object) -> str:
+    if not isinstance(given, str) or not re.fullmatch(r"[-_.0-9a-z]+", given):
+        raise ConfigError(field, given, "the name of metadata is lower case letters, digits, '-', '_' and '.'")
+    return given
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HedgingPolicy:
+    """Several attempts at once, the first good answer wins (gRFC A6). Only for methods that may run more than once.
+
+    Args:
+        max_attempts: all attempts, the first included; 2 to 100.
+        hedging_delay: seconds between one attempt and the next; 0 sends all at once.
+        non_fatal_status_codes: a failure with one of these sends the next attempt at once; any other ends the call.
+        buffer_size: bytes of requests kept for further attempts of a stream.
+    """
+
+    max_attempts: int = 2
+    hedging_delay: float = 0.05
+    non_fatal_status_codes: frozenset[str] = frozenset({"UNAVAILABLE"})
+    buffer_size: int = 65536
+
+    def __post_init__(self) -> None:
+        whole("max_attempts", self.max_attempts, 2, 100)
+        duration("hedging_delay", self.hedging_delay, zero=True)
+        object.__setattr__(
+            self, "non_fatal_status_codes", status_codes("non_fatal_status_codes", self.non_fatal_status_codes)
+        )
+        whole("buffer_size", self.buffer_size, 0, 2**31 - 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryBudget:
+    """How many retries a channel may have under way, whatever its calls would like (Envoy ``RetryBudget``).
+
+    A retry holds its place from the decision to its end, the back-off included. The limit is
+    max(budget_percent of the calls under way, min_retry_concurrency).
+
+    Args:
+        budget_percent: share of the calls under way, 0 to 100.
+        min_retry_concurrency: retries that are always allowed at once.
+    """
+
+    budget_percent: float = 20.0
+    min_retry_concurrency: int = 3
+
+    def __post_init__(self) -> None:
+        number("budget_percent", self.budget_percent, 0, 100)
+        whole("min_retry_concurrency", self.min_retry_concurrency, 0, 2**31 - 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryThrottling:
+    """No retries and no copies while too many attempts fail (gRFC A6 ``retryThrottling``).
+
+    A channel has ``max_tokens`` tokens at first. A failure that might be retried takes one, a success gives
+    ``token_ratio`` back, and while half of them or fewer are left nothing is retried or hedged; such a call fails at
+    once. In the long run that allows ``token_ratio`` failures a success.
+
+    Args:
+        max_tokens: 1 to 1000.
+        token_ratio: 0.001 to 1000; decimals beyond the third are ignored.
+    """
+
+    max_tokens: int
+    token_ratio: float
+
+    def __post_init__(self) -> None:
+        whole("max_tokens", self.max_tokens, 1, 1000)
+        # Less would be nothing at all, and more than all the tokens there can be is no more than all of them.
+        number("token_ratio", self.token_ratio, 0.001, 1000)
+
+
+def checked_retry(value: object, *also: object) -> None:
+    """Refuses what is no retry policy."""
+    if value is not None and value not in also and not isinstance(value, RetryPolicy | HedgingPolicy):
+        raise ConfigError("retry", value, "must be a RetryPolicy, a HedgingPolicy, or None for no retries")

@@ -1,0 +1,56 @@
+"""Whether enough attempts succeed for others to be retried: gRPC's retry throttling."""
+
+import math
+from fractions import Fraction
+from typing import Final, final
+
+from meshlib._core.attempts.policy import RetryThrottling
+
+__all__ = ["Throttle"]
+
+TOKEN: Final = 1000
+"""Tokens are counted in thousandths, which add up exactly: "Up to 3 decimal places are supported" (gRFC A6)."""
+
+
+@final
+class Throttle:
+    """The tokens of one channel. Every method runs under the channel's lock.
+
+    The first attempt of a call is never held back, and an attempt that grpc made anew by itself counts for nothing.
+
+    Args:
+        policy: None: no limit.
+    """
+
+    __slots__ = ("_left", "_most", "_policy", "_ratio")
+
+    def __init__(self, policy: RetryThrottling | None) -> None:
+        self._policy = policy
+        # By way of text: 1.001 is a little less than it says, and must not come to a thousandth less.
+        self._ratio = 0 if policy is None else int(Fraction(str(float(policy.token_ratio))) * TOKEN)
+        self._most = 0 if policy is None else policy.max_tokens * TOKEN
+        self._left = self._most
+
+    @property
+    def tokens(self) -> float:
+        """What is left; infinite without a policy."""
+        return math.inf if self._policy is None else self._left / TOKEN
+
+    @property
+    def allows(self) -> bool:
+        """Whether a call may be retried or hedged now: "only if token_count is greater than the threshold"."""
+        return self._policy is None or 2 * self._left > self._most
+
+    def failed(self) -> None:
+        """An attempt failed with a status that its policy retries or calls non-fatal, or with a pushback that forbids
+        another. Other failures say something of the request, not of the server, and are not told."""
+        self._left = max(self._left - TOKEN, 0)
+
+    def succeeded(self) -> None:
+        """An attempt ended with OK."""
+        self._left = min(self._left + self._ratio, self._most)
+
+    def __repr__(self) -> str:
+        if self._policy is None:
+            return "<Throttle off>"
+        return f"<Throttle {self.tokens:g} of {self._policy.max_tokens} tokens{'' if self.allows else ', no retries'}>"

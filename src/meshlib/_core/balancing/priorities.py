@@ -1,0 +1,197 @@
+"""Which tier of hosts a call goes to, and when too few are left to be choosy: around any other balancer.
+
+Envoy's rules for priorities and panic (``LoadBalancerBase`` in ``load_balancer_impl.cc``), in its whole percents, and
+as their strict limit RFC 2782's: the first tier that has a host gets everything.
+"""
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+from random import Random
+from typing import Final, Generic, TypeVar, final
+
+from meshlib._core.balancing.contracts import Balancer, Host, Picker, PickInfo, Report
+from meshlib._core.balancing.round_robin import RoundRobin
+from meshlib._core.checks import number
+from meshlib._core.errors import ConfigError
+
+__all__ = ["Load", "Priorities", "Spread", "Tier", "loads"]
+
+H = TypeVar("H", bound=Host)
+
+MOST: Final = 100.0
+"""A factor beyond this leaves nothing that the strict rule would not do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What one tier gets.
+
+    Args:
+        percent: of the calls.
+        panic: too few of it are healthy: its calls go to all of it.
+    """
+
+    percent: int
+    panic: bool
+
+
+def loads(counts: Sequence[tuple[int, int]], *, factor: float | None, threshold: float) -> list[Load]:
+    """The load of each tier, by how many of its hosts are healthy.
+
+    Args:
+        counts: healthy hosts and all hosts of each tier, the first to be tried first.
+        factor: overprovisioning; None: strict.
+        threshold: percent of healthy hosts below which a tier panics; 0: never.
+    """
+    low = [100 * healthy < threshold * total for healthy, total in counts]
+    if factor is None:
+        return _strict(counts, low)
+    health = [min(100, round(factor * 100) * healthy // total) if total else 0 for healthy, total in counts]
+    available = min(100, sum(health))
+    panic = [available < 100 and few for few in low]
+    if all(panic):
+        everything = sum(total for _, total in counts)
+        shares = [100 * total // everything if everything else 0 for _, total in counts]
+        eligible = [total > 0 for _, total in counts]
+    else:
+        shares, left = [], 100
+        for one in health:
+            shares.append(min(left, one * 100 // available) if available else 0)
+            left -= shares[-1]
+        eligible = [one > 0 for one in health]
+    if any(eligible):
+        # What rounding down left over goes to the first that can take it.
+        shares[eligible.index(True)] += 100 - sum(shares)
+    return [Load(share, few) for share, few in zip(shares, panic, strict=True)]
+
+
+def _strict(counts: Sequence[tuple[int, int]], low: Sequence[bool]) -> list[Load]:
+    chosen = next((tier for tier, (healthy, _) in enumerate(counts) if healthy), None)
+    if chosen is None:
+        chosen = next((tier for tier, (_, total) in enumerate(counts) if total and low[tier]), None)
+    return [Load(100, low[tier]) if tier == chosen else Load(0, False) for tier in range(len(counts))]
+
+
+@dataclass(frozen=True, slots=True)
+class Tier(Generic[H]):
+    """The hosts of one priority that may be chosen.
+
+    Args:
+        priority: 0 is tried first.
+        hosts: at least one.
+        percent: of the calls that go to it.
+        panic: hosts are among them that are not healthy, because too few are.
+    """
+
+    priority: int
+    hosts: tuple[H, ...]
+    percent: int
+    panic: bool
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Priorities:
+    """A balancer around another: which tier of hosts a call goes to, and whether unhealthy ones are used as well.
+
+    Every channel has one. Its own is strict, as RFC 2782 wants it: calls go to the first priority that has a healthy
+    host. With an ``overprovisioning_factor`` they spill over to the next gradually, as in Envoy: with 1.4 the first one
+    keeps everything as long as 72 % of it are healthy, and then as much as it has hosts for.
+
+    Panic: where less than ``healthy_panic_threshold`` percent of a tier are healthy, and the other tiers cannot make up
+    for it, the fault is more likely with everything than with each of them, and the few that are left would be
+    overrun: its calls go to all of its connected hosts, ejected or not.
+
+    Args:
+        balancer: chooses within a tier.
+        overprovisioning_factor: 1 to 100 (Envoy: ``overprovisioning_factor``, in percent); None: strict.
+        healthy_panic_threshold: percent, 0 to 100; 0: calls fail rather than go to an ejected host.
+
+    Raises:
+        ConfigError: a field is out of its range, or ``balancer`` is none.
+    """
+
+    balancer: Balancer = field(default_factory=RoundRobin)
+    overprovisioning_factor: float | None = 1.4
+    healthy_panic_threshold: float = 50.0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.balancer, str | type | Priorities) or not isinstance(self.balancer, Balancer):
+            raise ConfigError("balancer", self.balancer, "must be a balancer object such as LeastRequest()")
+        if self.overprovisioning_factor is not None:
+            number("overprovisioning_factor", self.overprovisioning_factor, 1, MOST)
+        number("healthy_panic_threshold", self.healthy_panic_threshold, 0, 100)
+
+    def tiers(
+        self,
+        hosts: Iterable[H],
+        *,
+        connected: Callable[[H], bool] = lambda _: True,
+        sound: Callable[[H], bool] = lambda host: host.healthy,
+    ) -> tuple[Tier[H], ...]:
+        """The tiers that get calls, the first to be tried first.
+
+        Args:
+            hosts: all of them.
+            connected: whether a call can be sent to a host at all.
+            sound: whether it counts as healthy when the share of healthy hosts is taken; one that is about to connect
+                may.
+        """
+        by_priority: dict[int, list[H]] = {}
+        for host in hosts:
+            by_priority.setdefault(host.endpoint.priority, []).append(host)
+        ranks = sorted(by_priority)
+        groups = [by_priority[rank] for rank in ranks]
+        reachable = [[host for host in group if connected(host)] for group in groups]
+        healthy = [[host for host in group if host.healthy] for group in reachable]
+        counts = [
+            # A tier to which nothing can be sent now is none, however soon it will be.
+            (sum(map(sound, group)) if fit else 0, len(group)) if here else (0, 0)
+            for group, here, fit in zip(groups, reachable, healthy, strict=True)
+        ]
+        made = []
+        for rank, here, fit, load in zip(
+            ranks,
+            reachable,
+            healthy,
+            loads(counts, factor=self.overprovisioning_factor, threshold=self.healthy_panic_threshold),
+            strict=True,
+        ):
+            chosen = here if load.panic else fit
+            if load.percent and chosen:
+                made.append(Tier(rank, tuple(chosen), load.percent, len(chosen) > len(fit)))
+        return tuple(made)
+
+    def picker(self, hosts: tuple[Host, ...], *, rng: Random) -> Picker:
+        """A picker for this membership; it is given all hosts, healthy or not."""
+        tiers = self.tiers(hosts)
+        return Spread([(tier.percent, self.balancer.picker(tier.hosts, rng=rng)) for tier in tiers], rng)
+
+
+@final
+class Spread(Picker):
+    """Several pickers, each for its percentage of the calls.
+
+    Args:
+        pickers: percentage and picker; none: there is nobody to choose.
+        rng: draws which.
+    """
+
+    def __init__(self, pickers: Sequence[tuple[int, Picker]], rng: Random) -> None:
+        self._pickers = [picker for _, picker in pickers]
+        self._bounds = list(accumulate(percent for percent, _ in pickers))
+        self._random = rng.random
+
+    def pick(self, call: PickInfo, *, now: float) -> Host | None:
+        bounds = self._bounds
+        if not bounds:
+            return None
+        # Envoy: a whole number from 1 to the sum, and the first tier whose cumulative load reaches it.
+        drawn = int(self._random() * bounds[-1]) + 1
+        return self._pickers[bisect_left(bounds, drawn)].pick(call, now=now)
+
+    def done(self, host: Host, report: Report, *, now: float) -> None:
+        for picker in self._pickers:
+            picker.done(host, report, now=now)

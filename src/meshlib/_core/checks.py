@@ -1,0 +1,53 @@
+"""What a knob may be: each check refuses a value with an error that names the field, the value and what is allowed."""
+
+import math
+from collections.abc import Iterable
+
+from meshlib._core.errors import ConfigError, unknown_name
+from meshlib._core.status import CODES
+
+__all__ = ["duration", "flag", "number", "status_codes", "whole"]
+
+
+def duration(name: str, value: object, *, zero: bool = False) -> None:
+    """Refuses what is not a number of seconds."""
+    allowed = f"must be a number of seconds, {'0 or more' if zero else 'more than 0'}"
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ConfigError(name, value, allowed)
+    if value < 0 or (value == 0 and not zero):
+        raise ConfigError(name, value, allowed)
+
+
+def whole(name: str, value: object, low: int, high: int) -> None:
+    """Refuses what is not a whole number from ``low`` to ``high``."""
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise ConfigError(name, value, f"must be a whole number from {low} to {high}")
+
+
+def number(name: str, value: object, low: float, high: float) -> None:
+    """Refuses what is not a number from ``low`` to ``high``."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise ConfigError(name, value, f"must be a number from {low:g} to {high:g}")
+
+
+def status_codes(name: str, value: object) -> frozenset[str]:
+    """Names of status codes from names in any case or ``grpc.StatusCode`` members."""
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise ConfigError(name, value, 'must be a set of status codes such as {"UNAVAILABLE"}')
+    codes = set()
+    for item in value:
+        code = item if isinstance(item, str) else getattr(item, "name", None)
+        if not isinstance(code, str):
+            raise ConfigError(name, item, "must be a grpc.StatusCode or its name")
+        if code.upper() not in CODES:
+            raise unknown_name(name, code, CODES)
+        if code.upper() == "OK":
+            raise ConfigError(name, item, "OK is no failure and cannot be retried")
+        codes.add(code.upper())
+    return frozenset(codes)
+
+
+def flag(name: str, value: object) -> None:
+    """Refuses what is neither True nor False."""
+    if not isinstance(value, bool):
+        raise ConfigError(name, value, "must be True or False")

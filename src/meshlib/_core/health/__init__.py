@@ -1,0 +1,1 @@
+"""Which hosts had better be left alone for a while."""

@@ -1,0 +1,240 @@
+"""Outlier detection: which hosts are ejected, for how long, and when they come back (Envoy ``outlier_detection_impl``).
+
+Failures in a row are judged as they happen; rates, and who may come back, at a sweep every ``interval``. The sweep is
+Envoy's step by step, because its granularity is part of how long an ejection lasts.
+"""
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass
+from random import Random
+from typing import Final, final
+
+from meshlib._core.health.policy import OutlierDetection
+from meshlib._core.host import Ejection, Host
+from meshlib._core.status import Outcome
+
+__all__ = ["GATEWAY", "SERVER_ERRORS", "Outlier", "Outliers"]
+
+GATEWAY: Final = frozenset({"DEADLINE_EXCEEDED", "UNAVAILABLE"})
+"""The status codes that Envoy maps to 502, 503 or 504."""
+SERVER_ERRORS: Final = GATEWAY | {"UNKNOWN", "UNIMPLEMENTED", "INTERNAL", "DATA_LOSS"}
+"""Those it maps to any 5xx (Envoy ``source/common/grpc/status.cc``)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outlier:
+    """A host that was found to be one.
+
+    Args:
+        host: which.
+        kind: the detector that found it, by Envoy's name.
+        why: what it did, in words.
+        spared: why it stays all the same; empty: it is ejected now.
+    """
+
+    host: Host
+    kind: str
+    why: str
+    spared: str
+
+
+@final
+class Outliers:
+    """The outlier detection of one channel. Every method runs under the channel's lock.
+
+    ``hosts`` is always all the hosts of the channel: those that are ejected count against the share that may be.
+
+    Args:
+        policy: what counts.
+        rng: draws who is enforced, and the jitter.
+    """
+
+    __slots__ = ("_policy", "_rng", "detected", "enforced", "overflow", "sweep_at")
+
+    def __init__(self, policy: OutlierDetection, rng: Random) -> None:
+        self._policy = policy
+        self._rng = rng
+        self.sweep_at = math.inf
+        """Monotonic second of the next sweep; infinite before :meth:`begin`."""
+        self.detected = 0
+        """Outliers found so far, whatever became of them."""
+        self.enforced = 0
+        """Ejections so far."""
+        self.overflow = 0
+        """Outliers that stayed because as many as may be were ejected already."""
+
+    def begin(self, *, now: float) -> None:
+        """There are hosts: the first interval begins, if it has not yet."""
+        if self.sweep_at == math.inf:
+            self.sweep_at = now + self._policy.interval
+
+    # Failures in a row.
+
+    def answered(self, host: Host) -> None:
+        """An attempt on ``host`` ended OK, after others had not."""
+        host.record.forgive()
+        host.struck = False
+
+    def failed(self, host: Host, outcome: Outcome, hosts: Collection[Host], *, now: float) -> list[Outlier]:
+        """An attempt on ``host`` ended otherwise. Returns what that makes of the host: most often nothing."""
+        policy, record = self._policy, host.record
+        if policy.split_external_local_origin_errors and not outcome.answered:
+            record.local_errors += 1
+            host.struck = True
+            record.consecutive_local_origin_failure += 1
+            if record.consecutive_local_origin_failure < policy.consecutive_local_origin_failure:
+                return []
+            record.consecutive_local_origin_failure = 0
+            why = f"{policy.consecutive_local_origin_failure} failures in a row that no server answered"
+            enforcing = policy.enforcing_consecutive_local_origin_failure
+            return self._found(host, "consecutive_local_origin_failure", why, enforcing, hosts, now)
+        if outcome.code not in SERVER_ERRORS:
+            record.others += 1
+            self.answered(host)
+            return []
+        record.errors += 1
+        host.struck = True
+        record.consecutive_local_origin_failure = 0
+        found: list[Outlier] = []
+        if outcome.code in GATEWAY:
+            record.consecutive_gateway_failure += 1
+            if record.consecutive_gateway_failure >= policy.consecutive_gateway_failure:
+                record.consecutive_gateway_failure = 0
+                why = f"{policy.consecutive_gateway_failure} gateway failures in a row, the last {outcome.code}"
+                enforcing = policy.enforcing_consecutive_gateway_failure
+                found += self._found(host, "consecutive_gateway_failure", why, enforcing, hosts, now)
+        else:
+            record.consecutive_gateway_failure = 0
+        record.consecutive_5xx += 1
+        if record.consecutive_5xx >= policy.consecutive_5xx:
+            record.consecutive_5xx = 0
+            why = f"{policy.consecutive_5xx} server errors in a row, the last {outcome.code}"
+            found += self._found(host, "consecutive_5xx", why, policy.enforcing_consecutive_5xx, hosts, now)
+        return found
+
+    # The sweep.
+
+    def sweep(self, hosts: Collection[Host], *, now: float) -> tuple[list[Host], list[Outlier]]:
+        """The interval is over. Returns the hosts that come back, and the outliers of the interval."""
+        self.sweep_at = now + self._policy.interval
+        returned = [host for host in hosts if self._returns(host, now)]
+        windows = {host: _Window(host) for host in hosts}
+        found = self._judge_rates({host: w for host, w in windows.items() if host.ejection is None}, hosts, now)
+        for host in hosts:
+            record = host.record
+            if record.times and host.ejection is None and now - record.returned_at >= self._policy.interval:
+                record.times -= 1
+        return returned, found
+
+    def _returns(self, host: Host, now: float) -> bool:
+        if host.ejection is None or now < host.ejection.until:
+            return False
+        host.ejection = None
+        host.record.returned_at = now
+        self.answered(host)
+        return True
+
+    def _judge_rates(self, windows: "dict[Host, _Window]", hosts: Collection[Host], now: float) -> list[Outlier]:
+        policy = self._policy
+        split = policy.split_external_local_origin_errors
+        rates = {host: (w.answers, w.errors) for host, w in windows.items()}
+        found = self._judge(rates, "", policy.enforcing_success_rate, policy.enforcing_failure_percentage, hosts, now)
+        if split:
+            rates = {host: (w.answers + w.local_errors, w.local_errors) for host, w in windows.items()}
+            found += self._judge(
+                rates,
+                "local_origin_",
+                policy.enforcing_local_origin_success_rate,
+                policy.enforcing_failure_percentage_local_origin,
+                hosts,
+                now,
+            )
+        return found
+
+    def _judge(
+        self,
+        rates: dict[Host, tuple[int, int]],
+        origin: str,
+        success_rate: float,
+        failure_percentage: float,
+        hosts: Collection[Host],
+        now: float,
+    ) -> list[Outlier]:
+        """Compares hosts by attempts and failures of the interval; those without enough attempts are left out."""
+        policy = self._policy
+        found: list[Outlier] = []
+        enough = {h: 100.0 * (n - bad) / n for h, (n, bad) in rates.items() if n >= policy.success_rate_request_volume}
+        if len(enough) >= policy.success_rate_minimum_hosts:
+            mean = sum(enough.values()) / len(enough)
+            deviation = math.sqrt(sum((rate - mean) ** 2 for rate in enough.values()) / len(enough))
+            threshold = mean - deviation * policy.success_rate_stdev_factor / 1000
+            for host, rate in enough.items():
+                if rate < threshold:
+                    why = (
+                        f"a success rate of {rate:.1f} % in {policy.interval:g} s, where {threshold:.1f} % is the least"
+                    )
+                    found += self._found(host, f"{origin}success_rate", why, success_rate, hosts, now)
+        enough = {h: 100.0 * bad / n for h, (n, bad) in rates.items() if n >= policy.failure_percentage_request_volume}
+        if len(enough) >= policy.failure_percentage_minimum_hosts:
+            for host, rate in enough.items():
+                if rate >= policy.failure_percentage_threshold:
+                    why = f"{rate:.1f} % failures in {policy.interval:g} s"
+                    found += self._found(host, f"{origin}failure_percentage", why, failure_percentage, hosts, now)
+        return found
+
+    # Ejection.
+
+    def _found(
+        self, host: Host, kind: str, why: str, enforcing: float, hosts: Collection[Host], now: float
+    ) -> list[Outlier]:
+        if host.ejection is not None:
+            return []
+        self.detected += 1
+        spared = self._spared(hosts, enforcing)
+        if not spared:
+            self._eject(host, why, now)
+        return [Outlier(host, kind, why, spared)]
+
+    def _spared(self, hosts: Collection[Host], enforcing: float) -> str:
+        """Why an outlier stays; empty: it does not."""
+        policy = self._policy
+        ejected = sum(host.ejection is not None for host in hosts)
+        if 100.0 * (ejected + 1) > policy.max_ejection_percent * len(hosts) and (
+            ejected or not policy.always_eject_one_host
+        ):
+            self.overflow += 1
+            limit = f"max_ejection_percent is {policy.max_ejection_percent:g}"
+            return f"{ejected} of {len(hosts)} hosts are ejected, and {limit}"
+        # No draw where there is nothing to draw: the same seed then gives the same picks with and without.
+        if enforcing < 100 and (enforcing == 0 or self._rng.random() * 100 >= enforcing):
+            return f"it is enforced in {enforcing:g} % of cases"
+        return ""
+
+    def _eject(self, host: Host, why: str, now: float) -> None:
+        policy, record = self._policy, host.record
+        self.enforced += 1
+        # Counted no further than the longest ejection needs: else a host would pay for years.
+        if record.times * policy.base_ejection_time < policy.longest + policy.base_ejection_time:
+            record.times += 1
+        jitter = policy.max_ejection_time_jitter and self._rng.random() * policy.max_ejection_time_jitter
+        seconds = min(policy.base_ejection_time * record.times, policy.longest) + jitter
+        host.ejection = Ejection(why, now + seconds)
+        record.forgive()
+        host.struck = False
+
+
+@final
+class _Window:
+    """What a host did since the last sweep."""
+
+    __slots__ = ("answers", "errors", "local_errors")
+
+    def __init__(self, host: Host) -> None:
+        record = host.record
+        totals = (host.successes, record.others, record.errors, record.local_errors)
+        successes, others, self.errors, self.local_errors = (
+            total - seen for total, seen in zip(totals, record.seen, strict=True)
+        )
+        record.seen = totals
+        self.answers = successes + others + self.errors

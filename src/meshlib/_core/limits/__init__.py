@@ -1,0 +1,1 @@
+"""How much a channel may have under way."""

@@ -1,0 +1,5 @@
+"""A gRPC service config, read into meshlib's own policies."""
+
+from meshlib._core.service_config.parse import ServiceConfig, parse
+
+__all__ = ["ServiceConfig", "parse"]

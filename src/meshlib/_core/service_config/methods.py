@@ -1,0 +1,126 @@
+"""What a service config says of methods."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any, Final
+
+from meshlib._core.attempts.policy import HedgingPolicy, RetryPolicy
+from meshlib._core.checks import status_codes
+from meshlib._core.policy import UNSET, MethodPolicy, Unset
+from meshlib._core.service_config.document import Node
+from meshlib._core.service_config.schema import HEDGING, METHOD, NAME, RETRY, fields, made
+from meshlib._core.status import CODES
+
+__all__ = ["methods"]
+
+_OFF: Final[Mapping[str, Any]] = {"retry": None, "timeout": None, "wait_for_ready": False}
+
+
+def methods(node: Node) -> Mapping[str, MethodPolicy]:
+    """The policies of ``methodConfig``, by the names that a ``MethodTable`` has for methods."""
+    policies: dict[str, MethodPolicy] = {}
+    paths: dict[str, str] = {}
+    for entry in node.items():
+        given = fields(entry, METHOD)
+        policy = MethodPolicy(
+            retry=_retry(given),
+            timeout=given["timeout"].duration() if "timeout" in given else UNSET,
+            wait_for_ready=given["waitForReady"].flag() if "waitForReady" in given else UNSET,
+        )
+        names = given["name"].items()
+        if not names:
+            raise given["name"].refused("must name a method, or the entry applies to none; [{}] names all of them")
+        for name in names:
+            key = _key(name)
+            if key in paths:
+                raise name.refused(f"is what {paths[key]} names already")
+            paths[key] = name.path
+            policies[key] = policy
+    return MappingProxyType({key: _alone(key, policies) for key in policies})
+
+
+def _alone(key: str, policies: Mapping[str, MethodPolicy]) -> MethodPolicy:
+    """The entry as one that counts alone, though a ``MethodTable`` combines them field by field: what it leaves out and
+    a less specific one has is off."""
+    policy = policies[key]
+    others = [policies[name] for name in (f"{key.rpartition('/')[0]}/*", "*") if name in policies and name != key]
+    left_out = {
+        name: off
+        for name, off in _OFF.items()
+        if getattr(policy, name) is UNSET and any(getattr(other, name) is not UNSET for other in others)
+    }
+    return replace(policy, **left_out)
+
+
+def _key(node: Node) -> str:
+    given = fields(node, NAME)
+    service = _part(given.get("service"), "a service with its package")
+    method = _part(given.get("method"), "a method without its service")
+    if method and not service:
+        raise node.refused("a method needs a service beside it")
+    return f"/{service}/{method or '*'}" if service else "*"
+
+
+def _part(node: Node | None, what: str) -> str:
+    if node is None:
+        return ""
+    text = node.text()
+    if "/" in text or text == "*":
+        raise node.refused(f'must be {what}, no "/" and no "*"; leave it out to name all of them')
+    return text
+
+
+def _retry(given: Mapping[str, Node]) -> RetryPolicy | HedgingPolicy | Unset:
+    retry, hedging = given.get("retryPolicy"), given.get("hedgingPolicy")
+    if hedging is not None:
+        if retry is not None:
+            raise hedging.refused("stands beside a retryPolicy; a method is retried or hedged, not both")
+        return _hedging_policy(fields(hedging, HEDGING))
+    return UNSET if retry is None else _retry_policy(fields(retry, RETRY))
+
+
+def _retry_policy(given: Mapping[str, Node]) -> RetryPolicy:
+    codes = _codes(given["retryableStatusCodes"])
+    if not codes:
+        raise given["retryableStatusCodes"].refused("must name at least one status code")
+    limit = given.get("perAttemptRecvTimeout")
+    seconds = None if limit is None else limit.duration()
+    if limit is not None and "UNAVAILABLE" not in codes:
+        # C-core retries it whatever the codes. Added to them unasked, the code would retry much else.
+        raise limit.refused('is retried as UNAVAILABLE by meshlib: add "UNAVAILABLE" to retryableStatusCodes')
+    return made(
+        given,
+        lambda: RetryPolicy(
+            max_attempts=given["maxAttempts"].whole(),
+            initial_backoff=given["initialBackoff"].duration(),
+            max_backoff=given["maxBackoff"].duration(),
+            backoff_multiplier=given["backoffMultiplier"].number(),
+            retryable_status_codes=codes,
+            per_attempt_timeout=seconds,
+        ),
+    )
+
+
+def _hedging_policy(given: Mapping[str, Node]) -> HedgingPolicy:
+    # "Set this to "0s", or leave unset, to immediately send all maxAttempts RPCs": gRFC A6; not our own default.
+    return made(
+        given,
+        lambda: HedgingPolicy(
+            max_attempts=given["maxAttempts"].whole(),
+            hedging_delay=given["hedgingDelay"].duration(zero=True) if "hedgingDelay" in given else 0.0,
+            non_fatal_status_codes=_codes(given.get("nonFatalStatusCodes")),
+        ),
+    )
+
+
+def _codes(node: Node | None) -> frozenset[str]:
+    found: frozenset[str] = frozenset()
+    for item in [] if node is None else node.items():
+        code = item.value
+        if isinstance(code, int) and not isinstance(code, bool) and 0 <= code < len(CODES):
+            code = CODES[code]
+        if not isinstance(code, str):
+            raise item.refused(f"must be the name of a status code, or its number, 1 to {len(CODES) - 1}")
+        found |= status_codes(item.path, (code,))
+    return found
