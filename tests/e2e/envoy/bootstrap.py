@@ -4,7 +4,7 @@ Everything else is Envoy's default, but for three things that no gRPC service is
 time-out of 15 s, and `grpc-timeout` obeyed.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,13 +46,28 @@ class Service:
     cluster: Json = field(default_factory=dict)
 
 
-def bootstrap(services: Mapping[str, tuple[Service, Sequence[tuple[str, int]]]]) -> Json:
-    """The whole configuration: for each name a service, and the address and weight of each of its servers."""
+@dataclass(frozen=True, kw_only=True)
+class Host:
+    """Where a server is.
+
+    Args:
+        address: ``IP:port``, or ``name:port`` for what DNS knows by that name.
+        weight: Its share.
+        priority: 0 is tried first.
+    """
+
+    address: str
+    weight: int = 1
+    priority: int = 0
+
+
+def bootstrap(services: Mapping[str, tuple[Service, Sequence[Host]]], *, name_server: str | None = None) -> Json:
+    """The whole configuration: for each name a service and its hosts, and who is asked where they have names."""
     return {
         "admin": {"address": _address("127.0.0.1:0")},
         "static_resources": {
             "listeners": [_listener(name, service) for name, (service, _) in services.items()],
-            "clusters": [_cluster(name, service, hosts) for name, (service, hosts) in services.items()],
+            "clusters": [_cluster(name, service, hosts, name_server) for name, (service, hosts) in services.items()],
         },
     }
 
@@ -82,7 +97,7 @@ def _listener(name: str, service: Service) -> Json:
     return {"name": name, "address": _address("127.0.0.1:0"), "filter_chains": [{"filters": filters}]}
 
 
-def _cluster(name: str, service: Service, hosts: Iterable[tuple[str, int]]) -> Json:
+def _cluster(name: str, service: Service, hosts: Sequence[Host], name_server: str | None) -> Json:
     message = service.lb_policy.title().replace("_", "")
     cluster: Json = {
         "name": name,
@@ -109,16 +124,36 @@ def _cluster(name: str, service: Service, hosts: Iterable[tuple[str, int]]) -> J
             "cluster_name": name,
             "endpoints": [
                 {
+                    "priority": priority,
                     "lb_endpoints": [
-                        {"endpoint": {"address": _address(address)}, "load_balancing_weight": weight}
-                        for address, weight in hosts
-                    ]
+                        {"endpoint": {"address": _address(host.address)}, "load_balancing_weight": host.weight}
+                        for host in hosts
+                        if host.priority == priority
+                    ],
                 }
+                for priority in sorted({host.priority for host in hosts})
             ],
         },
     }
+    if name_server is not None and any(host.address[0].isalpha() for host in hosts):
+        cluster |= _discovery(name_server)
     if service.thresholds is not None:
         cluster["circuit_breakers"] = {"thresholds": [service.thresholds]}
     if service.outlier_detection is not None:
         cluster["outlier_detection"] = service.outlier_detection
     return cluster | service.cluster
+
+
+def _discovery(name_server: str) -> Json:
+    """Names are asked for again at their TTL, as meshlib does; by default it would be every 5 s."""
+    resolver = {
+        "@type": _TYPE + "network.dns_resolver.cares.v3.CaresDnsResolverConfig",
+        "resolvers": [_address(name_server)],
+        "dns_resolver_options": {"no_default_search_domain": True},
+    }
+    return {
+        "type": "STRICT_DNS",
+        "respect_dns_ttl": True,
+        "dns_refresh_rate": "1s",
+        "typed_dns_resolver_config": {"name": "envoy.network.dns_resolver.cares", "typed_config": resolver},
+    }

@@ -9,19 +9,19 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
-from tests.e2e.envoy.bootstrap import Service
+from tests.e2e.envoy.bootstrap import Host, Service
 from tests.e2e.envoy.callers import TIMEOUT, Caller, LoopCaller, Request, Result, ThreadCaller
 from tests.e2e.envoy.proxy import Envoy
 
 import meshlib
 import meshlib.aio
 from meshlib.discovery import Endpoint, Resolution
-from meshlib.testing import ProcessServer, Server, echo
+from meshlib.testing import DnsServer, ProcessServer, Server, echo
 
 Figures = dict[str, str]
 
@@ -42,6 +42,8 @@ class Case:
         meshlib: Arguments of ``meshlib.channel`` that mean the same.
         servers: How many.
         weights: Of the servers; all 1 if not given.
+        priorities: Of the servers; all 0 if not given.
+        named: The servers are found by a name, in DNS.
         shells: Of meshlib; both, where it costs little. What balances is one piece of code for both.
         add: Registers further services of the servers.
         killable: The first server is a process of its own, which can be killed with calls inside.
@@ -54,6 +56,8 @@ class Case:
     meshlib: Mapping[str, Any] = field(default_factory=dict)
     servers: int = 1
     weights: tuple[int, ...] = ()
+    priorities: tuple[int, ...] = ()
+    named: bool = False
     shells: tuple[str, ...] = SHELLS
     add: Callable[[grpc.Server], object] | None = None
     killable: bool = False
@@ -63,9 +67,20 @@ class Case:
         """Its name in Envoy, where a dot separates."""
         return self.name.replace(" ", "_").replace(".", "_").replace(",", "")
 
-    def weighted(self, addresses: Sequence[str]) -> list[tuple[str, int]]:
-        """The addresses of its servers, with their weights."""
-        return list(zip(addresses[: self.servers], self.weights or (1,) * self.servers, strict=True))
+    @property
+    def domain(self) -> str:
+        """The name in DNS that is its own."""
+        return f"{self.cluster.lower().replace('_', '-')}.mesh.test"
+
+    def hosts(self, addresses: Sequence[str]) -> list[Host]:
+        """Where its servers are."""
+        if self.named:
+            return [Host(address=f"{self.domain}:{addresses[0].rpartition(':')[2]}")]
+        weights, priorities = self.weights or (1,) * self.servers, self.priorities or (0,) * self.servers
+        return [
+            Host(address=address, weight=weight, priority=priority)
+            for address, weight, priority in zip(addresses[: self.servers], weights, priorities, strict=True)
+        ]
 
 
 class World:
@@ -73,17 +88,20 @@ class World:
 
     Args:
         name: Of the channel: ``envoy``, ``sync`` or ``aio``; request ids begin with it.
-        servers: Serving.
+        stage: Where it happens.
         caller: Makes the calls.
         stats: Envoy's stats of the cluster; None if it is not Envoy.
     """
 
     def __init__(
-        self, name: str, servers: list[Any], caller: Caller, stats: Callable[[], dict[str, int]] | None = None
+        self, name: str, stage: "Stage", caller: Caller, stats: Callable[[], dict[str, int]] | None = None
     ) -> None:
         self.name = name
-        self.servers = servers
+        self.servers = stage.servers
+        self.dns = stage.dns
+        self.domain = stage.case.domain
         self._caller = caller
+        self._first_tier = stage.case.priorities.count(0) or stage.case.servers
         self._stats = stats
         self._ids = itertools.count(1)
 
@@ -157,9 +175,14 @@ class World:
         return None if self._stats is None else self._stats()[name]
 
     def warm(self) -> None:
-        """Call until every server has had a call: all connections are there."""
+        """Call until every server of the first tier has had a call that is part of no figure."""
         warmed: list[Result] = []
-        self.until(lambda: bool(warmed.append(self.call()) or all(self.arrivals(*warmed))), "a call to every server")
+
+        def warm() -> bool:
+            warmed.append(self.call())
+            return all(self.arrivals(*warmed)[: self._first_tier])
+
+        self.until(warm, "a call to every server")
 
 
 def _arrivals(server: Server | ProcessServer, ids: set[str]) -> int:
@@ -183,44 +206,62 @@ def between(value: float, classes: Mapping[str, tuple[float, float]]) -> str:
     return next((name for name, (low, high) in classes.items() if low <= value <= high), f"{value:g}")
 
 
-@contextmanager
-def envoys(case: Case, servers: list[Any], envoy: Envoy) -> Iterator[World]:
-    """Through Envoy. The channel to it neither retries nor looks for a proxy of its own."""
-    options = [("grpc.enable_retries", 0), ("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0)]
-    channel = grpc.insecure_channel(f"ipv4:{envoy.listeners[case.cluster]}", options)
-    yield from _ready(World("envoy", servers, ThreadCaller(channel), lambda: envoy.stats(case.cluster)))
+@dataclass(frozen=True)
+class Stage:
+    """Where a case happens: what is there before any channel is, and for all of them.
 
+    Args:
+        case: Which.
+        servers: Its servers; at one port, if they are named.
+        dns: Knows the name of the case while a world lasts.
+    """
 
-@contextmanager
-def meshlibs(case: Case, servers: list[Any], shell: str) -> Iterator[World]:
-    """Through meshlib."""
-    endpoints = [Endpoint(address=at, weight=weight) for at, weight in case.weighted([s.address for s in servers])]
-    given = {"resolver": _Given(endpoints), "retry": None} | dict(case.meshlib)
-    caller: Caller
-    if shell == "sync":
-        caller = ThreadCaller(meshlib.channel("svc-a", **given))
-    else:
-        caller = LoopCaller(lambda: meshlib.aio.channel("svc-a", **given))
-    yield from _ready(World(shell, servers, caller))
+    case: Case
+    servers: list[Any]
+    dns: DnsServer
 
+    def through_envoy(self, envoy: Envoy) -> AbstractContextManager[World]:
+        """The channel to Envoy neither retries nor looks for a proxy of its own."""
+        options = [("grpc.enable_retries", 0), ("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0)]
+        cluster = self.case.cluster
+        caller = ThreadCaller(grpc.insecure_channel(f"ipv4:{envoy.listeners[cluster]}", options))
+        return self._ready(World("envoy", self, caller, lambda: envoy.stats(cluster)))
 
-def _ready(world: World) -> Iterator[World]:
-    try:
-        for server in world.servers:
-            server.start()  # where the last world left it stopped
-        world.warm()
-        yield world
-    finally:
-        for server in world.servers:
-            if isinstance(server, Server):
-                server.heal()
-        world.close()
+    def through_meshlib(self, shell: str) -> AbstractContextManager[World]:
+        """The channel is meshlib's."""
+        hosts = self.case.hosts([server.address for server in self.servers])
+        options: dict[str, Any] = {"retry": None} | dict(self.case.meshlib)
+        if self.case.named:
+            target = f"dns://{self.dns.address}/{hosts[0].address}"
+        else:
+            target, options["resolver"] = "svc-a", _Given(hosts)
+        if shell == "sync":
+            return self._ready(World(shell, self, ThreadCaller(meshlib.channel(target, **options))))
+        return self._ready(World(shell, self, LoopCaller(lambda: meshlib.aio.channel(target, **options))))
+
+    @contextmanager
+    def _ready(self, world: World) -> Iterator[World]:
+        try:
+            for server in self.servers:
+                server.start()  # where the last world left it stopped
+            if self.case.named:
+                addresses = [server.address.rpartition(":")[0] for server in self.servers]
+                self.dns.set(self.case.domain, "A", *addresses)
+            world.warm()
+            yield world
+        finally:
+            for server in self.servers:
+                if isinstance(server, Server):
+                    server.heal()
+            self.dns.heal()
+            world.close()
 
 
 class _Given:
-    """A resolver that names the servers of a case: weights have no place in a target."""
+    """A resolver that names the servers of a case: weights and priorities have no place in a target."""
 
-    def __init__(self, endpoints: Sequence[Endpoint]) -> None:
+    def __init__(self, hosts: Sequence[Host]) -> None:
+        endpoints = (Endpoint(address=host.address, weight=host.weight, priority=host.priority) for host in hosts)
         self._resolution = Resolution(endpoints=tuple(endpoints))
 
     def resolve(self, previous: Resolution | None) -> Resolution:

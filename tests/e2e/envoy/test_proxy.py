@@ -5,7 +5,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from tests.e2e.envoy.bootstrap import Service, bootstrap
+from tests.e2e.envoy.bootstrap import Host, Service, bootstrap
 from tests.e2e.envoy.proxy import Envoy
 
 from meshlib.testing import Server, echo
@@ -34,7 +34,7 @@ def test_calls_go_through_the_listener_to_the_servers_of_its_cluster(
     program: Path, tmp_path: Path, server: Server
 ) -> None:
     """Each listener has a port of its own, each cluster stats and hosts of its own."""
-    hosts = [(server.address, 1)]
+    hosts = [Host(address=server.address)]
     with Envoy(program, tmp_path, bootstrap({"one": (Service(), hosts), "two": (Service(), hosts)})) as envoy:
         assert call(envoy, "one") == call(envoy, "one") == call(envoy, "two") == b"hello"
         assert len(set(envoy.listeners.values())) == 2
@@ -46,7 +46,7 @@ def test_calls_go_through_the_listener_to_the_servers_of_its_cluster(
 
 def test_the_log_tells_why_a_configuration_is_refused(program: Path, tmp_path: Path) -> None:
     """Envoy ends by itself; its last words are in the error."""
-    config = bootstrap({"one": (Service(cluster={"type": "NONSENSE"}), [("127.0.0.1:1", 1)])})
+    config = bootstrap({"one": (Service(cluster={"type": "NONSENSE"}), [Host(address="127.0.0.1:1")])})
     with pytest.raises(RuntimeError, match="NONSENSE"):
         Envoy(program, tmp_path, config)
 
