@@ -77,6 +77,8 @@ class Result:
 class Caller(Protocol):
     """Makes calls over one channel, from any thread."""
 
+    channel: Any
+
     def start(self, request: Request) -> "Future[Result]":
         """Begin one call."""
         ...
@@ -94,8 +96,8 @@ class ThreadCaller:
     """Blocking calls over a ``grpc.Channel``."""
 
     def __init__(self, channel: Any) -> None:
-        self._channel = channel
-        self._threads = ThreadPoolExecutor(64, thread_name_prefix="caller")
+        self.channel = channel
+        self._threads = ThreadPoolExecutor(80, thread_name_prefix="caller")
 
     def start(self, request: Request) -> "Future[Result]":
         """In a thread."""
@@ -108,19 +110,19 @@ class ThreadCaller:
         call: Any
         try:
             if request.method == echo.SERVER_STREAM:
-                call = self._channel.unary_stream(request.method)(*request.requests, **request.options)
+                call = self.channel.unary_stream(request.method)(*request.requests, **request.options)
                 messages.extend(call)
             elif request.method == echo.CLIENT_STREAM:
                 requests = iter(request.requests)
-                message, call = self._channel.stream_unary(request.method).with_call(requests, **request.options)
+                message, call = self.channel.stream_unary(request.method).with_call(requests, **request.options)
                 messages.append(message)
             elif request.method == echo.BIDI_STREAM:
-                call = self._channel.stream_stream(request.method)(_requests(request, answered), **request.options)
+                call = self.channel.stream_stream(request.method)(_requests(request, answered), **request.options)
                 for message in call:
                     messages.append(message)
                     answered.set()
             else:
-                unary = self._channel.unary_unary(request.method)
+                unary = self.channel.unary_unary(request.method)
                 message, call = unary.with_call(*request.requests, **request.options)
                 messages.append(message)
         except grpc.RpcError as error:
@@ -131,7 +133,7 @@ class ThreadCaller:
 
     def close(self) -> None:
         """Idempotent."""
-        self._channel.close()
+        self.channel.close()
         self._threads.shutdown()
 
 
@@ -146,7 +148,7 @@ class LoopCaller:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="caller")
         self._thread.start()
-        self._channel = asyncio.run_coroutine_threadsafe(_made(make), self._loop).result(_END_SECONDS)
+        self.channel = asyncio.run_coroutine_threadsafe(_made(make), self._loop).result(_END_SECONDS)
 
     def start(self, request: Request) -> "Future[Result]":
         """In a task."""
@@ -162,19 +164,19 @@ class LoopCaller:
         call: Any
         try:
             if request.method == echo.SERVER_STREAM:
-                call = self._channel.unary_stream(request.method)(*request.requests, **request.options)
+                call = self.channel.unary_stream(request.method)(*request.requests, **request.options)
                 async for message in call:
                     messages.append(message)  # noqa: PERF401 - those before an error count
             elif request.method == echo.CLIENT_STREAM:
-                call = self._channel.stream_unary(request.method)(iter(request.requests), **request.options)
+                call = self.channel.stream_unary(request.method)(iter(request.requests), **request.options)
                 messages.append(await call)
             elif request.method == echo.BIDI_STREAM:
-                call = self._channel.stream_stream(request.method)(_aio_requests(request, answered), **request.options)
+                call = self.channel.stream_stream(request.method)(_aio_requests(request, answered), **request.options)
                 async for message in call:
                     messages.append(message)
                     answered.set()
             else:
-                call = self._channel.unary_unary(request.method)(*request.requests, **request.options)
+                call = self.channel.unary_unary(request.method)(*request.requests, **request.options)
                 messages.append(await call)
         except grpc.aio.AioRpcError:
             pass
@@ -186,7 +188,7 @@ class LoopCaller:
         """Idempotent."""
         if self._loop.is_closed():
             return
-        asyncio.run_coroutine_threadsafe(self._channel.close(), self._loop).result(_END_SECONDS)
+        asyncio.run_coroutine_threadsafe(self.channel.close(), self._loop).result(_END_SECONDS)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(_END_SECONDS)
         self._loop.close()

@@ -8,8 +8,8 @@ import itertools
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import AbstractContextManager, contextmanager
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,11 +17,12 @@ import grpc
 from tests.e2e.envoy.bootstrap import Host, Service
 from tests.e2e.envoy.callers import TIMEOUT, Caller, LoopCaller, Request, Result, ThreadCaller
 from tests.e2e.envoy.proxy import Envoy
+from tests.e2e.envoy.relay import Relay
 
 import meshlib
 import meshlib.aio
 from meshlib.discovery import Endpoint, Resolution
-from meshlib.testing import DnsServer, ProcessServer, Server, echo
+from meshlib.testing import DnsServer, Server, echo
 
 Figures = dict[str, str]
 
@@ -46,7 +47,7 @@ class Case:
         named: The servers are found by a name, in DNS.
         shells: Of meshlib; both, where it costs little. What balances is one piece of code for both.
         add: Registers further services of the servers.
-        killable: The first server is a process of its own, which can be killed with calls inside.
+        wired: The first server is behind a wire that can be cut.
     """
 
     name: str
@@ -60,7 +61,7 @@ class Case:
     named: bool = False
     shells: tuple[str, ...] = SHELLS
     add: Callable[[grpc.Server], object] | None = None
-    killable: bool = False
+    wired: bool = False
 
     @property
     def cluster(self) -> str:
@@ -98,6 +99,7 @@ class World:
     ) -> None:
         self.name = name
         self.servers = stage.servers
+        self.wire = stage.wire
         self.dns = stage.dns
         self.domain = stage.case.domain
         self._caller = caller
@@ -125,22 +127,6 @@ class World:
         """All at once."""
         return [future.result((what.get("timeout") or TIMEOUT) + SECONDS) for future in self.start(n, **what)]
 
-    def loop(self, n: int, callers: int, **what: Any) -> list[Result]:
-        """``callers`` callers, each of which makes its next call when its last has ended; ``n`` calls in all."""
-        results: list[Result] = []
-        under_way = set(self.start(callers, **what))
-        for left in range(n, 0, -1):
-            ended = self._first(under_way)
-            under_way.remove(ended)
-            results.append(ended.result())
-            if left > callers:
-                under_way.update(self.start(1, **what))
-        return results
-
-    def _first(self, futures: "set[Future[Result]]") -> "Future[Result]":
-        done, _ = wait(futures, TIMEOUT + SECONDS, FIRST_COMPLETED)
-        return done.pop()
-
     def until(self, condition: Callable[[], bool], what: str) -> None:
         """Wait for what happens elsewhere."""
         end = time.monotonic() + SECONDS
@@ -158,21 +144,35 @@ class World:
     def arrivals(self, *results: Result) -> list[int]:
         """How many attempts of these calls came to each server."""
         ids = {result.id for result in results}
-        return [_arrivals(server, ids) for server in self.servers]
+        return [
+            sum(dict(received.metadata).get(echo.REQUEST_ID) in ids for received in server.received)
+            for server in self.servers
+        ]
 
     def attempts(self, *results: Result) -> int:
         """How many attempts of these calls came to servers."""
         return sum(self.arrivals(*results))
 
     def retries(self, *results: Result) -> int:
-        """How many attempts beyond the first, those that came to no server included, as who made them counts."""
+        """How many attempts beyond the first whoever made them counts; those that came to no server are among them."""
         if self._stats is not None:
             return self._stats()["upstream_rq_retry"]
         return sum(result.attempts - 1 for result in results)
 
-    def stat(self, name: str) -> int | None:
-        """A counter of Envoy's; None if this is not Envoy."""
-        return None if self._stats is None else self._stats()[name]
+    @property
+    def in_flight(self) -> int:
+        """How many attempts whoever makes them has under way."""
+        if self._stats is not None:
+            return self._stats()["upstream_rq_active"]
+        return sum(host.in_flight for host in self._caller.channel.mesh.snapshot().hosts)
+
+    @property
+    def ejections(self) -> int:
+        """How often a host was ejected so far."""
+        if self._stats is not None:
+            return self._stats()["outlier_detection.ejections_enforced_total"]
+        ejections: int = self._caller.channel.mesh.snapshot().ejections
+        return ejections
 
     def warm(self) -> None:
         """Call until every server of the first tier has had a call that is part of no figure."""
@@ -183,12 +183,6 @@ class World:
             return all(self.arrivals(*warmed)[: self._first_tier])
 
         self.until(warm, "a call to every server")
-
-
-def _arrivals(server: Server | ProcessServer, ids: set[str]) -> int:
-    if isinstance(server, ProcessServer):
-        return sum(n for id_, n in server.executions.items() if id_ in ids)
-    return sum(dict(received.metadata).get(echo.REQUEST_ID) in ids for received in server.received)
 
 
 def codes(results: Sequence[Result]) -> str:
@@ -206,18 +200,37 @@ def between(value: float, classes: Mapping[str, tuple[float, float]]) -> str:
     return next((name for name, (low, high) in classes.items() if low <= value <= high), f"{value:g}")
 
 
+@contextmanager
+def staged(case: Case, addresses: Sequence[str], dns: DnsServer) -> "Iterator[Stage]":
+    """The servers of a case, where clients expect them."""
+    addresses = addresses[: case.servers]
+    with ExitStack() as stack:
+        servers = [
+            stack.enter_context(
+                Server("127.0.0.1:0" if case.wired and n == 1 else address, name=f"server-{n}", add=case.add)
+            )
+            for n, address in enumerate(addresses, start=1)
+        ]
+        wire = stack.enter_context(Relay(addresses[0], servers[0].address)) if case.wired else None
+        yield Stage(case, servers, list(addresses), wire, dns)
+
+
 @dataclass(frozen=True)
 class Stage:
     """Where a case happens: what is there before any channel is, and for all of them.
 
     Args:
         case: Which.
-        servers: Its servers; at one port, if they are named.
+        servers: Its servers.
+        addresses: Where they are for clients; of one port, if they are named.
+        wire: Before the first of them, if the case has one.
         dns: Knows the name of the case while a world lasts.
     """
 
     case: Case
-    servers: list[Any]
+    servers: list[Server]
+    addresses: list[str]
+    wire: Relay | None
     dns: DnsServer
 
     def through_envoy(self, envoy: Envoy) -> AbstractContextManager[World]:
@@ -229,7 +242,7 @@ class Stage:
 
     def through_meshlib(self, shell: str) -> AbstractContextManager[World]:
         """The channel is meshlib's."""
-        hosts = self.case.hosts([server.address for server in self.servers])
+        hosts = self.case.hosts(self.addresses)
         options: dict[str, Any] = {"retry": None} | dict(self.case.meshlib)
         if self.case.named:
             target = f"dns://{self.dns.address}/{hosts[0].address}"
@@ -244,15 +257,16 @@ class Stage:
         try:
             for server in self.servers:
                 server.start()  # where the last world left it stopped
+            if self.wire is not None:
+                self.wire.mend()
             if self.case.named:
-                addresses = [server.address.rpartition(":")[0] for server in self.servers]
-                self.dns.set(self.case.domain, "A", *addresses)
+                ips = [address.rpartition(":")[0] for address in self.addresses]
+                self.dns.set(self.case.domain, "A", *ips)
             world.warm()
             yield world
         finally:
             for server in self.servers:
-                if isinstance(server, Server):
-                    server.heal()
+                server.heal()
             self.dns.heal()
             world.close()
 

@@ -1,5 +1,6 @@
 """Cases: how long a call may take, and what the servers are told of it."""
 
+import time
 from typing import Any
 
 import grpc
@@ -8,16 +9,18 @@ from tests.e2e.envoy.case import Case, Figures, World
 
 from meshlib import RetryPolicy
 
-SECONDS_LEFT = "/meshlib.tests.Deadline/SecondsLeft"
+WHEN = "/meshlib.tests.Deadline/When"
+SPENT = 1.0
+"""Seconds."""
 
 
 def add_deadline_to_server(server: grpc.Server) -> None:
-    """Serve a method that answers with what it is left of the deadline."""
+    """Serve a method that answers when, by the clock of this process, its deadline is."""
 
-    def left(_: bytes, context: grpc.ServicerContext) -> bytes:
-        return str(context.time_remaining()).encode()
+    def when(_: bytes, context: grpc.ServicerContext) -> bytes:
+        return str(time.monotonic() + context.time_remaining()).encode()
 
-    handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {"SecondsLeft": grpc.unary_unary_rpc_method_handler(left)}
+    handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {"When": grpc.unary_unary_rpc_method_handler(when)}
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("meshlib.tests.Deadline", handlers),))
 
 
@@ -36,18 +39,19 @@ def _given_up(world: World, timeout: float | None) -> Figures:
     server.fault(hang=True)
     result = world.call(timeout=timeout)
     world.until(lambda: server.in_flight == 0, "the server is told")
-    return {"code": result.code, "attempts": str(world.attempts(result))}
+    return {"code": result.code, "retries": str(world.retries(result))}
 
 
 def what_is_left(world: World) -> Figures:
-    """Half a second of ten is spent on an attempt that fails; the next can tell what it was given of them."""
-    world.servers[0].fault(code="UNAVAILABLE", delay=0.5, times=1)
-    result = world.call(method=SECONDS_LEFT, timeout=10.0)
-    left = float(result.messages[0])
+    """A second of ten is spent on an attempt that fails; is the deadline of the next that much later?"""
+    world.servers[0].fault(code="UNAVAILABLE", delay=SPENT, times=1)
+    deadline = time.monotonic() + 10.0
+    result = world.call(method=WHEN, timeout=10.0)
+    late = float(result.messages[0]) - deadline
     return {
         "code": result.code,
         "attempts": str(world.attempts(result)),
-        "the second attempt is given": "what is left" if left <= 9.5 else "all of it",
+        "the second attempt is given": "all of it" if late > SPENT / 2 else "what is left",
     }
 
 
@@ -64,21 +68,21 @@ CASES = [
         # Where max_stream_duration is set, and be it empty, Envoy does not apply the route's time-out to a call.
         envoy=Service(route={"timeout": "0.2s", "max_stream_duration": None}),
         meshlib={"timeout": 0.2},
-        expect={"code": "UNAVAILABLE", "attempts": "1"},
+        expect={"code": "UNAVAILABLE", "retries": "0"},
     ),
     Case(
         name="time-out of the policy, max_stream_duration",
         run=silent,
         envoy=Service(route={"max_stream_duration": {"max_stream_duration": "0.2s"}}),
         meshlib={"timeout": 0.2},
-        expect={"code": "DEADLINE_EXCEEDED", "attempts": "1"},
+        expect={"code": "DEADLINE_EXCEEDED", "retries": "0"},
     ),
     Case(
         name="time-out of the caller",
         run=silent_caller,
         meshlib={"retry": RetryPolicy()},
         envoy=Service(retry_policy={"retry_on": "unavailable,reset", "num_retries": 2}),
-        expect={"code": "DEADLINE_EXCEEDED", "attempts": "1"},
+        expect={"code": "DEADLINE_EXCEEDED", "retries": "0"},
     ),
     Case(
         name="deadline of a retry",

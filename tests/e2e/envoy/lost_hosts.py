@@ -20,13 +20,17 @@ def stopped(world: World) -> Figures:
     return {"codes": codes(results), "retries": retries}
 
 
-def killed(world: World) -> Figures:
-    """Twenty calls are inside each of two servers when one is killed; the other takes whatever is retried."""
-    victim, other = world.servers
-    held = world.start(40, delay=700)
-    world.until(lambda: len(victim.unfinished) == 20 and other.in_flight == 20, "all calls are inside")
-    victim.kill()
-    return {"codes": codes([future.result() for future in held])}
+def lost(world: World) -> Figures:
+    """Twenty calls are inside each of two servers when one is lost; the other takes whatever is retried."""
+    wire = world.wire
+    assert wire is not None
+    for server in world.servers:
+        server.fault(hang=True)
+    futures = world.start(40)
+    world.until(lambda: all(server.in_flight == 20 for server in world.servers), "all calls are inside")
+    world.servers[1].heal()
+    wire.cut()
+    return {"codes": codes([future.result() for future in futures])}
 
 
 CASES = [
@@ -53,10 +57,10 @@ CASES = [
         expect={"codes": "OK 60", "retries": "29 to 31"},
     ),
     Case(
-        name="killed with calls inside",
-        run=killed,
+        name="lost with calls inside",
+        run=lost,
         servers=2,
-        killable=True,
+        wired=True,
         envoy=Service(
             retry_policy={"retry_on": "unavailable,connect-failure,reset", "num_retries": 2, **PREVIOUS_HOSTS},
             thresholds={"retry_budget": {"budget_percent": {"value": 0}, "min_retry_concurrency": 5}},

@@ -4,12 +4,14 @@ import grpc
 from tests.e2e.envoy.bootstrap import PREVIOUS_HOSTS, Service
 from tests.e2e.envoy.callers import Result
 from tests.e2e.envoy.case import Case, Figures, World, codes
+from tests.e2e.envoy.gate import FAIL, Gate
 
 from meshlib import HedgingPolicy, RetryBudget, RetryPolicy
 from meshlib.testing import echo
 
 PER_TRY = 0.2
-"""Seconds: far more than an attempt takes to reach its server."""
+"""Seconds."""
+GATE = Gate()
 GRPC_CODES = ("CANCELLED", "DEADLINE_EXCEEDED", "INTERNAL", "RESOURCE_EXHAUSTED", "UNAVAILABLE")
 """All that Envoy's ``retry_on`` has a name for."""
 
@@ -73,9 +75,7 @@ def silent(world: World) -> Figures:
     """The server takes every attempt and answers none."""
     world.servers[0].fault(hang=True)
     result = world.call()
-    figures = outcome(world, result)
-    world.servers[0].heal()
-    return figures
+    return {"code": result.code, "retries": str(world.retries(result))}
 
 
 def pushback(world: World) -> Figures:
@@ -106,30 +106,40 @@ def another_host(world: World) -> Figures:
 
 def hedged(world: World) -> Figures:
     """The first attempt hangs; the second is made beside it and answers."""
-    world.servers[0].fault(hang=True, times=1)
-    figures = outcome(world, world.call())
-    world.until(lambda: world.servers[0].in_flight == 0, "the attempt that lost is cancelled")
-    return figures
+    server = world.servers[0]
+    server.fault(hang=True, times=1)
+    result = world.call()
+    world.until(lambda: server.in_flight == 0, "the attempt that lost is cancelled")
+    return {"code": result.code, "retries": str(world.retries(result))}
+
+
+def retries_at_once(world: World, n: int) -> Figures:
+    """``n`` calls are under way and fail. Each would like one retry, and none of those ends before all are decided."""
+    GATE.reset()
+    futures = world.start(n, method=FAIL)
+    world.until(lambda: GATE.arrived == n, "all are under way")
+    GATE.release(n)
+    world.until(lambda: GATE.arrived - n + sum(f.done() for f in futures) == n, "all have ended or are retried")
+    retries = GATE.arrived - n
+    GATE.release()
+    return {"codes": codes([future.result() for future in futures]), "retries": str(retries)}
 
 
 def budget(world: World) -> Figures:
-    """Twenty calls fail while all are under way; each would like one retry, which takes as long as they took."""
-    world.servers[0].fault(code="UNAVAILABLE", delay=0.3)
-    results = world.parallel(20)
-    return {"codes": codes(results), "retries": str(world.attempts(*results) - len(results))}
+    """20 % of what is left of twenty calls is less than the minimum from the first to the last."""
+    return retries_at_once(world, 20)
 
 
 def budget_by_load(world: World) -> Figures:
     """Eight calls fail beside forty that go on: 10 % of what is then under way is 4, however many of the 8 are left."""
-    held = world.start(40, delay=20_000, timeout=30)
     server = world.servers[0]
+    server.fault(hang=True, method=echo.UNARY)
+    held = world.start(40)
     world.until(lambda: server.in_flight == len(held), "all are held")
-    server.fault(code="UNAVAILABLE", delay=0.3)
-    results = world.parallel(8)
+    figures = retries_at_once(world, 8)
     server.heal()
-    server.stop()
-    assert codes([future.result() for future in held]) == "UNAVAILABLE 40"
-    return {"codes": codes(results), "retries": str(world.attempts(*results) - len(results))}
+    assert codes([future.result() for future in held]) == "OK 40"
+    return figures
 
 
 CASES = [
@@ -187,14 +197,14 @@ CASES = [
         run=silent,
         envoy=policy("unavailable", per_try_timeout=f"{PER_TRY}s"),
         meshlib={"retry": RetryPolicy(per_attempt_timeout=PER_TRY)},
-        expect={"code": "UNAVAILABLE", "attempts": "1"},
+        expect={"code": "UNAVAILABLE", "retries": "0"},
     ),
     Case(
         name="attempt time-out, reset",
         run=silent,
         envoy=policy("unavailable,reset", per_try_timeout=f"{PER_TRY}s"),
         meshlib={"retry": RetryPolicy(per_attempt_timeout=PER_TRY)},
-        expect={"code": "UNAVAILABLE", "attempts": "3"},
+        expect={"code": "UNAVAILABLE", "retries": "2"},
     ),
     Case(
         name="pushback",
@@ -236,11 +246,12 @@ CASES = [
             route={"hedge_policy": {"hedge_on_per_try_timeout": True}},
         ),
         meshlib={"retry": HedgingPolicy(max_attempts=2, hedging_delay=PER_TRY)},
-        expect={"code": "OK", "attempts": "2"},
+        expect={"code": "OK", "retries": "1"},
     ),
     Case(
         name="retry budget, minimum",
         run=budget,
+        add=GATE.add_to_server,
         envoy=Service(
             retry_policy={"retry_on": "unavailable", "num_retries": 1},
             thresholds={"retry_budget": {"budget_percent": {"value": 20}, "min_retry_concurrency": 5}},
@@ -251,6 +262,7 @@ CASES = [
     Case(
         name="retry budget, share",
         run=budget_by_load,
+        add=GATE.add_to_server,
         envoy=Service(
             retry_policy={"retry_on": "unavailable", "num_retries": 1},
             thresholds={"retry_budget": {"budget_percent": {"value": 10}, "min_retry_concurrency": 1}},

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from tests.e2e.envoy import balancing, deadlines, discovery, lost_hosts, retries
 from tests.e2e.envoy.bootstrap import bootstrap
-from tests.e2e.envoy.case import Case, Stage
+from tests.e2e.envoy.case import Case, staged
 from tests.e2e.envoy.proxy import Envoy
 from tests.e2e.envoy.table import PATH, listed, unlisted
 
-from meshlib.testing import DnsServer, ProcessServer, Server
+from meshlib.testing import DnsServer
 from meshlib.testing.addresses import reserve_one_port
 
 CASES = [case for module in (retries, deadlines, balancing, lost_hosts, discovery) for case in module.CASES]
@@ -55,14 +55,7 @@ def envoy(
 def test_only_listed_differences(case: Case, envoy: Envoy, addresses: list[str], dns: DnsServer) -> None:
     """Envoy shows what the case expects; each shell of meshlib the same, but for exactly the listed differences."""
     rows = TABLE.get(case.name, {})
-    with ExitStack() as stack:
-        servers: list[Server | ProcessServer] = []
-        for n, address in enumerate(addresses[: case.servers], start=1):
-            if case.killable and not servers:
-                servers.append(stack.enter_context(ProcessServer(address, name=f"server-{n}")))
-            else:
-                servers.append(stack.enter_context(Server(address, name=f"server-{n}", add=case.add)))
-        stage = Stage(case, servers, dns)
+    with staged(case, addresses, dns) as stage:
         with stage.through_envoy(envoy) as world:
             theirs = case.run(world)
         assert theirs == case.expect, "Envoy does not do what this case says"
