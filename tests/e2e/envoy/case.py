@@ -167,12 +167,25 @@ class World:
         return sum(host.in_flight for host in self._caller.channel.mesh.snapshot().hosts)
 
     @property
+    def connections(self) -> int:
+        """How many connections to servers there are: one to each that is connected."""
+        if self._stats is not None:
+            return self._stats()["upstream_cx_active"]
+        return sum(host.state == "READY" for host in self._caller.channel.mesh.snapshot().hosts)
+
+    @property
     def ejections(self) -> int:
         """How often a host was ejected so far."""
         if self._stats is not None:
             return self._stats()["outlier_detection.ejections_enforced_total"]
         ejections: int = self._caller.channel.mesh.snapshot().ejections
         return ejections
+
+    def stop(self, server: Server) -> None:
+        """Stop one server; returns when the other side has seen it go."""
+        left = self.connections - 1
+        server.stop()
+        self.until(lambda: self.connections == left, "its connection is gone")
 
     def warm(self) -> None:
         """Call until every server of the first tier has had a call that is part of no figure."""

@@ -14,7 +14,7 @@ def stopped(world: World) -> Figures:
     In a rotation it is the third of all picks. Where each of those is retried it takes 90 picks for 60 calls, but for
     one that may stand at either end.
     """
-    world.servers[0].stop()
+    world.stop(world.servers[0])
     results = world.calls(CALLS)
     retries = between(world.retries(*results), {"none": (0, 0), "one": (1, 1), "29 to 31": (29, 31)})
     return {"codes": codes(results), "retries": retries}
