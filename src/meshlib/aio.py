@@ -15,7 +15,16 @@ from meshlib._aio.channel import Channel
 from meshlib._control.settings import settle
 from meshlib._core.balancing.contracts import Balancer
 from meshlib._core.discovery.contracts import Resolver
-from meshlib._core.policy import DnsPolicy, HedgingPolicy, MethodPolicy, RetryBudget, RetryPolicy
+from meshlib._core.policy import (
+    CircuitBreaker,
+    DnsPolicy,
+    HedgingPolicy,
+    MethodPolicy,
+    OutlierDetection,
+    RetryBudget,
+    RetryPolicy,
+    RetryThrottling,
+)
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
@@ -36,9 +45,12 @@ def channel(
     dns: DnsPolicy = DnsPolicy(),  # noqa: B008 - frozen
     balancer: str | Balancer = "round_robin",
     retry: RetryPolicy | HedgingPolicy | None = RetryPolicy(),  # noqa: B008 - frozen
-    retry_budget: RetryBudget | None = RetryBudget(),  # noqa: B008 - frozen
+    retry_budget: RetryBudget | RetryThrottling | None = RetryBudget(),  # noqa: B008 - frozen
     timeout: float | None = None,
     methods: Mapping[str, MethodPolicy] | None = None,
+    service_config: str | Mapping[str, Any] | None = None,
+    outlier_detection: OutlierDetection | None = OutlierDetection(),  # noqa: B008 - frozen
+    circuit_breaker: CircuitBreaker | None = None,
     tracer_provider: "TracerProvider | None" = None,
     meter_provider: "MeterProvider | None" = None,
 ) -> Channel:
@@ -57,9 +69,15 @@ def channel(
         dns: how names are looked up.
         balancer: who chooses a host per call: a registered name or an object.
         retry: when a failed call is tried again; a method that must not run twice gets None, see ``methods``.
-        retry_budget: how many retries may be under way at once; None: any number.
+        retry_budget: how many retries may be under way at once, by Envoy's rule (``RetryBudget``) or gRPC's
+            (``RetryThrottling``); None: any number.
         timeout: seconds for calls that pass none and return one message; None: no limit.
         methods: what methods (``"/pkg.Svc/Method"``), services (``"/pkg.Svc/*"``) or all (``"*"``) do differently.
+        service_config: a gRPC service config, as JSON text or the mapping it stands for: ``methodConfig``,
+            ``retryThrottling``, ``loadBalancingConfig`` and ``healthCheckConfig``. It may be in ``options`` instead;
+            what an argument says as well is refused.
+        outlier_detection: which hosts are left out for a while; None: none.
+        circuit_breaker: how much may be under way at once; None: any amount.
         tracer_provider: OpenTelemetry's; None: the global one.
         meter_provider: OpenTelemetry's; None: the global one.
 
@@ -81,6 +99,9 @@ def channel(
             retry_budget=retry_budget,
             timeout=timeout,
             methods=methods,
+            service_config=service_config,
+            outlier_detection=outlier_detection,
+            circuit_breaker=circuit_breaker,
             tracer_provider=tracer_provider,
             meter_provider=meter_provider,
             aio=True,

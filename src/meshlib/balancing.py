@@ -23,6 +23,7 @@ from meshlib._control.balancers import REGISTRY
 from meshlib._core.balancing.contracts import Balancer, Host, Picker, PickInfo, Report
 from meshlib._core.balancing.least_request import LeastRequest
 from meshlib._core.balancing.pick_first import PickFirst
+from meshlib._core.balancing.priorities import Priorities
 from meshlib._core.balancing.random import Random
 from meshlib._core.balancing.registry import BalancerFactory
 from meshlib._core.balancing.round_robin import RoundRobin
@@ -32,6 +33,7 @@ __all__ = [
     "LeastRequest",
     "Random",
     "PickFirst",
+    "Priorities",
     "Balancer",
     "Picker",
     "Host",

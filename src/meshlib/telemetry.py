@@ -20,7 +20,7 @@ from meshlib._adapt.metadata import Metadata
 from meshlib._core.call import Call
 from meshlib._core.connectivity import NAMES, SHUTDOWN
 from meshlib._core.errors import ConfigError
-from meshlib._core.events import AttemptEnded, AttemptStarted, CallEvent, NotRetried, Retrying
+from meshlib._core.events import AttemptEnded, AttemptStarted, Broken, CallEvent, Ejected, NotRetried, Retrying
 from meshlib._core.status import Outcome
 from meshlib._core.target import Target
 from meshlib._core.version import VERSION
@@ -53,6 +53,9 @@ EVENT_ATTEMPT: Final = "meshlib.attempt.n"
 EVENT_WHY: Final = "meshlib.attempt.why"
 EVENT_DELAY: Final = "meshlib.retry.delay"
 EVENT_REASON: Final = "meshlib.retry.refused"
+EVENT_BROKEN: Final = "meshlib.breaker.refused"
+EVENT_EJECTED: Final = "meshlib.outlier.ejected"
+EVENT_PANIC: Final = "meshlib.panic"
 
 DURATION: Final = "rpc.client.call.duration"
 DURATION_BOUNDS: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
@@ -60,6 +63,9 @@ HOSTS: Final = "meshlib.hosts"
 HOST_STATE: Final = "meshlib.host.state"
 IN_FLIGHT: Final = "meshlib.attempts.in_flight"
 BUDGET_REFUSALS: Final = "meshlib.retry_budget.refusals"
+BREAKER_REFUSALS: Final = "meshlib.circuit_breaker.refusals"
+EJECTED: Final = "meshlib.hosts.ejected"
+EJECTIONS: Final = "meshlib.outlier_detection.ejections"
 
 METHODS_KEPT: Final = 4096
 """Sets of attributes remembered per channel."""
@@ -112,7 +118,19 @@ class Instruments:
             BUDGET_REFUSALS,
             [self._reader(_refusals)],
             unit="{retry}",
-            description="Retries that the retry budget did not allow",
+            description="Retries that the retry budget, the throttling or the circuit breaker did not allow",
+        )
+        meter.create_observable_counter(
+            BREAKER_REFUSALS,
+            [self._reader(_broken)],
+            unit="{call}",
+            description="Calls and attempts that the circuit breaker did not allow",
+        )
+        meter.create_observable_up_down_counter(
+            EJECTED, [self._reader(_ejected)], unit="{host}", description="Hosts that outlier detection leaves out"
+        )
+        meter.create_observable_counter(
+            EJECTIONS, [self._reader(_ejections)], unit="{ejection}", description="Ejections by outlier detection"
         )
 
     def watch(self, channel: Observed, server: Attributes) -> None:
@@ -228,13 +246,20 @@ class Telemetry:
 
     def _event(self, span: Span, event: CallEvent) -> None:
         if isinstance(event, AttemptStarted):
-            if event.n > 1:
-                span.add_event(event.stage, {EVENT_ATTEMPT: event.n, EVENT_WHY: event.why})
+            if event.n > 1 or event.panic:
+                told: Attributes = {EVENT_ATTEMPT: event.n, EVENT_WHY: event.why}
+                if event.panic:
+                    told[EVENT_PANIC] = True
+                span.add_event(event.stage, told)
         elif isinstance(event, AttemptEnded):
             if event.code != "OK":
                 span.add_event(event.stage, {EVENT_ATTEMPT: event.n, STATUS: event.code})
         elif isinstance(event, Retrying):
             span.add_event(event.stage, {EVENT_ATTEMPT: event.n, EVENT_DELAY: event.delay})
+        elif isinstance(event, Ejected):
+            span.add_event(event.stage, {EVENT_ATTEMPT: event.n, EVENT_EJECTED: event.why})
+        elif isinstance(event, Broken):
+            span.add_event(event.stage, {EVENT_BROKEN: event.why})
         elif isinstance(event, NotRetried):
             span.add_event(event.stage, {EVENT_ATTEMPT: event.n, EVENT_REASON: event.why})
         else:
@@ -294,6 +319,18 @@ def _in_flight(cluster: "Cluster") -> Iterable[tuple[int, Attributes]]:
 
 def _refusals(cluster: "Cluster") -> Iterable[tuple[int, Attributes]]:
     return [(cluster.budget.refused, {})]
+
+
+def _broken(cluster: "Cluster") -> Iterable[tuple[int, Attributes]]:
+    return [(cluster.breaker.refused, {})]
+
+
+def _ejected(cluster: "Cluster") -> Iterable[tuple[int, Attributes]]:
+    return [(sum(host.ejection is not None for host in cluster.hosts), {})]
+
+
+def _ejections(cluster: "Cluster") -> Iterable[tuple[int, Attributes]]:
+    return [(0 if cluster.outliers is None else cluster.outliers.enforced, {})]
 
 
 def setup(

@@ -406,9 +406,9 @@ def assert_path(events: Sequence[CallEvent]) -> None:
         elif isinstance(event, Broken):
             assert waited < place, events
             waited = -1
-        elif isinstance(event, Ejected | AttemptEnded):
+        elif isinstance(event, AttemptEnded):
             assert lowest[event.n] < place, events
             lowest[event.n] = place
         else:
-            assert isinstance(event, Retrying | NotRetried)
+            assert isinstance(event, Ejected | Retrying | NotRetried)
             assert place < lowest[event.n], events

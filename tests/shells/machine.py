@@ -53,7 +53,10 @@ class World:
             balancer=given.balancer,
             rng=Random(script.seed),
             lock=nullcontext(),
-            budget=script.budget,
+            budget=given.retry_budget,
+            throttling=given.retry_throttling,
+            outlier_detection=given.outlier_detection,
+            circuit_breaker=given.circuit_breaker,
             attention=self.attention,
         )
         self.refresh = Refresh(rng=Random(script.seed), floor=DnsPolicy().min_ttl)
@@ -112,7 +115,7 @@ class World:
                 link = self.network.open(command.host.endpoint.address)
                 pending.extend(self.cluster.opened(command.host, link, now=self.now))
             elif isinstance(command, Close):
-                self.shut(command.host.subchannel)
+                self.shut(command.subchannel)
             elif isinstance(command, Rebuild):
                 pending.extend(self.cluster.rebuild(now=self.now))
             elif isinstance(command, Wake):
@@ -160,7 +163,8 @@ class World:
     def look(self) -> None:
         """What ``channel.mesh.snapshot()`` would show."""
         if not self.cluster.closed:
-            look(self.trace, self.cluster if self._begun else None, self.asked_at, self.refresh.error)
+            cluster = self.cluster if self._begun else None
+            look(self.trace, cluster, self.asked_at, self.refresh.error, now=self.now)
 
     def close(self) -> None:
         self.look()

@@ -117,6 +117,9 @@ class Calling:
         self.commit(n, "message")
         if self.call.committed == n:
             self.world.trace.add(self.caller.n, "message", text)
+            self.call.on_message(n)
+            self.call.on_reading(n, now=self.world.now)
+            self.perform(())
 
     def commit(self, n: int, why: str) -> None:
         self.perform(self.call.on_commit(n, why, now=self.world.now))

@@ -46,6 +46,8 @@ def settings(network: Network) -> Settings:
         resolver=Names(network),
         balancer=script.balancer,
         retry_budget=script.budget,
+        outlier_detection=script.outlier_detection,
+        circuit_breaker=script.circuit_breaker,
         methods={caller.method: caller.policy for caller in script.callers},
         tracer_provider=Tracers(network.trace),
     )
@@ -82,14 +84,24 @@ class Failed(grpc.RpcError):
         return ""
 
 
-def look(trace: Trace, cluster: Cluster | None, asked_at: float | None, error: ResolveError | None) -> None:
+def look(
+    trace: Trace, cluster: Cluster | None, asked_at: float | None, error: ResolveError | None, *, now: float
+) -> None:
     """The channel as the machines know it."""
     if cluster is None:
         trace.add(-1, "look", ())
         return
-    budget = cluster.budget
+    budget, outliers = cluster.budget, cluster.outliers
     told = None if error is None else str(error)
-    trace.add(-1, "look", cluster.snapshot(), cluster.connectivity, asked_at, told, budget.held, budget.refused)
+    counts = (
+        budget.held,
+        budget.refused,
+        cluster.breaker.refused,
+        cluster.waiting,
+        0 if outliers is None else outliers.enforced,
+        cluster.panic,
+    )
+    trace.add(-1, "look", cluster.snapshot(now=now), cluster.connectivity, asked_at, told, *counts)
 
 
 def seen(trace: Trace, snapshot: ChannelSnapshot, now: float) -> None:
@@ -108,6 +120,10 @@ def seen(trace: Trace, snapshot: ChannelSnapshot, now: float) -> None:
         snapshot.resolution_error,
         snapshot.retries_held,
         snapshot.retries_refused,
+        snapshot.requests_refused,
+        snapshot.waiting,
+        snapshot.ejections,
+        snapshot.panic,
     )
 
 

@@ -9,8 +9,19 @@ from dataclasses import dataclass
 from random import Random
 from typing import Final
 
+from meshlib._core.balancing.contracts import Balancer
+from meshlib._core.balancing.least_request import LeastRequest
+from meshlib._core.balancing.priorities import Priorities
 from meshlib._core.endpoint import Endpoint
-from meshlib._core.policy import HedgingPolicy, MethodPolicy, RetryBudget, RetryPolicy
+from meshlib._core.policy import (
+    CircuitBreaker,
+    HedgingPolicy,
+    MethodPolicy,
+    OutlierDetection,
+    RetryBudget,
+    RetryPolicy,
+    RetryThrottling,
+)
 
 __all__ = ["EPOCH", "GRID", "KINDS", "Caller", "HostScript", "Reply", "Naming", "Script", "tick"]
 
@@ -136,8 +147,19 @@ class Script:
         rng = Random(f"{kind}/{seed}")
         self.hosts = {host.address: host for host in (_host(rng, n) for n in range(rng.randint(1, 4)))}
         self.names = _names(rng, tuple(self.hosts))
-        self.balancer = rng.choice(("round_robin", "round_robin", "random", "least_request", "pick_first"))
-        self.budget = rng.choice((RetryBudget(), None, RetryBudget(budget_percent=0, min_retry_concurrency=1)))
+        self.balancer: str | Balancer = rng.choice(
+            ("round_robin", "round_robin", "random", "least_request", "pick_first", _priorities(rng))
+        )
+        self.budget: RetryBudget | RetryThrottling | None = rng.choice(
+            (
+                RetryBudget(),
+                None,
+                RetryBudget(budget_percent=0, min_retry_concurrency=1),
+                RetryThrottling(max_tokens=rng.randint(1, 6), token_ratio=0.5),
+            )
+        )
+        self.outlier_detection = rng.choice((OutlierDetection(), None, _outliers(rng), _outliers(rng)))
+        self.circuit_breaker = _breaker(rng) if rng.random() < 0.2 else None
         self.callers = tuple(_caller(rng, n, kind) for n in range(rng.randint(1, 8)))
         self.looks = tuple(sorted(_moment(rng, 2.5) for _ in range(3)))
         """When somebody looks at the channel."""
@@ -206,6 +228,40 @@ def _host(rng: Random, n: int) -> HostScript:
     )
 
 
+def _priorities(rng: Random) -> Priorities:
+    return Priorities(
+        balancer=LeastRequest(),
+        overprovisioning_factor=rng.choice((None, 1.0, 1.4)),
+        healthy_panic_threshold=rng.choice((0, 50, 100)),
+    )
+
+
+def _outliers(rng: Random) -> OutlierDetection:
+    """One that has something to do in a world of a few calls."""
+    return OutlierDetection(
+        consecutive_gateway_failure=rng.randint(1, 3),
+        consecutive_5xx=rng.randint(1, 3),
+        enforcing_consecutive_5xx=rng.choice((0, 50, 100)),
+        interval=rng.choice((0.05, 0.4)) * (1 + rng.random()),
+        base_ejection_time=rng.choice((0.05, 0.5)) * (1 + rng.random()),
+        max_ejection_time_jitter=rng.choice((0.0, 0.1)),
+        max_ejection_percent=rng.choice((10, 50, 100)),
+        split_external_local_origin_errors=rng.random() < 0.3,
+        consecutive_local_origin_failure=rng.randint(1, 2),
+        success_rate_minimum_hosts=1,
+        success_rate_request_volume=1,
+        failure_percentage_minimum_hosts=1,
+        failure_percentage_request_volume=2,
+        enforcing_failure_percentage=rng.choice((0, 100)),
+    )
+
+
+def _breaker(rng: Random) -> CircuitBreaker:
+    return CircuitBreaker(
+        max_requests=rng.randint(1, 4), max_pending_requests=rng.randint(0, 3), max_retries=rng.choice((None, 0, 1))
+    )
+
+
 def _names(rng: Random, addresses: tuple[str, ...]) -> tuple[Naming, ...]:
     weighted, tiered = rng.random() < 0.2, rng.random() < 0.2
     made = []
@@ -264,6 +320,8 @@ def _retry(rng: Random, kind: str) -> RetryPolicy | HedgingPolicy | None:
         initial_backoff=rng.choice((0.005, 0.025, 0.2)),
         retryable_status_codes=frozenset(rng.choice((("UNAVAILABLE",), ("UNAVAILABLE", "INTERNAL")))),
         per_attempt_timeout=rng.choice((None, None, 0.02 + rng.random() / 50, 0.2 + rng.random() / 5)),
+        per_attempt_idle_timeout=rng.choice((None, None, None, 0.03 + rng.random() / 50)),
         unsent_only=rng.random() < 0.1,
+        host_selection_retry_max_attempts=rng.choice((None, None, 0, 1)),
         buffer_size=rng.choice((65536, 65536, 100, 0)),
     )

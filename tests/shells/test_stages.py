@@ -12,6 +12,7 @@ from meshlib._core.stages import STAGES
 
 LEVEL = {stage.name: level for level, stage in enumerate(STAGES)}
 SEND = LEVEL["send"]
+TURNS = LEVEL["pick"], LEVEL["breaker"]
 
 
 def calls(kind: str, seed: int) -> list[list[Entry]]:
@@ -46,9 +47,9 @@ def test_a_call_goes_down_the_table_to_send_and_back_up(seed: int) -> None:
     for entries in calls("blocking", seed):
         walk = levels(entries)
         assert walk[0] == walk[-1] == LEVEL["span"]
-        # It turns back where it was sent, or where it waited for a host in vain.
+        # It turns back where it was sent, where it waited for a host in vain, or where the circuit breaker refused it.
         last = len(walk) - 2
-        bottoms = [i for i, level in enumerate(walk) if level == SEND or (level == LEVEL["pick"] and i == last)]
+        bottoms = [i for i, level in enumerate(walk) if level == SEND or (level in TURNS and i == last)]
         legs = [walk[i : j + 1] for i, j in zip([0, *bottoms], [*bottoms, len(walk) - 1], strict=True)]
         for leg in legs:
             turn = leg.index(min(leg))

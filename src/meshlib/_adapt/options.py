@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from meshlib._core.errors import ConfigError
 
-__all__ = ["Options", "checked", "for_subchannel", "native_target"]
+__all__ = ["Options", "checked", "for_subchannel", "health_checked", "native_target", "service_config"]
 
 Options = tuple[tuple[str, Any], ...]
 
@@ -25,6 +25,7 @@ DEFAULTS: Final[Options] = (
 # With either of them the user names the server; grpc takes the second for the first if it stands alone.
 _NAMING: Final = frozenset({"grpc.default_authority", "grpc.ssl_target_name_override"})
 _RETRIES: Final = ("retryPolicy", "hedgingPolicy")
+SERVICE_CONFIG: Final = "grpc.service_config"
 _NUMBERS: Final = ("_ms", "_message_length", "_size", "grpc.enable_", "max_concurrent_streams", "_calls", "_data")
 
 
@@ -55,25 +56,36 @@ def checked(options: Any, *, as_grpc: bool = False) -> Options:
             raise ConfigError(f"options[{name!r}]", value, "must be a whole number, text or bytes")
         if name.startswith("grpc.") and name.endswith(_NUMBERS) and not isinstance(value, int):
             raise ConfigError(f"options[{name!r}]", value, "must be a whole number")
-        if name == "grpc.service_config":
-            _service_config(value)
     return pairs
 
 
-def for_subchannel(options: Options, authority: str | None) -> Options:
+def service_config(options: Options) -> tuple[Any, Options]:
+    """The service config among the user's options, None if there is none; and the other options."""
+    text = next((value for name, value in reversed(options) if name == SERVICE_CONFIG), None)
+    return text, tuple(pair for pair in options if pair[0] != SERVICE_CONFIG)
+
+
+def for_subchannel(options: Options, authority: str | None, *, retried: bool = False, dials: int = 0) -> Options:
     """The options of the channel to one endpoint.
 
     Args:
         options: the user's, checked.
         authority: what ``:authority`` and the TLS name are to be, unless the user's options say.
+        retried: whether meshlib itself tries every call again that C-core could: then C-core need not keep it, which
+            saves 7 % of the CPU of a call, and lets ``grpc-previous-rpc-attempts`` pass, which C-core holds to be its
+            own.
+        dials: how often the endpoint was dialled anew. Channels with equal options share a connection, and its
+            back-off; this makes them differ.
     """
     given = {name for name, _ in options}
     own = [pair for pair in DEFAULTS if pair[0] not in given]
+    if retried and "grpc.enable_retries" not in given:
+        own.append(("grpc.enable_retries", 0))
+    if dials:
+        own.append(("meshlib.dials", dials))
     if authority is not None and not given & _NAMING:
         own.append(("grpc.default_authority", authority))
-    users = tuple(
-        (name, _without_retries(value) if name == "grpc.service_config" else value) for name, value in options
-    )
+    users = tuple((name, _without_retries(value) if name == SERVICE_CONFIG else value) for name, value in options)
     return (*own, *users)
 
 
@@ -84,22 +96,19 @@ def native_target(address: str) -> str:
     return f"ipv6:{address}" if address.startswith("[") else f"ipv4:{address}"
 
 
-def _service_config(text: Any) -> dict[str, Any]:
-    try:
-        config = json.loads(text)
-    except (TypeError, ValueError) as error:
-        raise ConfigError("options['grpc.service_config']", text, f"must be JSON: {error}") from None
-    if not isinstance(config, dict):
-        raise ConfigError("options['grpc.service_config']", text, "must be a JSON object")
-    return config
+def health_checked(service: str) -> tuple[str, str]:
+    """The option that has C-core watch the health of ``service`` at each server (gRFC A17)."""
+    return SERVICE_CONFIG, json.dumps({"healthCheckConfig": {"serviceName": service}})
 
 
 def _without_retries(text: Any) -> Any:
     """A service config whose retries are taken out: C-core's would multiply meshlib's. One that cannot be read, which
     only grpc's own factories let pass, is left for grpc to answer."""
     try:
-        config = _service_config(text)
-    except ConfigError:
+        config = json.loads(text)
+    except (TypeError, ValueError):
+        return text
+    if not isinstance(config, dict):
         return text
     methods: Sequence[Any] = config.get("methodConfig") or ()
     for method in methods:

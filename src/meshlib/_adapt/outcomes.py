@@ -1,6 +1,7 @@
 """What grpc says of an attempt that failed, as a core value."""
 
 import re
+import time
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -17,6 +18,16 @@ _NOT_CONNECTED: Final = (
     "failed to connect to all addresses; last error: ",
 )
 """How C-core begins the details of a call it refused because the channel has no connection."""
+
+_BROKEN: Final = re.compile(
+    r"Stream removed|Socket closed|Connection reset|Broken pipe|recvmsg:|sendmsg:|Endpoint|GOAWAY received|"
+    r"Delayed close|Received RST_STREAM|RST_STREAM|keepalive watchdog|ping timeout|Internal error from Core|"
+    r"failed to connect|connections to all backends failing|upstream connect error"
+)
+"""How the details begin where C-core lost the connection, or the stream, before a server had answered."""
+
+_EXPIRED: Final = "Deadline Exceeded"
+"""C-core's own words at the deadline."""
 
 _CORE_BUG: Final = "Internal error from Core"
 """grpc.aio's own words for a write that lost the race against the status: nothing a server said."""
@@ -38,7 +49,21 @@ def failed(error: Any, address: str, trailing: Iterable[Any] | None) -> Outcome:
         return Outcome(name, details, sent=False, refused=True, error=error)
     if name == "INTERNAL" and details.startswith(_CORE_BUG):
         name = "UNAVAILABLE"
-    return Outcome(name, details, pushback=pushback(trailing), error=error)
+    answered = True
+    if name == "UNAVAILABLE":
+        answered = not _BROKEN.match(details)
+    elif name == "DEADLINE_EXCEEDED":
+        answered = details != _EXPIRED
+    metadata = tuple(trailing or ())
+    return Outcome(
+        name,
+        details,
+        answered=answered,
+        pushback=pushback(metadata),
+        metadata=metadata,
+        at=time.time(),
+        error=error,
+    )
 
 
 def _names(details: str, address: str) -> bool:

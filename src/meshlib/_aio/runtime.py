@@ -71,6 +71,9 @@ class Runtime:
             rng=process.clock.rng(),
             lock=process.clock.lock(),
             budget=settings.retry_budget,
+            throttling=settings.retry_throttling,
+            outlier_detection=settings.outlier_detection,
+            circuit_breaker=settings.circuit_breaker,
             attention=self._attention,
             observer=ChannelLog(settings.target.text),
         )
@@ -79,7 +82,7 @@ class Runtime:
             lambda: process.resolutions(loop).get(settings.source),
             self,
             clock=self.now,
-            build_aside=not type(settings.balancer).__module__.startswith("meshlib."),
+            build_aside=settings.builds_aside,
         )
         process.runtimes.add(self)
         if loop.is_running():

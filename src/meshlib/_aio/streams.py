@@ -184,7 +184,12 @@ class _ResponseStream(_Streaming):
         if reader is None:
             attempt = self.attempts[n]
             reader = self._readers[n] = attempt.__aiter__().__anext__ if self.iterated else attempt.read
+        if self.call.plan.idle is not None:
+            self.call.on_reading(n, now=self._now())
+            self._arm()
         message = await reader()
+        if self.call.plan.idle is not None:
+            self.call.on_message(n)
         return None if message is EOF else (message,)
 
     def _on_status(self, n: int, attempt: Any) -> None:

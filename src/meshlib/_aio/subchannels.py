@@ -7,7 +7,6 @@ import grpc
 
 from meshlib._adapt import grpcio
 from meshlib._adapt.interceptors import one_per_kind
-from meshlib._adapt.options import for_subchannel, native_target
 from meshlib._aio.waiting import ended
 from meshlib._control.settings import Settings
 from meshlib._core.host import Host
@@ -57,12 +56,7 @@ class Subchannel:
     __slots__ = ("_channel", "_known", "state", "target")
 
     def __init__(self, host: Host, settings: Settings, factory: Factory = grpcio.aio_channel) -> None:
-        endpoint = host.endpoint
-        if settings.target.native:
-            self.target, options = settings.target.text, settings.options
-        else:
-            self.target = native_target(endpoint.address)
-            options = for_subchannel(settings.options, endpoint.authority or settings.target.authority)
+        self.target, options = settings.subchannel(host)
         interceptors = one_per_kind(settings.attempt_interceptors)
         self._channel = factory(self.target, options, settings.credentials, settings.compression, interceptors)
         self.state: Callable[[bool], int] = grpcio.aio_state(self._channel)

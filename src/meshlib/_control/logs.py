@@ -3,7 +3,17 @@
 import logging
 from typing import final
 
-from meshlib._core.events import ChannelEvent, EndpointsChanged, HostStateChanged, PluginFailed, ResolutionFailed
+from meshlib._core.events import (
+    ChannelEvent,
+    EndpointsChanged,
+    HostEjected,
+    HostReturned,
+    HostSpared,
+    HostStateChanged,
+    PanicChanged,
+    PluginFailed,
+    ResolutionFailed,
+)
 
 __all__ = ["ChannelLog"]
 
@@ -12,8 +22,8 @@ _log = logging.getLogger("meshlib")
 
 @final
 class ChannelLog:
-    """The log of one channel: changes of its endpoints at INFO, of single connections at DEBUG, plug-ins that fail at
-    ERROR, the first time each.
+    """The log of one channel: changes of its endpoints and hosts that come back at INFO, of single connections at
+    DEBUG, ejections and panic at WARNING, plug-ins that fail at ERROR, the first time each.
 
     Args:
         target: of the channel, named in each line.
@@ -32,8 +42,38 @@ class ChannelLog:
             _log.debug("%s: %s went from %s to %s", self._target, event.address, event.before, event.after, extra=extra)
         elif isinstance(event, PluginFailed):
             self._plugin(event)
+        elif isinstance(event, HostEjected):
+            _log.warning(
+                "%s: %s is ejected for %.1f s: %s", self._target, event.address, event.seconds, event.why, extra=extra
+            )
+        elif isinstance(event, HostSpared):
+            _log.info(
+                "%s: %s is an outlier and stays: %s; %s",
+                self._target,
+                event.address,
+                event.why,
+                event.spared,
+                extra=extra,
+            )
+        elif isinstance(event, HostReturned):
+            _log.info("%s: %s is ejected no more", self._target, event.address, extra=extra)
+        elif isinstance(event, PanicChanged):
+            self._panic(event)
         elif isinstance(event, ResolutionFailed):
             _log.debug("%s: not resolved, %d endpoints stay: %s", self._target, event.kept, event.reason, extra=extra)
+
+    def _panic(self, event: PanicChanged) -> None:
+        extra = {"meshlib.target": self._target}
+        if event.priorities:
+            tiers = ", ".join(map(str, event.priorities))
+            _log.warning(
+                "%s: too few hosts of priority %s are healthy; ejected ones are used as well",
+                self._target,
+                tiers,
+                extra=extra,
+            )
+        else:
+            _log.info("%s: enough hosts are healthy again; ejected ones are left out", self._target, extra=extra)
 
     def _plugin(self, event: PluginFailed) -> None:
         key = (event.name, event.doing)

@@ -8,15 +8,28 @@ from typing import TYPE_CHECKING, Any, Final
 import grpc
 import grpc.aio
 
-from meshlib._adapt.options import Options, checked
+from meshlib._adapt.options import Options, checked, for_subchannel, native_target
 from meshlib._control.balancers import REGISTRY as BALANCERS
+from meshlib._control.configs import configured, either, merged
 from meshlib._control.notices import announce
 from meshlib._control.plugins import REGISTRY as RESOLVERS
 from meshlib._control.sources import Source, source
 from meshlib._core.balancing.contracts import Balancer
+from meshlib._core.balancing.priorities import Priorities
 from meshlib._core.discovery.contracts import Resolver
 from meshlib._core.errors import ConfigError
-from meshlib._core.policy import DnsPolicy, HedgingPolicy, MethodPolicy, MethodTable, RetryBudget, RetryPolicy
+from meshlib._core.host import Host
+from meshlib._core.policy import (
+    CircuitBreaker,
+    DnsPolicy,
+    HedgingPolicy,
+    MethodPolicy,
+    MethodTable,
+    OutlierDetection,
+    RetryBudget,
+    RetryPolicy,
+    RetryThrottling,
+)
 from meshlib._core.target import Target, parse_target
 
 if TYPE_CHECKING:
@@ -42,8 +55,36 @@ class Settings:
     attempt_interceptors: tuple[Any, ...] = ()
     methods: MethodTable = field(default_factory=MethodTable)
     retry_budget: RetryBudget | None = field(default_factory=RetryBudget)
+    retry_throttling: RetryThrottling | None = None
+    outlier_detection: OutlierDetection | None = field(default_factory=OutlierDetection)
+    circuit_breaker: CircuitBreaker | None = None
     tracer_provider: "TracerProvider | None" = None
     meter_provider: "MeterProvider | None" = None
+
+    @property
+    def builds_aside(self) -> bool:
+        """Whether the balancer is the user's own, and may take its time to make a picker."""
+        balancer = self.balancer.balancer if isinstance(self.balancer, Priorities) else self.balancer
+        return not type(balancer).__module__.startswith("meshlib.")
+
+    def subchannel(self, host: Host) -> tuple[str, Options]:
+        """The target and the options of grpc's channel to ``host``."""
+        if self.target.native:
+            return self.target.text, self.options
+        endpoint = host.endpoint
+        authority = endpoint.authority or self.target.authority
+        return native_target(endpoint.address), for_subchannel(
+            self.options, authority, retried=self._retried, dials=host.dials
+        )
+
+    @property
+    def _retried(self) -> bool:
+        """Whether every call that no server has seen is tried again here, whatever its method: then C-core's own
+        transparent retries are not missed."""
+        limited = self.retry_throttling is not None or (
+            self.circuit_breaker is not None and self.circuit_breaker.max_retries is not None
+        )
+        return not limited and self.methods.retries_lost_calls
 
 
 def settle(
@@ -58,9 +99,12 @@ def settle(
     dns: DnsPolicy | None = None,
     balancer: str | Balancer = "round_robin",
     retry: RetryPolicy | HedgingPolicy | None = RetryPolicy(),  # noqa: B008 - frozen
-    retry_budget: RetryBudget | None = RetryBudget(),  # noqa: B008 - frozen
+    retry_budget: RetryBudget | RetryThrottling | None = RetryBudget(),  # noqa: B008 - frozen
     timeout: float | None = None,
     methods: Mapping[str, MethodPolicy] | None = None,
+    service_config: str | Mapping[str, Any] | None = None,
+    outlier_detection: OutlierDetection | None = OutlierDetection(),  # noqa: B008 - frozen
+    circuit_breaker: CircuitBreaker | None = None,
     tracer_provider: "TracerProvider | None" = None,
     meter_provider: "MeterProvider | None" = None,
     as_grpc: bool = False,
@@ -86,8 +130,14 @@ def settle(
         )
     if compression is not None and not isinstance(compression, grpc.Compression):
         raise ConfigError("compression", compression, "must be a grpc.Compression")
-    if retry_budget is not None and not isinstance(retry_budget, RetryBudget):
-        raise ConfigError("retry_budget", retry_budget, "must be a RetryBudget, or None for no limit")
+    if retry_budget is not None and not isinstance(retry_budget, RetryBudget | RetryThrottling):
+        raise ConfigError(
+            "retry_budget", retry_budget, "must be a RetryBudget, a RetryThrottling, or None for no limit"
+        )
+    if outlier_detection is not None and not isinstance(outlier_detection, OutlierDetection):
+        raise ConfigError("outlier_detection", outlier_detection, "must be an OutlierDetection, or None for none")
+    if circuit_breaker is not None and not isinstance(circuit_breaker, CircuitBreaker):
+        raise ConfigError("circuit_breaker", circuit_breaker, "must be a CircuitBreaker, or None for no limits")
     if dns is not None and not isinstance(dns, DnsPolicy):
         raise ConfigError("dns", dns, "must be a DnsPolicy")
     if tracer_provider is not None and not callable(getattr(tracer_provider, "get_tracer", None)):
@@ -106,21 +156,32 @@ def settle(
         schemes=RESOLVERS,
     )
     given = checked(options, as_grpc=as_grpc)
+    config, given = configured(service_config, given, target=parsed, as_grpc=as_grpc)
     announce(parsed, given, secure=credentials is not None)
     return Settings(
         target=parsed,
         source=source(parsed, dns or DnsPolicy(), resolver),
-        balancer=BALANCERS.resolve(balancer),
+        balancer=either("balancer", balancer, "round_robin", BALANCERS.resolve(balancer), config.balancer),
         credentials=credentials,
         options=given,
         compression=compression,
         interceptors=tuple(interceptors or ()) if as_grpc else _interceptors("interceptors", interceptors, aio=aio),
         attempt_interceptors=_interceptors("attempt_interceptors", attempt_interceptors, aio=aio),
-        methods=MethodTable(retry=retry, timeout=timeout, methods={} if methods is None else methods),
-        retry_budget=retry_budget,
+        methods=MethodTable(retry=retry, timeout=timeout, methods=merged(methods, config)),
+        retry_budget=retry_budget if isinstance(retry_budget, RetryBudget) else None,
+        retry_throttling=_throttling(retry_budget, config.retry_throttling),
+        outlier_detection=outlier_detection,
+        circuit_breaker=circuit_breaker,
         tracer_provider=tracer_provider,
         meter_provider=meter_provider,
     )
+
+
+def _throttling(argument: RetryBudget | RetryThrottling | None, said: RetryThrottling | None) -> RetryThrottling | None:
+    """That of the service config holds beside a budget, but not beside another throttling."""
+    if not isinstance(argument, RetryThrottling):
+        return said
+    return either("retry_budget", argument, None, argument, said)
 
 
 def _interceptors(name: str, given: Sequence[Any] | None, *, aio: bool) -> tuple[Any, ...]:

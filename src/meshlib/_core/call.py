@@ -150,9 +150,14 @@ class Call:
             self._hedges.stop(COMMITTED[why])
         return self._drop(but=attempt)
 
-    def on_message(self, n: int, *, now: float) -> None:
-        """A message of attempt ``n`` came: it is not idle. To be told where there is a ``per_attempt_idle_timeout``."""
+    def on_reading(self, n: int, *, now: float) -> None:
+        """The application waits for the next message of attempt ``n``: from now on it may be idle. This and
+        :meth:`on_message` are to be told where there is a ``per_attempt_idle_timeout``."""
         self.attempts[n - 1].active = now
+
+    def on_message(self, n: int) -> None:
+        """The application has a message of attempt ``n``, and waits for none."""
+        self.attempts[n - 1].active = math.inf
 
     def on_outcome(self, n: int, outcome: Outcome, *, now: float) -> Commands:
         """Attempt ``n`` ended."""
@@ -169,10 +174,10 @@ class Call:
             attempt.ejected = ejected
         if self.observer is not None:
             address = attempt.host.endpoint.address
-            if ejected:
-                self.observer.on_call_event(self, Ejected(at=now, n=n, address=address, why=ejected))
             ended = AttemptEnded(at=now, n=n, address=address, code=outcome.code, seconds=seconds)
             self.observer.on_call_event(self, ended)
+            if ejected:
+                self.observer.on_call_event(self, Ejected(at=now, n=n, address=address, why=ejected))
         if attempt.dropped:
             return NOTHING
         self._flying -= 1
@@ -225,7 +230,7 @@ class Call:
         retry = self.plan.retry
         if not self.streaming or retry is None or self.plan.attempt_limit is None:
             return None
-        attempt, idle, limit = self.attempts[-1], retry.per_attempt_idle_timeout, retry.per_attempt_timeout
+        attempt, idle, limit = self.attempts[-1], self.plan.idle, retry.per_attempt_timeout
         timer = math.inf if idle is None else attempt.active + idle
         if limit is not None and self._commitment not in ("message", "headers"):
             timer = min(timer, attempt.start + limit)
@@ -360,7 +365,7 @@ class Call:
         """A stream's attempt brought nothing for too long: it no longer counts."""
         retry = self.plan.retry
         assert retry is not None
-        idle = retry.per_attempt_idle_timeout
+        idle = self.plan.idle
         field, limit = "per_attempt_timeout", retry.per_attempt_timeout
         if idle is not None and now >= attempt.active + idle:
             field, limit = "per_attempt_idle_timeout", idle

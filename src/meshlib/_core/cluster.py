@@ -96,8 +96,9 @@ class Cluster:
         self._events: deque[ChannelEvent] | None = None if observer is None else deque()
         self.hosts = hosts = Hosts(self._events)
         self._usable = hosts.usable
-        strict = Priorities(balancer=balancer, overprovisioning_factor=None)
-        self._priorities = balancer if isinstance(balancer, Priorities) else strict
+        if not isinstance(balancer, Priorities):
+            balancer = Priorities(balancer=balancer, overprovisioning_factor=None)
+        self._priorities = balancer
         self._lock = lock
         self._attention = attention
         self.connectivity = IDLE
@@ -166,17 +167,15 @@ class Cluster:
             self.in_flight -= 1
             if outcome.code == "OK":
                 host.successes += 1
-                if host.struck and self.outliers is not None:
-                    self.outliers.answered(host)
             else:
                 host.failures += 1
                 if outcome.code == "UNAVAILABLE":
                     hosts.usable(host, now=now)
-                if self.outliers is not None:
-                    ejected = self._judge(self.outliers, host, outcome, now)
             rotation = self._rotation
             if rotation is not None and rotation.listens:
                 rotation.report(host, outcome.code, seconds, now=now)
+            if self.outliers is not None and (host.struck or outcome.code != "OK"):
+                ejected = self._judge(self.outliers, host, outcome, now)
             attention = host.removed and host.in_flight == 0
             if self._waiting and rotation is not None:
                 attention = self._waiting.freed = True
@@ -303,6 +302,8 @@ class Cluster:
 
     def next_timer(self) -> float | None:
         """The monotonic second of the next :meth:`on_timer`, or None."""
+        if self.closed:
+            return None
         sweep_at = math.inf if self.outliers is None else self.outliers.sweep_at
         timer = min(self._watch.at, self._stale_at, sweep_at)
         return None if timer == math.inf else timer
@@ -343,7 +344,6 @@ class Cluster:
                 return ()
             self.closed = True
             self._rotation = self._previous = None
-            self._watch.at = self._stale_at = math.inf
             self.connectivity = SHUTDOWN
             hosts = self.hosts.clear()
             self._seen = self.hosts.version
@@ -400,7 +400,10 @@ class Cluster:
         return self.hosts.reachable(ejected=self._priorities.healthy_panic_threshold > 0)
 
     def _judge(self, outliers: Outliers, host: Host, outcome: Outcome, now: float) -> str:
-        """What an attempt that failed says of its host: nothing, if it was cancelled, made here or never sent."""
+        """What the end of an attempt says of its host: nothing, if it was cancelled, made here or never sent."""
+        if outcome.code == "OK":
+            outliers.answered(host)
+            return ""
         if outcome.local or outcome.refused or outcome.code == "CANCELLED" or host.removed:
             return ""
         found = outliers.failed(host, outcome, self.hosts.named, now=now)

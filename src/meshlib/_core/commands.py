@@ -71,7 +71,7 @@ class StartAttempt:
         self.holds = False
         """It holds a place in the retry budget."""
         self.active = start
-        """Monotonic second of its last message, or of its start."""
+        """Monotonic second since which the application waits for a message of it; infinite: it does not."""
         self.panic = False
         """Ejected hosts were used as well when its host was chosen."""
         self.ejected = ""

@@ -46,7 +46,7 @@ class Hosts:
         """Goes up whenever others than before may be chosen."""
         self.lost = False
         """One became failing; whoever acts on it takes the mark away."""
-        self.redialling: list[Close | Open] = []
+        self.redialling: list[Open | Close] = []
         """How the hosts that are dialled anew get there; whoever performs it empties it."""
 
     def __len__(self) -> int:
@@ -163,8 +163,8 @@ class Hosts:
         for the end of its back-off: as grpc's own channel, which is idle then, would at this call. Whether there are
         any."""
         again = [host for host in self.seats if host.failing and host.unasked and host.in_flight == 0]
+        self.redialling += (*map(Open, again), *map(Close, again))
         for host in again:
-            self.redialling += (Close(host), Open(host))
             host.unasked = False
             host.dials += 1
             host.state = CONNECTING

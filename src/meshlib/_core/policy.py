@@ -10,20 +10,25 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
-from meshlib._core.attempts.policy import HedgingPolicy, RetryBudget, RetryPolicy, checked_retry
+from meshlib._core.attempts.policy import HedgingPolicy, RetryBudget, RetryPolicy, RetryThrottling, checked_retry
 from meshlib._core.checks import duration
 from meshlib._core.discovery.policy import DnsPolicy
 from meshlib._core.errors import ConfigError
+from meshlib._core.health.policy import OutlierDetection
+from meshlib._core.limits.policy import CircuitBreaker
 
 __all__ = [
     "UNSET",
+    "CircuitBreaker",
     "DnsPolicy",
     "HedgingPolicy",
     "MethodPolicy",
     "MethodTable",
+    "OutlierDetection",
     "Plan",
     "RetryBudget",
     "RetryPolicy",
+    "RetryThrottling",
     "Unset",
 ]
 
@@ -78,9 +83,12 @@ class Plan:
     wait_for_ready: bool = False
     attempt_limit: float | None = field(init=False)
     """Seconds after which an attempt without an answer is given up."""
+    idle: float | None = field(init=False)
+    """Seconds after which an attempt without a message is."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "attempt_limit", None if self.retry is None else self.retry.attempt_limit)
+        object.__setattr__(self, "idle", None if self.retry is None else self.retry.per_attempt_idle_timeout)
 
     @property
     def buffer_size(self) -> int:
@@ -113,6 +121,12 @@ class MethodTable:
         # A copy: the application may go on with its own.
         object.__setattr__(self, "methods", dict(self.methods))
 
+    @property
+    def retries_lost_calls(self) -> bool:
+        """Whether a call of any method that comes to nothing with its connection is tried again."""
+        policies = [self.retry, *(policy.retry for policy in self.methods.values() if policy.retry is not UNSET)]
+        return all(map(_retries_lost_calls, policies))
+
     def plan(self, method: str) -> Plan:
         """The settled policies of one full method name."""
         service = method.rpartition("/")[0]
@@ -131,3 +145,11 @@ class MethodTable:
             stream_timeout=stream_timeout,
             wait_for_ready=wait_for_ready is True,
         )
+
+
+def _retries_lost_calls(policy: RetryPolicy | HedgingPolicy | Unset | None) -> bool:
+    if isinstance(policy, HedgingPolicy):
+        return "UNAVAILABLE" in policy.non_fatal_status_codes
+    if not isinstance(policy, RetryPolicy) or policy.unsent_only:
+        return False
+    return policy.when is None and policy.stop is None and "UNAVAILABLE" in policy.retryable_status_codes

@@ -74,7 +74,7 @@ STAGES: Final = (
         name="outlier",
         scope="attempt",
         inside=True,
-        why="the end of an attempt is judged before the balancer hears of it: an ejected host leaves its rotation",
+        why="the balancer hears how an attempt ended before that has its host ejected, and the next one has a say",
     ),
     Stage(
         name="load",

@@ -220,6 +220,20 @@ class Engine:
         self._perform(commands, Place.USER)
         return True
 
+    def reading(self, n: int) -> None:
+        """The application waits for the next message of attempt ``n``."""
+        with self._lock:
+            self.call.on_reading(n, now=self.runtime.now())
+            due = self.call.next_timer()
+            # A timer that is due earlier will find that there is nothing to do yet, and be set anew.
+            if due is not None and (self._due is None or due < self._due):
+                self._arm(due)
+
+    def read(self, n: int) -> None:
+        """The application has a message of attempt ``n``."""
+        with self._lock:
+            self.call.on_message(n)
+
     def fail(self, outcome: Outcome) -> None:
         """The application's requests failed."""
         self.cancel(outcome)
@@ -259,11 +273,14 @@ class Engine:
                 self._attempts[command.n] = Attempt(command)
         due = self.call.next_timer()
         if due != self._due:
-            if self._timer is not None:
-                self._timer.cancel()
-            self._due = due
-            self._timer = None if due is None else self.runtime.call_at(due, self._on_timer)
+            self._arm(due)
         return commands
+
+    def _arm(self, due: float | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._due = due
+        self._timer = None if due is None else self.runtime.call_at(due, self._on_timer)
 
     def _on_timer(self) -> None:
         with self._lock:

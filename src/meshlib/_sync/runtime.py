@@ -63,6 +63,9 @@ class Runtime:
             rng=self.clock.rng(),
             lock=self.clock.lock(),
             budget=settings.retry_budget,
+            throttling=settings.retry_throttling,
+            outlier_detection=settings.outlier_detection,
+            circuit_breaker=settings.circuit_breaker,
             attention=self._attention,
             observer=ChannelLog(settings.target.text),
         )
@@ -72,7 +75,7 @@ class Runtime:
             lambda: resolutions.get(settings.source),
             self,
             clock=self.now,
-            build_aside=not type(settings.balancer).__module__.startswith("meshlib."),
+            build_aside=settings.builds_aside,
         )
         self.loop.call_soon_threadsafe(self.plane.start)
 

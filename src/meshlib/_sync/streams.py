@@ -75,6 +75,8 @@ class StreamEngine(Engine):
             message = next(attempt.call)
             if self.commit(attempt.command.n, "message"):
                 found = attempt, message
+                if self.call.plan.idle is not None:
+                    self.read(attempt.command.n)
         except (StopIteration, grpc.RpcError):
             failed = True
         finally:
@@ -119,7 +121,17 @@ class ResponseStream(Handle):
             return self._end()
         self._attempt, message = found
         assert self._attempt.call is not None
-        self._read = self._attempt.call.__next__
+        self._read = self._attempt.call.__next__ if engine.call.plan.idle is None else self._timed
+        return message
+
+    def _timed(self) -> Any:
+        """One message, by ``per_attempt_idle_timeout``."""
+        attempt = self._attempt
+        assert attempt is not None
+        assert attempt.call is not None
+        self._engine.reading(attempt.command.n)
+        message = next(attempt.call)
+        self._engine.read(attempt.command.n)
         return message
 
     def _end(self) -> Any:

@@ -7,7 +7,6 @@ from typing import Any, final
 import grpc
 
 from meshlib._adapt import grpcio
-from meshlib._adapt.options import for_subchannel, native_target
 from meshlib._control.settings import Settings
 from meshlib._core.host import Host
 
@@ -57,12 +56,7 @@ class Subchannel:
     __slots__ = ("_calls", "_channel", "_closed", "_known", "_lock", "state", "target")
 
     def __init__(self, host: Host, settings: Settings, factory: Factory = grpcio.channel) -> None:
-        endpoint = host.endpoint
-        if settings.target.native:
-            self.target, options = settings.target.text, settings.options
-        else:
-            self.target = native_target(endpoint.address)
-            options = for_subchannel(settings.options, endpoint.authority or settings.target.authority)
+        self.target, options = settings.subchannel(host)
         self._channel = factory(self.target, options, settings.credentials, settings.compression)
         self.state: Callable[[bool], int] = grpcio.sync_state(self._channel)
         interceptors = settings.attempt_interceptors

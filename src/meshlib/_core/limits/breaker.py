@@ -26,8 +26,8 @@ class Breaker:
         self.max_retries: float = math.inf if unlimited else policy.max_retries  # type: ignore[union-attr,assignment]
         self.refused = 0
         """Attempts and calls refused so far, retries apart."""
-        self.requests_full = _full("max_requests", self.max_requests, "are in flight")
-        self.waiting_full = _full("max_pending_requests", self.max_pending_requests, "wait for a host")
+        self.requests_full = _full("max_requests", self.max_requests, "attempts are in flight")
+        self.waiting_full = _full("max_pending_requests", self.max_pending_requests, "calls wait for a host")
 
     def refuse(self, outcome: Outcome) -> Outcome:
         """One more is refused, with ``outcome``: :attr:`requests_full` or :attr:`waiting_full`."""
@@ -40,4 +40,4 @@ class Breaker:
 
 
 def _full(field: str, limit: float, doing: str) -> Outcome:
-    return local("UNAVAILABLE", f"refused by the circuit breaker: {limit:g} calls {doing}, and {field} is {limit:g}")
+    return local("UNAVAILABLE", f"refused by the circuit breaker: {field} is {limit:g}, and as many {doing}")
