@@ -157,7 +157,7 @@ class World:
         """How many attempts beyond the first whoever made them counts; those that came to no server are among them."""
         if self._stats is not None:
             return self._stats()["upstream_rq_retry"]
-        return sum(result.attempts - 1 for result in results)
+        return sum(max(0, result.attempts - 1) for result in results)
 
     @property
     def in_flight(self) -> int:
@@ -256,7 +256,7 @@ class Stage:
     def through_meshlib(self, shell: str) -> AbstractContextManager[World]:
         """The channel is meshlib's."""
         hosts = self.case.hosts(self.addresses)
-        options: dict[str, Any] = {"retry": None} | dict(self.case.meshlib)
+        options: dict[str, Any] = {"retry": None, "outlier_detection": None} | dict(self.case.meshlib)
         if self.case.named:
             target = f"dns://{self.dns.address}/{hosts[0].address}"
         else:

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from tests.e2e.envoy import balancing, deadlines, discovery, lost_hosts, retries
+from tests.e2e.envoy import balancing, breakers, deadlines, discovery, lost_hosts, outliers, retries, tiers
 from tests.e2e.envoy.bootstrap import bootstrap
 from tests.e2e.envoy.case import Case, staged
 from tests.e2e.envoy.proxy import Envoy
@@ -15,7 +15,8 @@ from tests.e2e.envoy.table import PATH, listed, unlisted
 from meshlib.testing import DnsServer
 from meshlib.testing.addresses import reserve_one_port
 
-CASES = [case for module in (retries, deadlines, balancing, lost_hosts, discovery) for case in module.CASES]
+MODULES = (retries, deadlines, balancing, lost_hosts, discovery, outliers, tiers, breakers)
+CASES = [case for module in MODULES for case in module.CASES]
 TABLE = listed(PATH.read_text(encoding="utf-8"))
 
 
