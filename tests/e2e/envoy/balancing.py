@@ -91,6 +91,7 @@ CASES = [
     Case(
         name="random, weights 1, 3",
         run=heavy_share,
+        shells=("sync",),
         servers=2,
         weights=(1, 3),
         envoy=Service(lb_policy="random"),
@@ -100,6 +101,7 @@ CASES = [
     Case(
         name="round robin, a slow host",
         run=slow_host,
+        shells=("sync",),
         servers=3,
         meshlib={"balancer": "round_robin"},
         expect={"codes": "OK 180", "calls of the slow one": "its turn"},
@@ -107,6 +109,7 @@ CASES = [
     Case(
         name="least request, a slow host",
         run=slow_host,
+        shells=("sync",),
         servers=3,
         envoy=Service(lb_policy="least_request"),
         meshlib={"balancer": "least_request"},

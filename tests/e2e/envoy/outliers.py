@@ -168,6 +168,7 @@ CASES = [
     Case(
         name="outlier, each code",
         run=each_code,
+        shells=("sync",),
         servers=2,
         **policies(**SHORT),
         expect={"ejected for": "DATA_LOSS, DEADLINE_EXCEEDED, INTERNAL, UNAVAILABLE, UNIMPLEMENTED, UNKNOWN"},
@@ -181,14 +182,6 @@ CASES = [
         expect={"ejected for": "DATA_LOSS, DEADLINE_EXCEEDED, INTERNAL, UNAVAILABLE, UNIMPLEMENTED, UNKNOWN"},
     ),
     Case(
-        name="outlier, each code, gateway failures",
-        run=each_code,
-        servers=2,
-        shells=("sync",),
-        **policies(enforcing_consecutive_5xx=0, enforcing_consecutive_gateway_failure=100, **SHORT),
-        expect={"ejected for": "DEADLINE_EXCEEDED, UNAVAILABLE"},
-    ),
-    Case(
         name="outlier, again",
         run=longer_each_time,
         servers=2,
@@ -199,6 +192,7 @@ CASES = [
     Case(
         name="outlier by failure percentage",
         run=half_of_it_fails,
+        shells=("sync",),
         servers=3,
         **policies(
             max_ejection_percent=50,
@@ -213,6 +207,7 @@ CASES = [
     Case(
         name="outlier by success rate",
         run=half_of_it_fails,
+        shells=("sync",),
         servers=3,
         **policies(
             max_ejection_percent=50,

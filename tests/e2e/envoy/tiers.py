@@ -52,6 +52,7 @@ CASES = [
     Case(
         name="priorities, Priorities()",
         run=a_tier_is_halved,
+        shells=("sync",),
         servers=4,
         priorities=(0, 0, 1, 1),
         **policies(balancer=Priorities(), max_ejection_percent=50),
