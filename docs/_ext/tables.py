@@ -1,7 +1,7 @@
 """Tables that are made from what the program itself goes by, so that they cannot say anything else.
 
 ``{stages}`` shows the chain of stages from ``meshlib._core.stages``, ``{metrics}`` the instruments that a channel
-creates, ``{differences}`` the table of ``differences.toml``.
+creates, ``{differences}`` the table of ``differences.toml``, ``{measured}`` what of it tests have measured.
 """
 
 import tomllib
@@ -70,14 +70,20 @@ class Metrics(SphinxDirective):
         return list(self.parse_text_to_nodes(table(("name", "instrument", "unit", "what"), meter.rows)))
 
 
+def differences() -> list[dict[str, Any]]:
+    """The rows of ``differences.toml``."""
+    rows: list[dict[str, Any]] = tomllib.loads(DIFFERENCES.read_text(encoding="utf-8"))["difference"]
+    return rows
+
+
 class Differences(SphinxDirective):
     """What Envoy and gRPC do otherwise, by area."""
 
     def run(self) -> list[nodes.Node]:
         """Made at each build."""
         self.env.note_dependency(str(DIFFERENCES))
-        areas: dict[str, list[dict[str, str]]] = {}
-        for row in tomllib.loads(DIFFERENCES.read_text(encoding="utf-8"))["difference"]:
+        areas: dict[str, list[dict[str, Any]]] = {}
+        for row in differences():
             areas.setdefault(row["area"], []).append(row)
         head = ("topic", "Envoy", "grpcio", "meshlib", "why")
         keys = ("topic", "envoy", "grpc", "meshlib", "why")
@@ -87,9 +93,25 @@ class Differences(SphinxDirective):
         return list(self.parse_text_to_nodes(text))
 
 
+class Measured(SphinxDirective):
+    """What a real Envoy and meshlib came to where they differ, by case."""
+
+    def run(self) -> list[nodes.Node]:
+        """Made at each build."""
+        self.env.note_dependency(str(DIFFERENCES))
+        rows = [
+            (case, figure, f"`{sides['envoy']}`", f"`{sides['meshlib']}`", row["topic"])
+            for row in differences()
+            for case, figures in row.get("measured", {}).items()
+            for figure, sides in figures.items()
+        ]
+        return list(self.parse_text_to_nodes(table(("case", "figure", "Envoy", "meshlib", "because of"), rows)))
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Registers the directives; called by Sphinx."""
     app.add_directive("stages", Stages)
     app.add_directive("metrics", Metrics)
     app.add_directive("differences", Differences)
+    app.add_directive("measured", Measured)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

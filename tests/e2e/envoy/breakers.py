@@ -1,0 +1,93 @@
+"""Cases: what is refused because too much is under way."""
+
+from tests.e2e.envoy.bootstrap import Service
+from tests.e2e.envoy.case import Case, Figures, World, codes
+from tests.e2e.envoy.retries import GATE, budget
+
+from meshlib import CircuitBreaker, OutlierDetection, RetryBudget, RetryPolicy
+
+
+def too_many_requests(world: World) -> Figures:
+    """Two calls are inside; four more are made."""
+    server = world.servers[0]
+    server.fault(hang=True)
+    held = world.start(2)
+    world.until(lambda: server.in_flight == 2, "both are inside")
+    refused = world.parallel(4)
+    server.heal()
+    admitted = [future.result() for future in held]
+    after = world.call()
+    return {
+        "codes": codes([*admitted, *refused]),
+        "attempts": str(world.attempts(*admitted, *refused)),
+        "retries": str(world.retries(*admitted, *refused)),
+        "afterwards": after.code,
+    }
+
+
+def two_hosts(world: World) -> Figures:
+    """Refusals are no failures of a host: neither of two is ejected for ten of them."""
+    for server in world.servers:
+        server.fault(hang=True)
+    held = world.start(2)
+    world.until(lambda: all(server.in_flight == 1 for server in world.servers), "one is inside each")
+    refused = world.parallel(10)
+    for server in world.servers:
+        server.heal()
+    admitted = [future.result() for future in held]
+    return {"codes": codes([*admitted, *refused]), "afterwards": ", ".join(map(str, world.arrivals(*world.calls(10))))}
+
+
+CASES = [
+    Case(
+        name="max_requests",
+        run=too_many_requests,
+        envoy=Service(
+            retry_policy={"retry_on": "5xx", "num_retries": 2},
+            thresholds={"max_requests": 2},
+        ),
+        meshlib={"retry": RetryPolicy(), "circuit_breaker": CircuitBreaker(max_requests=2)},
+        expect={"codes": "OK 2, UNAVAILABLE 4", "attempts": "2", "retries": "0", "afterwards": "OK"},
+    ),
+    Case(
+        name="max_requests and outliers",
+        run=two_hosts,
+        servers=2,
+        envoy=Service(
+            thresholds={"max_requests": 2},
+            outlier_detection={"consecutive_5xx": 1, "max_ejection_percent": 50},
+        ),
+        meshlib={
+            "circuit_breaker": CircuitBreaker(max_requests=2),
+            "outlier_detection": OutlierDetection(consecutive_gateway_failure=1, max_ejection_percent=50),
+        },
+        expect={"codes": "OK 2, UNAVAILABLE 10", "afterwards": "5, 5"},
+    ),
+    Case(
+        name="max_retries",
+        run=budget,
+        add=GATE.add_to_server,
+        envoy=Service(retry_policy={"retry_on": "unavailable", "num_retries": 1}, thresholds={"max_retries": 3}),
+        meshlib={
+            "retry": RetryPolicy(max_attempts=2),
+            "retry_budget": None,
+            "circuit_breaker": CircuitBreaker(max_retries=3),
+        },
+        expect={"codes": "UNAVAILABLE 20", "retries": "3"},
+    ),
+    Case(
+        name="max_retries and a budget",
+        run=budget,
+        add=GATE.add_to_server,
+        envoy=Service(
+            retry_policy={"retry_on": "unavailable", "num_retries": 1},
+            thresholds={"max_retries": 3, "retry_budget": {"min_retry_concurrency": 10}},
+        ),
+        meshlib={
+            "retry": RetryPolicy(max_attempts=2),
+            "retry_budget": RetryBudget(min_retry_concurrency=10),
+            "circuit_breaker": CircuitBreaker(max_retries=3),
+        },
+        expect={"codes": "UNAVAILABLE 20", "retries": "10"},
+    ),
+]
