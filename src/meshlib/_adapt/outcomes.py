@@ -26,8 +26,11 @@ _BROKEN: Final = re.compile(
 )
 """How the details begin where C-core lost the connection, or the stream, before a server had answered."""
 
-_EXPIRED: Final = "Deadline Exceeded"
+_EXPIRED: Final = frozenset({"Deadline Exceeded", "Stream removed (Deadline Exceeded)"})
 """C-core's own words at the deadline."""
+
+_CLOSED: Final = {"Stream removed (Channel closed!)": "Channel closed!"}
+"""What a call is told whose channel is closed under it, where C-core's retries are off, and what grpc tells it else."""
 
 _CORE_BUG: Final = "Internal error from Core"
 """grpc.aio's own words for a write that lost the race against the status: nothing a server said."""
@@ -49,11 +52,13 @@ def failed(error: Any, address: str, trailing: Iterable[Any] | None) -> Outcome:
         return Outcome(name, details, sent=False, refused=True, error=error)
     if name == "INTERNAL" and details.startswith(_CORE_BUG):
         name = "UNAVAILABLE"
+    if name == "CANCELLED" and details in _CLOSED:
+        return Outcome(name, _CLOSED[details])
     answered = True
     if name == "UNAVAILABLE":
         answered = not _BROKEN.match(details)
     elif name == "DEADLINE_EXCEEDED":
-        answered = details != _EXPIRED
+        answered = details not in _EXPIRED
     metadata = tuple(trailing or ())
     return Outcome(
         name,

@@ -10,8 +10,8 @@ from meshlib._adapt.metadata import Metadata
 from meshlib._aio.connectivity import CLOSED_CHANNEL
 from meshlib._aio.runtime import Lease
 from meshlib._aio.streams import StreamStreamCall, StreamUnaryCall, UnaryStreamCall
-from meshlib._aio.subchannels import METHODS_KEPT, Method
 from meshlib._aio.unary import UnaryUnaryCall
+from meshlib._control.methods import Kept, Method
 
 __all__ = ["CALLABLES"]
 
@@ -41,7 +41,7 @@ class Multicallable:
         self._lease = lease
         self._method = method
         self._plan = lease.settings.methods.plan(method.name)
-        self._renamed: dict[str, Multicallable] = {}
+        self._renamed: Kept[Multicallable] = Kept()
 
     def _call(
         self,
@@ -104,10 +104,8 @@ class Multicallable:
             return self
         known = self._renamed.get(text)
         if known is None:
-            if len(self._renamed) >= METHODS_KEPT:
-                self._renamed.pop(next(iter(self._renamed)), None)
             other = Method(method.kind, text, method.serializer, method.deserializer, False)
-            known = self._renamed[text] = type(self)(self._lease, other)
+            known = self._renamed.keep(text, type(self)(self._lease, other))
         return known
 
     def __repr__(self) -> str:

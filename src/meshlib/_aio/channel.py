@@ -12,8 +12,9 @@ from meshlib._aio.callables import CALLABLES
 from meshlib._aio.clock import CLOCK
 from meshlib._aio.connectivity import STATES
 from meshlib._aio.runtime import Lease, Runtime
-from meshlib._aio.subchannels import METHODS_KEPT, Factory, Method
+from meshlib._aio.subchannels import Factory
 from meshlib._control.mesh import Mesh
+from meshlib._control.methods import Multicallables
 from meshlib._control.settings import Settings
 from meshlib._core.connectivity import READY, SHUTDOWN
 from meshlib._core.stages import figure
@@ -41,7 +42,7 @@ class Channel(grpc.aio.Channel):
             meter_provider=settings.meter_provider,
         )
         self._lease = lease = Lease(settings, telemetry, factory)
-        self._known: dict[tuple[str, str, Any, Any, bool], Any] = {}
+        self._multicallables = Multicallables(lambda method: CALLABLES[method.kind](lease, method))
         self.mesh = Mesh(settings, lambda: lease.present, lambda: lease.closed)
         """``snapshot()`` and ``resolve_now()``."""
 
@@ -52,7 +53,9 @@ class Channel(grpc.aio.Channel):
         response_deserializer: Any = None,
         _registered_method: bool | None = False,
     ) -> Any:
-        return self._made("unary_unary", method, request_serializer, response_deserializer, _registered_method)
+        return self._multicallables.get(
+            "unary_unary", method, request_serializer, response_deserializer, _registered_method
+        )
 
     def unary_stream(
         self,
@@ -61,7 +64,9 @@ class Channel(grpc.aio.Channel):
         response_deserializer: Any = None,
         _registered_method: bool | None = False,
     ) -> Any:
-        return self._made("unary_stream", method, request_serializer, response_deserializer, _registered_method)
+        return self._multicallables.get(
+            "unary_stream", method, request_serializer, response_deserializer, _registered_method
+        )
 
     def stream_unary(
         self,
@@ -70,7 +75,9 @@ class Channel(grpc.aio.Channel):
         response_deserializer: Any = None,
         _registered_method: bool | None = False,
     ) -> Any:
-        return self._made("stream_unary", method, request_serializer, response_deserializer, _registered_method)
+        return self._multicallables.get(
+            "stream_unary", method, request_serializer, response_deserializer, _registered_method
+        )
 
     def stream_stream(
         self,
@@ -79,19 +86,9 @@ class Channel(grpc.aio.Channel):
         response_deserializer: Any = None,
         _registered_method: bool | None = False,
     ) -> Any:
-        return self._made("stream_stream", method, request_serializer, response_deserializer, _registered_method)
-
-    def _made(self, kind: str, method: str, serializer: Any, deserializer: Any, registered: bool | None) -> Any:
-        key = (kind, method, serializer, deserializer, bool(registered))
-        try:
-            known = self._known.get(key)
-        except TypeError:  # a serializer that cannot be hashed
-            return CALLABLES[kind](self._lease, Method(*key))
-        if known is None:
-            while len(self._known) >= METHODS_KEPT:
-                self._known.pop(next(iter(self._known)), None)
-            known = self._known[key] = CALLABLES[kind](self._lease, Method(*key))
-        return known
+        return self._multicallables.get(
+            "stream_stream", method, request_serializer, response_deserializer, _registered_method
+        )
 
     def _get_registered_call_handle(self, method: str, _registered_method: bool | None = False) -> int:
         """Generated code may ask; the answer is only ever passed back, and each subchannel registers for itself."""

@@ -19,8 +19,8 @@ from meshlib._adapt import outcomes
 from meshlib._adapt.errors import AioMeshRpcError, status_code
 from meshlib._adapt.metadata import Metadata, for_attempt
 from meshlib._aio.runtime import Lease
-from meshlib._aio.subchannels import Method
 from meshlib._aio.waiting import News
+from meshlib._control.methods import Method
 from meshlib._core.call import Call
 from meshlib._core.commands import CallCommand, CancelAttempt, StartAttempt
 from meshlib._core.policy import Plan

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Final, final
 
 import grpc.aio
 
-from meshlib._aio.subchannels import Method
 from meshlib._aio.waiting import News
+from meshlib._control.methods import Method
 from meshlib._core.attempts.replay import Replay
 
 if TYPE_CHECKING:

@@ -12,8 +12,9 @@ from meshlib._adapt.interceptors import by_kind
 from meshlib._aio import control
 from meshlib._aio.connectivity import CLOSED_CHANNEL, Connectivity
 from meshlib._aio.control import Process
-from meshlib._aio.subchannels import Factory, Method, Subchannel
+from meshlib._aio.subchannels import Factory, Subchannel
 from meshlib._control.logs import ChannelLog
+from meshlib._control.methods import Method
 from meshlib._control.plane import Plane
 from meshlib._control.settings import Settings
 from meshlib._core.cluster import Cluster

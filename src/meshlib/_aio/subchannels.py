@@ -8,39 +8,15 @@ import grpc
 from meshlib._adapt import grpcio
 from meshlib._adapt.interceptors import one_per_kind
 from meshlib._aio.waiting import ended
+from meshlib._control.methods import Kept, Method
 from meshlib._control.settings import Settings
 from meshlib._core.host import Host
 
-__all__ = ["METHODS_KEPT", "Factory", "Method", "Subchannel"]
-
-METHODS_KEPT = 1024
-"""Methods remembered per channel and per host. Applications have fewer; a serializer made anew per call has no end."""
+__all__ = ["Factory", "Subchannel"]
 
 Factory = Callable[
     [str, tuple[tuple[str, Any], ...], grpc.ChannelCredentials | None, grpc.Compression | None, tuple[Any, ...]], Any
 ]
-
-
-@final
-class Method:
-    """One method of a channel as a stub named it: the key of every cache of multicallables.
-
-    Args:
-        kind: ``"unary_unary"``, ``"unary_stream"``, ``"stream_unary"`` or ``"stream_stream"``.
-        name: the full method name.
-        serializer: of requests; they reach a subchannel as bytes.
-        deserializer: of responses.
-        registered: generated code says that C-core should intern the method.
-    """
-
-    __slots__ = ("deserializer", "kind", "name", "registered", "serializer")
-
-    def __init__(self, kind: str, name: str, serializer: Any, deserializer: Any, registered: bool) -> None:
-        self.kind = kind
-        self.name = name
-        self.serializer = serializer
-        self.deserializer = deserializer
-        self.registered = registered
 
 
 @final
@@ -60,16 +36,14 @@ class Subchannel:
         interceptors = one_per_kind(settings.attempt_interceptors)
         self._channel = factory(self.target, options, settings.credentials, settings.compression, interceptors)
         self.state: Callable[[bool], int] = grpcio.aio_state(self._channel)
-        self._known: dict[Method, Any] = {}
+        self._known: Kept[Any] = Kept()
 
     def multicallable(self, method: Method) -> Any:
         """grpc's multicallable for ``method``: takes bytes, returns messages."""
         known = self._known.get(method)
         if known is None:
-            if len(self._known) >= METHODS_KEPT:
-                self._known.pop(next(iter(self._known)), None)
             make = getattr(self._channel, method.kind)
-            known = self._known[method] = make(method.name, None, method.deserializer, method.registered)
+            known = self._known.keep(method, make(method.name, None, method.deserializer, method.registered))
         return known
 
     def close(self) -> None:

@@ -7,11 +7,12 @@ import grpc
 import grpc.experimental
 
 from meshlib._adapt.metadata import given
+from meshlib._control.methods import Method
 from meshlib._sync.engine import Engine
 from meshlib._sync.futures import CLOSED_FUTURE, Future, invoke, result
 from meshlib._sync.runtime import Lease
 from meshlib._sync.streams import ResponseStream, StreamEngine
-from meshlib._sync.subchannels import CLOSED_CHANNEL, Method
+from meshlib._sync.subchannels import CLOSED_CHANNEL
 from meshlib._sync.unary import blocking, serialized
 
 __all__ = ["StreamStream", "StreamUnary", "UnaryStream", "UnaryUnary"]

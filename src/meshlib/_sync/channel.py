@@ -8,13 +8,14 @@ import grpc
 
 from meshlib._adapt.grpcio import channel as grpc_channel
 from meshlib._control.mesh import Mesh
+from meshlib._control.methods import Method, Multicallables
 from meshlib._control.settings import Settings
 from meshlib._core.stages import figure
 from meshlib._sync import callables
 from meshlib._sync.clock import CLOCK, Clock
 from meshlib._sync.connectivity import Callback, Connectivity
 from meshlib._sync.runtime import Lease
-from meshlib._sync.subchannels import METHODS_KEPT, Factory, Method
+from meshlib._sync.subchannels import Factory
 
 __all__ = ["Channel"]
 
@@ -41,22 +42,8 @@ class _Plain(grpc.Channel):
         )
         self.connectivity = Connectivity(clock)
         self.lease = Lease(settings, self.connectivity.changed, telemetry, factory=factory)
-        self._known: dict[tuple[str, str, Any, Any, bool], Any] = {}
-
-    def _made(self, kind: str, method: str, serializer: Any, deserializer: Any, registered: bool | None) -> Any:
-        """Made once: ``grpc.intercept_channel`` asks anew for every call."""
-        registered = bool(registered)
-        key = (kind, method, serializer, deserializer, registered)
-        try:
-            known = self._known.get(key)
-        except TypeError:  # a serializer that cannot be hashed
-            return _KINDS[kind](self.lease, Method(kind, method, serializer, deserializer, registered))
-        if known is None:
-            while len(self._known) >= METHODS_KEPT:
-                self._known.pop(next(iter(self._known)), None)
-            known = _KINDS[kind](self.lease, Method(kind, method, serializer, deserializer, registered))
-            self._known[key] = known
-        return known
+        lease = self.lease
+        self._multicallables = Multicallables(lambda method: _KINDS[method.kind](lease, method))
 
     def unary_unary(
         self,
@@ -65,7 +52,7 @@ class _Plain(grpc.Channel):
         response_deserializer: Any = None,
         _registered_method: bool | None = False,
     ) -> "grpc.UnaryUnaryMultiCallable[Any, Any]":
-        made: grpc.UnaryUnaryMultiCallable[Any, Any] = self._made(
+        made: grpc.UnaryUnaryMultiCallable[Any, Any] = self._multicallables.get(
             "unary_unary", method, request_serializer, response_deserializer, _registered_method
         )
         return made
@@ -77,7 +64,7 @@ class _Plain(grpc.Channel):
         response_deserializer: Any = None,
         _registered_method: bool | None = False,
     ) -> "grpc.UnaryStreamMultiCallable[Any, Any]":
-        made: grpc.UnaryStreamMultiCallable[Any, Any] = self._made(
+        made: grpc.UnaryStreamMultiCallable[Any, Any] = self._multicallables.get(
             "unary_stream", method, request_serializer, response_deserializer, _registered_method
         )
         return made
@@ -89,7 +76,7 @@ class _Plain(grpc.Channel):
         response_deserializer: Any = None,
         _registered_method: bool | None = False,
     ) -> "grpc.StreamUnaryMultiCallable[Any, Any]":
-        made: grpc.StreamUnaryMultiCallable[Any, Any] = self._made(
+        made: grpc.StreamUnaryMultiCallable[Any, Any] = self._multicallables.get(
             "stream_unary", method, request_serializer, response_deserializer, _registered_method
         )
         return made
@@ -101,7 +88,7 @@ class _Plain(grpc.Channel):
         response_deserializer: Any = None,
         _registered_method: bool | None = False,
     ) -> "grpc.StreamStreamMultiCallable[Any, Any]":
-        made: grpc.StreamStreamMultiCallable[Any, Any] = self._made(
+        made: grpc.StreamStreamMultiCallable[Any, Any] = self._multicallables.get(
             "stream_stream", method, request_serializer, response_deserializer, _registered_method
         )
         return made

@@ -21,6 +21,7 @@ import grpc
 from meshlib._adapt import outcomes
 from meshlib._adapt.grpcio import let_go
 from meshlib._adapt.metadata import Metadata, for_attempt, valid
+from meshlib._control.methods import Method
 from meshlib._core.call import Call, Commands
 from meshlib._core.cluster import CLOSED
 from meshlib._core.commands import CancelAttempt, Finish, StartAttempt
@@ -30,7 +31,6 @@ from meshlib._sync import control
 from meshlib._sync.control import gate
 from meshlib._sync.requests import Requests
 from meshlib._sync.runtime import Lease
-from meshlib._sync.subchannels import Method
 from meshlib._sync.waiting import Monitor, Place, Timer
 
 __all__ = ["ABANDONED", "CANCELLED", "Attempt", "Engine"]

@@ -14,6 +14,7 @@ import grpc
 from meshlib._adapt import grpcio
 from meshlib._adapt.errors import status_code
 from meshlib._adapt.metadata import EMPTY_PATIENCE, given
+from meshlib._control.methods import Method
 from meshlib._core.policy import Plan
 from meshlib._core.status import OK, Outcome
 from meshlib._core.view import CallMesh
@@ -21,7 +22,6 @@ from meshlib._sync import control
 from meshlib._sync.engine import ABANDONED, CANCELLED, Attempt, Engine
 from meshlib._sync.requests import Requests
 from meshlib._sync.runtime import Lease
-from meshlib._sync.subchannels import Method
 from meshlib._sync.unary import failure, serialized
 
 __all__ = ["CLOSED_FUTURE", "Future", "Handle", "invoke", "result"]

@@ -7,40 +7,16 @@ from typing import Any, final
 import grpc
 
 from meshlib._adapt import grpcio
+from meshlib._control.methods import Kept, Method
 from meshlib._control.settings import Settings
 from meshlib._core.host import Host
 
-__all__ = ["CLOSED_CHANNEL", "METHODS_KEPT", "Method", "Subchannel"]
+__all__ = ["CLOSED_CHANNEL", "Subchannel"]
 
 CLOSED_CHANNEL = "Cannot invoke RPC on closed channel!"
 """What grpc raises as ``ValueError`` for a call on a closed channel, to the letter."""
 
-METHODS_KEPT = 1024
-"""Methods remembered per channel and per host. Applications have fewer; a serializer made anew per call has no end."""
-
 Factory = Callable[[str, tuple[tuple[str, Any], ...], grpc.ChannelCredentials | None, grpc.Compression | None], Any]
-
-
-@final
-class Method:
-    """One method of a channel as a stub named it: the key of every cache of multicallables.
-
-    Args:
-        kind: ``"unary_unary"``, ``"unary_stream"``, ``"stream_unary"`` or ``"stream_stream"``.
-        name: the full method name.
-        serializer: of requests; they reach a subchannel as bytes.
-        deserializer: of responses.
-        registered: generated code says that C-core should intern the method.
-    """
-
-    __slots__ = ("deserializer", "kind", "name", "registered", "serializer")
-
-    def __init__(self, kind: str, name: str, serializer: Any, deserializer: Any, registered: bool) -> None:
-        self.kind = kind
-        self.name = name
-        self.serializer = serializer
-        self.deserializer = deserializer
-        self.registered = registered
 
 
 @final
@@ -61,7 +37,7 @@ class Subchannel:
         self.state: Callable[[bool], int] = grpcio.sync_state(self._channel)
         interceptors = settings.attempt_interceptors
         self._calls = grpc.intercept_channel(self._channel, *interceptors) if interceptors else self._channel
-        self._known: dict[Method, Any] = {}
+        self._known: Kept[Any] = Kept()
         self._closed = False
         self._lock = threading.Lock()
 
@@ -85,8 +61,5 @@ class Subchannel:
         with self._lock:
             if self._closed:
                 raise ValueError(CLOSED_CHANNEL)
-            if len(self._known) >= METHODS_KEPT:
-                self._known.pop(next(iter(self._known)), None)
             make = getattr(self._calls, method.kind)
-            made = self._known[method] = make(method.name, None, method.deserializer, method.registered)
-            return made
+            return self._known.keep(method, make(method.name, None, method.deserializer, method.registered))

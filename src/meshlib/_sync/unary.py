@@ -12,6 +12,7 @@ import grpc
 from meshlib._adapt import outcomes
 from meshlib._adapt.errors import MeshRpcError
 from meshlib._adapt.metadata import Metadata, for_attempt
+from meshlib._control.methods import Method
 from meshlib._core.call import Call
 from meshlib._core.commands import Finish, StartAttempt
 from meshlib._core.policy import Plan
@@ -19,7 +20,7 @@ from meshlib._core.status import OK, Outcome, local
 from meshlib._core.view import CallMesh
 from meshlib._sync.control import gate
 from meshlib._sync.runtime import Runtime
-from meshlib._sync.subchannels import Method, Subchannel
+from meshlib._sync.subchannels import Subchannel
 
 __all__ = ["blocking", "failure", "serialized"]
 
