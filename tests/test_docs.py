@@ -71,15 +71,17 @@ def messages() -> Iterator[tuple[str, str]]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Return) and path.name == "retry.py" and (why := written(node.value)):
                 yield f"{path.name}:{node.lineno}", why
+            if isinstance(node, ast.AnnAssign) and path.name == "explanation.py" and (why := written(node.value)):
+                yield f"{path.name}:{node.lineno}", why
             if not isinstance(node, ast.Call) or not node.args:
                 continue
             called = ast.unparse(node.func)
             if called.startswith("_log."):
                 text = written(node.args[0])
                 assert text is not None, f"{path}:{node.lineno} logs what cannot be found in the catalogue"
-                yield f"{path.name}:{node.lineno}", re.sub("%[srd]", "{}", text)
-            elif called in SPOKEN:
-                text = written(node.args[SPOKEN[called]])
+                yield f"{path.name}:{node.lineno}", re.sub(r"%[.\d]*[srdf]", "{}", text)
+            elif called in SPOKEN or called.endswith(".refused"):
+                text = written(node.args[SPOKEN.get(called, 0)])
                 if text is not None and text.strip("{}: ;"):
                     yield f"{path.name}:{node.lineno}", text
 

@@ -52,6 +52,30 @@ PROGRAMS = {
         r"(    load .*'UNAVAILABLE'.*\n    retry .*\n    in_flight .*'retry'.*\n){1,2}"
         r"every attempt carried the context of its span: True [34]"
     ),
+    "attempts/attempts.py": (
+        r"service_config\.retryThrottling\.tokenratio=1: unknown field; .*did you mean 'tokenRatio'\?\n"
+        r"UNAVAILABLE\n"
+        r"  first on .*: UNAVAILABLE after .* s\n"
+        r"(  retry on .*: UNAVAILABLE after .* s\n){2}"
+        r"given up: retries are held back, because too many attempts have failed \(retryThrottling\)\n"
+        r"the next call has 1 attempt\n"
+        r"four good calls later there are retries again: \['first', 'retry', 'retry'\]"
+    ),
+    "health/health.py": (
+        r"READY, and ejected for 5 gateway failures in a row, the last UNAVAILABLE\n"
+        r"of the next 50 calls it had 0\n"
+        r"its time was over, and it is called again\n"
+        r"healthy hosts ejected: 1; no more, for one of three is the most that may be"
+    ),
+    "limits/limits.py": (
+        r"4 in flight, 6 refused\n"
+        r"refused by the circuit breaker: max_requests is 4, and as many attempts are in flight\n"
+        r"never sent: True\n"
+        r"busy, please try again\n"
+        r"the service is back: 4 answers\n"
+        r"and the next call is let through\n"
+        r"refused in all: 7"
+    ),
     "balancing/own_balancer.py": r"all are up: near .*, far .*\na near one is gone: near .*, far .*",
 }
 FORK_WITH_THREADS = "default:This process:DeprecationWarning"
