@@ -26,8 +26,9 @@ class Subject:
 
 
 # C-core shares connections, and the knowledge that one cannot be made, among all channels of a process with equal
-# arguments. The port of a test may have been another's: a channel of that, if grpc has not quite let go of it, has a
-# new one refused for as long as it backs off, though a server listens by now. So no channel here shares any.
+# arguments. The port of a test may have been another's, whose connection is still there: grpc never lets go of one on
+# which it raised for the metadata of a call. That would have a new channel refused for as long as it backs off, though
+# a server listens by now. So no channel here shares any.
 _OF_ITS_OWN = ("grpc.use_local_subchannel_pool", 1)
 
 
