@@ -5,7 +5,8 @@ from typing import Any
 
 import grpc
 from tests.e2e.envoy.bootstrap import Service
-from tests.e2e.envoy.case import Case, Figures, World
+from tests.e2e.envoy.case import Case, Figures
+from tests.e2e.envoy.stage import World
 
 from meshlib import RetryPolicy
 
