@@ -30,12 +30,11 @@ def weighted(world: World) -> Figures:
     end of the 60 that is one call, and the heaviest is sometimes twice in a row.
     """
     results = world.calls(60)
-    slack = {"10, 20, 30": (0, 1)}
     off = max(abs(n - due) for n, due in zip(map(int, shares(results).split(", ")), (10, 20, 30), strict=True))
     longest = max(len(list(group)) for _, group in itertools.groupby(names(results)))
     return {
         "codes": codes(results),
-        "calls": between(off, slack),
+        "calls": between(off, {"10, 20, 30": (0, 1)}),
         "most in a row": between(longest, {"1 or 2": (1, 2)}),
     }
 

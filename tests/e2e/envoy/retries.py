@@ -65,7 +65,7 @@ def each_code(world: World) -> Figures:
 
 def refused(world: World) -> Figures:
     """Nobody listens any more. Attempts come to no server, so they are counted where they are made."""
-    world.servers[0].stop()
+    world.stop(world.servers[0])
     result = world.call()
     return {"code": result.code, "retries": str(world.retries(result))}
 
