@@ -11,7 +11,9 @@ import gc
 import os
 import signal
 import sys
+import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import meshlib.aio
@@ -55,6 +57,23 @@ def ended(pid: int) -> int:
     return 99
 
 
+def quiet() -> None:
+    """Waits until no other thread of this process has anything to do: C-core's close connections for a moment yet, and
+    a fork in the midst of that is one with threads inside of it."""
+    own = str(threading.get_native_id())
+    deadline = time.monotonic() + PATIENCE
+    still = 0
+    while still < 5:
+        assert time.monotonic() < deadline, "threads of C-core do not come to rest"
+        states = [
+            (task / "stat").read_text().rpartition(")")[2].split()[0]
+            for task in Path("/proc/self/task").iterdir()
+            if task.name != own
+        ]
+        still = 0 if "R" in states or "D" in states else still + 1
+        time.sleep(0.01)
+
+
 async def inside(channel: Any) -> list[int]:
     """Statuses of children that a coroutine forks."""
     return [ended(forked(channel)) for _ in range(CHILDREN)]
@@ -74,6 +93,7 @@ def main(state: str, addresses: list[str]) -> int:
     if state == "over":
         loop.run_until_complete(over(target))
         gc.collect()  # grpc.aio's poller ends with the last of its objects
+        quiet()
     if state == "inside":
         statuses = loop.run_until_complete(inside(channel))
     else:

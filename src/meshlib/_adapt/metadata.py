@@ -4,10 +4,14 @@ import re
 from collections.abc import Iterable
 from typing import Any, Final
 
-__all__ = ["PREVIOUS_ATTEMPTS_KEY", "Metadata", "for_attempt", "given", "valid"]
+__all__ = ["EMPTY_PATIENCE", "PREVIOUS_ATTEMPTS_KEY", "Metadata", "for_attempt", "given", "valid"]
 
 PREVIOUS_ATTEMPTS_KEY: Final = "grpc-previous-rpc-attempts"
 """How many attempts a server may have seen before this one; absent on the first (gRFC A6)."""
+
+EMPTY_PATIENCE: Final = 0.1
+"""Seconds within which an attempt that failed without initial metadata says so. Until then grpc shows it as one whose
+initial metadata is empty: only the call that shows it that long is told so, and is not committed by that."""
 
 Metadata = tuple[tuple[str, Any], ...]
 

@@ -22,7 +22,7 @@ _NOT_CONNECTED: Final = (
 _BROKEN: Final = re.compile(
     r"Stream removed|Socket closed|Connection reset|Broken pipe|recvmsg:|sendmsg:|Endpoint|GOAWAY received|"
     r"Delayed close|Received RST_STREAM|RST_STREAM|keepalive watchdog|ping timeout|Internal error from Core|"
-    r"failed to connect|connections to all backends failing|upstream connect error"
+    r"failed to connect|connections to all backends failing"
 )
 """How the details begin where C-core lost the connection, or the stream, before a server had answered."""
 

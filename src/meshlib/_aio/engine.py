@@ -105,7 +105,7 @@ class Engine:
         self._timer: asyncio.TimerHandle | None = None
         self._callbacks: list[Callable[[Any], None]] = []
         self.news = News(loop)
-        """Told when an attempt starts and when the call ends."""
+        """Told when an attempt starts or ends, and when the call ends."""
 
     # The machine.
 
@@ -159,6 +159,7 @@ class Engine:
             outcome = local("CANCELLED", LOCAL_DETAILS)
             self.perform(self.call.on_cancel(outcome, now=now))
         self.perform(self.call.on_outcome(n, outcome, now=now))
+        self.news.tell()
         self.left()
 
     def commit(self, n: int, why: str) -> None:

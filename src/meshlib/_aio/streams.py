@@ -8,6 +8,7 @@ from typing import Any, Final, final
 import grpc
 import grpc.aio
 
+from meshlib._adapt.metadata import EMPTY_PATIENCE
 from meshlib._aio.engine import Engine
 from meshlib._aio.futures import Handle, UnaryResponse
 from meshlib._aio.requests import MIXED, Requests, serialized
@@ -28,16 +29,30 @@ class _Streaming(Engine):
         """Those of the attempt that counts; that they are handed out makes it so."""
 
         async def told(n: int) -> Any:
-            return await self.attempts[n].initial_metadata()
+            metadata = await self.attempts[n].initial_metadata()
+            if not metadata:
+                await self._shown_for_long(n)
+            return metadata
 
-        def accept(n: int, _: Any) -> bool:
+        def accept(n: int, metadata: Any) -> bool:
             if self.outcome is None and self.counts(n):
-                self.commit(n, "headers")
+                if metadata:
+                    self.commit(n, "headers")
                 return True
             return False
 
         metadata = await self._first(told, accept)
         return await super().initial_metadata() if metadata is None else metadata
+
+    async def _shown_for_long(self, n: int) -> None:
+        """Waits until attempt ``n`` is sure to have no initial metadata: it has ended, or has not for long enough."""
+        until = self._now() + EMPTY_PATIENCE
+        while self.outcome is None and self.counts(n) and self.call.committed != n and self._now() < until:
+            try:
+                async with asyncio.timeout_at(until):
+                    await self.news.wait()
+            except TimeoutError:
+                return
 
     async def wait_for_connection(self) -> None:
         async def told(n: int) -> Any:

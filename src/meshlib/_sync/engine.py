@@ -216,6 +216,7 @@ class Engine:
             if not self._attempts[n].stands:
                 return False
             commands = self._settled(self.call.on_commit(n, why, now=self.runtime.now()))
+            self.monitor.notify()
         if isinstance(self._request, Requests):
             self._request.committed(n)
         self._perform(commands, Place.USER)

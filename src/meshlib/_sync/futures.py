@@ -13,7 +13,7 @@ import grpc
 
 from meshlib._adapt import grpcio
 from meshlib._adapt.errors import status_code
-from meshlib._adapt.metadata import given
+from meshlib._adapt.metadata import EMPTY_PATIENCE, given
 from meshlib._core.policy import Plan
 from meshlib._core.status import OK, Outcome
 from meshlib._core.view import CallMesh
@@ -63,13 +63,15 @@ class Handle(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg]
         """Blocks until there is some that may be handed on: that of an attempt which counts from then on, or of the
         call that has ended.
 
-        Empty metadata commits to nothing: it tells nothing, and grpc shows it a moment before it shows that an attempt
-        failed without any.
+        Empty metadata commits to nothing, and has to stay empty for a while: grpc shows it a moment before it shows
+        that an attempt failed without any.
         """
         engine = self._engine
         while isinstance(attempt := engine.monitor.wait_for(lambda: engine.current() or engine.outcome), Attempt):
             assert attempt.call is not None
             headers = attempt.call.initial_metadata()
+            if not headers:
+                engine.monitor.wait_for(partial(_shown, engine, attempt), EMPTY_PATIENCE)
             if attempt.call.done():
                 engine.monitor.wait_for(lambda attempt=attempt: attempt.reported or engine.outcome)  # type: ignore[misc]
             elif not headers or engine.commit(attempt.command.n, "headers"):
@@ -157,6 +159,11 @@ class Handle(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg]
 
     def __del__(self) -> None:
         self._engine.abandon()
+
+
+def _shown(engine: Engine, attempt: Attempt) -> object:
+    """Something that says whether an attempt without initial metadata failed; under the lock."""
+    return attempt.reported or engine.outcome or engine.call.committed == attempt.command.n or None
 
 
 @final

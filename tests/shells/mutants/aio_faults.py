@@ -141,8 +141,22 @@ AIO = (
     Mutant(
         name="drained connection never closed",
         module="runtime",
-        old="            subchannel.close()\n",
+        old="        subchannel.close()\n",
+        new="        pass\n",
+        kinds=("blocking",),
+    ),
+    Mutant(
+        name="idle time not started anew by a message",
+        module="streams",
+        old="            self.call.on_reading(n, now=self._now())\n",
         new="            pass\n",
+        kinds=("stream",),
+    ),
+    Mutant(
+        name="outlier detection left at its defaults",
+        module="runtime",
+        old="            outlier_detection=settings.outlier_detection,\n",
+        new="",
         kinds=("blocking",),
     ),
     Mutant(

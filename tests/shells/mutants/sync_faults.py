@@ -169,9 +169,23 @@ SYNC = (
     Mutant(
         name="drained connection never closed",
         module="runtime",
-        old='self.clock.spawn(lambda: _close(host), f"meshlib-close-{host.endpoint.address}")',
+        old='self.clock.spawn(subchannel.close, f"meshlib-close-{host.endpoint.address}")',
         new="pass",
         kinds=("blocking",),
+    ),
+    Mutant(
+        name="idle time not started anew by a message",
+        module="streams",
+        old="        self._engine.reading(attempt.command.n)\n",
+        new="",
+        kinds=("stream",),
+    ),
+    Mutant(
+        name="circuit breaker left out",
+        module="runtime",
+        old="            circuit_breaker=settings.circuit_breaker,\n",
+        new="",
+        kinds=("future",),
     ),
     Mutant(
         name="grpc called under the lock of the call",

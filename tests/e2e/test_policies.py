@@ -1,0 +1,278 @@
+"""The policies that keep calls alive, on real servers and through both shells."""
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import pytest
+from tests.e2e.aio_world import PATIENCE, target, until
+from tests.e2e.load import SHELLS, Shell
+
+import meshlib
+import meshlib.aio
+from meshlib.testing import Server, echo, servers
+
+pytestmark = pytest.mark.parametrize("shell", SHELLS)
+
+QUICK = {"initial_backoff": 0.001, "max_backoff": 0.002}
+
+
+@dataclass(frozen=True)
+class Caller:
+    """One channel, called in the same words whatever its shell: a blocking call has a thread of its own."""
+
+    channel: Any
+    shell: Shell
+
+    async def unary(self, **options: Any) -> Any:
+        """One call; returns the response and what the mesh did."""
+        stub = self.channel.unary_unary(echo.UNARY)
+        options.setdefault("timeout", PATIENCE)
+        if self.shell == "sync":
+            response, call = await asyncio.to_thread(stub.with_call, b"x", **options)
+        else:
+            call = stub(b"x", **options)
+            response = await call
+        return response, call.mesh
+
+    async def failure(self, **options: Any) -> Any:
+        """The error of one call that fails."""
+        with pytest.raises(grpc.RpcError) as caught:
+            await self.unary(**options)
+        return caught.value
+
+    async def ready(self, hosts: int) -> None:
+        """Waits until so many are connected."""
+        if self.shell == "sync":
+            self.channel.subscribe(lambda _: None, try_to_connect=True)
+        else:
+            self.channel.get_state(try_to_connect=True)
+        await until(lambda: sum(host.state == "READY" for host in self.hosts) == hosts, "all ready")
+
+    @property
+    def hosts(self) -> Any:
+        return self.channel.mesh.snapshot().hosts
+
+
+@asynccontextmanager
+async def caller(shell: Shell, *some: Server, **options: Any) -> AsyncIterator[Caller]:
+    """A channel to ``some``, closed at the end."""
+    options.setdefault("retry", meshlib.RetryPolicy(**QUICK))
+    if shell == "aio":
+        async with meshlib.aio.channel(target(*some), **options) as channel:
+            yield Caller(channel, shell)
+        return
+    made = meshlib.channel(target(*some), **options)
+    try:
+        yield Caller(made, shell)
+    finally:
+        await asyncio.to_thread(made.close)
+
+
+def sent(server: Server, key: str) -> list[str]:
+    """The values of request metadata that reached a server, call by call."""
+    return [dict(received.metadata).get(key, "") for received in server.received]
+
+
+async def test_servers_see_which_attempt_it_is(shell: Shell) -> None:
+    """gRFC A6: absent from the first attempt, then the number of those before."""
+    with servers(1) as (server,):
+        server.fault(code="UNAVAILABLE", times=2)
+        async with caller(shell, server) as it:
+            await it.unary()
+        assert sent(server, "grpc-previous-rpc-attempts") == ["", "1", "2"]
+
+
+async def test_a_service_config_retries(shell: Shell) -> None:
+    """More than C-core's five attempts, and a code of its own choice."""
+    policy = {"maxAttempts": 7, "initialBackoff": "0.001s", "maxBackoff": "0.002s", "backoffMultiplier": 1,
+              "retryableStatusCodes": ["ABORTED"]}  # fmt: skip
+    config = json.dumps({"methodConfig": [{"name": [{"service": echo.SERVICE}], "retryPolicy": policy}]})
+    with servers(1) as (server,):
+        server.fault(code="ABORTED", times=6)
+        async with caller(shell, server, options=[("grpc.service_config", config)]) as it:
+            _, mesh = await it.unary()
+        assert len(mesh.attempts) == 7
+        server.fault(code="UNAVAILABLE", times=1)
+        async with caller(shell, server, service_config=config) as it:
+            error = await it.failure()
+        assert error.mesh.why == "UNAVAILABLE is not retried"
+
+
+async def test_retries_are_throttled(shell: Shell) -> None:
+    """A service that fails on and on gets no retries any more, and calls say why."""
+    with servers(1) as (server,):
+        server.fault(code="UNAVAILABLE")
+        throttling = meshlib.RetryThrottling(max_tokens=4, token_ratio=0.1)
+        async with caller(shell, server, retry_budget=throttling) as it:
+            attempts = [len((await it.failure()).mesh.attempts) for _ in range(4)]
+            assert attempts == [2, 1, 1, 1]
+            error = await it.failure()
+        assert "retryThrottling" in error.mesh.why
+
+
+async def test_a_bad_host_is_ejected_and_comes_back(shell: Shell, caplog: pytest.LogCaptureFixture) -> None:
+    """It costs as many retries as it takes to see it; then nothing, until it is well and its time is over."""
+    detection = meshlib.OutlierDetection(interval=0.2, base_ejection_time=0.3)
+    with servers(3) as (bad, *good), caplog.at_level(logging.INFO, "meshlib"):
+        bad.fault(code="UNAVAILABLE")
+        async with caller(shell, bad, *good, outlier_detection=detection) as it:
+            await it.ready(3)
+            ejected = []
+            while not ejected:
+                _, mesh = await it.unary()
+                ejected = [attempt.ejected for attempt in mesh.attempts if attempt.ejected]
+            assert ejected == ["5 gateway failures in a row, the last UNAVAILABLE"]
+            assert bad.calls.total() == 5
+            shown = {host.address: host for host in it.hosts}[bad.address]
+            assert shown.ejected_for == ejected[0]
+            assert shown.state == "READY"
+            bad.heal()
+            await until(lambda: all(host.ejected_until is None for host in it.hosts), "the host is back")
+            before = bad.calls.total()
+            while bad.calls.total() == before:
+                await it.unary()
+    said = [record.getMessage() for record in caplog.records if bad.address in record.getMessage()]
+    assert any(f"{bad.address} is ejected for 0.3 s: 5 gateway failures" in line for line in said)
+    assert any(f"{bad.address} is ejected no more" in line for line in said)
+
+
+async def test_the_circuit_breaker_refuses_what_is_too_much(shell: Shell) -> None:
+    """At once, without a retry and without a call reaching a server."""
+    with servers(1) as (server,):
+        server.fault(hang=True)
+        breaker = meshlib.CircuitBreaker(max_requests=2)
+        async with caller(shell, server, circuit_breaker=breaker) as it:
+            await it.ready(1)
+            hanging = [asyncio.ensure_future(it.unary()) for _ in range(2)]
+            await until(lambda: server.in_flight == 2, "both are under way")
+            error = await it.failure()
+            assert error.code() is grpc.StatusCode.UNAVAILABLE
+            assert "max_requests is 2" in error.details()
+            assert error.mesh.local
+            assert it.channel.mesh.snapshot().requests_refused == 1
+            server.heal()
+            await asyncio.gather(*hanging)
+            await it.unary()
+        assert server.calls.total() == 3
+
+
+async def test_the_server_says_when_to_come_back(shell: Shell) -> None:
+    """By a header that is no number of seconds nothing changes; by one that is, the retry waits that long."""
+    retry = meshlib.RetryPolicy(**QUICK, reset_headers=(("retry-after", "seconds"),))
+    with servers(1) as (server,):
+        server.fault(code="UNAVAILABLE", trailing_metadata=(("retry-after", "soon"),), times=1)
+        server.fault(code="UNAVAILABLE", trailing_metadata=(("retry-after", "1"),), times=1)
+        async with caller(shell, server, retry=retry) as it:
+            _, mesh = await it.unary()
+        starts = [attempt.start for attempt in mesh.attempts]
+        assert starts[1] - starts[0] < 1.0 <= starts[2] - starts[1]
+
+
+async def test_a_failure_is_retried_for_its_metadata(shell: Shell) -> None:
+    """Whatever its code."""
+    retry = meshlib.RetryPolicy(**QUICK, retriable_headers=("x-draining",))
+    with servers(1) as (server,):
+        server.fault(code="NOT_FOUND", trailing_metadata=(("x-draining", "1"),), times=1)
+        server.fault(code="NOT_FOUND", times=1)
+        async with caller(shell, server, retry=retry) as it:
+            error = await it.failure()
+        assert [attempt.code for attempt in error.mesh.attempts] == ["NOT_FOUND", "NOT_FOUND"]
+
+
+async def test_a_stream_that_falls_silent_is_ended(shell: Shell) -> None:
+    """By ``per_attempt_idle_timeout``: with what it brought, and the reason; the server is told."""
+    retry = meshlib.RetryPolicy(**QUICK, per_attempt_idle_timeout=0.3)
+    with servers(1) as (server,):
+        server.fault(hang=True, after=1)
+        async with caller(shell, server, retry=retry) as it:
+            stream = it.channel.unary_stream(echo.SERVER_STREAM)(b"x", timeout=PATIENCE)
+            got, error = await read_all(it, stream)
+            assert got == [b"x"]
+            assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            assert "per_attempt_idle_timeout of 0.3 s" in error.details()
+            assert stream.mesh.why == "a message had reached the application"
+            await until(lambda: server.in_flight == 0, "the server is told")
+            await until(lambda: all(host.in_flight == 0 for host in it.hosts), "the place is free")
+
+
+async def test_a_stream_that_is_silent_from_the_start_is_tried_again(shell: Shell) -> None:
+    """On another host."""
+    retry = meshlib.RetryPolicy(**QUICK, per_attempt_idle_timeout=0.3)
+    with servers(2) as (silent, good):
+        silent.fault(hang=True)
+        async with caller(shell, silent, good, retry=retry, balancer="pick_first") as it:
+            await it.ready(2)
+            stream = it.channel.unary_stream(echo.SERVER_STREAM)(b"x", timeout=PATIENCE)
+            got, error = await read_all(it, stream)
+            assert (got, error) == ([b"x"] * 3, None)
+            assert [attempt.code for attempt in stream.mesh.attempts] == ["DEADLINE_EXCEEDED", "OK"]
+            await until(lambda: silent.in_flight == 0, "the silent one is told")
+
+
+async def test_time_between_reads_is_the_applications(shell: Shell) -> None:
+    """A stream is not idle while nobody waits for a message of it."""
+    retry = meshlib.RetryPolicy(**QUICK, per_attempt_idle_timeout=0.3)
+    with servers(1) as (server,):
+        async with caller(shell, server, retry=retry) as it:
+            stream = it.channel.unary_stream(echo.SERVER_STREAM)(b"x", timeout=PATIENCE)
+            read = reader(it, stream)
+            got = []
+            for _ in range(3):
+                got.append(await read())
+                await asyncio.sleep(0.4)  # the application takes its time
+            assert got == [b"x"] * 3
+            with pytest.raises(StopAsyncIteration):
+                await read()
+
+
+async def test_the_first_call_after_the_only_host_was_away_and_is_back(shell: Shell) -> None:
+    """grpc's own channel would be idle and dial at the call; here the host may be in a back-off of seconds by then."""
+    with servers(1) as (server,):
+        async with caller(shell, server, retry=None) as it:
+            await it.unary()
+            server.stop()
+            await until(lambda: it.hosts[0].state == "TRANSIENT_FAILURE", "it is away, and its channel backs off")
+            server.start()
+            response, mesh = await it.unary()
+            assert response == b"x"
+            assert len(mesh.attempts) == 1
+
+
+async def read_all(it: Caller, stream: Any) -> tuple[list[bytes], Any]:
+    """Every message of a stream, and its error."""
+    got: list[bytes] = []
+    read = reader(it, stream)
+    try:
+        while True:
+            got.append(await read())
+    except StopAsyncIteration:
+        return got, None
+    except grpc.RpcError as error:
+        return got, error
+
+
+def reader(it: Caller, stream: Any) -> Callable[[], Awaitable[bytes]]:
+    """How to get the next message of a stream."""
+    if it.shell == "aio":
+        iterator = aiter(stream)
+        return lambda: anext(iterator)
+
+    def blocking() -> Any:
+        try:
+            return next(stream)
+        except StopIteration:
+            return None
+
+    async def read() -> bytes:
+        message: bytes | None = await asyncio.to_thread(blocking)
+        if message is None:
+            raise StopAsyncIteration
+        return message
+
+    return read
