@@ -1,8 +1,9 @@
 """Cases: what is refused because too much is under way."""
 
 from tests.e2e.envoy.bootstrap import Service
-from tests.e2e.envoy.case import Case, Figures, World, codes
-from tests.e2e.envoy.retries import GATE, budget
+from tests.e2e.envoy.budgets import GATE, budget
+from tests.e2e.envoy.case import Case, Figures, codes
+from tests.e2e.envoy.stage import World
 
 from meshlib import CircuitBreaker, OutlierDetection, RetryBudget, RetryPolicy
 

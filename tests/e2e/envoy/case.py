@@ -1,34 +1,24 @@
-"""A case: the same servers, faults and calls, once through Envoy and once through each shell of meshlib.
+"""A case, and the figures it tells.
 
-What is compared are figures, short texts by name, that ``Case.run`` makes of what it saw. Where chance has a part in
-one, the case sorts it into classes so far apart that the same behaviour always falls into the same one.
+Figures are short texts by name. Where chance has a part in one, the case sorts it into classes so far apart that the
+same behaviour always falls into the same one.
 """
 
-import itertools
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from tests.e2e.envoy.bootstrap import Host, Service
-from tests.e2e.envoy.callers import TIMEOUT, Caller, LoopCaller, Request, Result, ThreadCaller
-from tests.e2e.envoy.proxy import Envoy
-from tests.e2e.envoy.relay import Relay
+from tests.e2e.envoy.callers import Result
 
-import meshlib
-import meshlib.aio
-from meshlib.discovery import Endpoint, Resolution
-from meshlib.testing import DnsServer, Server, echo
+if TYPE_CHECKING:
+    from tests.e2e.envoy.stage import World
 
 Figures = dict[str, str]
 
 SHELLS = ("sync", "aio")
-SECONDS = 10.0
-"""How long what a case waits for may take."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,120 +74,6 @@ class Case:
         ]
 
 
-class World:
-    """What a case works on: its servers, and one channel to them.
-
-    Args:
-        name: Of the channel: ``envoy``, ``sync`` or ``aio``; request ids begin with it.
-        stage: Where it happens.
-        caller: Makes the calls.
-        stats: Envoy's stats of the cluster; None if it is not Envoy.
-    """
-
-    def __init__(
-        self, name: str, stage: "Stage", caller: Caller, stats: Callable[[], dict[str, int]] | None = None
-    ) -> None:
-        self.name = name
-        self.servers = stage.servers
-        self.wire = stage.wire
-        self.dns = stage.dns
-        self.domain = stage.case.domain
-        self._caller = caller
-        self._first_tier = stage.case.priorities.count(0) or stage.case.servers
-        self._stats = stats
-        self._ids = itertools.count(1)
-
-    def request(self, **what: Any) -> Request:
-        """A call to make, with an id of its own."""
-        return Request(id=f"{self.name}-{next(self._ids)}", **what)
-
-    def call(self, **what: Any) -> Result:
-        """Make one call; ``what`` is of ``Request``."""
-        return self._caller.call(self.request(**what))
-
-    def calls(self, n: int, **what: Any) -> list[Result]:
-        """One after the other."""
-        return [self.call(**what) for _ in range(n)]
-
-    def start(self, n: int, **what: Any) -> "list[Future[Result]]":
-        """All at once; they are under way, not ended."""
-        return [self._caller.start(self.request(**what)) for _ in range(n)]
-
-    def parallel(self, n: int, **what: Any) -> list[Result]:
-        """All at once."""
-        return [future.result((what.get("timeout") or TIMEOUT) + SECONDS) for future in self.start(n, **what)]
-
-    def until(self, condition: Callable[[], bool], what: str) -> None:
-        """Wait for what happens elsewhere."""
-        end = time.monotonic() + SECONDS
-        while not condition():
-            if time.monotonic() > end:
-                raise TimeoutError(f"{self.name}: not in {SECONDS:g} s: {what}")
-            time.sleep(0.002)
-
-    def close(self) -> None:
-        """Give the channel back."""
-        self._caller.close()
-
-    # --- what was seen ---
-
-    def arrivals(self, *results: Result) -> list[int]:
-        """How many attempts of these calls came to each server."""
-        ids = {result.id for result in results}
-        return [
-            sum(dict(received.metadata).get(echo.REQUEST_ID) in ids for received in server.received)
-            for server in self.servers
-        ]
-
-    def attempts(self, *results: Result) -> int:
-        """How many attempts of these calls came to servers."""
-        return sum(self.arrivals(*results))
-
-    def retries(self, *results: Result) -> int:
-        """How many attempts beyond the first whoever made them counts; those that came to no server are among them."""
-        if self._stats is not None:
-            return self._stats()["upstream_rq_retry"]
-        return sum(max(0, result.attempts - 1) for result in results)
-
-    @property
-    def in_flight(self) -> int:
-        """How many attempts whoever makes them has under way."""
-        if self._stats is not None:
-            return self._stats()["upstream_rq_active"]
-        return sum(host.in_flight for host in self._caller.channel.mesh.snapshot().hosts)
-
-    @property
-    def connections(self) -> int:
-        """How many connections to servers there are: one to each that is connected."""
-        if self._stats is not None:
-            return self._stats()["upstream_cx_active"]
-        return sum(host.state == "READY" for host in self._caller.channel.mesh.snapshot().hosts)
-
-    @property
-    def ejections(self) -> int:
-        """How often a host was ejected so far."""
-        if self._stats is not None:
-            return self._stats()["outlier_detection.ejections_enforced_total"]
-        ejections: int = self._caller.channel.mesh.snapshot().ejections
-        return ejections
-
-    def stop(self, server: Server) -> None:
-        """Stop one server; returns when the other side has seen it go."""
-        left = self.connections - 1
-        server.stop()
-        self.until(lambda: self.connections == left, "its connection is gone")
-
-    def warm(self) -> None:
-        """Call until every server of the first tier has had a call that is part of no figure."""
-        warmed: list[Result] = []
-
-        def warm() -> bool:
-            warmed.append(self.call())
-            return all(self.arrivals(*warmed)[: self._first_tier])
-
-        self.until(warm, "a call to every server")
-
-
 def codes(results: Sequence[Result]) -> str:
     """``OK 40, UNAVAILABLE 20``."""
     return ", ".join(f"{code} {n}" for code, n in sorted(Counter(result.code for result in results).items()))
@@ -211,86 +87,3 @@ def names(results: Sequence[Result]) -> str:
 def between(value: float, classes: Mapping[str, tuple[float, float]]) -> str:
     """The class whose bounds, both included, ``value`` lies in; the value itself if in none."""
     return next((name for name, (low, high) in classes.items() if low <= value <= high), f"{value:g}")
-
-
-@contextmanager
-def staged(case: Case, addresses: Sequence[str], dns: DnsServer) -> "Iterator[Stage]":
-    """The servers of a case, where clients expect them."""
-    addresses = addresses[: case.servers]
-    with ExitStack() as stack:
-        servers = [
-            stack.enter_context(
-                Server("127.0.0.1:0" if case.wired and n == 1 else address, name=f"server-{n}", add=case.add)
-            )
-            for n, address in enumerate(addresses, start=1)
-        ]
-        wire = stack.enter_context(Relay(addresses[0], servers[0].address)) if case.wired else None
-        yield Stage(case, servers, list(addresses), wire, dns)
-
-
-@dataclass(frozen=True)
-class Stage:
-    """Where a case happens: what is there before any channel is, and for all of them.
-
-    Args:
-        case: Which.
-        servers: Its servers.
-        addresses: Where they are for clients; of one port, if they are named.
-        wire: Before the first of them, if the case has one.
-        dns: Knows the name of the case while a world lasts.
-    """
-
-    case: Case
-    servers: list[Server]
-    addresses: list[str]
-    wire: Relay | None
-    dns: DnsServer
-
-    def through_envoy(self, envoy: Envoy) -> AbstractContextManager[World]:
-        """The channel to Envoy neither retries nor looks for a proxy of its own."""
-        options = [("grpc.enable_retries", 0), ("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0)]
-        cluster = self.case.cluster
-        caller = ThreadCaller(grpc.insecure_channel(f"ipv4:{envoy.listeners[cluster]}", options))
-        return self._ready(World("envoy", self, caller, lambda: envoy.stats(cluster)))
-
-    def through_meshlib(self, shell: str) -> AbstractContextManager[World]:
-        """The channel is meshlib's."""
-        hosts = self.case.hosts(self.addresses)
-        options: dict[str, Any] = {"retry": None, "outlier_detection": None} | dict(self.case.meshlib)
-        if self.case.named:
-            target = f"dns://{self.dns.address}/{hosts[0].address}"
-        else:
-            target, options["resolver"] = "svc-a", _Given(hosts)
-        if shell == "sync":
-            return self._ready(World(shell, self, ThreadCaller(meshlib.channel(target, **options))))
-        return self._ready(World(shell, self, LoopCaller(lambda: meshlib.aio.channel(target, **options))))
-
-    @contextmanager
-    def _ready(self, world: World) -> Iterator[World]:
-        try:
-            for server in self.servers:
-                server.start()  # where the last world left it stopped
-            if self.wire is not None:
-                self.wire.mend()
-            if self.case.named:
-                ips = [address.rpartition(":")[0] for address in self.addresses]
-                self.dns.set(self.case.domain, "A", *ips)
-            world.warm()
-            yield world
-        finally:
-            for server in self.servers:
-                server.heal()
-            self.dns.heal()
-            world.close()
-
-
-class _Given:
-    """A resolver that names the servers of a case: weights and priorities have no place in a target."""
-
-    def __init__(self, hosts: Sequence[Host]) -> None:
-        endpoints = (Endpoint(address=host.address, weight=host.weight, priority=host.priority) for host in hosts)
-        self._resolution = Resolution(endpoints=tuple(endpoints))
-
-    def resolve(self, previous: Resolution | None) -> Resolution:
-        """Always the same."""
-        return self._resolution

@@ -5,7 +5,8 @@ from typing import Any
 
 import grpc
 from tests.e2e.envoy.bootstrap import Service
-from tests.e2e.envoy.case import Case, Figures, World
+from tests.e2e.envoy.case import Case, Figures
+from tests.e2e.envoy.stage import World
 
 from meshlib import RetryPolicy
 
@@ -57,7 +58,7 @@ def what_is_left(world: World) -> Figures:
 
 def nobody_to_wait_for(world: World) -> Figures:
     """A caller who would wait for a server, where there is none until its deadline."""
-    world.servers[0].stop()
+    world.stop(world.servers[0])
     return {"code": world.call(wait_for_ready=True, timeout=0.2).code}
 
 

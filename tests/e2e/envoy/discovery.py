@@ -1,6 +1,7 @@
 """Cases: what an answer that names nobody takes away. Discovery is one piece of code for both shells."""
 
-from tests.e2e.envoy.case import Case, Figures, World
+from tests.e2e.envoy.case import Case, Figures
+from tests.e2e.envoy.stage import World
 
 
 def heard(world: World) -> None:

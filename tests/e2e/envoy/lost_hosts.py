@@ -1,7 +1,8 @@
 """Cases: one of the hosts is gone, and nobody has told the client."""
 
 from tests.e2e.envoy.bootstrap import PREVIOUS_HOSTS, Service
-from tests.e2e.envoy.case import Case, Figures, World, between, codes
+from tests.e2e.envoy.case import Case, Figures, between, codes
+from tests.e2e.envoy.stage import World
 
 from meshlib import RetryBudget, RetryPolicy
 

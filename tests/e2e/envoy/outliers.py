@@ -6,7 +6,8 @@ from typing import Any
 
 import grpc
 from tests.e2e.envoy.bootstrap import Json, Service
-from tests.e2e.envoy.case import Case, Figures, World, between, codes
+from tests.e2e.envoy.case import Case, Figures, between, codes
+from tests.e2e.envoy.stage import World
 
 from meshlib import OutlierDetection
 from meshlib.testing import Server, echo

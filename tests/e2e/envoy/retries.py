@@ -1,17 +1,16 @@
-"""Cases: which failures are retried, where, and how many of them at once."""
+"""Cases: which failures are retried, and where."""
 
 import grpc
 from tests.e2e.envoy.bootstrap import PREVIOUS_HOSTS, Service
 from tests.e2e.envoy.callers import Result
-from tests.e2e.envoy.case import Case, Figures, World, codes
-from tests.e2e.envoy.gate import FAIL, Gate
+from tests.e2e.envoy.case import Case, Figures, codes
+from tests.e2e.envoy.stage import World
 
-from meshlib import HedgingPolicy, RetryBudget, RetryPolicy
+from meshlib import HedgingPolicy, RetryPolicy
 from meshlib.testing import echo
 
 PER_TRY = 0.2
 """Seconds."""
-GATE = Gate()
 GRPC_CODES = ("CANCELLED", "DEADLINE_EXCEEDED", "INTERNAL", "RESOURCE_EXHAUSTED", "UNAVAILABLE")
 """All that Envoy's ``retry_on`` has a name for."""
 
@@ -66,7 +65,7 @@ def each_code(world: World) -> Figures:
 
 def refused(world: World) -> Figures:
     """Nobody listens any more. Attempts come to no server, so they are counted where they are made."""
-    world.servers[0].stop()
+    world.stop(world.servers[0])
     result = world.call()
     return {"code": result.code, "retries": str(world.retries(result))}
 
@@ -111,35 +110,6 @@ def hedged(world: World) -> Figures:
     result = world.call()
     world.until(lambda: server.in_flight == 0, "the attempt that lost is cancelled")
     return {"code": result.code, "retries": str(world.retries(result))}
-
-
-def retries_at_once(world: World, n: int) -> Figures:
-    """``n`` calls are under way and fail. Each would like one retry, and none of those ends before all are decided."""
-    GATE.reset()
-    futures = world.start(n, method=FAIL)
-    world.until(lambda: GATE.arrived == n, "all are under way")
-    GATE.release(n)
-    world.until(lambda: GATE.arrived - n + sum(f.done() for f in futures) == n, "all have ended or are retried")
-    retries = GATE.arrived - n
-    GATE.release()
-    return {"codes": codes([future.result() for future in futures]), "retries": str(retries)}
-
-
-def budget(world: World) -> Figures:
-    """20 % of what is left of twenty calls is less than the minimum from the first to the last."""
-    return retries_at_once(world, 20)
-
-
-def budget_by_load(world: World) -> Figures:
-    """Eight calls fail beside forty that go on: 10 % of what is then under way is 4, however many of the 8 are left."""
-    server = world.servers[0]
-    server.fault(hang=True, method=echo.UNARY)
-    held = world.start(40)
-    world.until(lambda: server.in_flight == len(held), "all are held")
-    figures = retries_at_once(world, 8)
-    server.heal()
-    assert codes([future.result() for future in held]) == "OK 40"
-    return figures
 
 
 CASES = [
@@ -247,30 +217,5 @@ CASES = [
         ),
         meshlib={"retry": HedgingPolicy(max_attempts=2, hedging_delay=PER_TRY)},
         expect={"code": "OK", "retries": "1"},
-    ),
-    Case(
-        name="retry budget, minimum",
-        run=budget,
-        add=GATE.add_to_server,
-        envoy=Service(
-            retry_policy={"retry_on": "unavailable", "num_retries": 1},
-            thresholds={"retry_budget": {"budget_percent": {"value": 20}, "min_retry_concurrency": 5}},
-        ),
-        meshlib={"retry": RetryPolicy(max_attempts=2), "retry_budget": RetryBudget(min_retry_concurrency=5)},
-        expect={"codes": "UNAVAILABLE 20", "retries": "5"},
-    ),
-    Case(
-        name="retry budget, share",
-        run=budget_by_load,
-        add=GATE.add_to_server,
-        envoy=Service(
-            retry_policy={"retry_on": "unavailable", "num_retries": 1},
-            thresholds={"retry_budget": {"budget_percent": {"value": 10}, "min_retry_concurrency": 1}},
-        ),
-        meshlib={
-            "retry": RetryPolicy(max_attempts=2),
-            "retry_budget": RetryBudget(budget_percent=10, min_retry_concurrency=1),
-        },
-        expect={"codes": "UNAVAILABLE 8", "retries": "4"},
     ),
 ]

@@ -1,7 +1,8 @@
 """Cases: where calls go when few hosts of a tier are left."""
 
-from tests.e2e.envoy.case import Case, Figures, World, between
+from tests.e2e.envoy.case import Case, Figures, between
 from tests.e2e.envoy.outliers import CALLS, all_fail, policies
+from tests.e2e.envoy.stage import World
 
 from meshlib.balancing import Priorities
 
