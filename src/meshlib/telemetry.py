@@ -62,7 +62,7 @@ DURATION_BOUNDS: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75,
 HOSTS: Final = "meshlib.hosts"
 HOST_STATE: Final = "meshlib.host.state"
 IN_FLIGHT: Final = "meshlib.attempts.in_flight"
-BUDGET_REFUSALS: Final = "meshlib.retry_budget.refusals"
+RETRY_REFUSALS: Final = "meshlib.retry.refusals"
 BREAKER_REFUSALS: Final = "meshlib.circuit_breaker.refusals"
 EJECTED: Final = "meshlib.hosts.ejected"
 EJECTIONS: Final = "meshlib.outlier_detection.ejections"
@@ -115,7 +115,7 @@ class Instruments:
             IN_FLIGHT, [self._reader(_in_flight)], unit="{attempt}", description="Attempts under way"
         )
         meter.create_observable_counter(
-            BUDGET_REFUSALS,
+            RETRY_REFUSALS,
             [self._reader(_refusals)],
             unit="{retry}",
             description="Retries that the retry budget, the throttling or the circuit breaker did not allow",

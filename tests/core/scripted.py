@@ -165,6 +165,12 @@ class ScriptedCluster:
         self.held += 1
         return True
 
+    def force_retry(self) -> bool:
+        if self.held >= self.breaker.max_retries:
+            return False
+        self.held += 1
+        return True
+
     def release_retry(self) -> None:
         self.held -= 1
         assert self.held >= 0

@@ -288,10 +288,10 @@ class ClusterMachine(RuleBasedStateMachine):
     def who_waits_is_registered_or_woken(self) -> None:
         wakes = {call for command in self.channel.pending for call in getattr(command, "calls", ())}
         for call in self.waiting():
-            assert call in self.cluster._waiting._waiting or call.woken or call in wakes
-        for call in self.cluster._waiting._waiting:
+            assert call in self.cluster._waiting.calls or call.woken or call in wakes
+        for call in self.cluster._waiting.calls:
             assert call.state is State.WAITING
-        for call in self.cluster._waiting._resting:
+        for call in self.cluster._waiting.resting:
             assert call.state is State.BACKOFF
 
     def teardown(self) -> None:

@@ -407,7 +407,7 @@ def test_hosts_and_calls_under_way_are_read_when_asked_for(shell: Shell, metrics
         assert hosts() == {"IDLE": 0, "CONNECTING": 0, "READY": 1, "TRANSIENT_FAILURE": 1}
         # A target that is no single name and address stands for itself.
         assert metrics.values("meshlib.attempts.in_flight", "server.address") == {target: 1}
-        assert metrics.values("meshlib.retry_budget.refusals", "server.address") == {target: 0}
+        assert metrics.values("meshlib.retry.refusals", "server.address") == {target: 0}
 
     def in_threads() -> None:
         with meshlib.channel(target, meter_provider=metrics.provider) as channel:

@@ -22,8 +22,8 @@ _log = logging.getLogger("meshlib")
 
 @final
 class ChannelLog:
-    """The log of one channel: changes of its endpoints and hosts that come back at INFO, of single connections at
-    DEBUG, ejections and panic at WARNING, plug-ins that fail at ERROR, the first time each.
+    """The log of one channel: changes of its endpoints and hosts that come back at INFO, of single connections and
+    outliers that stay at DEBUG, ejections and panic at WARNING, plug-ins that fail at ERROR, the first time each.
 
     Args:
         target: of the channel, named in each line.
@@ -47,7 +47,7 @@ class ChannelLog:
                 "%s: %s is ejected for %.1f s: %s", self._target, event.address, event.seconds, event.why, extra=extra
             )
         elif isinstance(event, HostSpared):
-            _log.info(
+            _log.debug(
                 "%s: %s is an outlier and stays: %s; %s",
                 self._target,
                 event.address,

@@ -76,7 +76,7 @@ class Mesh:
             requests_refused=cluster.breaker.refused,
             waiting=cluster.waiting,
             ejections=0 if outliers is None else outliers.enforced,
-            ejections_spared=0 if outliers is None else outliers.detected - outliers.enforced,
+            ejections_spared=0 if outliers is None else outliers.overflow,
             panic=cluster.panic,
         )
 

@@ -322,8 +322,7 @@ class Call:
             self._retries = Retries(policy, self.cluster.rng, self.cluster.note)
         count = len(self.attempts) - self._refused
         decision = self._retries.decide(attempt, outcome, count=count, elapsed=now - self.begun, now=now)
-        # Counted in any case, and by what the status is, not by whether there are attempts left: gRFC A6.
-        held_back = self._retries.counts(attempt, outcome, now=now) and self.cluster.throttled(ok=False)
+        held_back = self._retries.throttling and self.cluster.throttled(ok=False)
         if isinstance(decision, str):
             return self._final(attempt, decision, now)
         if held_back:
@@ -354,19 +353,25 @@ class Call:
     def _resume(self, attempt: StartAttempt, now: float) -> Commands:
         """The back-off is over. A retry beyond the budget goes ahead if its host was lost: the budget keeps hosts that
         answer with errors from being hammered, and must not fail the calls that a host took with it when it died."""
-        if not attempt.holds and not self.cluster.lost(attempt.host, since=attempt.start, now=now):
-            assert attempt.outcome is not None
-            assert attempt.seconds is not None
-            again = now + LOSS_SHOWS
-            until = min(attempt.start + attempt.seconds + LOSS_PATIENCE, self.deadline or math.inf)
-            if not attempt.outcome.answered and again < until:
-                self._resume_at = again
+        if not attempt.holds:
+            lost = self.cluster.lost(attempt.host, since=attempt.start, now=now)
+            if not lost and self._may_yet_be_lost(attempt, now):
+                self._resume_at = now + LOSS_SHOWS
                 return NOTHING
-            self.cluster.refuse_retry()
-            return self._final(attempt, OVER_BUDGET, now)
+            if not lost or not self.cluster.force_retry():
+                self.cluster.refuse_retry()
+                return self._final(attempt, RETRIES_FULL if lost else OVER_BUDGET, now)
+            attempt.holds = True
         if self._hedges is not None:
             self._hedges.take()
         return self._start(self._why, now)
+
+    def _may_yet_be_lost(self, attempt: StartAttempt, now: float) -> bool:
+        """Whether a connection that grpc calls lost has time to show that it is."""
+        assert attempt.outcome is not None
+        assert attempt.seconds is not None
+        until = min(attempt.start + attempt.seconds + LOSS_PATIENCE, self.deadline or math.inf)
+        return not attempt.outcome.answered and now + LOSS_SHOWS < until
 
     def _give_up(self, attempt: StartAttempt, now: float) -> Commands:
         """A stream's attempt brought nothing for too long: it no longer counts."""
@@ -405,6 +410,8 @@ class Call:
             copy.holds = True
             return (copy,)
         self.cluster.release_retry()
+        if isinstance(host, Outcome):
+            self._broken(host, now)
         hedges.stop(host.details if isinstance(host, Outcome) else "there was no host for a further copy")
         return NOTHING
 
@@ -428,12 +435,16 @@ class Call:
     def _unreachable(self, outcome: Outcome, now: float) -> Commands:
         """There is no host, and there will be none, or the circuit breaker refuses the attempt. What the last server
         said says more, unless the channel closed."""
-        if self.observer is not None and self.cluster.breaker.says(outcome):
-            self.observer.on_call_event(self, Broken(at=now, why=outcome.details))
+        self._broken(outcome, now)
         if self._failure is not None and not self.cluster.closed:
             return self._final(self._failure, outcome.details, now)
         self.verdict = outcome.details
         return self._finish(outcome)
+
+    def _broken(self, outcome: Outcome, now: float) -> None:
+        """Tells of a refusal by the circuit breaker, if it is one."""
+        if self.observer is not None and self.cluster.breaker.says(outcome):
+            self.observer.on_call_event(self, Broken(at=now, why=outcome.details))
 
     def _final(self, attempt: StartAttempt, why: str, now: float) -> Commands:
         """A failure that is not tried again."""

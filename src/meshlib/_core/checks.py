@@ -40,7 +40,7 @@ def status_codes(name: str, value: object) -> frozenset[str]:
         if not isinstance(code, str):
             raise ConfigError(name, item, "must be a grpc.StatusCode or its name")
         if code.upper() not in CODES:
-            raise unknown_name(name, code, CODES)
+            raise unknown_name(name, code, CODES[1:])
         if code.upper() == "OK":
             raise ConfigError(name, item, "OK is no failure and cannot be retried")
         codes.add(code.upper())

@@ -124,10 +124,10 @@ class Cluster:
             A host; or the outcome that ends the call, if nothing can be reached and it will not wait, or the circuit
             breaker refuses it; or None, and then the call is registered to be woken (unless ``wait`` is False).
         """
-        hosts = self.hosts
+        hosts, waiting = self.hosts, self._waiting
         with self._lock:
-            if self._waiting.anybody:
-                self._waiting.forget(call)
+            if waiting.calls or waiting.resting:
+                waiting.forget(call)
             rotation = self._rotation
             chosen: Host | Outcome | None = None if rotation is None else rotation.pick(call, self._usable, now=now)
             if chosen is None:
@@ -140,11 +140,11 @@ class Cluster:
                 else:
                     chosen = self.breaker.refuse(self.breaker.requests_full)
             elif chosen is None and wait:
-                if len(self._waiting) < self.breaker.max_pending_requests:
+                if len(waiting.calls) < self.breaker.max_pending_requests:
                     attention = True
-                    if not self._waiting:
+                    if not waiting.calls:
                         self._watch.hurry(now=now)
-                    self._waiting.add(call)
+                    waiting.add(call)
                 else:
                     chosen = self.breaker.refuse(self.breaker.waiting_full)
             if hosts.version != self._seen:
@@ -177,7 +177,7 @@ class Cluster:
             if self.outliers is not None and (host.struck or outcome.code != "OK"):
                 ejected = self._judge(self.outliers, host, outcome, now)
             attention = host.removed and host.in_flight == 0
-            if self._waiting and rotation is not None:
+            if self._waiting.calls and rotation is not None:
                 attention = self._waiting.freed = True
             if hosts.version != self._seen:
                 self._seen = hosts.version
@@ -199,7 +199,12 @@ class Cluster:
                 return None
             if resting is not None:
                 self._waiting.rest(resting)
-            return self.budget.acquire(self.in_flight + len(self._waiting) + 1)
+            return self.budget.acquire(self.in_flight + self.waiting + 1)
+
+    def force_retry(self) -> bool:
+        """A place beyond the retry budget, for a call that its host took with it; the circuit breaker's limit holds."""
+        with self._lock:
+            return self.budget.force()
 
     def release_retry(self) -> None:
         """The place is free again."""
@@ -289,7 +294,7 @@ class Cluster:
             if self.closed:
                 return ()
             if swept:
-                self._watch.looked(waiting=bool(self._waiting), now=now)
+                self._watch.looked(waiting=bool(self._waiting.calls), now=now)
             if self.outliers is not None and now >= self.outliers.sweep_at:
                 returned, found = self.outliers.sweep(self.hosts.named, now=now)
                 self.hosts.returned(returned, now=now)
@@ -370,7 +375,7 @@ class Cluster:
     @property
     def waiting(self) -> int:
         """How many calls wait for a host."""
-        return len(self._waiting)
+        return len(self._waiting.calls)
 
     def snapshot(self, *, now: float) -> tuple[HostSnapshot, ...]:
         """The hosts as they are now."""

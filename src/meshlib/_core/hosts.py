@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Collection, Iterable, Iterator
 from typing import final
 
-from meshlib._core.balancing.priorities import Priorities, Tier
+from meshlib._core.balancing.priorities import Priorities, Tier, divided
 from meshlib._core.commands import Close, Open
 from meshlib._core.connectivity import CONNECTING, NAMES, READY, TRANSIENT_FAILURE
 from meshlib._core.endpoint import Endpoint
@@ -200,7 +200,7 @@ class Hosts:
             first: nobody has been chosen yet. Then a better priority that has not failed is worth the wait: it is about
                 to connect.
         """
-        tiers = priorities.tiers(self, connected=_connected, sound=_sound)
+        tiers = divided(priorities, self, connected=_connected, sound=_sound)
         if first and tiers:
             best = tiers[0].priority
             if any(host.endpoint.priority < best and not host.failing for host in self):

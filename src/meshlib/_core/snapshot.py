@@ -50,7 +50,7 @@ class ChannelSnapshot:
         requests_refused: calls and attempts that the circuit breaker did not allow, so far.
         waiting: calls that wait for a host.
         ejections: hosts ejected so far.
-        ejections_spared: outliers found so far that were not ejected.
+        ejections_spared: outliers so far that stayed, because as many as may be were ejected already.
         panic: priorities of which ejected hosts are used as well, because too few are left.
     """
 

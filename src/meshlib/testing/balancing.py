@@ -9,6 +9,7 @@ from random import Random
 from typing import Final, final
 
 from meshlib._core.balancing.contracts import Balancer, Host, Picker, Report
+from meshlib._core.balancing.priorities import Priorities
 from meshlib._core.endpoint import Endpoint
 from meshlib._core.errors import ConfigError
 
@@ -92,7 +93,8 @@ def shares(
 
     Args:
         balancer: to be tried.
-        hosts: the membership; those that are not healthy are left out, as in a channel.
+        hosts: the membership; those that are not healthy are left out, as in a channel, but for
+            :class:`~meshlib.balancing.Priorities`, which is given all.
         calls: how many.
         seed: of every random choice.
         hold: seconds that a call lasts, which is how many others begin meanwhile; of all hosts, or asked for each call:
@@ -103,14 +105,14 @@ def shares(
         AssertionError: the picker named a host that is none of its own, or none at all.
     """
     rng = Random(seed)
-    healthy = tuple(host for host in hosts if host.healthy)
-    if not healthy:
+    given = tuple(host for host in hosts if host.healthy or isinstance(balancer, Priorities))
+    if not any(host.healthy for host in hosts):
         raise ConfigError("hosts", hosts, "at least one must be healthy")
-    before = [(host, host.in_flight) for host in healthy]
-    members = set(healthy)
+    before = [(host, host.in_flight) for host in given]
+    members = set(given)
     picked: Counter[str] = Counter()
     under_way: list[tuple[float, int, SimulatedHost, float]] = []
-    picker: Picker = balancer.picker(healthy, rng=rng)
+    picker: Picker = balancer.picker(given, rng=rng)
     try:
         for turn in range(calls):
             now = float(turn)
@@ -119,10 +121,10 @@ def shares(
                 host.in_flight -= 1
                 _finish(picker, host, seconds, end)
             if now >= getattr(picker, "stale_at", now + 1):
-                picker = _rebuilt(balancer, healthy, picker, rng, now)
+                picker = _rebuilt(balancer, given, picker, rng, now)
             chosen = picker.pick(SimulatedCall(hash=rng.getrandbits(64)), now=now)
             if chosen not in members:
-                raise AssertionError(f"{picker!r} picked {chosen!r}, which is none of its {len(healthy)} hosts")
+                raise AssertionError(f"{picker!r} picked {chosen!r}, which is none of its {len(given)} hosts")
             assert isinstance(chosen, SimulatedHost)
             picked[chosen.endpoint.address] += 1
             seconds = hold(chosen) if callable(hold) else hold

@@ -8,11 +8,12 @@ from tests.core.scripted import Draws
 
 from meshlib._core.balancing.contracts import Picker
 from meshlib._core.balancing.least_request import LeastRequest
-from meshlib._core.balancing.priorities import Load, Priorities, loads
+from meshlib._core.balancing.priorities import Load, Priorities, divided, loads
 from meshlib._core.balancing.round_robin import RoundRobin
 from meshlib._core.endpoint import Endpoint
 from meshlib._core.errors import ConfigError
 from meshlib.testing import SimulatedCall, SimulatedHost
+from meshlib.testing import shares as bench
 
 CALL = SimulatedCall()
 Counts = list[tuple[int, int]]
@@ -135,7 +136,7 @@ def test_strict_tiers_wrap_any_balancer() -> None:
 
 def test_a_tier_that_nobody_can_reach_is_none() -> None:
     """Its hosts are healthy but not connected: their share goes to those that are."""
-    (tier,) = Priorities().tiers(hosts("hh", "hh"), connected=lambda host: host.endpoint.priority == 1)
+    (tier,) = divided(Priorities(), hosts("hh", "hh"), connected=lambda host: host.endpoint.priority == 1)
     assert (tier.priority, tier.percent, tier.panic, len(tier.hosts)) == (1, 100, False, 2)
 
 
@@ -160,6 +161,14 @@ def test_done_reaches_the_picker_of_every_tier() -> None:
     made = hosts("he", "hh")
     Priorities(balancer=Both()).picker(made, rng=Random(0)).done(made[0], None, now=0.0)  # type: ignore[arg-type]
     assert heard == ["10.0.0.0:1", "10.0.1.0:1"]
+
+
+def test_the_bench_gives_it_all_hosts() -> None:
+    """As a channel does, and other balancers the healthy ones alone."""
+    made = hosts("hhhhheeeee", "hh")
+    found = bench(Priorities(), made, calls=10_000)
+    assert sum(found[host.endpoint.address] for host in made[:5]) == pytest.approx(0.7, abs=0.02)
+    assert sum(found[host.endpoint.address] for host in made[10:]) == pytest.approx(0.3, abs=0.02)
 
 
 @pytest.mark.parametrize(

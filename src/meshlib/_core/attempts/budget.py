@@ -31,7 +31,7 @@ class Budget:
         self._policy = policy
         self.most = most
         self.held = 0
-        """Places taken now."""
+        """Places taken now. More than the limit if they were taken while more calls were under way, or beyond it."""
         self.refused = 0
         """Retries that were not made for want of a place, so far."""
 
@@ -46,6 +46,13 @@ class Budget:
     def acquire(self, active: int) -> bool:
         """Takes a place for one retry, if there is one."""
         if self.held >= self.limit(active) or self.full:
+            return False
+        self.held += 1
+        return True
+
+    def force(self) -> bool:
+        """Takes a place beyond the policy's limit, unless the circuit breaker has none left."""
+        if self.full:
             return False
         self.held += 1
         return True

@@ -77,7 +77,7 @@ class Retries:
         note: hears of a strategy of the user's that failed.
     """
 
-    __slots__ = ("_idle", "_note", "_policy", "_rng", "_row")
+    __slots__ = ("_idle", "_note", "_policy", "_rng", "_row", "throttling")
 
     def __init__(self, policy: RetryPolicy, rng: Random, note: Callable[[ChannelEvent], None]) -> None:
         self._policy = policy
@@ -86,6 +86,8 @@ class Retries:
         self._row = 0
         """Retries since the start or the last pushback."""
         self._idle = 0.0
+        self.throttling = False
+        """Whether the failure judged last is one that retry throttling counts."""
 
     def decide(self, attempt: StartAttempt, outcome: Outcome, *, count: int, elapsed: float, now: float) -> float | str:
         """What follows a failure.
@@ -103,17 +105,16 @@ class Retries:
         policy = self._policy
         expired = timed_out(policy, attempt, outcome, now=now)
         state = AttemptState(outcome, attempt_number=count, seconds_since_start=elapsed, idle_for=self._idle)
-        if outcome.pushback is not None and outcome.pushback < 0:
+        forbidden = outcome.pushback is not None and outcome.pushback < 0
+        refusal = "" if forbidden else self._unfit(state, outcome, expired, now)
+        # By what the failure is, not by whether attempts are left, and also where another is forbidden: gRFC A6.
+        self.throttling = not refusal
+        if forbidden:
             return "the server forbade a retry"
+        if refusal:
+            return refusal
         if policy.unsent_only and outcome.sent:
             return "it may have reached a server, and unsent_only is set"
-        if carries(outcome.metadata, policy.retriable_headers):
-            pass  # the server asks for a retry, whatever its code
-        elif policy.when is not None:
-            if not expired and not self._asked(policy.when, "when", state, False, now):
-                return "the retry condition said no"
-        elif ("UNAVAILABLE" if expired else outcome.code) not in policy.retryable_status_codes:
-            return f"{outcome.code} is not retried"
         if policy.stop is None and count >= policy.max_attempts:
             return f"all {policy.max_attempts} attempts were used"
         told = outcome.pushback
@@ -126,13 +127,17 @@ class Retries:
         self._idle += delay
         return delay
 
-    def counts(self, attempt: StartAttempt, outcome: Outcome, *, now: float) -> bool:
-        """Whether the failure is one that retry throttling counts: its status is retryable, or the server forbids a
-        retry (gRFC A6)."""
-        if outcome.pushback is not None and outcome.pushback < 0:
-            return True
-        code = "UNAVAILABLE" if timed_out(self._policy, attempt, outcome, now=now) else outcome.code
-        return code in self._policy.retryable_status_codes
+    def _unfit(self, state: AttemptState, outcome: Outcome, expired: bool, now: float) -> str:
+        """Why a failure is none that is tried again; empty: it is one."""
+        policy = self._policy
+        if carries(outcome.metadata, policy.retriable_headers):
+            return ""
+        if policy.when is not None:
+            return (
+                "" if expired or self._asked(policy.when, "when", state, False, now) else "the retry condition said no"
+            )
+        code = "UNAVAILABLE" if expired else outcome.code
+        return "" if code in policy.retryable_status_codes else f"{outcome.code} is not retried"
 
     def _wait(self, outcome: Outcome, state: AttemptState, now: float) -> float:
         policy = self._policy

@@ -16,7 +16,7 @@ from meshlib._core.balancing.round_robin import RoundRobin
 from meshlib._core.checks import number
 from meshlib._core.errors import ConfigError
 
-__all__ = ["Load", "Priorities", "Spread", "Tier", "loads"]
+__all__ = ["Load", "Priorities", "Spread", "Tier", "divided", "loads"]
 
 H = TypeVar("H", bound=Host)
 
@@ -100,9 +100,9 @@ class Priorities:
     host. With an ``overprovisioning_factor`` they spill over to the next gradually, as in Envoy: with 1.4 the first one
     keeps everything as long as 72 % of it are healthy, and then as much as it has hosts for.
 
-    Panic: where less than ``healthy_panic_threshold`` percent of a tier are healthy, and the other tiers cannot make up
-    for it, the fault is more likely with everything than with each of them, and the few that are left would be
-    overrun: its calls go to all of its connected hosts, ejected or not.
+    Panic: where less than ``healthy_panic_threshold`` percent of a tier are healthy, the fault is more likely with
+    everything than with each of them, and the few that are left would be overrun: its calls go to all of its connected
+    hosts, ejected or not. With an ``overprovisioning_factor`` only if the other tiers cannot make up for it.
 
     Args:
         balancer: chooses within a tier.
@@ -124,50 +124,52 @@ class Priorities:
             number("overprovisioning_factor", self.overprovisioning_factor, 1, MOST)
         number("healthy_panic_threshold", self.healthy_panic_threshold, 0, 100)
 
-    def tiers(
-        self,
-        hosts: Iterable[H],
-        *,
-        connected: Callable[[H], bool] = lambda _: True,
-        sound: Callable[[H], bool] = lambda host: host.healthy,
-    ) -> tuple[Tier[H], ...]:
-        """The tiers that get calls, the first to be tried first.
-
-        Args:
-            hosts: all of them.
-            connected: whether a call can be sent to a host at all.
-            sound: whether it counts as healthy when the share of healthy hosts is taken; one that is about to connect
-                may.
-        """
-        by_priority: dict[int, list[H]] = {}
-        for host in hosts:
-            by_priority.setdefault(host.endpoint.priority, []).append(host)
-        ranks = sorted(by_priority)
-        groups = [by_priority[rank] for rank in ranks]
-        reachable = [[host for host in group if connected(host)] for group in groups]
-        healthy = [[host for host in group if host.healthy] for group in reachable]
-        counts = [
-            # A tier to which nothing can be sent now is none, however soon it will be.
-            (sum(map(sound, group)) if fit else 0, len(group)) if here else (0, 0)
-            for group, here, fit in zip(groups, reachable, healthy, strict=True)
-        ]
-        made = []
-        for rank, here, fit, load in zip(
-            ranks,
-            reachable,
-            healthy,
-            loads(counts, factor=self.overprovisioning_factor, threshold=self.healthy_panic_threshold),
-            strict=True,
-        ):
-            chosen = here if load.panic else fit
-            if load.percent and chosen:
-                made.append(Tier(rank, tuple(chosen), load.percent, len(chosen) > len(fit)))
-        return tuple(made)
-
     def picker(self, hosts: tuple[Host, ...], *, rng: Random) -> Picker:
         """A picker for this membership; it is given all hosts, healthy or not."""
-        tiers = self.tiers(hosts)
+        tiers = divided(self, hosts)
         return Spread([(tier.percent, self.balancer.picker(tier.hosts, rng=rng)) for tier in tiers], rng)
+
+
+def divided(
+    priorities: Priorities,
+    hosts: Iterable[H],
+    *,
+    connected: Callable[[H], bool] = lambda _: True,
+    sound: Callable[[H], bool] = lambda host: host.healthy,
+) -> tuple[Tier[H], ...]:
+    """The tiers that get calls, the first to be tried first.
+
+    Args:
+        priorities: how.
+        hosts: all of them.
+        connected: whether a call can be sent to a host at all.
+        sound: whether it counts as healthy when the share of healthy hosts is taken; one that is about to connect
+            may.
+    """
+    by_priority: dict[int, list[H]] = {}
+    for host in hosts:
+        by_priority.setdefault(host.endpoint.priority, []).append(host)
+    ranks = sorted(by_priority)
+    groups = [by_priority[rank] for rank in ranks]
+    reachable = [[host for host in group if connected(host)] for group in groups]
+    healthy = [[host for host in group if host.healthy] for group in reachable]
+    counts = [
+        # A tier to which nothing can be sent now is none, however soon it will be.
+        (sum(map(sound, group)) if fit else 0, len(group)) if here else (0, 0)
+        for group, here, fit in zip(groups, reachable, healthy, strict=True)
+    ]
+    made = []
+    for rank, here, fit, load in zip(
+        ranks,
+        reachable,
+        healthy,
+        loads(counts, factor=priorities.overprovisioning_factor, threshold=priorities.healthy_panic_threshold),
+        strict=True,
+    ):
+        chosen = here if load.panic else fit
+        if load.percent and chosen:
+            made.append(Tier(rank, tuple(chosen), load.percent, len(chosen) > len(fit)))
+    return tuple(made)
 
 
 @final

@@ -22,6 +22,9 @@ SERVER_ERRORS: Final = GATEWAY | {"UNKNOWN", "UNIMPLEMENTED", "INTERNAL", "DATA_
 """Those it maps to any 5xx (Envoy ``source/common/grpc/status.cc``)."""
 
 
+NOT_ENFORCED: Final = "it is only counted"
+
+
 @dataclass(frozen=True, slots=True)
 class Outlier:
     """A host that was found to be one.
@@ -62,7 +65,7 @@ class Outliers:
         self.enforced = 0
         """Ejections so far."""
         self.overflow = 0
-        """Outliers that stayed because as many as may be were ejected already."""
+        """Outliers that were to be ejected and stayed, because as many as may be were ejected already."""
 
     def begin(self, *, now: float) -> None:
         """There are hosts: the first interval begins, if it has not yet."""
@@ -199,6 +202,8 @@ class Outliers:
     def _spared(self, hosts: Collection[Host], enforcing: float) -> str:
         """Why an outlier stays; empty: it does not."""
         policy = self._policy
+        if enforcing == 0:
+            return NOT_ENFORCED
         ejected = sum(host.ejection is not None for host in hosts)
         if 100.0 * (ejected + 1) > policy.max_ejection_percent * len(hosts) and (
             ejected or not policy.always_eject_one_host
@@ -207,7 +212,7 @@ class Outliers:
             limit = f"max_ejection_percent is {policy.max_ejection_percent:g}"
             return f"{ejected} of {len(hosts)} hosts are ejected, and {limit}"
         # No draw where there is nothing to draw: the same seed then gives the same picks with and without.
-        if enforcing < 100 and (enforcing == 0 or self._rng.random() * 100 >= enforcing):
+        if enforcing < 100 and self._rng.random() * 100 >= enforcing:
             return f"it is enforced in {enforcing:g} % of cases"
         return ""
 

@@ -45,8 +45,9 @@ class OutlierDetection:
     5xx, of these DEADLINE_EXCEEDED and UNAVAILABLE are gateway failures. Attempts that were cancelled, refused here or
     never sent are not judged.
 
-    ``enforcing_...`` is the chance in percent that what was detected ejects; 0 only counts it. Out of the box five
-    gateway failures in a row eject, and the rest is off.
+    ``enforcing_...`` is the chance in percent that what was detected ejects; at 0 it is counted, and told to the log at
+    DEBUG. Out of the box five gateway failures in a row eject and nothing else does, but for five failures in a row
+    that no server answered once these are split off.
 
     Args:
         consecutive_5xx: 5xx in a row.

@@ -1,7 +1,7 @@
 """A gRPC service config in meshlib's own policies.
 
-What grpc reads past is refused: a field that does not exist, or stands where it means nothing, and a name given twice.
-Else a policy that was meant to protect is found missing on the day it is needed.
+What grpc reads past is refused: a field that does not exist, or stands where it means nothing. Else a policy that was
+meant to protect is found missing on the day it is needed.
 
 Where meshlib means something else than grpc:
 
