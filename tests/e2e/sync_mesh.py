@@ -6,10 +6,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import grpc
+
 import meshlib
 from meshlib.testing import Server
 
 WAIT = 10.0  # seconds that anything may take before a test fails
+CONNECTS_ALONE = tuple(map(int, grpc.__version__.split(".")[:2])) >= (1, 80)
+"""Whether C-core connects by itself. Before, it does so only while somebody polls: a call that it has, a watch of the
+channel's state, a server, grpc.aio, or its backup poller every 5 s. The mesh holds its calls back until a host is
+connected, and watches nothing. ``test_alone.py`` shows it."""
 
 
 @contextmanager
