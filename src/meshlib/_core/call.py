@@ -368,10 +368,12 @@ class Call:
 
     def _may_yet_be_lost(self, attempt: StartAttempt, now: float) -> bool:
         """Whether a connection that grpc calls lost has time to show that it is."""
-        assert attempt.outcome is not None
-        assert attempt.seconds is not None
+        outcome = attempt.outcome
+        assert outcome is not None
+        if outcome.answered or outcome.code != "UNAVAILABLE" or attempt.seconds is None:
+            return False
         until = min(attempt.start + attempt.seconds + LOSS_PATIENCE, self.deadline or math.inf)
-        return not attempt.outcome.answered and now + LOSS_SHOWS < until
+        return now + LOSS_SHOWS < until
 
     def _give_up(self, attempt: StartAttempt, now: float) -> Commands:
         """A stream's attempt brought nothing for too long: it no longer counts."""
