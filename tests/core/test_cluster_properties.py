@@ -529,5 +529,5 @@ def test_long_stories(rng: Random) -> None:
         walk(machine, MOVES, steps=200, rng=rng)
 
 
-ClusterMachine.TestCase.settings = settings(max_examples=200, stateful_step_count=50)
+ClusterMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=40)
 TestCluster = ClusterMachine.TestCase

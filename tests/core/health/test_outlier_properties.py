@@ -296,6 +296,7 @@ class OutlierMachine(RuleBasedStateMachine):
             assert bool(why) == ejected
             if ejected:
                 self.may_be_ejected(out)
+                assert host.record.consecutive_gateway_failure == host.record.consecutive_local_origin_failure == 0
             if outcome is OK and not struck:
                 assert counts == self.totals(host)
             self.agrees(host)
@@ -308,6 +309,17 @@ class OutlierMachine(RuleBasedStateMachine):
                 self.end(which, Outcome(code), 1)
             if turn < ok:
                 self.end(which, OK, 1)
+
+    @rule(which=st.integers(0, 7), times=st.integers(1, 10))
+    def relapse(self, which: int, times: int) -> None:
+        """A host fails again as often as it comes back, which has each ejection last longer."""
+        for _ in range(times if self.hosts else 0):
+            host = self.hosts[which % len(self.hosts)]
+            self.end(which, Outcome("UNAVAILABLE"), self.policy.consecutive_gateway_failure)
+            if host.ejection is None:
+                return
+            self.now = max(self.now, host.ejection.until, self.outliers.sweep_at)
+            self.step()
 
     @rule(seconds=st.sampled_from([0.0, 0.5, 1.0, 7.0, 40.0]))
     def wait(self, seconds: float) -> None:
@@ -409,6 +421,7 @@ class OutlierMachine(RuleBasedStateMachine):
 MOVES: Moves = {
     "end": (10, lambda rng: (rng.randrange(8), rng.choice(OUTCOMES), rng.randint(1, 5))),
     "serve": (4, lambda rng: (rng.randrange(8), rng.randrange(8), rng.randrange(8), rng.choice(CODES[1:]))),
+    "relapse": (1, lambda rng: (rng.randrange(8), rng.randint(1, 10))),
     "wait": (2, lambda rng: (rng.choice([0.0, 0.5, 1.0, 7.0, 40.0]),)),
     "sweep": (4, lambda rng: (rng.randint(1, 3), rng.choice([0.0, 0.0, 0.25, 3.0]))),
     "resolve": (1, lambda rng: (rng.sample(ADDRESSES, rng.randint(2, 8)), rng.randrange(8))),
@@ -506,4 +519,4 @@ def test_a_call_that_succeeds_is_not_looked_at() -> None:
 
 
 TestOutliers = OutlierMachine.TestCase
-TestOutliers.settings = settings(max_examples=50, stateful_step_count=30)
+TestOutliers.settings = settings(max_examples=30, stateful_step_count=25)
