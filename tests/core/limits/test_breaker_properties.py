@@ -172,6 +172,8 @@ class BreakerMachine(RuleBasedStateMachine):
             # Only what is full refuses.
             assert flying == self.policy.max_requests or waiting - was_waiting >= self.policy.max_pending_requests
             assert not starts
+            # That ends the call, and is told; a copy that is refused leaves the others to it.
+            assert call.plan.hedging is not None or any(isinstance(event, Broken) for event in events)
         broken = [event for event in events if isinstance(event, Broken)]
         if broken:
             assert self.breaker.refused == refused + 1
