@@ -25,7 +25,9 @@ from tests.core.scripted import (
 from meshlib._core.call import Call, Commands, State
 from meshlib._core.cluster import CLOSED
 from meshlib._core.commands import CancelAttempt, StartAttempt
-from meshlib._core.policy import HedgingPolicy, RetryPolicy
+from meshlib._core.events import AttemptStarted, Ejected
+from meshlib._core.explanation import RETRIES_FULL, THROTTLED
+from meshlib._core.policy import HedgingPolicy, RetryPolicy, RetryThrottling
 from meshlib._core.status import Outcome, local
 
 HOSTS = {name: host(name) for name in "abc"}
@@ -38,8 +40,12 @@ ODD = st.builds(
     st.sampled_from(["OK", "UNAVAILABLE", "UNAVAILABLE", "DEADLINE_EXCEEDED", "INVALID_ARGUMENT", "CANCELLED"]),
     st.just("as drawn"),
     sent=st.booleans(),
-    pushback=st.sampled_from([None, 0.0, 0.7, 100.0, -1.0]),
+    pushback=st.sampled_from([None, None, 0.0, 0.7, 100.0, -1.0]),
+    metadata=st.sampled_from(
+        [(), (), (("x-retry", "yes"),), (("x-reset", "4"),), (("x-retry", "no"), ("x-reset", "x"))]
+    ),
 )
+THROTTLING = [None, None, RetryThrottling(max_tokens=5, token_ratio=0.5), RetryThrottling(max_tokens=1, token_ratio=1)]
 STEPS = st.sampled_from([0.0, 0.001, 0.3, 0.5, 1.0])
 
 
@@ -52,6 +58,8 @@ class CallMachine(RuleBasedStateMachine):
         streaming=st.booleans(),
         wait_for_ready=st.booleans(),
         places=st.integers(0, 3),
+        throttling=st.sampled_from(THROTTLING),
+        max_retries=st.sampled_from([None, None, 0, 1, 2]),
         begins=st.sampled_from([True] * 9 + [False]),
         seed=st.integers(0, 2**32),
     )
@@ -62,10 +70,13 @@ class CallMachine(RuleBasedStateMachine):
         streaming: bool,
         wait_for_ready: bool,
         places: int,
+        throttling: RetryThrottling | None,
+        max_retries: int | None,
         begins: bool,
         seed: int,
     ) -> None:
-        self.start(data.draw(st.sampled_from(POLICIES[type(self)])), deadline, streaming, wait_for_ready, places, seed)
+        policy = data.draw(st.sampled_from(POLICIES[type(self)]))
+        self.start(policy, deadline, streaming, wait_for_ready, places, throttling, max_retries, seed)
         if begins:
             self.begin()
 
@@ -76,11 +87,13 @@ class CallMachine(RuleBasedStateMachine):
         streaming: bool,
         wait_for_ready: bool,
         places: int,
+        throttling: RetryThrottling | None,
+        max_retries: int | None,
         seed: int,
     ) -> None:
         self.now = 0.0
         self.policy = policy
-        self.cluster = ScriptedCluster(HOSTS["a"], places=places)
+        self.cluster = ScriptedCluster(HOSTS["a"], places=places, throttling=throttling, max_retries=max_retries)
         self.cluster.rng = Random(seed)  # type: ignore[assignment]
         self.ear = Ear()
         self.call = Call(
@@ -95,6 +108,14 @@ class CallMachine(RuleBasedStateMachine):
         self.flying: set[int] = set()
         self.cancelled: set[int] = set()
         self.finishes: list[Outcome] = []
+        self.waited_for: dict[int, float] = {}
+        """Since when the application waits for a message of an attempt."""
+        self.received: set[int] = set()
+        """Attempts that brought one."""
+        self.given_up: set[int] = set()
+        """Those that brought none in time."""
+        self.panics: list[bool] = []
+        """Of each attempt, whether its host was one of those that may be ejected."""
 
     def perform(self, commands: Commands) -> Commands:
         """What a shell does with commands, and what must hold for each."""
@@ -105,6 +126,8 @@ class CallMachine(RuleBasedStateMachine):
                 assert not self.call.committed
                 assert command.timeout is None or command.timeout > 0
                 self.flying.add(command.n)
+                self.waited_for[command.n] = self.now
+                self.panics.append(bool(self.cluster.panic))
             elif isinstance(command, CancelAttempt):
                 assert command.n in self.flying - self.cancelled
                 self.cancelled.add(command.n)
@@ -119,13 +142,17 @@ class CallMachine(RuleBasedStateMachine):
         ready=st.integers(0, 2),
         places=st.integers(0, 3),
         lost=st.sampled_from(["", *"abc"]),
+        ejects=st.sampled_from(["", *"abc"]),
+        panic=st.booleans(),
     )
-    def arrange(self, answer: str, ready: int, places: int, lost: str) -> None:
+    def arrange(self, answer: str, ready: int, places: int, lost: str, ejects: str, panic: bool) -> None:
         if not self.cluster.closed:
             self.cluster.picks[0] = ANSWERS[answer]
             self.cluster.ready = ready
             self.cluster.places = places
             self.cluster.lost_hosts = {HOSTS[name] for name in lost}
+            self.cluster.ejects = {HOSTS[name]: "five in a row" for name in ejects}
+            self.cluster.panic = (0,) if panic else ()
 
     @rule(really=SELDOM)
     def close(self, really: bool) -> None:
@@ -161,12 +188,55 @@ class CallMachine(RuleBasedStateMachine):
         self.call.wake()
         self.perform(self.call.on_endpoints(now=self.now))
 
+    @rule(which=st.integers(0, 4), received=st.booleans())
+    def read(self, which: int, received: bool) -> None:
+        """The application asks for a message; or has one."""
+        if not self.flying:
+            return
+        n = sorted(self.flying)[which % len(self.flying)]
+        if received:
+            self.perform(self.call.on_commit(n, "message", now=self.now))
+            self.call.on_message(n)
+            if counts(self.call.attempts[n - 1]):
+                self.received.add(n)
+                self.waited_for[n] = math.inf
+        else:
+            self.call.on_reading(n, now=self.now)
+            if counts(self.call.attempts[n - 1]):
+                self.waited_for[n] = self.now
+
     @rule(which=st.integers(0, 4), outcome=ODD)
     def end_oddly(self, which: int, outcome: Outcome) -> None:
         if self.flying:
             n = sorted(self.flying)[which % len(self.flying)]
             self.flying.discard(n)
+            attempt = self.call.attempts[n - 1]
+            told = attempt.outcome or outcome
+            ejects = self.cluster.ejects.get(attempt.host, "") if told.code != "OK" else ""
+            counted = counts(attempt)
             self.perform(self.call.on_outcome(n, outcome, now=self.now))
+            assert attempt.ejected == ejects
+            if counted and isinstance(self.policy, RetryPolicy):
+                self.what_follows(self.policy, attempt, outcome)
+
+    def what_follows(self, policy: RetryPolicy, attempt: StartAttempt, outcome: Outcome) -> None:
+        """An attempt ended, and nothing else happened: what its metadata and the limits of the channel made of that."""
+        if self.call.state is State.BACKOFF:
+            timer = self.call.next_timer()
+            assert timer is not None
+            assert self.cluster.throttle is None or self.cluster.throttle.allows
+            if outcome.pushback is None and ("x-reset", "4") in outcome.metadata and policy.reset_headers:
+                # As long as the server asks, and up to half as long again.
+                assert 4 <= timer - self.now <= 6
+        elif self.call.verdict == THROTTLED:
+            assert self.cluster.throttle is not None
+            assert not self.cluster.throttle.allows
+        elif self.call.verdict == RETRIES_FULL:
+            assert self.cluster.held == self.cluster.breaker.max_retries
+        if ("x-retry", "yes") in outcome.metadata and policy.retriable_headers:
+            assert "is not retried" not in self.call.verdict
+        elif outcome.code in ("INVALID_ARGUMENT", "CANCELLED", "OK") and self.call.attempts[-1].why != "refused":
+            assert self.call.state is State.DONE
 
     @rule(which=st.integers(0, 4))
     def fail(self, which: int) -> None:
@@ -211,6 +281,8 @@ class CallMachine(RuleBasedStateMachine):
         self.in_flight_means_that_something_counts()
         self.no_more_attempts_than_allowed()
         self.a_timer_is_a_time()
+        self.idle_is_who_is_waited_for()
+        self.panic_and_ejection_are_told()
         self.the_trace_is_a_path()
 
     def in_flight_is_what_has_no_outcome(self) -> None:
@@ -227,7 +299,7 @@ class CallMachine(RuleBasedStateMachine):
 
     def places_are_those_of_retries(self) -> None:
         holders = [attempt for attempt in self.call.attempts if attempt.holds]
-        assert self.cluster.held == len(holders)
+        assert self.cluster.held == len(holders) <= self.cluster.breaker.max_retries
         in_flight = [attempt for attempt in holders if counts(attempt)]
         pending = [attempt for attempt in holders if attempt.outcome is not None]
         assert len(in_flight) + len(pending) == len(holders)
@@ -256,6 +328,32 @@ class CallMachine(RuleBasedStateMachine):
     def a_timer_is_a_time(self) -> None:
         timer = self.call.next_timer()
         assert timer is None or math.isfinite(timer)
+
+    def idle_is_who_is_waited_for(self) -> None:
+        """Given up for want of a message is a stream that is waited for, and one that nothing has come of."""
+        policy = self.policy
+        if not self.call.streaming or not isinstance(policy, RetryPolicy):
+            return
+        idle = math.inf if policy.per_attempt_idle_timeout is None else policy.per_attempt_idle_timeout
+        limit = math.inf if policy.per_attempt_timeout is None else policy.per_attempt_timeout
+        if self.call.state is State.FLYING:
+            attempt = self.call.attempts[-1]
+            first = math.inf if self.call._commitment in ("message", "headers") else attempt.start + limit
+            due = min(self.waited_for[attempt.n] + idle, first)
+            assert (self.call.next_timer() or math.inf) == due
+        for attempt in self.call.attempts:
+            if attempt.outcome is not None and attempt.n in self.flying and attempt.n not in self.given_up:
+                self.given_up.add(attempt.n)
+                assert attempt.outcome.code == "DEADLINE_EXCEEDED"
+                assert not attempt.outcome.answered
+                waited = self.now >= self.waited_for[attempt.n] + idle
+                assert waited or (self.now >= attempt.start + limit and attempt.n not in self.received)
+
+    def panic_and_ejection_are_told(self) -> None:
+        started = [event for event in self.ear.calls if isinstance(event, AttemptStarted)]
+        assert [event.panic for event in started] == self.panics == [attempt.panic for attempt in self.call.attempts]
+        told = sorted((event.n, event.why) for event in self.ear.calls if isinstance(event, Ejected))
+        assert told == [(attempt.n, attempt.ejected) for attempt in self.call.attempts if attempt.ejected]
 
     def the_trace_is_a_path(self) -> None:
         assert_path(self.ear.calls)
@@ -299,6 +397,11 @@ POLICIES: dict[type[CallMachine], list[RetryPolicy | HedgingPolicy | None]] = {
         RetryPolicy(max_attempts=5, per_attempt_timeout=0.5),
         RetryPolicy(max_attempts=4, per_attempt_timeout=3.0, retryable_status_codes=BOTH),
         RetryPolicy(unsent_only=True),
+        RetryPolicy(max_attempts=4, per_attempt_idle_timeout=0.5, host_selection_retry_max_attempts=1),
+        RetryPolicy(per_attempt_timeout=1.0, per_attempt_idle_timeout=0.3, retryable_status_codes=BOTH),
+        RetryPolicy(
+            max_attempts=5, retriable_headers=(("x-retry", "yes"), "x-reset"), reset_headers=(("x-reset", "seconds"),)
+        ),
     ],
     HedgedCall: [
         HedgingPolicy(max_attempts=2, hedging_delay=3.0),
@@ -316,8 +419,11 @@ MOVES: Moves = {
             rng.randint(0, 2),
             rng.randint(0, 3),
             rng.choice(["", *"abc"]),
+            rng.choice(["", *"abc"]),
+            rng.random() < 0.2,
         ),
     ),
+    "read": (2, lambda rng: (rng.randrange(5), rng.random() < 0.2)),
     "fail": (4, lambda rng: (rng.randrange(5),)),
     "refuse": (2, lambda rng: (rng.randrange(5),)),
     "come_to_the_timer": (5, lambda _: ()),
@@ -328,8 +434,8 @@ MOVES: Moves = {
 
 @pytest.mark.parametrize("kind", [CallMachine, RetriedCall, HedgedCall])
 def test_long_stories(kind: type[CallMachine], rng: Random) -> None:
-    """Five hundred calls of each kind, kept going by failures until something ends them."""
-    for _ in range(500):
+    """Two hundred and fifty calls of each kind, kept going by failures until something ends them."""
+    for _ in range(250):
         machine = kind()
         machine.start(
             rng.choice(POLICIES[kind]),
@@ -337,6 +443,8 @@ def test_long_stories(kind: type[CallMachine], rng: Random) -> None:
             streaming=rng.random() < 0.5,
             wait_for_ready=rng.random() < 0.3,
             places=rng.randrange(4),
+            throttling=rng.choice(THROTTLING),
+            max_retries=rng.choice([None, None, 0, 1, 2]),
             seed=rng.getrandbits(32),
         )
         machine.begin()
@@ -347,4 +455,4 @@ TestPlainCall = CallMachine.TestCase
 TestRetriedCall = RetriedCall.TestCase
 TestHedgedCall = HedgedCall.TestCase
 TestPlainCall.settings = settings(max_examples=30, stateful_step_count=20)
-TestRetriedCall.settings = TestHedgedCall.settings = settings(max_examples=150, stateful_step_count=40)
+TestRetriedCall.settings = TestHedgedCall.settings = settings(max_examples=60, stateful_step_count=30)

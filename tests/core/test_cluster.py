@@ -5,13 +5,14 @@ from collections import Counter
 import pytest
 from tests.core.scripted import REFUSED, UNAVAILABLE, Channel, brief, ended
 
+from meshlib._core.balancing.priorities import Priorities
 from meshlib._core.cluster import CLOSED, Cluster
 from meshlib._core.commands import Close, Lookup, Open, Rebuild, StateChanged, Wake
 from meshlib._core.connectivity import CONNECTING, IDLE, READY, SHUTDOWN, TRANSIENT_FAILURE
 from meshlib._core.endpoint import Endpoint, Resolution
 from meshlib._core.events import EndpointsChanged, HostStateChanged, ResolutionFailed
 from meshlib._core.host import Host
-from meshlib._core.policy import RetryBudget, RetryPolicy
+from meshlib._core.policy import OutlierDetection, RetryBudget, RetryPolicy
 from meshlib._core.status import OK, Outcome
 from meshlib._core.watch import SWEEP, WATCH_FIRST, WATCH_LAST
 
@@ -188,6 +189,25 @@ def test_a_better_priority_is_waited_for_at_the_start() -> None:
     assert brief(call.on_endpoints(now=2.0)) == ["start 1 c first"]
 
 
+@pytest.mark.parametrize("factor", [None, 1.4])
+def test_an_ejected_host_beside_a_priority_that_is_gone(factor: float | None) -> None:
+    """It is all there is, so its calls do not wait for ever: a priority without a connection keeps none from panic."""
+    channel = Channel.of(
+        Endpoint(address="a", priority=0),
+        Endpoint(address="b", priority=1),
+        balancer=Priorities(overprovisioning_factor=factor),
+        outlier_detection=OutlierDetection(consecutive_gateway_failure=1),
+    )
+    channel.put("a", TRANSIENT_FAILURE, now=1.0)
+    call = channel.call()
+    assert brief(call.begin(now=1.0)) == ["start 1 b first"]
+    call.on_outcome(1, Outcome("UNAVAILABLE"), now=2.0)
+    channel.step(now=2.0)
+    assert channel.host("b").ejection is not None
+    assert channel.pick(now=3.0) == "b"
+    assert channel.cluster.panic == (1,)
+
+
 def test_a_better_priority_is_not_waited_for_later() -> None:
     """Once calls have been served, a new host of a better priority is no reason to keep them waiting."""
     channel = Channel.of(*tiers(c=1))
@@ -308,6 +328,17 @@ def test_a_host_with_calls_in_flight_is_not_dialled_anew() -> None:
     channel.put("a", TRANSIENT_FAILURE, now=1.0)
     assert brief(channel.call().begin(now=1.0)) == ["start 1 a first"]
     channel.step(now=1.0)
+    assert channel.opened == ["a"]
+
+
+def test_a_connection_that_was_given_up_is_closed_with_the_channel() -> None:
+    """The channel may close before the control plane gets to dial anew: the old connection is closed all the same."""
+    channel = Channel.of("a")
+    channel.put("a", TRANSIENT_FAILURE, now=1.0)
+    assert channel.call().begin(now=2.0) == ()
+    channel.close(now=2.0)
+    assert [link.closed for link in channel.every_link] == [1]
+    channel.step(now=3.0)
     assert channel.opened == ["a"]
 
 

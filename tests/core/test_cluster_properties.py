@@ -15,13 +15,22 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from tests.core.scripted import CANCELLED, REFUSED, UNAVAILABLE, Channel, Moves, walk
 
 from meshlib._core.balancing.least_request import LeastRequest
+from meshlib._core.balancing.priorities import Priorities, loads
 from meshlib._core.balancing.round_robin import RoundRobin
 from meshlib._core.call import Call, Commands, State
 from meshlib._core.commands import CancelAttempt, Finish, StartAttempt
 from meshlib._core.connectivity import CONNECTING, IDLE, NAMES, READY, TRANSIENT_FAILURE
 from meshlib._core.endpoint import Endpoint
+from meshlib._core.events import PanicChanged
 from meshlib._core.host import Host
-from meshlib._core.policy import HedgingPolicy, RetryBudget, RetryPolicy
+from meshlib._core.policy import (
+    CircuitBreaker,
+    HedgingPolicy,
+    OutlierDetection,
+    RetryBudget,
+    RetryPolicy,
+    RetryThrottling,
+)
 from meshlib._core.status import OK, Outcome
 
 ADDRESSES = ("a", "b", "c", "d")
@@ -63,10 +72,38 @@ POLICY_LIST = [
     None,
     RetryPolicy(),
     RetryPolicy(per_attempt_timeout=0.5, max_attempts=5),
+    RetryPolicy(per_attempt_idle_timeout=0.3, host_selection_retry_max_attempts=1),
+    RetryPolicy(
+        host_selection_retry_max_attempts=0, retriable_headers=("x-retry",), reset_headers=(("x-at", "seconds"),)
+    ),
     HedgingPolicy(max_attempts=3, hedging_delay=0.5),
     HedgingPolicy(max_attempts=2, hedging_delay=0.0),
 ]
-OUTCOME_LIST = [OK, OK, *[UNAVAILABLE] * 4, REFUSED, CANCELLED, Outcome("NOT_FOUND")]
+OUTCOME_LIST = [
+    OK,
+    OK,
+    *[UNAVAILABLE] * 4,
+    REFUSED,
+    CANCELLED,
+    Outcome("NOT_FOUND"),
+    Outcome("INTERNAL", metadata=(("x-retry", ""), ("x-at", "2"))),
+    Outcome("DEADLINE_EXCEEDED", answered=False),
+]
+OUTLIERS = [
+    None,
+    OutlierDetection(consecutive_gateway_failure=1, interval=0.5, base_ejection_time=1.0, max_ejection_percent=100),
+    OutlierDetection(
+        consecutive_5xx=2,
+        enforcing_consecutive_5xx=50,
+        interval=0.1,
+        base_ejection_time=0.5,
+        max_ejection_percent=50,
+        split_external_local_origin_errors=True,
+        consecutive_local_origin_failure=1,
+    ),
+]
+BREAKERS = [None, None, CircuitBreaker(max_requests=4, max_pending_requests=2, max_retries=1)]
+THROTTLING = [None, None, RetryThrottling(max_tokens=4, token_ratio=1)]
 ENDPOINTS = st.lists(
     st.builds(
         Endpoint, address=st.sampled_from(ADDRESSES), priority=st.sampled_from([0, 0, 1]), weight=st.integers(1, 3)
@@ -84,23 +121,55 @@ class ClusterMachine(RuleBasedStateMachine):
         late=st.booleans(),
         ready=st.sampled_from(["", "a", "ab", "abc", "abcd"]),
         seed=st.integers(0, 2**32),
+        outliers=st.sampled_from(OUTLIERS),
+        breaker=st.sampled_from(BREAKERS),
+        throttling=st.sampled_from(THROTTLING),
+        factor=st.sampled_from([None, None, 1.0, 1.4]),
+        threshold=st.sampled_from([0, 50, 100]),
     )
-    def open(self, balancer: Any, least: int, late: bool, ready: str, seed: int) -> None:
-        budget = RetryBudget(budget_percent=50.0, min_retry_concurrency=least)
-        self.channel = Channel(balancer, budget=budget, seed=seed, defer=True)
+    def open(
+        self,
+        balancer: Any,
+        least: int,
+        late: bool,
+        ready: str,
+        seed: int,
+        outliers: OutlierDetection | None,
+        breaker: CircuitBreaker | None,
+        throttling: RetryThrottling | None,
+        factor: float | None,
+        threshold: float,
+    ) -> None:
+        self.priorities = Priorities(
+            balancer=balancer, overprovisioning_factor=factor, healthy_panic_threshold=threshold
+        )
+        self.breaker = breaker or CircuitBreaker(max_requests=1000)
+        self.channel = Channel(
+            self.priorities,
+            budget=RetryBudget(budget_percent=50.0, min_retry_concurrency=least),
+            outlier_detection=outliers,
+            circuit_breaker=breaker,
+            throttling=throttling,
+            seed=seed,
+            defer=True,
+        )
         self.cluster = self.channel.cluster
         self.now = 0.0
         self.calls: list[Call] = []
         self.flying: dict[tuple[int, int], StartAttempt] = {}
         self.finishes: Counter[Call] = Counter()
         self.hosts: list[Host] = []
+        self.dials: dict[Host, tuple[int, object]] = {}
+        """How often a host was dialled anew, and the connection it had when that was seen."""
+        self.connected: set[object] = set()
+        """Links that were ready at some time."""
         self.late = late
         self.picks_always = not isinstance(balancer, Full)
         if ready:
             self.channel.resolve(*ready, now=0.0)
             self.channel.perform(now=0.0)
-            for address in ready:
-                self.channel.put(address, READY, now=0.0)
+            for which in range(len(ready)):
+                self.connect(which, seen=True)
             self.channel.perform(now=0.0)
 
     # The resolver and the connections.
@@ -120,7 +189,11 @@ class ClusterMachine(RuleBasedStateMachine):
     def change(self, which: int, state: int, seen: bool) -> None:
         if self.channel.links:
             address = sorted(self.channel.links)[which % len(self.channel.links)]
-            self.channel.put(address, state, now=self.now, seen=seen)
+            link = self.channel.links[address]
+            # One that was given up has nothing to say any more.
+            self.channel.put(address, state, now=self.now, seen=seen and link.host.subchannel is link)
+            if state == READY:
+                self.connected.add(link)
             self.be_prompt()
 
     @rule(which=st.integers(0, 3), seen=st.booleans())
@@ -164,9 +237,57 @@ class ClusterMachine(RuleBasedStateMachine):
         for call in self.waiting():
             # Nobody waits for what is already there.
             self.perform(call, call.on_endpoints(now=self.now))
-            assert call.state is not State.FLYING, f"{call.tried} was there, and nobody woke the call"
-        if self.cluster.ready and self.picks_always and len({h.endpoint.priority for h in self.cluster.hosts}) == 1:
+            # Of several tiers a balancer may have found a full one, and now draws another.
+            alike = self.picks_always or len({host.endpoint.priority for host in self.cluster.hosts}) == 1
+            assert call.state is not State.FLYING or not alike, f"{call.tried} was there, and nobody woke the call"
+        if not self.cluster.closed:
+            self.nobody_waits_in_vain()
+            self.panic_is_where_ejected_hosts_are_used()
+
+    def nobody_waits_in_vain(self) -> None:
+        """A host that may be used ends every wait, and where none can come up only who insists waits on."""
+        cluster, last_resort = self.cluster, self.priorities.healthy_panic_threshold > 0
+        used = [host for host in cluster.hosts if host.ejection is None or last_resort]
+        # At the start, a better priority that has not failed yet is worth the wait.
+        started = cluster._previous is not None or len({host.endpoint.priority for host in cluster.hosts}) == 1
+        if self.picks_always and started and any(host.state == READY for host in used):
             assert not self.waiting()
+        if cluster.resolved and all(host.state == TRANSIENT_FAILURE for host in used):
+            assert all(call.wait_for_ready for call in self.waiting())
+
+    def panic_is_where_ejected_hosts_are_used(self) -> None:
+        """Reported exactly then, and nobody else's ejected hosts are picked."""
+        cluster, priorities = self.cluster, self.priorities
+        ranks = sorted({host.endpoint.priority for host in cluster.hosts})
+        counts, out = [], []
+        for rank in ranks:
+            tier = [host for host in cluster.hosts if host.endpoint.priority == rank]
+            here = [host for host in tier if host.state == READY]
+            healthy = [host for host in here if host.ejection is None]
+            # Those that are about to connect count as well, once there is one to send to.
+            sound = [host for host in tier if host.ejection is None and (host in healthy or not host.failing)]
+            counts.append((len(sound) if healthy else 0, len(tier)) if here else (0, 0))
+            out.append(len(here) > len(healthy))
+        shares = loads(counts, factor=priorities.overprovisioning_factor, threshold=priorities.healthy_panic_threshold)
+        panic = [
+            rank for rank, load, some in zip(ranks, shares, out, strict=True) if load.percent and load.panic and some
+        ]
+        if cluster._rotation is not None:
+            assert list(cluster.panic) == panic
+        else:
+            assert cluster.panic == ()
+        told = self.channel.ear.heard(PanicChanged)
+        assert (told[-1].priorities if told else ()) == cluster.panic
+        picked = set()
+        for _ in range(8):
+            host = cluster.pick(self.channel.call(), now=self.now, wait=False)
+            if isinstance(host, Host):
+                host.in_flight -= 1
+                cluster.in_flight -= 1
+                assert host.ejection is None or host.endpoint.priority in cluster.panic
+                picked.add(host)
+        if cluster.panic and len(ranks) == 1 and type(priorities.balancer) is RoundRobin and not self.breaks:
+            assert any(host.ejection is not None for host in picked)
 
     # The calls.
 
@@ -208,6 +329,16 @@ class ClusterMachine(RuleBasedStateMachine):
             call = self.calls[number]
             self.perform(call, call.on_commit(n, "message", now=self.now))
 
+    @rule(which=st.integers(0, 15), received=SELDOM)
+    def read(self, which: int, received: bool) -> None:
+        if self.flying:
+            number, n = sorted(self.flying)[which % len(self.flying)]
+            if received:
+                self.perform(self.calls[number], self.calls[number].on_commit(n, "message", now=self.now))
+                self.calls[number].on_message(n)
+            else:
+                self.calls[number].on_reading(n, now=self.now)
+
     @rule(which=st.integers(0, 7), really=SELDOM)
     def cancel(self, which: int, really: bool) -> None:
         if really and self.calls:
@@ -238,6 +369,10 @@ class ClusterMachine(RuleBasedStateMachine):
             if isinstance(command, StartAttempt):
                 assert not self.finishes[call]
                 assert command.host.subchannel is not None
+                if command.host.ejection is not None:
+                    assert self.cluster.panic
+                    assert self.cluster._rotation is not None
+                    assert command.host in self.cluster._rotation._forced
                 self.flying[number, command.n] = command
                 if command.host not in self.hosts:
                     self.hosts.append(command.host)
@@ -260,6 +395,29 @@ class ClusterMachine(RuleBasedStateMachine):
         self.finished_once()
         self.no_link_is_closed_twice_or_in_use()
         self.who_waits_is_registered_or_woken()
+        self.the_breaker_holds()
+        self.dialled_anew_once_a_loss()
+
+    @property
+    def breaks(self) -> bool:
+        """Whether another attempt would be refused."""
+        return self.cluster.in_flight >= self.breaker.max_requests
+
+    def the_breaker_holds(self) -> None:
+        assert self.cluster.in_flight <= self.breaker.max_requests
+        assert self.cluster.waiting <= self.breaker.max_pending_requests
+        assert self.breaker.max_retries is None or self.cluster.budget.held <= self.breaker.max_retries
+
+    def dialled_anew_once_a_loss(self) -> None:
+        """With nothing in flight, and after it had been connected."""
+        for host in self.cluster.hosts:
+            dials, link = self.dials.get(host, (0, None))
+            if host.dials != dials:
+                assert host.dials == dials + 1
+                assert host.in_flight == 0
+                assert link in self.connected
+            if host.dials != dials or host.subchannel is not None:
+                self.dials[host] = (host.dials, host.subchannel)
 
     def in_flight_is_what_has_no_outcome(self) -> None:
         by_host = Counter(attempt.host for attempt in self.flying.values())
@@ -343,6 +501,7 @@ MOVES: Moves = {
         ),
     ),
     "lose_host": (2, lambda rng: (rng.randrange(16),)),
+    "read": (1, lambda rng: (rng.randrange(16), rng.random() < 0.1)),
     "commit": (1, lambda rng: (rng.randrange(16), True)),
     "cancel": (1, lambda rng: (rng.randrange(8), True)),
     "settle": (2, lambda _: ()),
@@ -361,9 +520,14 @@ def test_long_stories(rng: Random) -> None:
             late=rng.random() < 0.5,
             ready=rng.choice(["", "ab", "abc"]),
             seed=rng.getrandbits(32),
+            outliers=rng.choice(OUTLIERS),
+            breaker=rng.choice(BREAKERS),
+            throttling=rng.choice(THROTTLING),
+            factor=rng.choice([None, None, 1.0, 1.4]),
+            threshold=rng.choice([0, 50, 100]),
         )
         walk(machine, MOVES, steps=200, rng=rng)
 
 
-ClusterMachine.TestCase.settings = settings(max_examples=200, stateful_step_count=50)
+ClusterMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=40)
 TestCluster = ClusterMachine.TestCase

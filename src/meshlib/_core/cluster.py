@@ -350,11 +350,11 @@ class Cluster:
             self.closed = True
             self._rotation = self._previous = None
             self.connectivity = SHUTDOWN
-            hosts = self.hosts.clear()
+            closing = self.hosts.clear()
             self._seen = self.hosts.version
             calls = self._waiting.take_all()
         self._publish()
-        return (*((Wake(calls),) if calls else ()), *map(Close, hosts), StateChanged(SHUTDOWN))
+        return (*((Wake(calls),) if calls else ()), *closing, StateChanged(SHUTDOWN))
 
     # What is known.
 

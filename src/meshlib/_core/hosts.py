@@ -178,8 +178,8 @@ class Hosts:
         ended = [key for key, host in self._leaving.items() if host.in_flight == 0] if self._leaving else []
         return [host for key in ended if (host := self._leaving.pop(key)).subchannel is not None]
 
-    def clear(self) -> list[Host]:
-        """The channel closes: all are gone. Returns those that are to be closed."""
+    def clear(self) -> list[Close]:
+        """The channel closes: all are gone. Returns how their connections end, the given up ones among them."""
         hosts = [*self._named.values(), *self._leaving.values()]
         for host in hosts:
             host.removed = True
@@ -188,7 +188,9 @@ class Hosts:
         self.seats = ()
         self.ready = 0
         self.version += 1
-        return [host for host in hosts if host.subchannel is not None]
+        given_up = [command for command in self.redialling if isinstance(command, Close)]
+        self.redialling.clear()
+        return [*given_up, *(Close(host) for host in hosts if host.subchannel is not None)]
 
     # Questions.
 

@@ -45,7 +45,8 @@ def loads(counts: Sequence[tuple[int, int]], *, factor: float | None, threshold:
         factor: overprovisioning; None: strict.
         threshold: percent of healthy hosts below which a tier panics; 0: never.
     """
-    low = [100 * healthy < threshold * total for healthy, total in counts]
+    # An empty tier panics, too (Envoy): else it would keep the others from the rule for when all of them do.
+    low = [100 * healthy < threshold * max(total, 1) for healthy, total in counts]
     if factor is None:
         return _strict(counts, low)
     health = [min(100, round(factor * 100) * healthy // total) if total else 0 for healthy, total in counts]

@@ -169,7 +169,9 @@ class Outliers:
         found: list[Outlier] = []
         enough = {h: 100.0 * (n - bad) / n for h, (n, bad) in rates.items() if n >= policy.success_rate_request_volume}
         if len(enough) >= policy.success_rate_minimum_hosts:
-            mean = sum(enough.values()) / len(enough)
+            # Counted from one of them: of hosts that do all alike, rounding sets none apart.
+            first = next(iter(enough.values()))
+            mean = first + sum(rate - first for rate in enough.values()) / len(enough)
             deviation = math.sqrt(sum((rate - mean) ** 2 for rate in enough.values()) / len(enough))
             threshold = mean - deviation * policy.success_rate_stdev_factor / 1000
             for host, rate in enough.items():
