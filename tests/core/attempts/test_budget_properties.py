@@ -135,13 +135,18 @@ class BudgetMachine(RuleBasedStateMachine):
             if not due or call.plan.hedging is not None:
                 continue
             if rested and number in self.unplaced:
+                if call.state is State.BACKOFF:
+                    assert not lost  # what grpc calls lost has time to show it
+                    continue
                 self.unplaced.discard(number)
-                # Beyond the budget only what a host took with it is tried again.
+                # Beyond the budget only what a host took with it is tried again, and counts like any other.
                 if not lost:
                     assert call.verdict == OVER_BUDGET
                     assert self.finished[number] is call.attempts[-1].outcome
-                else:
-                    assert call.verdict != OVER_BUDGET
+                elif call.verdict == RETRIES_FULL:
+                    assert len(self.placed_ones) == self.most
+                elif call.state is not State.DONE:
+                    self.placed.add(number)
             elif streamed and any(isinstance(command, CancelAttempt) for command in commands):
                 self.tried(number)
         self.channel.step(now=self.now)
@@ -167,6 +172,7 @@ class BudgetMachine(RuleBasedStateMachine):
     def feed(self, number: int, step: Any) -> Commands:
         call = self.calls[number]
         held, room = self.cluster.budget.held, min(self.limit, self.most)
+        rested = call.state is State.BACKOFF
         denied = self.cluster.budget.refused
         commands: Commands = step(now=self.now)
         for command in commands:
@@ -174,7 +180,7 @@ class BudgetMachine(RuleBasedStateMachine):
                 self.flying[number, command.n] = command
                 if command.why == "hedge":
                     # A copy beside others takes a place of its own; one after a back-off brings it along.
-                    assert held < room or self.cluster.budget.held <= held
+                    assert held < room or self.cluster.budget.held <= held or rested
             elif isinstance(command, Finish):
                 self.finished[number] = command.outcome
         if call.state is State.DONE:

@@ -160,10 +160,12 @@ class Model:
         story.say(f"found {kind}", now)
         out = sum(self.story(each).ejected for each in hosts)
         within = Fraction(100 * (out + 1), len(hosts)) <= Fraction(policy.max_ejection_percent)
-        if not within and not (out == 0 and policy.always_eject_one_host):
+        if enforcing == 0:
+            self.spared += 1
+        elif not within and not (out == 0 and policy.always_eject_one_host):
             self.overflow += 1
             self.spared += 1
-        elif enforcing == 0 or (enforcing < 100 and self.dice.random() * 100 >= enforcing):
+        elif enforcing < 100 and self.dice.random() * 100 >= enforcing:
             self.spared += 1
         else:
             self.ejections += 1

@@ -147,7 +147,7 @@ class BreakerMachine(RuleBasedStateMachine):
         call = self.calls[number]
         refused, denied = self.breaker.refused, self.cluster.budget.refused
         flying, waiting = len(self.flying), self.cluster.waiting
-        was_waiting = call in self.cluster._waiting._waiting
+        was_waiting = call in self.cluster._waiting.calls
         others = self.holders(but=call)
         heard = len(self.ears[number].calls)
         commands: Commands = step(now=self.now)
@@ -172,12 +172,15 @@ class BreakerMachine(RuleBasedStateMachine):
             # Only what is full refuses.
             assert flying == self.policy.max_requests or waiting - was_waiting >= self.policy.max_pending_requests
             assert not starts
-            # That ends the call, and is told; a copy that is refused leaves the others to it.
-            assert call.plan.hedging is not None or any(isinstance(event, Broken) for event in events)
+            assert any(isinstance(event, Broken) for event in events)
         broken = [event for event in events if isinstance(event, Broken)]
         if broken:
             assert self.breaker.refused == refused + 1
-            self.was_refused(call, number, broken)
+            # It ends the call; but for a copy that is refused, which leaves it to the others.
+            if call.state is State.DONE:
+                self.was_refused(call, number, broken)
+            else:
+                assert call.plan.hedging is not None
         if call.plan.hedging is None and self.policy.max_retries is not None:
             if any(isinstance(event, Retrying) for event in events):
                 assert others < self.policy.max_retries
@@ -239,7 +242,8 @@ class BreakerMachine(RuleBasedStateMachine):
             self.end_one(key, CANCELLED)
         self.check()
         assert (self.cluster.in_flight, self.cluster.waiting, self.cluster.budget.held) == (0, 0, 0)
-        assert not self.cluster._waiting.anybody
+        assert not self.cluster._waiting.calls
+        assert not self.cluster._waiting.resting
 
 
 MOVES: Moves = {
