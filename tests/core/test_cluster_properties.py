@@ -229,12 +229,14 @@ class ClusterMachine(RuleBasedStateMachine):
         if self.cluster._watch.at < math.inf:
             # All connections are looked at: a sweep of outlier detection may come first and is none.
             self.now = max(self.now, self.cluster._watch.at)
+        asked = -1
         for _ in range(200):
             self.now = max(self.now, self.cluster.next_timer() or self.now)
             self.channel.step(now=self.now)
             self.channel.perform(now=self.now)
             self.serve()
-            if not self.channel.pending and not any(call.woken for call in self.waiting()):
+            attention, asked = asked, self.channel.asked_for_attention
+            if not self.channel.pending and not any(call.woken for call in self.waiting()) and attention == asked:
                 break
         else:
             raise AssertionError("the channel does not come to rest")
