@@ -95,6 +95,19 @@ def test_a_removed_host_that_comes_back_keeps_its_connection(calls: int) -> None
     assert set(shares(channel)) == {"a", "b"}
 
 
+def test_a_removed_host_that_comes_back_connected_has_not_failed() -> None:
+    """It connected anew while it was leaving: it counts as any connected host does, and is not dialled again."""
+    channel = Channel.of(*tiers(a=0, b=1))
+    flying = channel.call()
+    assert brief(flying.begin(now=0.0)) == ["start 1 a first"]
+    channel.put("a", TRANSIENT_FAILURE, now=1.0)
+    channel.resolve(*tiers(b=1), now=2.0)
+    channel.put("a", READY, now=3.0)
+    channel.resolve(*tiers(a=0, b=1), now=4.0)
+    assert shares(channel) == {"a": 60}
+    assert channel.cluster.ready == 2
+
+
 def test_a_change_of_weight_keeps_the_connection() -> None:
     """The picker is rebuilt with the new weights; the hosts stay what they are."""
     channel = Channel.of("a", "b")

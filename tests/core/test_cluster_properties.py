@@ -5,6 +5,7 @@ half of the worlds the control plane is as late as it likes: commands are perfor
 heeded when a rule says so.
 """
 
+import math
 from collections import Counter
 from random import Random
 from typing import Any
@@ -225,12 +226,17 @@ class ClusterMachine(RuleBasedStateMachine):
     @rule()
     def settle(self) -> None:
         """The control plane and the shells have done all there is to do at this moment."""
+        if self.cluster._watch.at < math.inf:
+            # All connections are looked at: a sweep of outlier detection may come first and is none.
+            self.now = max(self.now, self.cluster._watch.at)
+        asked = -1
         for _ in range(200):
             self.now = max(self.now, self.cluster.next_timer() or self.now)
             self.channel.step(now=self.now)
             self.channel.perform(now=self.now)
             self.serve()
-            if not self.channel.pending and not any(call.woken for call in self.waiting()):
+            attention, asked = asked, self.channel.asked_for_attention
+            if not self.channel.pending and not any(call.woken for call in self.waiting()) and attention == asked:
                 break
         else:
             raise AssertionError("the channel does not come to rest")
@@ -258,6 +264,8 @@ class ClusterMachine(RuleBasedStateMachine):
     def panic_is_where_ejected_hosts_are_used(self) -> None:
         """Reported exactly then, and nobody else's ejected hosts are picked."""
         cluster, priorities = self.cluster, self.priorities
+        if cluster.hosts.version != cluster._built:
+            return  # a call has just found a host gone
         ranks = sorted({host.endpoint.priority for host in cluster.hosts})
         counts, out = [], []
         for rank in ranks:

@@ -114,6 +114,8 @@ class Hosts:
         if before == READY:
             host.lost_at = now
             host.unasked = True
+        elif state == READY:
+            host.failing = False
         if host.removed:
             return
         self.ready += (state == READY) - (before == READY)
@@ -121,7 +123,6 @@ class Hosts:
             address = host.endpoint.address
             self._events.append(HostStateChanged(at=now, address=address, before=NAMES[before], after=NAMES[state]))
         if state == READY:
-            host.failing = False
             self.version += 1
         elif not host.failing and (before == READY or state == TRANSIENT_FAILURE):
             host.failing = True
