@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.e2e.sync_mesh import CONNECTS_ALONE
 
 ROLLING = Path(__file__).parents[2] / "benchmarks" / "rolling.py"
 CALLERS = 16
@@ -14,7 +13,6 @@ CALLS, RESTARTS = 1600, 2
 
 
 @pytest.mark.timeout(150)
-@pytest.mark.skipif(not CONNECTS_ALONE, reason="its servers are not connected in time: test_alone.py")
 @pytest.mark.parametrize("how", ["SIGTERM", "SIGKILL"])
 def test_no_call_fails_while_servers_are_restarted(how: str, seed: int, capsys: pytest.CaptureFixture[str]) -> None:
     """In both shells. Each restart can cost each caller, which has one call under way, an attempt inside the server and

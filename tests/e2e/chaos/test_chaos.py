@@ -31,7 +31,7 @@ from tests.e2e.chaos.calls import Record, wrong
 from tests.e2e.chaos.fleet import Fleet
 from tests.e2e.chaos.schedule import DNS, GOAWAY, NAMES, PROCESS, WIRE, Epoch, draw
 from tests.e2e.chaos.sync_callers import SyncCallers
-from tests.e2e.sync_mesh import CONNECTS_ALONE, until
+from tests.e2e.sync_mesh import until
 
 import meshlib
 
@@ -49,8 +49,6 @@ SHELLS: dict[str, Any] = {"sync": SyncCallers, "aio": AioCallers}
 @pytest.mark.parametrize("shell", SHELLS)
 def test_chaos(shell: str, seed: int, rng: Random, capsys: pytest.CaptureFixture[str]) -> None:
     """Epochs of faults; in every third everything may be gone at once."""
-    if shell == "sync" and not CONNECTS_ALONE:
-        pytest.skip("no server of this process polls, so the well host may be out of reach: test_alone.py")
     schedule = draw(rng, hosts=HOSTS, wired=WIRED, epochs=EPOCHS, seconds=SECONDS)
     retry = meshlib.RetryPolicy(
         max_attempts=HOSTS + 4,  # a lie names two more; and the machine may keep a well host from answering in time
