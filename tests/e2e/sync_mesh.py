@@ -1,3 +1,40 @@
 """What the tests of the sync shell share: a channel to given servers, and ways to wait for other threads."""
 
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import meshlib
+from meshlib.testing import Server
+
 WAIT = 10.0  # seconds that anything may take before a test fails
+
+
+@contextmanager
+def mesh(*some: Server, **options: Any) -> Iterator[meshlib.Channel]:
+    """A channel to the servers, in their order."""
+    with meshlib.channel("static:///" + ",".join(server.address for server in some), **options) as channel:
+        yield channel
+
+
+def idle(channel: Any) -> bool:
+    """Whether no attempt is under way, counted in either way."""
+    runtime = channel._plain.lease.present
+    return runtime is None or (runtime.cluster.in_flight == 0 and runtime.aside == 0)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Waits for what other threads do."""
+    end = time.monotonic() + WAIT
+    pause = threading.Event()
+    while not condition():
+        assert time.monotonic() < end, "it did not come true"
+        pause.wait(0.001)
+
+
+def reported(call: Any) -> bool:
+    """Whether the first attempt of a call has ended."""
+    attempts = call.mesh.attempts
+    return attempts != () and attempts[0].seconds is not None
