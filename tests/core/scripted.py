@@ -39,6 +39,7 @@ from meshlib._core.events import (
     Waiting,
 )
 from meshlib._core.health.policy import OutlierDetection
+from meshlib._core.hedged import machine
 from meshlib._core.host import Host
 from meshlib._core.limits.breaker import Breaker
 from meshlib._core.limits.policy import CircuitBreaker
@@ -114,6 +115,7 @@ class ScriptedCluster:
         self.ready = ready
         self.rng = Draws(fraction)
         self.throttle = None if throttling is None else Throttle(throttling)
+        self.retries = self
         self.breaker = Breaker(CircuitBreaker(max_retries=max_retries))
         self.panic: tuple[int, ...] = ()
         self.ejects: dict[Host, str] = {}
@@ -155,7 +157,7 @@ class ScriptedCluster:
             self.throttle.failed()
         return not self.throttle.allows
 
-    def acquire_retry(self, resting: Call | None = None) -> bool | None:
+    def acquire(self, resting: Call | None = None) -> bool | None:
         if self.held >= self.breaker.max_retries:
             return None
         if resting is not None:
@@ -165,17 +167,17 @@ class ScriptedCluster:
         self.held += 1
         return True
 
-    def force_retry(self) -> bool:
+    def force(self) -> bool:
         if self.held >= self.breaker.max_retries:
             return False
         self.held += 1
         return True
 
-    def release_retry(self) -> None:
+    def release(self) -> None:
         self.held -= 1
         assert self.held >= 0
 
-    def refuse_retry(self) -> None:
+    def refuse(self) -> None:
         self.refusals += 1
 
     def lost(self, host: Host, *, since: float, now: float) -> bool:
@@ -346,7 +348,7 @@ class Channel:
 
     def call(self, policy: RetryPolicy | HedgingPolicy | None = None, **more: Any) -> Call:
         """A call on this channel that has not begun."""
-        return Call(self.cluster, plan(policy), METHOD, **more)
+        return machine(plan(policy))(self.cluster, plan(policy), METHOD, **more)
 
     def host(self, address: str) -> Host:
         """The host at an address."""

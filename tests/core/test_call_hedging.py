@@ -5,6 +5,7 @@ from tests.core.scripted import CANCELLED, METHOD, REFUSED, UNAVAILABLE, Scripte
 
 from meshlib._core.call import Call, State
 from meshlib._core.cluster import CLOSED
+from meshlib._core.hedged import machine
 from meshlib._core.policy import HedgingPolicy
 from meshlib._core.status import OK, Outcome, local
 
@@ -15,7 +16,7 @@ FATAL = Outcome("INVALID_ARGUMENT")
 
 def begun(cluster: ScriptedCluster, policy: HedgingPolicy = HEDGE, **more: object) -> Call:
     """A hedged call whose first copy has been sent at 0."""
-    call = Call(cluster, plan(policy), METHOD, **more)  # type: ignore[arg-type]
+    call = machine(plan(policy))(cluster, plan(policy), METHOD, **more)  # type: ignore[arg-type]
     assert brief(call.begin(now=0.0)) == ["start 1 a first"]
     return call
 

@@ -22,11 +22,12 @@ from tests.core.scripted import (
     walk,
 )
 
-from meshlib._core.call import Call, Commands, State
+from meshlib._core.call import Commands, State
 from meshlib._core.cluster import CLOSED
 from meshlib._core.commands import CancelAttempt, StartAttempt
 from meshlib._core.events import AttemptStarted, Ejected
 from meshlib._core.explanation import RETRIES_FULL, THROTTLED
+from meshlib._core.hedged import machine
 from meshlib._core.policy import HedgingPolicy, RetryPolicy, RetryThrottling
 from meshlib._core.status import Outcome, local
 
@@ -96,7 +97,7 @@ class CallMachine(RuleBasedStateMachine):
         self.cluster = ScriptedCluster(HOSTS["a"], places=places, throttling=throttling, max_retries=max_retries)
         self.cluster.rng = Random(seed)  # type: ignore[assignment]
         self.ear = Ear()
-        self.call = Call(
+        self.call = machine(plan(policy))(
             self.cluster,  # type: ignore[arg-type]
             plan(policy),
             METHOD,

@@ -5,6 +5,7 @@ from tests.core.scripted import CANCELLED, METHOD, REFUSED, UNAVAILABLE, Ear, Sc
 
 from meshlib._core.call import Call
 from meshlib._core.events import AttemptEnded, AttemptStarted, Broken, CallEvent, Ejected, NotRetried, Retrying, Waiting
+from meshlib._core.hedged import machine
 from meshlib._core.policy import HedgingPolicy, RetryPolicy
 from meshlib._core.stages import STAGES, figure
 from meshlib._core.status import OK
@@ -96,7 +97,7 @@ def test_a_trace_is_a_path_through_the_table(
 ) -> None:
     """Attempts go down the table in its order; what follows a failure begins above it."""
     ear = Ear()
-    call = Call(ScriptedCluster(None, A, B), plan(policy), METHOD, streaming=True, observer=ear)  # type: ignore[arg-type]
+    call = machine(plan(policy))(ScriptedCluster(None, A, B), plan(policy), METHOD, streaming=True, observer=ear)  # type: ignore[arg-type]
     call.begin(now=0.0)
     call.on_endpoints(now=0.0)
     story(call)  # type: ignore[operator]

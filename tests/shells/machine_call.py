@@ -12,6 +12,7 @@ from meshlib._adapt import outcomes
 from meshlib._core.attempts.replay import Replay
 from meshlib._core.call import Call, State
 from meshlib._core.commands import CancelAttempt, Finish, StartAttempt
+from meshlib._core.hedged import machine
 from meshlib._core.policy import RetryPolicy
 from meshlib._core.status import OK, Outcome, local
 from meshlib._core.view import CallMesh
@@ -47,7 +48,7 @@ class Calling:
         timeout = caller.timeout
         if timeout is None:
             timeout = plan.stream_timeout if streaming else plan.timeout
-        self.call = Call(
+        self.call = machine(plan)(
             world.cluster,
             plan,
             caller.method,

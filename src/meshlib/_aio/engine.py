@@ -23,6 +23,7 @@ from meshlib._aio.waiting import News
 from meshlib._control.methods import Method
 from meshlib._core.call import Call
 from meshlib._core.commands import CallCommand, CancelAttempt, StartAttempt
+from meshlib._core.hedged import machine
 from meshlib._core.policy import Plan
 from meshlib._core.status import OK, Outcome, local
 from meshlib._core.view import CallMesh
@@ -78,7 +79,7 @@ class Engine:
         self.method = method
         if timeout is None:
             timeout = plan.stream_timeout if streaming else plan.timeout
-        self.call = call = Call(
+        self.call = call = machine(plan)(
             runtime.cluster,
             plan,
             method.name,

@@ -9,10 +9,9 @@ alone frees its place at the host. One thread at a time feeds a call.
 import math
 from collections.abc import Callable, Sequence
 from enum import Enum
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING
 
 from meshlib._core.attempts.budget import LOSS_PATIENCE, LOSS_SHOWS
-from meshlib._core.attempts.hedge import Hedges
 from meshlib._core.attempts.retry import Retries
 from meshlib._core.commands import ANSWERED, NOTHING, CancelAttempt, Commands, Finish, StartAttempt
 from meshlib._core.events import (
@@ -27,7 +26,7 @@ from meshlib._core.events import (
 )
 from meshlib._core.explanation import COMMITTED, OVER_BUDGET, RETRIES_FULL, THROTTLED, deadline_exceeded, explanation
 from meshlib._core.host import Host
-from meshlib._core.policy import Plan, RetryPolicy
+from meshlib._core.policy import Plan
 from meshlib._core.status import OK, Outcome
 
 if TYPE_CHECKING:
@@ -49,9 +48,10 @@ class State(Enum):
 NEW, WAITING, FLYING, BACKOFF, DONE = State  # as globals: on 3.11 a member costs 50 ns to look up
 
 
-@final
 class Call:
-    """One call. It is also what a picker is told of it (``PickInfo``): nothing is allocated for a pick.
+    """One call, with retries or without; :class:`~meshlib._core.hedged.HedgedCall` is the one with hedges.
+
+    It is also what a picker is told of the call (``PickInfo``): nothing is allocated for a pick.
 
     Args:
         cluster: the service it is for.
@@ -89,7 +89,6 @@ class Call:
     _resume_at: float = math.inf
     _commitment: str = ""
     _retries: Retries | None = None
-    _hedges: Hedges | None = None
 
     def __init__(
         self,
@@ -146,8 +145,6 @@ class Call:
         if not self.committed or self._commitment == "buffer":
             self._commitment = why
         self.committed = n
-        if self._hedges is not None:
-            self._hedges.stop(COMMITTED[why])
         return self._drop(but=attempt)
 
     def on_reading(self, n: int, *, now: float) -> None:
@@ -181,8 +178,8 @@ class Call:
         if attempt.dropped:
             return NOTHING
         self._flying -= 1
-        if self.cluster.throttle is not None and outcome.code == "OK":
-            self.cluster.throttled(ok=True)
+        if self.cluster.retries.throttle is not None and outcome.code == "OK":
+            self.cluster.retries.throttled(ok=True)
         if outcome is OK and n == 1 and not self._flying:
             self.state = DONE
             return ANSWERED
@@ -200,8 +197,6 @@ class Call:
             return self._resume(self._failure, now)
         if self.state is WAITING:
             return self._expire(now)
-        if self._hedges is not None:
-            return self._hedge(self._hedges, now)
         return self._give_up(self.attempts[-1], now)
 
     def on_cancel(self, outcome: Outcome, *, now: float) -> Commands:
@@ -225,8 +220,6 @@ class Call:
             return self.deadline
         if self.state is not FLYING:
             return None
-        if self._hedges is not None:
-            return None if self._hedges.due == math.inf else self._hedges.due
         retry = self.plan.retry
         if not self.streaming or retry is None or self.plan.attempt_limit is None:
             return None
@@ -273,10 +266,6 @@ class Call:
         self._flying += 1
         if count and self._failure is not None:
             attempt.holds, self._failure.holds = self._failure.holds, False
-        if plan.hedging is not None and why != "refused":
-            if self._hedges is None:
-                self._hedges = Hedges(plan.hedging)
-            self._hedges.sent(now=now)
         if self.cluster.panic:
             attempt.panic = host.endpoint.priority in self.cluster.panic
         if self.observer is not None:
@@ -296,11 +285,7 @@ class Call:
         self._free(attempt)
         if self.committed:
             return self._final(attempt, COMMITTED[self._commitment], now)
-        if self._hedges is not None:
-            return self._hedge_failed(self._hedges, attempt, outcome, now)
-        if self.plan.retry is not None:
-            return self._retry(self.plan.retry, attempt, outcome, now)
-        return self._final(attempt, "retries are off", now)
+        return self._again(attempt, outcome, now)
 
     def _repick(self, attempt: StartAttempt, now: float) -> Commands | None:
         """A refused attempt is sent again at once (gRFC A6 transparent retry): at most once per host, and only while a
@@ -317,24 +302,28 @@ class Call:
         self._refused += 1
         return (self._send(host, "refused", now),)
 
-    def _retry(self, policy: RetryPolicy, attempt: StartAttempt, outcome: Outcome, now: float) -> Commands:
+    def _again(self, attempt: StartAttempt, outcome: Outcome, now: float) -> Commands:
+        """What the policy of the method makes of a failure."""
+        policy = self.plan.retry
+        if policy is None:
+            return self._final(attempt, "retries are off", now)
         if self._retries is None:
             self._retries = Retries(policy, self.cluster.rng, self.cluster.note)
         count = len(self.attempts) - self._refused
         decision = self._retries.decide(attempt, outcome, count=count, elapsed=now - self.begun, now=now)
-        held_back = self._retries.throttling and self.cluster.throttled(ok=False)
+        held_back = self._retries.throttling and self.cluster.retries.throttled(ok=False)
         if isinstance(decision, str):
             return self._final(attempt, decision, now)
         if held_back:
-            self.cluster.refuse_retry()
+            self.cluster.retries.refuse()
             return self._final(attempt, THROTTLED, now)
         return self._back_off(attempt, decision, "retry", now)
 
     def _back_off(self, attempt: StartAttempt, delay: float, why: str, now: float) -> Commands:
         """Another attempt follows after ``delay``, its place in the budget held meanwhile."""
-        place = self.cluster.acquire_retry(self)
+        place = self.cluster.retries.acquire(self)
         if place is None:
-            self.cluster.refuse_retry()
+            self.cluster.retries.refuse()
             return self._final(attempt, RETRIES_FULL, now)
         attempt.holds = place
         if not place:
@@ -358,12 +347,10 @@ class Call:
             if not lost and self._may_yet_be_lost(attempt, now):
                 self._resume_at = now + LOSS_SHOWS
                 return NOTHING
-            if not lost or not self.cluster.force_retry():
-                self.cluster.refuse_retry()
+            if not lost or not self.cluster.retries.force():
+                self.cluster.retries.refuse()
                 return self._final(attempt, RETRIES_FULL if lost else OVER_BUDGET, now)
             attempt.holds = True
-        if self._hedges is not None:
-            self._hedges.take()
         return self._start(self._why, now)
 
     def _may_yet_be_lost(self, attempt: StartAttempt, now: float) -> bool:
@@ -387,45 +374,6 @@ class Call:
         attempt.dropped = True
         self._flying -= 1
         return (CancelAttempt(attempt.n), *self._failed(attempt, attempt.outcome, now))
-
-    # Hedging.
-
-    def _hedge(self, hedges: Hedges, now: float) -> Commands:
-        """Sends the next copy beside those in flight; without a host or budget for it there will be no more."""
-        if self.deadline is not None and now >= self.deadline:
-            hedges.stop("the deadline passed")
-            return NOTHING
-        throttle = self.cluster.throttle
-        if throttle is not None and not throttle.allows:
-            self.cluster.refuse_retry()
-            hedges.stop(THROTTLED)
-            return NOTHING
-        place = self.cluster.acquire_retry()
-        if not place:
-            self.cluster.refuse_retry()
-            hedges.stop(RETRIES_FULL if place is None else OVER_BUDGET)
-            return NOTHING
-        host = self.cluster.pick(self, now=now, wait=False)
-        if type(host) is Host:
-            hedges.take()
-            copy = self._send(host, "hedge", now)
-            copy.holds = True
-            return (copy,)
-        self.cluster.release_retry()
-        if isinstance(host, Outcome):
-            self._broken(host, now)
-        hedges.stop(host.details if isinstance(host, Outcome) else "there was no host for a further copy")
-        return NOTHING
-
-    def _hedge_failed(self, hedges: Hedges, attempt: StartAttempt, outcome: Outcome, now: float) -> Commands:
-        if not hedges.failed(outcome, now=now):
-            return self._final(attempt, f"{outcome.code} is fatal to a hedged call", now)
-        self.cluster.throttled(ok=False)
-        if self._flying:
-            return self._hedge(hedges, now) if now >= hedges.due else NOTHING
-        if hedges.due == math.inf:
-            return self._final(attempt, hedges.why, now)
-        return self._back_off(attempt, hedges.due - now, "hedge", now)
 
     # The end.
 
@@ -477,7 +425,7 @@ class Call:
         """Gives its place in the retry budget back, if it holds one."""
         if attempt.holds:
             attempt.holds = False
-            self.cluster.release_retry()
+            self.cluster.retries.release()
 
     def explain(self, outcome: Outcome) -> str:
         """What the mesh did for a call that failed after several attempts, as the details of its error."""

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from random import Random
 from typing import TYPE_CHECKING, Any, Final, final
 
+from meshlib._core.attempts.admission import Admission
 from meshlib._core.attempts.budget import Budget
 from meshlib._core.attempts.policy import RetryBudget, RetryThrottling
 from meshlib._core.attempts.throttle import Throttle
@@ -88,7 +89,6 @@ class Cluster:
         """Whether the resolver has answered, well or not."""
         self.breaker = Breaker(circuit_breaker)
         self.budget = Budget(budget, self.breaker.max_retries)
-        self.throttle = None if throttling is None else Throttle(throttling)
         self.outliers = None if outlier_detection is None else Outliers(outlier_detection, rng)
         self.panic: tuple[int, ...] = ()
         """Priorities whose ejected hosts are used as well."""
@@ -110,8 +110,9 @@ class Cluster:
         """Version of the hosts that the rotation is for."""
         self._seen = 0
         """Version of the hosts that the control plane has been told of."""
-        self._waiting = Waiting()
-        self._turn = 0
+        self._waiting = waiting = Waiting()
+        throttle = None if throttling is None else Throttle(throttling)
+        self.retries = Admission(lock, self.budget, throttle, waiting, lambda: self.in_flight + len(waiting.calls))
         self._watch = Watch()
         self._stale_at = math.inf
 
@@ -190,43 +191,6 @@ class Cluster:
         """``call`` waits no more, neither for a host nor for its next attempt."""
         with self._lock:
             self._waiting.forget(call)
-
-    def acquire_retry(self, resting: "Call | None" = None) -> bool | None:
-        """A place in the retry budget, if there is one; None: the circuit breaker allows no more. But for that the
-        closing channel wakes ``resting``, a call that backs off now."""
-        with self._lock:
-            if self.budget.full:
-                return None
-            if resting is not None:
-                self._waiting.rest(resting)
-            return self.budget.acquire(self.in_flight + self.waiting + 1)
-
-    def force_retry(self) -> bool:
-        """A place beyond the retry budget, for a call that its host took with it; the circuit breaker's limit holds."""
-        with self._lock:
-            return self.budget.force()
-
-    def release_retry(self) -> None:
-        """The place is free again."""
-        with self._lock:
-            self.budget.release()
-
-    def refuse_retry(self) -> None:
-        """A retry was not made, for want of a place or of tokens."""
-        with self._lock:
-            self.budget.refused += 1
-
-    def throttled(self, *, ok: bool) -> bool:
-        """An attempt of a call that may be tried again ended, well or not. Whether retries are held back."""
-        throttle = self.throttle
-        if throttle is None:
-            return False
-        with self._lock:
-            if ok:
-                throttle.succeeded()
-            else:
-                throttle.failed()
-            return not throttle.allows
 
     def lost(self, host: Host, *, since: float, now: float) -> bool:
         """Whether ``host`` has left, or has been without its connection at any time since then."""
@@ -394,12 +358,7 @@ class Cluster:
             return CLOSED
         if not self.resolved or self._reachable() or (wait and self.hosts.redialled()) or call.wait_for_ready:
             return None
-        failing = self.hosts.failing()
-        if not failing:
-            return local("UNAVAILABLE", self.situation())
-        self._turn += 1
-        order = [failing[(self._turn + step) % len(failing)] for step in range(len(failing))]
-        return next((host for host in order if host not in call.tried), order[0])
+        return self.hosts.failing(call.tried) or local("UNAVAILABLE", self.situation())
 
     def _reachable(self) -> bool:
         return self.hosts.reachable(ejected=self._priorities.healthy_panic_threshold > 0)

@@ -6,7 +6,7 @@ comes back with its connection.
 """
 
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import final
 
 from meshlib._core.balancing.priorities import Priorities, Tier, divided
@@ -32,12 +32,13 @@ class Hosts:
         events: takes what happened; None: nobody listens.
     """
 
-    __slots__ = ("_events", "_leaving", "_named", "lost", "ready", "redialling", "seats", "version")
+    __slots__ = ("_events", "_leaving", "_named", "_turn", "lost", "ready", "redialling", "seats", "version")
 
     def __init__(self, events: deque[ChannelEvent] | None = None) -> None:
         self._events = events
         self._named: dict[Key, Host] = {}
         self._leaving: dict[Key, Host] = {}
+        self._turn = 0
         self.ready = 0
         """How many are connected."""
         self.seats: tuple[Host, ...] = ()
@@ -220,11 +221,15 @@ class Hosts:
             return True
         return any(host.state != TRANSIENT_FAILURE and (ejected or host.ejection is None) for host in self)
 
-    def failing(self) -> list[Host]:
-        """Those of the first priority to which a call can be sent though none is ready, to learn the true reason."""
+    def failing(self, tried: Sequence[Host]) -> Host | None:
+        """Where a call can be sent though nobody is ready, to learn the true reason: a host of the first priority, each
+        in turn, and another than those ``tried`` where there is one."""
         seats = [host for host in self.seats if host.ejection is None]
         best = min((host.endpoint.priority for host in seats), default=0)
-        return [host for host in seats if host.endpoint.priority == best]
+        alike = [host for host in seats if host.endpoint.priority == best]
+        self._turn += 1
+        order = [alike[(self._turn + step) % len(alike)] for step in range(len(alike))]
+        return next((host for host in order if host not in tried), order[0] if order else None)
 
     def describe(self) -> str:
         """The first few and how they are, for messages."""

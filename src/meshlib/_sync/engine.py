@@ -22,9 +22,10 @@ from meshlib._adapt import outcomes
 from meshlib._adapt.grpcio import let_go
 from meshlib._adapt.metadata import Metadata, for_attempt, valid
 from meshlib._control.methods import Method
-from meshlib._core.call import Call, Commands
+from meshlib._core.call import Commands
 from meshlib._core.cluster import CLOSED
 from meshlib._core.commands import CancelAttempt, Finish, StartAttempt
+from meshlib._core.hedged import machine
 from meshlib._core.policy import Plan
 from meshlib._core.status import OK, Outcome, local
 from meshlib._sync import control
@@ -118,7 +119,7 @@ class Engine:
             timeout = plan.stream_timeout if streaming else plan.timeout
         runtime = lease.runtime()
         started = runtime.now()
-        self.call = Call(
+        self.call = machine(plan)(
             runtime.cluster,
             plan,
             method.name,

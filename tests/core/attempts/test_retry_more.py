@@ -11,6 +11,7 @@ from meshlib._core.balancing.contracts import Host, Picker, PickInfo
 from meshlib._core.call import Call
 from meshlib._core.commands import StartAttempt
 from meshlib._core.errors import ConfigError
+from meshlib._core.hedged import HedgedCall
 from meshlib._core.status import OK, Outcome
 
 A, B = host("a"), host("b")
@@ -191,7 +192,7 @@ def test_hedging_throttled_by_tokens() -> None:
     cluster = ScriptedCluster(A, throttling=RetryThrottling(max_tokens=2, token_ratio=0.5))
     assert cluster.throttle is not None
     cluster.throttle.failed()
-    call = Call(cluster, plan(HedgingPolicy(hedging_delay=1.0)), "/s/M")  # type: ignore[arg-type]
+    call = HedgedCall(cluster, plan(HedgingPolicy(hedging_delay=1.0)), "/s/M")  # type: ignore[arg-type]
     call.begin(now=0.0)
     assert call.on_timer(now=1.0) == ()
     assert brief(call.on_outcome(1, OK, now=2.0)) == ["finish 1 OK"]
@@ -200,7 +201,7 @@ def test_hedging_throttled_by_tokens() -> None:
 def test_a_fatal_failure_of_a_copy_takes_no_token() -> None:
     """ "retryable or non-fatal": gRFC A6."""
     cluster = ScriptedCluster(A, B, throttling=RetryThrottling(max_tokens=10, token_ratio=0.5))
-    call = Call(cluster, plan(HedgingPolicy(hedging_delay=1.0)), "/s/M")  # type: ignore[arg-type]
+    call = HedgedCall(cluster, plan(HedgingPolicy(hedging_delay=1.0)), "/s/M")  # type: ignore[arg-type]
     call.begin(now=0.0)
     call.on_timer(now=1.0)
     call.on_outcome(1, UNAVAILABLE, now=1.5)

@@ -1,0 +1,91 @@
+"""The machine of one call with hedges: several attempts side by side, the first good answer wins (gRFC A6)."""
+
+import math
+from typing import Any, final
+
+from meshlib._core.attempts.hedge import Hedges
+from meshlib._core.call import FLYING, Call
+from meshlib._core.commands import NOTHING, Commands, StartAttempt
+from meshlib._core.explanation import COMMITTED, OVER_BUDGET, RETRIES_FULL, THROTTLED
+from meshlib._core.host import Host
+from meshlib._core.policy import Plan
+from meshlib._core.status import Outcome
+
+__all__ = ["HedgedCall", "machine"]
+
+
+@final
+class HedgedCall(Call):
+    """A call whose method has a hedging policy. Its copies are retries to the budget, and are never cancelled for being
+    slow: whatever comes first ends them."""
+
+    def __init__(self, cluster: Any, plan: Plan, method: str, **rest: Any) -> None:
+        super().__init__(cluster, plan, method, **rest)
+        assert plan.hedging is not None
+        self._hedges = Hedges(plan.hedging)
+
+    def on_commit(self, n: int, why: str, *, now: float) -> Commands:
+        commands = super().on_commit(n, why, now=now)
+        if self.committed == n:
+            self._hedges.stop(COMMITTED[why])
+        return commands
+
+    def on_timer(self, *, now: float) -> Commands:
+        if self.state is not FLYING:
+            return super().on_timer(now=now)
+        return self._copy(now) if now >= self._hedges.due else NOTHING
+
+    def next_timer(self) -> float | None:
+        if self.state is not FLYING:
+            return super().next_timer()
+        return None if self._hedges.due == math.inf else self._hedges.due
+
+    def _send(self, host: Host, why: str, now: float) -> StartAttempt:
+        if why == "hedge":
+            self._hedges.take()
+        attempt = super()._send(host, why, now)
+        if why != "refused":
+            self._hedges.sent(now=now)
+        return attempt
+
+    def _again(self, attempt: StartAttempt, outcome: Outcome, now: float) -> Commands:
+        hedges = self._hedges
+        if not hedges.failed(outcome, now=now):
+            return self._final(attempt, f"{outcome.code} is fatal to a hedged call", now)
+        self.cluster.retries.throttled(ok=False)
+        if self._flying:
+            return self._copy(now) if now >= hedges.due else NOTHING
+        if hedges.due == math.inf:
+            return self._final(attempt, hedges.why, now)
+        return self._back_off(attempt, hedges.due - now, "hedge", now)
+
+    def _copy(self, now: float) -> Commands:
+        """Sends the next copy beside those in flight; without a host or a place for it there will be no more."""
+        if self.deadline is not None and now >= self.deadline:
+            self._hedges.stop("the deadline passed")
+            return NOTHING
+        retries = self.cluster.retries
+        place = retries.throttle is None or retries.throttle.allows
+        why = "" if place else THROTTLED
+        if place:
+            granted = retries.acquire()
+            why = "" if granted else RETRIES_FULL if granted is None else OVER_BUDGET
+        if why:
+            retries.refuse()
+            self._hedges.stop(why)
+            return NOTHING
+        host = self.cluster.pick(self, now=now, wait=False)
+        if type(host) is Host:
+            copy = self._send(host, "hedge", now)
+            copy.holds = True
+            return (copy,)
+        retries.release()
+        if isinstance(host, Outcome):
+            self._broken(host, now)
+        self._hedges.stop(host.details if isinstance(host, Outcome) else "there was no host for a further copy")
+        return NOTHING
+
+
+def machine(plan: Plan) -> type[Call]:
+    """The machine for calls of a method."""
+    return Call if plan.hedging is None else HedgedCall
