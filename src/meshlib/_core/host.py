@@ -5,9 +5,8 @@ from typing import Protocol, final
 
 from meshlib._core.connectivity import CONNECTING, NAMES, READY
 from meshlib._core.endpoint import Endpoint
-from meshlib._core.health.record import Record
 
-__all__ = ["Ejection", "Host", "Subchannel"]
+__all__ = ["Ejection", "Host", "Record", "Subchannel"]
 
 
 class Subchannel(Protocol):
@@ -32,6 +31,46 @@ class Ejection:
     def __init__(self, why: str, until: float) -> None:
         self.why = why
         self.until = until
+
+
+@final
+class Record:
+    """What outlier detection remembers of one host: its answers, and its ejections.
+
+    Successes are counted by the host itself: the path of a call that succeeds comes here only after a failure.
+    """
+
+    __slots__ = (
+        "consecutive_5xx",
+        "consecutive_gateway_failure",
+        "consecutive_local_origin_failure",
+        "errors",
+        "local_errors",
+        "others",
+        "returned_at",
+        "seen",
+        "times",
+    )
+
+    def __init__(self) -> None:
+        self.consecutive_5xx = 0
+        self.consecutive_gateway_failure = 0
+        self.consecutive_local_origin_failure = 0
+        self.errors = 0
+        """5xx that it answered; with local-origin errors not split, those too."""
+        self.local_errors = 0
+        """What no server said, where that is split."""
+        self.others = 0
+        """Answers that were neither OK nor 5xx."""
+        self.seen = (0, 0, 0, 0)
+        """Successes, others, errors and local errors as of the last sweep."""
+        self.returned_at = -math.inf
+        self.times = 0
+        """Ejections that count for the length of the next; one less after each good interval."""
+
+    def forgive(self) -> None:
+        """Nothing counts as in a row any more."""
+        self.consecutive_5xx = self.consecutive_gateway_failure = self.consecutive_local_origin_failure = 0
 
 
 @final
