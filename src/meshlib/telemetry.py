@@ -21,6 +21,7 @@ from meshlib._core.call import Call
 from meshlib._core.connectivity import NAMES, SHUTDOWN
 from meshlib._core.errors import ConfigError
 from meshlib._core.events import AttemptEnded, AttemptStarted, Broken, CallEvent, Ejected, NotRetried, Retrying
+from meshlib._core.explanation import story
 from meshlib._core.status import Outcome
 from meshlib._core.target import Target
 from meshlib._core.version import VERSION
@@ -196,6 +197,7 @@ class Telemetry:
         self._instruments = _instruments(meter_provider)
         self._record = self._instruments.duration.record
         self._told = False
+        self._extra = {"meshlib.target": target.text}
         self._methods: dict[tuple[str, str], Attributes] = {}
 
     def watch(self, channel: Observed) -> None:
@@ -212,6 +214,8 @@ class Telemetry:
 
     def ended(self, call: Call, outcome: Outcome, *, now: float) -> None:
         """The call ended; told once."""
+        if outcome.code != "OK" or len(call.attempts) > 1:
+            _log.debug("%s: %s", call.method, _Story(call, outcome), extra=self._extra)
         try:
             if call.span is not None:
                 self._end(call, outcome)
@@ -303,6 +307,17 @@ class Telemetry:
         return known
 
 
+class _Story:
+    """What the log says of a call, made when it is said."""
+
+    def __init__(self, call: Call, outcome: Outcome) -> None:
+        self._call = call
+        self._outcome = outcome
+
+    def __str__(self) -> str:
+        return story(self._call.attempts, self._outcome.code, self._call.verdict)
+
+
 Reader = Callable[["Cluster"], Iterable[tuple[int, Attributes]]]
 
 
@@ -318,7 +333,7 @@ def _in_flight(cluster: "Cluster") -> Iterable[tuple[int, Attributes]]:
 
 
 def _refusals(cluster: "Cluster") -> Iterable[tuple[int, Attributes]]:
-    return [(cluster.budget.refused, {})]
+    return [(cluster.retries.refused, {})]
 
 
 def _broken(cluster: "Cluster") -> Iterable[tuple[int, Attributes]]:

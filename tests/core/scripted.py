@@ -177,8 +177,9 @@ class ScriptedCluster:
         self.held -= 1
         assert self.held >= 0
 
-    def refuse(self) -> None:
+    def refuse(self, why: str, *, now: float) -> str:
         self.refusals += 1
+        return why
 
     def lost(self, host: Host, *, since: float, now: float) -> bool:
         return host in self.lost_hosts

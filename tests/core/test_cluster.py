@@ -600,7 +600,7 @@ def test_twenty_parallel_failures() -> None:
     commands = [command for call in calls for command in call.on_timer(now=2.0)]
     words = Counter(word.split()[0] for word in brief(commands))
     assert words == {"start": 3, "finish": 17}
-    assert channel.cluster.budget.refused == 17
+    assert channel.cluster.retries.refused == 17
 
 
 @pytest.mark.parametrize("how", ["idle now", "ready again", "removed"])

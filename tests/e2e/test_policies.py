@@ -137,13 +137,32 @@ async def test_a_bad_host_is_ejected_and_comes_back(shell: Shell, caplog: pytest
             before = bad.calls.total()
             while bad.calls.total() == before:
                 await it.unary()
+            assert it.channel.mesh.snapshot().retries >= 5
     said = [record.getMessage() for record in caplog.records if bad.address in record.getMessage()]
     assert any(f"{bad.address} is ejected for 0.3 s: 5 gateway failures" in line for line in said)
     assert any(f"{bad.address} is ejected no more" in line for line in said)
 
 
-async def test_the_circuit_breaker_refuses_what_is_too_much(shell: Shell) -> None:
-    """At once, without a retry and without a call reaching a server."""
+async def test_the_log_tells_of_each_call_that_did_not_go_straight(
+    shell: Shell, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At DEBUG, with every attempt and why the last one was the last; of one that did, nothing."""
+    with servers(1) as (server,), caplog.at_level(logging.DEBUG, "meshlib"):
+        async with caller(shell, server) as it:
+            await it.unary()
+            server.fault(code="UNAVAILABLE", times=1)
+            await it.unary()
+            server.fault(code="NOT_FOUND", times=1)
+            await it.failure()
+    address = server.address
+    assert [record.getMessage() for record in caplog.records if echo.UNARY in record.getMessage()] == [
+        f"{echo.UNARY}: OK after 2 attempts ({address} first: UNAVAILABLE; {address} retry: OK)",
+        f"{echo.UNARY}: NOT_FOUND after 1 attempt ({address} first: NOT_FOUND; NOT_FOUND is not retried)",
+    ]
+
+
+async def test_the_circuit_breaker_refuses_what_is_too_much(shell: Shell, caplog: pytest.LogCaptureFixture) -> None:
+    """At once, without a retry and without a call reaching a server; the log says so."""
     with servers(1) as (server,):
         server.fault(hang=True)
         breaker = meshlib.CircuitBreaker(max_requests=2)
@@ -156,6 +175,7 @@ async def test_the_circuit_breaker_refuses_what_is_too_much(shell: Shell) -> Non
             assert "max_requests is 2" in error.details()
             assert error.mesh.local
             assert it.channel.mesh.snapshot().requests_refused == 1
+            await until(lambda: "refuses calls or retries, 1 so far: refused by the circuit" in caplog.text, "said")
             server.heal()
             await asyncio.gather(*hanging)
             await it.unary()

@@ -95,7 +95,7 @@ def look(
     told = None if error is None else str(error)
     counts = (
         budget.held,
-        budget.refused,
+        cluster.retries.refused,
         cluster.breaker.refused,
         cluster.waiting,
         0 if outliers is None else outliers.enforced,

@@ -12,6 +12,7 @@ from meshlib._core.events import (
     HostStateChanged,
     PanicChanged,
     PluginFailed,
+    Refusing,
     ResolutionFailed,
 )
 
@@ -23,7 +24,8 @@ _log = logging.getLogger("meshlib")
 @final
 class ChannelLog:
     """The log of one channel: changes of its endpoints and hosts that come back at INFO, of single connections and
-    outliers that stay at DEBUG, ejections and panic at WARNING, plug-ins that fail at ERROR, the first time each.
+    outliers that stay at DEBUG, ejections, panic and limits that refuse at WARNING, plug-ins that fail at ERROR, the
+    first time each.
 
     Args:
         target: of the channel, named in each line.
@@ -57,6 +59,10 @@ class ChannelLog:
             )
         elif isinstance(event, HostReturned):
             _log.info("%s: %s is ejected no more", self._target, event.address, extra=extra)
+        elif isinstance(event, Refusing):
+            _log.warning(
+                "%s: refuses calls or retries, %d so far: %s", self._target, event.refused, event.why, extra=extra
+            )
         elif isinstance(event, PanicChanged):
             self._panic(event)
         elif isinstance(event, ResolutionFailed):

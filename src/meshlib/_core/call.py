@@ -315,16 +315,14 @@ class Call:
         if isinstance(decision, str):
             return self._final(attempt, decision, now)
         if held_back:
-            self.cluster.retries.refuse()
-            return self._final(attempt, THROTTLED, now)
+            return self._final(attempt, self.cluster.retries.refuse(THROTTLED, now=now), now)
         return self._back_off(attempt, decision, "retry", now)
 
     def _back_off(self, attempt: StartAttempt, delay: float, why: str, now: float) -> Commands:
         """Another attempt follows after ``delay``, its place in the budget held meanwhile."""
         place = self.cluster.retries.acquire(self)
         if place is None:
-            self.cluster.retries.refuse()
-            return self._final(attempt, RETRIES_FULL, now)
+            return self._final(attempt, self.cluster.retries.refuse(RETRIES_FULL, now=now), now)
         attempt.holds = place
         if not place:
             # Judged when the back-off ends: by then it shows whether the host was lost.
@@ -348,8 +346,8 @@ class Call:
                 self._resume_at = now + LOSS_SHOWS
                 return NOTHING
             if not lost or not self.cluster.retries.force():
-                self.cluster.retries.refuse()
-                return self._final(attempt, RETRIES_FULL if lost else OVER_BUDGET, now)
+                why = self.cluster.retries.refuse(RETRIES_FULL if lost else OVER_BUDGET, now=now)
+                return self._final(attempt, why, now)
             attempt.holds = True
         return self._start(self._why, now)
 

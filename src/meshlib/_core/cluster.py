@@ -112,7 +112,14 @@ class Cluster:
         """Version of the hosts that the control plane has been told of."""
         self._waiting = waiting = Waiting()
         throttle = None if throttling is None else Throttle(throttling)
-        self.retries = Admission(lock, self.budget, throttle, waiting, lambda: self.in_flight + len(waiting.calls))
+        self.retries = Admission(
+            lock,
+            self.budget,
+            throttle,
+            waiting,
+            active=lambda: self.in_flight + len(waiting.calls),
+            note=self.note,
+        )
         self._watch = Watch()
         self._stale_at = math.inf
 
@@ -139,7 +146,7 @@ class Cluster:
                     chosen.in_flight += 1
                     self.in_flight += 1
                 else:
-                    chosen = self.breaker.refuse(self.breaker.requests_full)
+                    chosen = self.breaker.refuse_request(self.note, now=now)
             elif chosen is None and wait:
                 if len(waiting.calls) < self.breaker.max_pending_requests:
                     attention = True
@@ -147,7 +154,7 @@ class Cluster:
                         self._watch.hurry(now=now)
                     waiting.add(call)
                 else:
-                    chosen = self.breaker.refuse(self.breaker.waiting_full)
+                    chosen = self.breaker.refuse_waiting(self.note, now=now)
             if hosts.version != self._seen:
                 self._seen = hosts.version
                 attention = True

@@ -23,6 +23,7 @@ __all__ = [
     "NotRetried",
     "PanicChanged",
     "PluginFailed",
+    "Refusing",
     "ResolutionFailed",
     "Retrying",
     "Waiting",
@@ -242,6 +243,19 @@ class PanicChanged(ChannelEvent):
     """
 
     priorities: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusing(ChannelEvent):
+    """A limit of the channel refuses calls or retries. Told of a limit at most every ten seconds.
+
+    Args:
+        why: which, in words.
+        refused: how many it has refused so far.
+    """
+
+    why: str
+    refused: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ from typing import Final
 from meshlib._core.commands import StartAttempt
 from meshlib._core.status import Outcome, local
 
-__all__ = ["COMMITTED", "OVER_BUDGET", "RETRIES_FULL", "THROTTLED", "deadline_exceeded", "explanation"]
+__all__ = ["COMMITTED", "OVER_BUDGET", "RETRIES_FULL", "THROTTLED", "deadline_exceeded", "explanation", "story"]
 
 OVER_BUDGET: Final = "the retry budget of the channel is used up"
 THROTTLED: Final = "retries are held back, because too many attempts have failed (retryThrottling)"
@@ -34,6 +34,12 @@ def explanation(attempts: Sequence[StartAttempt], outcome: Outcome, why: str) ->
         f"{outcome.code} after {_counted(len(attempts), 'attempt')} on {_counted(hosts, 'endpoint')} ({why}); "
         f"last: {last.host.endpoint.address} {outcome.details}"
     )
+
+
+def story(attempts: Sequence[StartAttempt], code: str, why: str) -> str:
+    """What became of a call that did not go straight, attempt by attempt, for the log."""
+    told = [f"{a.host.endpoint.address} {a.why}: {'?' if a.outcome is None else a.outcome.code}" for a in attempts]
+    return f"{code} after {_counted(len(attempts), 'attempt')} ({'; '.join([*told, *([why] if why else [])])})"
 
 
 def deadline_exceeded(failure: StartAttempt | None, situation: str) -> Outcome:

@@ -71,8 +71,7 @@ class HedgedCall(Call):
             granted = retries.acquire()
             why = "" if granted else RETRIES_FULL if granted is None else OVER_BUDGET
         if why:
-            retries.refuse()
-            self._hedges.stop(why)
+            self._hedges.stop(retries.refuse(why, now=now))
             return NOTHING
         host = self.cluster.pick(self, now=now, wait=False)
         if type(host) is Host:

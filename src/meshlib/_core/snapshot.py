@@ -45,6 +45,7 @@ class ChannelSnapshot:
         last_resolution: seconds since the last question was put; None before the first.
         next_resolution: seconds until the next one; None while one is put, or if none is due.
         resolution_error: why the last one failed; None if it did not.
+        retries: retries and hedges that were given a place, so far.
         retries_held: places of the retry budget in use.
         retries_refused: retries that the budget, the throttling or the circuit breaker did not allow, so far.
         requests_refused: calls and attempts that the circuit breaker did not allow, so far.
@@ -61,6 +62,7 @@ class ChannelSnapshot:
     last_resolution: float | None = None
     next_resolution: float | None = None
     resolution_error: str | None = None
+    retries: int = 0
     retries_held: int = 0
     retries_refused: int = 0
     requests_refused: int = 0

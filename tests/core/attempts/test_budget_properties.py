@@ -173,7 +173,7 @@ class BudgetMachine(RuleBasedStateMachine):
         call = self.calls[number]
         held, room = self.cluster.budget.held, min(self.limit, self.most)
         rested = call.state is State.BACKOFF
-        denied = self.cluster.budget.refused
+        denied = self.cluster.retries.refused
         commands: Commands = step(now=self.now)
         for command in commands:
             if isinstance(command, StartAttempt):
@@ -187,7 +187,7 @@ class BudgetMachine(RuleBasedStateMachine):
             self.placed.discard(number)
             self.unplaced.discard(number)
         if call.verdict in (OVER_BUDGET, RETRIES_FULL) and commands and call.plan.hedging is None:
-            assert self.cluster.budget.refused == denied + 1
+            assert self.cluster.retries.refused == denied + 1
         return commands
 
     # What always holds.

@@ -6,7 +6,7 @@ from tests.core.scripted import UNAVAILABLE, Channel, brief, ended
 from meshlib._core.attempts.policy import RetryBudget, RetryPolicy
 from meshlib._core.balancing.contracts import Host, Picker, PickInfo
 from meshlib._core.errors import ConfigError
-from meshlib._core.events import Broken
+from meshlib._core.events import Broken, Refusing
 from meshlib._core.limits.policy import CircuitBreaker
 from meshlib._core.status import OK
 
@@ -72,7 +72,7 @@ def test_retries_beyond_the_limit() -> None:
     assert sum(answer == () for answer in answers) == 3
     finals = [call for call, answer in zip(calls, answers, strict=True) if answer]
     assert {call.verdict for call in finals} == {"the circuit breaker allows no more retries (max_retries)"}
-    assert len(finals) == channel.cluster.budget.refused == 17
+    assert len(finals) == channel.cluster.retries.refused == 17
 
 
 @pytest.mark.parametrize("budget", [RetryBudget(budget_percent=0, min_retry_concurrency=1), None])
@@ -101,6 +101,31 @@ def test_a_retry_that_is_refused_ends_with_what_the_server_said() -> None:
     assert outcome is UNAVAILABLE
     assert "max_requests is 1" in call.verdict
     assert channel.cluster.budget.held == 0
+
+
+def test_refusals_are_told_at_most_every_ten_seconds() -> None:
+    """The first at once, then how many there have been; of each limit apart."""
+    channel = Channel.of("a", circuit_breaker=CircuitBreaker(max_requests=0, max_retries=0))
+    for now in (0.0, 1.0, 9.9, 10.0, 11.0):
+        channel.call().begin(now=now)
+    channel.step(now=12.0)
+    told = [(event.at, event.refused) for event in channel.ear.heard(Refusing)]
+    assert told == [(0.0, 1), (10.0, 4)]
+    assert channel.cluster.breaker.refused == 5
+
+
+def test_refused_retries_are_told_of_too() -> None:
+    """By their reason, and counted; those that are made are counted as well."""
+    channel = Channel.of("a", "b", circuit_breaker=CircuitBreaker(max_retries=1))
+    calls = [channel.call(RetryPolicy()) for _ in range(3)]
+    for call in calls:
+        call.begin(now=0.0)
+    for call in calls:
+        call.on_outcome(1, UNAVAILABLE, now=1.0)
+    channel.step(now=1.0)
+    (event,) = channel.ear.heard(Refusing)
+    assert event.why == "the circuit breaker allows no more retries (max_retries)"
+    assert (channel.cluster.budget.granted, channel.cluster.retries.refused) == (1, 2)
 
 
 def test_a_limit_of_nothing_refuses_everything() -> None:

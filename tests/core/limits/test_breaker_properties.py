@@ -145,7 +145,7 @@ class BreakerMachine(RuleBasedStateMachine):
     def feed(self, number: int, step: Any) -> None:
         """One input of one call, judged by what was counted before it."""
         call = self.calls[number]
-        refused, denied = self.breaker.refused, self.cluster.budget.refused
+        refused, denied = self.breaker.refused, self.cluster.retries.refused
         flying, waiting = len(self.flying), self.cluster.waiting
         was_waiting = call in self.cluster._waiting.calls
         others = self.holders(but=call)
@@ -186,7 +186,7 @@ class BreakerMachine(RuleBasedStateMachine):
                 assert others < self.policy.max_retries
             if call.verdict == RETRIES_FULL and commands:
                 assert others == self.policy.max_retries
-                assert self.cluster.budget.refused == denied + 1
+                assert self.cluster.retries.refused == denied + 1
                 assert self.finishes[number].outcome is call.attempts[self.finishes[number].n - 1].outcome
 
     def was_refused(self, call: Call, number: int, broken: list[Broken]) -> None:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, final
 
 from meshlib._core.attempts.budget import Budget
 from meshlib._core.attempts.throttle import Throttle
+from meshlib._core.events import ChannelEvent
+from meshlib._core.limits.refusals import Refusals
 from meshlib._core.waiting import Waiting
 
 if TYPE_CHECKING:
@@ -24,9 +26,10 @@ class Admission:
         throttle: counts the tokens; None: there is no throttling.
         waiting: knows who backs off.
         active: how many attempts are under way or calls wait for a host; asked under the lock.
+        note: hears that retries are refused.
     """
 
-    __slots__ = ("_active", "_budget", "_lock", "_waiting", "throttle")
+    __slots__ = ("_active", "_budget", "_lock", "_note", "_refusals", "_waiting", "throttle")
 
     def __init__(
         self,
@@ -34,13 +37,17 @@ class Admission:
         budget: Budget,
         throttle: Throttle | None,
         waiting: Waiting,
+        *,
         active: Callable[[], int],
+        note: Callable[[ChannelEvent], None],
     ) -> None:
         self._lock = lock
         self._budget = budget
         self.throttle = throttle
         self._waiting = waiting
         self._active = active
+        self._note = note
+        self._refusals: dict[str, Refusals] = {}
 
     def acquire(self, resting: "Call | None" = None) -> bool | None:
         """A place in the retry budget, if there is one; None: the circuit breaker allows no more. But for that the
@@ -62,10 +69,18 @@ class Admission:
         with self._lock:
             self._budget.release()
 
-    def refuse(self) -> None:
-        """A retry was not made, for want of a place or of tokens."""
+    def refuse(self, why: str, *, now: float) -> str:
+        """A retry was not made, for want of a place or of tokens; returns ``why``."""
         with self._lock:
-            self._budget.refused += 1
+            event = self._refusals.setdefault(why, Refusals(why)).one_more(now=now)
+        if event is not None:
+            self._note(event)
+        return why
+
+    @property
+    def refused(self) -> int:
+        """Retries that were not made, so far."""
+        return sum(refusals.count for refusals in tuple(self._refusals.values()))
 
     def throttled(self, *, ok: bool) -> bool:
         """An attempt of a call that may be tried again ended, well or not. Whether retries are held back."""

@@ -25,15 +25,15 @@ class Budget:
         most: places at most, whatever the policy allows: the circuit breaker's ``max_retries``.
     """
 
-    __slots__ = ("_policy", "held", "most", "refused")
+    __slots__ = ("_policy", "granted", "held", "most")
 
     def __init__(self, policy: RetryBudget | None, most: float = math.inf) -> None:
         self._policy = policy
         self.most = most
         self.held = 0
         """Places taken now. More than the limit if they were taken while more calls were under way, or beyond it."""
-        self.refused = 0
-        """Retries that were not made for want of a place, so far."""
+        self.granted = 0
+        """Places given so far."""
 
     def limit(self, active: int) -> float:
         """Retries allowed at once while ``active`` attempts are under way or wait for a host."""
@@ -47,14 +47,15 @@ class Budget:
         """Takes a place for one retry, if there is one."""
         if self.held >= self.limit(active) or self.full:
             return False
-        self.held += 1
-        return True
+        return self._give()
 
     def force(self) -> bool:
         """Takes a place beyond the policy's limit, unless the circuit breaker has none left."""
-        if self.full:
-            return False
+        return not self.full and self._give()
+
+    def _give(self) -> bool:
         self.held += 1
+        self.granted += 1
         return True
 
     @property
