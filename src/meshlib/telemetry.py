@@ -214,8 +214,10 @@ class Telemetry:
 
     def ended(self, call: Call, outcome: Outcome, *, now: float) -> None:
         """The call ended; told once."""
-        if outcome.code != "OK" or len(call.attempts) > 1:
-            _log.debug("%s: %s", call.method, _Story(call, outcome), extra=self._extra)
+        if (outcome.code != "OK" or len(call.attempts) > 1) and _log.isEnabledFor(logging.DEBUG):
+            # As text: whoever keeps the record is not to keep the call.
+            told = story(call.attempts, outcome.code, call.verdict)
+            _log.debug("%s: %s", call.method, told, extra=self._extra)
         try:
             if call.span is not None:
                 self._end(call, outcome)
@@ -305,17 +307,6 @@ class Telemetry:
                     known[ERROR_TYPE] = code
             self._methods[method, code] = known
         return known
-
-
-class _Story:
-    """What the log says of a call, made when it is said."""
-
-    def __init__(self, call: Call, outcome: Outcome) -> None:
-        self._call = call
-        self._outcome = outcome
-
-    def __str__(self) -> str:
-        return story(self._call.attempts, self._outcome.code, self._call.verdict)
 
 
 Reader = Callable[["Cluster"], Iterable[tuple[int, Attributes]]]
