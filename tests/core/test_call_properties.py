@@ -127,7 +127,7 @@ class CallMachine(RuleBasedStateMachine):
                 assert not self.call.committed
                 assert command.timeout is None or command.timeout > 0
                 self.flying.add(command.n)
-                self.waited_for[command.n] = self.now
+                self.waited_for[command.n] = self.now if self.call.reading else math.inf
                 self.panics.append(bool(self.cluster.panic))
             elif isinstance(command, CancelAttempt):
                 assert command.n in self.flying - self.cancelled
@@ -197,14 +197,13 @@ class CallMachine(RuleBasedStateMachine):
         n = sorted(self.flying)[which % len(self.flying)]
         if received:
             self.perform(self.call.on_commit(n, "message", now=self.now))
-            self.call.on_message(n)
+            self.call.on_message()
             if counts(self.call.attempts[n - 1]):
                 self.received.add(n)
-                self.waited_for[n] = math.inf
+            self.waited_for = dict.fromkeys(self.waited_for, math.inf)
         else:
-            self.call.on_reading(n, now=self.now)
-            if counts(self.call.attempts[n - 1]):
-                self.waited_for[n] = self.now
+            self.call.on_reading(now=self.now)
+            self.waited_for = dict.fromkeys(self.waited_for, self.now)
 
     @rule(which=st.integers(0, 4), outcome=ODD)
     def end_oddly(self, which: int, outcome: Outcome) -> None:
@@ -339,16 +338,16 @@ class CallMachine(RuleBasedStateMachine):
         limit = math.inf if policy.per_attempt_timeout is None else policy.per_attempt_timeout
         if self.call.state is State.FLYING:
             attempt = self.call.attempts[-1]
-            first = math.inf if self.call._commitment in ("message", "headers") else attempt.start + limit
-            due = min(self.waited_for[attempt.n] + idle, first)
+            first = math.inf if self.call._commitment in ("message", "headers") else limit
+            due = self.waited_for[attempt.n] + min(idle, first)
             assert (self.call.next_timer() or math.inf) == due
         for attempt in self.call.attempts:
             if attempt.outcome is not None and attempt.n in self.flying and attempt.n not in self.given_up:
                 self.given_up.add(attempt.n)
                 assert attempt.outcome.code == "DEADLINE_EXCEEDED"
                 assert not attempt.outcome.answered
-                waited = self.now >= self.waited_for[attempt.n] + idle
-                assert waited or (self.now >= attempt.start + limit and attempt.n not in self.received)
+                waited = self.now - self.waited_for[attempt.n]
+                assert waited >= idle - 1e-9 or (waited >= limit - 1e-9 and attempt.n not in self.received)
 
     def panic_and_ejection_are_told(self) -> None:
         started = [event for event in self.ear.calls if isinstance(event, AttemptStarted)]

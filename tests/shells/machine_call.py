@@ -118,8 +118,8 @@ class Calling:
         self.commit(n, "message")
         if self.call.committed == n:
             self.world.trace.add(self.caller.n, "message", text)
-            self.call.on_message(n)
-            self.call.on_reading(n, now=self.world.now)
+            self.call.on_message()
+            self.call.on_reading(now=self.world.now)
             self.perform(())
 
     def commit(self, n: int, why: str) -> None:

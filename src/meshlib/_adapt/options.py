@@ -6,7 +6,15 @@ from typing import Any, Final
 
 from meshlib._core.errors import ConfigError
 
-__all__ = ["Options", "checked", "for_subchannel", "health_checked", "native_target", "service_config"]
+__all__ = [
+    "Options",
+    "checked",
+    "for_subchannel",
+    "health_checked",
+    "native_target",
+    "service_config",
+    "without_retries",
+]
 
 Options = tuple[tuple[str, Any], ...]
 
@@ -65,22 +73,22 @@ def service_config(options: Options) -> tuple[Any, Options]:
     return text, tuple(pair for pair in options if pair[0] != SERVICE_CONFIG)
 
 
-def for_subchannel(options: Options, authority: str | None, *, retried: bool = False, dials: int = 0) -> Options:
+def without_retries(options: Options) -> bool:
+    """Whether the user's options turn retries off, as in grpc."""
+    return next((value for name, value in reversed(options) if name == "grpc.enable_retries"), 1) == 0
+
+
+def for_subchannel(options: Options, authority: str | None, *, dials: int = 0) -> Options:
     """The options of the channel to one endpoint.
 
     Args:
         options: the user's, checked.
         authority: what ``:authority`` and the TLS name are to be, unless the user's options say.
-        retried: whether meshlib itself tries every call again that C-core could: then C-core need not keep it, which
-            saves 7 % of the CPU of a call, and lets ``grpc-previous-rpc-attempts`` pass, which C-core holds to be its
-            own.
         dials: how often the endpoint was dialled anew. Channels with equal options share a connection, and its
             back-off; this makes them differ.
     """
     given = {name for name, _ in options}
     own = [pair for pair in DEFAULTS if pair[0] not in given]
-    if retried and "grpc.enable_retries" not in given:
-        own.append(("grpc.enable_retries", 0))
     if dials:
         own.append(("meshlib.dials", dials))
     if authority is not None and not given & _NAMING:

@@ -19,6 +19,9 @@ _NOT_CONNECTED: Final = (
 )
 """How C-core begins the details of a call it refused because the channel has no connection."""
 
+_LOST_FIRST: Final = re.compile(r"\S+: subchannel lost all connections")
+"""The details of one that waited for its turn on a connection that went away; they begin with the address."""
+
 _BROKEN: Final = re.compile(
     r"Stream removed|Socket closed|Connection reset|Broken pipe|recvmsg:|sendmsg:|Endpoint|GOAWAY received|"
     r"Delayed close|Received RST_STREAM|RST_STREAM|keepalive watchdog|ping timeout|Internal error from Core|"
@@ -73,7 +76,9 @@ def failed(error: Any, address: str, trailing: Iterable[Any] | None) -> Outcome:
 
 def unconnected(error: Any) -> bool:
     """Whether C-core refused the attempt because the channel has no connection, or a server says that of its own."""
-    return error.code() is grpc.StatusCode.UNAVAILABLE and (error.details() or "").startswith(_NOT_CONNECTED)
+    details = error.details() or ""
+    never_sent = details.startswith(_NOT_CONNECTED) or _LOST_FIRST.fullmatch(details) is not None
+    return error.code() is grpc.StatusCode.UNAVAILABLE and never_sent
 
 
 def _names(details: str, address: str) -> bool:

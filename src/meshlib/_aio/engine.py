@@ -89,6 +89,7 @@ class Engine:
             streaming=streaming,
         )
         call.waker = self._wake
+        call.reading = not streaming
         self.outcome: Outcome | None = None
         """How the call ended; None while it has not."""
         self.last = 0

@@ -57,7 +57,13 @@ class _Streaming(Engine):
                 return True
             return False
 
+        waits = self.call.streaming and self.call.plan.attempt_limit is not None
+        if waits:
+            self.call.on_reading(now=self._now())
+            self._arm()
         metadata = await self._first(told, accept)
+        if waits and metadata is not None:
+            self.call.on_message()
         return await super().initial_metadata() if metadata is None else metadata
 
     async def _shown_for_long(self, n: int) -> None:
@@ -221,12 +227,12 @@ class _ResponseStream(_Streaming):
         if reader is None:
             attempt = self.attempts[n]
             reader = self._readers[n] = attempt.__aiter__().__anext__ if self.iterated else attempt.read
-        if self.call.plan.idle is not None:
-            self.call.on_reading(n, now=self._now())
+        if self.call.plan.attempt_limit is not None:
+            self.call.on_reading(now=self._now())
             self._arm()
         message = await reader()
-        if self.call.plan.idle is not None:
-            self.call.on_message(n)
+        if self.call.plan.attempt_limit is not None:
+            self.call.on_message()
         return None if message is EOF else (message,)
 
     def _on_status(self, n: int, attempt: Any) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import grpc
 import grpc.aio
 
-from meshlib._adapt.options import Options, checked, for_subchannel, native_target
+from meshlib._adapt.options import Options, checked, for_subchannel, native_target, without_retries
 from meshlib._control.balancers import REGISTRY as BALANCERS
 from meshlib._control.configs import configured, either, merged
 from meshlib._control.notices import announce
@@ -73,18 +73,7 @@ class Settings:
             return self.target.text, self.options
         endpoint = host.endpoint
         authority = endpoint.authority or self.target.authority
-        return native_target(endpoint.address), for_subchannel(
-            self.options, authority, retried=self._retried, dials=host.dials
-        )
-
-    @property
-    def _retried(self) -> bool:
-        """Whether every call that no server has seen is tried again here, whatever its method: then C-core's own
-        transparent retries are not missed."""
-        limited = self.retry_throttling is not None or (
-            self.circuit_breaker is not None and self.circuit_breaker.max_retries is not None
-        )
-        return not limited and self.methods.retries_lost_calls
+        return native_target(endpoint.address), for_subchannel(self.options, authority, dials=host.dials)
 
 
 def settle(
@@ -157,6 +146,7 @@ def settle(
     )
     given = checked(options, as_grpc=as_grpc)
     config, given = configured(service_config, given, target=parsed, as_grpc=as_grpc)
+    table = MethodTable(retry=retry, timeout=timeout, methods=merged(methods, config))
     announce(parsed, given, secure=credentials is not None)
     return Settings(
         target=parsed,
@@ -167,7 +157,7 @@ def settle(
         compression=compression,
         interceptors=tuple(interceptors or ()) if as_grpc else _interceptors("interceptors", interceptors, aio=aio),
         attempt_interceptors=_interceptors("attempt_interceptors", attempt_interceptors, aio=aio),
-        methods=MethodTable(retry=retry, timeout=timeout, methods=merged(methods, config)),
+        methods=table.without_retries() if as_grpc and without_retries(given) else table,
         retry_budget=retry_budget if isinstance(retry_budget, RetryBudget) else None,
         retry_throttling=_throttling(retry_budget, config.retry_throttling),
         outlier_detection=outlier_detection,

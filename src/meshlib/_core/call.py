@@ -74,6 +74,10 @@ class Call:
     """How the shell is told that a waiting call should be fed :meth:`on_endpoints`."""
     woken: bool = False
     """The same, for a shell that looks."""
+    waited: bool = False
+    """It waits for a host, or has since its last attempt."""
+    reading: bool = True
+    """The application waits for a message of a stream, so that time may run against its attempts."""
     begun: float = 0.0
     """Monotonic second of its start."""
     committed: int = 0
@@ -147,14 +151,18 @@ class Call:
         self.committed = n
         return self._drop(but=attempt)
 
-    def on_reading(self, n: int, *, now: float) -> None:
-        """The application waits for the next message of attempt ``n``: from now on it may be idle. This and
-        :meth:`on_message` are to be told where there is a ``per_attempt_idle_timeout``."""
-        self.attempts[n - 1].active = now
+    def on_reading(self, *, now: float) -> None:
+        """The application waits for a message: from now on an attempt may be too slow. This and :meth:`on_message` are
+        to be told of streams whose plan has a limit."""
+        self.reading = True
+        for attempt in self.attempts:
+            attempt.active = now
 
-    def on_message(self, n: int) -> None:
-        """The application has a message of attempt ``n``, and waits for none."""
-        self.attempts[n - 1].active = math.inf
+    def on_message(self) -> None:
+        """The application has its message, and waits for none."""
+        self.reading = False
+        for attempt in self.attempts:
+            attempt.active = math.inf
 
     def on_outcome(self, n: int, outcome: Outcome, *, now: float) -> Commands:
         """Attempt ``n`` ended."""
@@ -226,7 +234,7 @@ class Call:
         attempt, idle, limit = self.attempts[-1], self.plan.idle, retry.per_attempt_timeout
         timer = math.inf if idle is None else attempt.active + idle
         if limit is not None and self._commitment not in ("message", "headers"):
-            timer = min(timer, attempt.start + limit)
+            timer = min(timer, attempt.active + limit)
         return None if timer == math.inf else timer
 
     @property
@@ -260,9 +268,12 @@ class Call:
             timeout = limit
         count = len(self.attempts)
         attempt = StartAttempt(count + 1, host, timeout, why, now, count - self._refused if count else 0)
+        if not self.reading:
+            attempt.active = math.inf
         self.attempts.append(attempt)
         self.tried.append(host)
         self.state = FLYING
+        self.waited = False
         self._flying += 1
         if count and self._failure is not None:
             attempt.holds, self._failure.holds = self._failure.holds, False
@@ -298,6 +309,8 @@ class Call:
             return self._start("refused", now)
         host = self.cluster.pick(self, now=now, wait=False)
         if type(host) is not Host:
+            if isinstance(host, Outcome):
+                self._broken(host, now)
             return None
         self._refused += 1
         return (self._send(host, "refused", now),)
@@ -357,7 +370,9 @@ class Call:
         assert outcome is not None
         if outcome.answered or outcome.code != "UNAVAILABLE" or attempt.seconds is None:
             return False
-        until = min(attempt.start + attempt.seconds + LOSS_PATIENCE, self.deadline or math.inf)
+        until = attempt.start + attempt.seconds + LOSS_PATIENCE
+        if self.deadline is not None:
+            until = min(until, self.deadline)
         return now + LOSS_SHOWS < until
 
     def _give_up(self, attempt: StartAttempt, now: float) -> Commands:

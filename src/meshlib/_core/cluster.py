@@ -148,11 +148,11 @@ class Cluster:
                 else:
                     chosen = self.breaker.refuse_request(self.note, now=now)
             elif chosen is None and wait:
-                if len(waiting.calls) < self.breaker.max_pending_requests:
+                alone = not waiting.calls
+                if waiting.add(call, most=self.breaker.max_pending_requests):
                     attention = True
-                    if not waiting.calls:
+                    if alone:
                         self._watch.hurry(now=now)
-                    waiting.add(call)
                 else:
                     chosen = self.breaker.refuse_waiting(self.note, now=now)
             if hosts.version != self._seen:
@@ -305,10 +305,10 @@ class Cluster:
             self._built = version
             self._stale_at = math.inf
             self._waiting.freed = rotation is not None
-            panic = () if rotation is None else rotation.panic
-            if panic != self.panic:
-                self.panic = panic
-                self.note(PanicChanged(at=now, priorities=panic))
+            # With nobody connected there is nothing new to say of it.
+            if rotation is not None and rotation.panic != self.panic:
+                self.panic = rotation.panic
+                self.note(PanicChanged(at=now, priorities=self.panic))
             commands = self._settle(now)
         self._publish()
         return tuple(commands)

@@ -52,11 +52,13 @@ class HedgedCall(Call):
         hedges = self._hedges
         if not hedges.failed(outcome, now=now):
             return self._final(attempt, f"{outcome.code} is fatal to a hedged call", now)
-        self.cluster.retries.throttled(ok=False)
+        held_back = self.cluster.retries.throttled(ok=False)
         if self._flying:
             return self._copy(now) if now >= hedges.due else NOTHING
         if hedges.due == math.inf:
             return self._final(attempt, hedges.why, now)
+        if held_back:
+            return self._final(attempt, self.cluster.retries.refuse(THROTTLED, now=now), now)
         return self._back_off(attempt, hedges.due - now, "hedge", now)
 
     def _copy(self, now: float) -> Commands:

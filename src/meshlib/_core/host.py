@@ -68,6 +68,11 @@ class Record:
         self.times = 0
         """Ejections that count for the length of the next; one less after each good interval."""
 
+    @property
+    def failed_lately(self) -> bool:
+        """Whether there was an error since the last sweep."""
+        return (self.errors, self.local_errors) != self.seen[2:]
+
     def forgive(self) -> None:
         """Nothing counts as in a row any more."""
         self.consecutive_5xx = self.consecutive_gateway_failure = self.consecutive_local_origin_failure = 0
@@ -124,6 +129,12 @@ class Host:
     def weight(self) -> float:
         """Its share within its priority."""
         return self.endpoint.weight
+
+    @property
+    def totals(self) -> tuple[int, int, int, int]:
+        """What came of its attempts so far: successes, other answers, errors, local errors."""
+        record = self.record
+        return self.successes, record.others, record.errors, record.local_errors
 
     @property
     def healthy(self) -> bool:

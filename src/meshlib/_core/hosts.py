@@ -125,7 +125,10 @@ class Hosts:
             self._events.append(HostStateChanged(at=now, address=address, before=NAMES[before], after=NAMES[state]))
         if state == READY:
             self.version += 1
-        elif not host.failing and (before == READY or state == TRANSIENT_FAILURE):
+        elif (not host.failing and before == READY) or (
+            # One that was to be dialled anew and could not be opened, too: the resolver may know better by now.
+            state == TRANSIENT_FAILURE and (not host.failing or host.subchannel is None)
+        ):
             host.failing = True
             self.lost = True
             self.version += 1

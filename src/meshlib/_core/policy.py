@@ -6,7 +6,7 @@ seconds. An object is on, ``None`` is off. Each family of knobs stands beside wh
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Final
 
@@ -121,11 +121,10 @@ class MethodTable:
         # A copy: the application may go on with its own.
         object.__setattr__(self, "methods", dict(self.methods))
 
-    @property
-    def retries_lost_calls(self) -> bool:
-        """Whether a call of any method that comes to nothing with its connection is tried again."""
-        policies = [self.retry, *(policy.retry for policy in self.methods.values() if policy.retry is not UNSET)]
-        return all(map(_retries_lost_calls, policies))
+    def without_retries(self) -> "MethodTable":
+        """The same, with neither retries nor hedges."""
+        methods = {name: replace(policy, retry=None) for name, policy in self.methods.items()}
+        return replace(self, retry=None, methods=methods)
 
     def plan(self, method: str) -> Plan:
         """The settled policies of one full method name."""
@@ -145,11 +144,3 @@ class MethodTable:
             stream_timeout=stream_timeout,
             wait_for_ready=wait_for_ready is True,
         )
-
-
-def _retries_lost_calls(policy: RetryPolicy | HedgingPolicy | Unset | None) -> bool:
-    if isinstance(policy, HedgingPolicy):
-        return "UNAVAILABLE" in policy.non_fatal_status_codes
-    if not isinstance(policy, RetryPolicy) or policy.unsent_only:
-        return False
-    return policy.when is None and policy.stop is None and "UNAVAILABLE" in policy.retryable_status_codes

@@ -23,10 +23,15 @@ class Waiting:
         self.freed = False
         """A place became free, or there is a new picker: what a call waits for may have come."""
 
-    def add(self, call: "Call") -> None:
-        """``call`` waits for a host."""
+    def add(self, call: "Call", *, most: float) -> bool:
+        """``call`` waits for a host, unless ``most`` do already. One that has waited, and was woken in vain, is not
+        refused for those that came meanwhile."""
+        if len(self.calls) >= most and not call.waited:
+            return False
         self.calls[call] = None
+        call.waited = True
         call.woken = False
+        return True
 
     def rest(self, call: "Call") -> None:
         """``call`` backs off."""

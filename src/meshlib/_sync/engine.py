@@ -62,7 +62,7 @@ class GrpcCall(Protocol):
 class Attempt:
     """What the shell keeps of an attempt, beside the machine's record of it. Written under the engine's lock."""
 
-    __slots__ = ("call", "cancelled", "command", "ended", "readers", "reported", "starter")
+    __slots__ = ("call", "cancelled", "command", "ended", "readers", "reported", "starter", "target")
 
     def __init__(self, command: StartAttempt) -> None:
         self.command = command
@@ -74,6 +74,8 @@ class Attempt:
         self.readers = 0
         """Threads inside its ``next()``."""
         self.reported = False
+        self.target = ""
+        """Where it was sent: its host may have another connection by the time it ends, or none."""
         self.starter: tuple[int, Place] | None = None
         """The thread that is starting it, to tell whether grpc's callback comes on that one."""
 
@@ -129,6 +131,7 @@ class Engine:
             streaming=streaming,
         )
         self.call.begun = started
+        self.call.reading = not streaming
         self.runtime = runtime
         self._lease: Lease | None = lease
         self.outcome: Outcome | None = None
@@ -223,19 +226,19 @@ class Engine:
         self._perform(commands, Place.USER)
         return True
 
-    def reading(self, n: int) -> None:
-        """The application waits for the next message of attempt ``n``."""
+    def reading(self) -> None:
+        """The application waits for a message, of a stream whose plan has a limit."""
         with self._lock:
-            self.call.on_reading(n, now=self.runtime.now())
+            self.call.on_reading(now=self.runtime.now())
             due = self.call.next_timer()
             # A timer that is due earlier will find that there is nothing to do yet, and be set anew.
             if due is not None and (self._due is None or due < self._due):
                 self._arm(due)
 
-    def read(self, n: int) -> None:
-        """The application has a message of attempt ``n``."""
+    def read(self) -> None:
+        """The application has its message."""
         with self._lock:
-            self.call.on_message(n)
+            self.call.on_message()
 
     def fail(self, outcome: Outcome) -> None:
         """The application's requests failed."""
@@ -246,11 +249,10 @@ class Engine:
         call = attempt.call
         if outcome is None:
             assert call is not None
-            subchannel: Any = attempt.command.host.subchannel
             if call.code() is grpc.StatusCode.OK:
                 outcome = OK
             else:
-                outcome = outcomes.failed(call, subchannel.target, call.trailing_metadata())
+                outcome = outcomes.failed(call, attempt.target, call.trailing_metadata())
         with self._lock:
             if attempt.reported:
                 return
@@ -325,6 +327,7 @@ class Engine:
         if isinstance(request, Requests):
             request = request.feed(self, command.n)
         subchannel: Any = command.host.subchannel
+        attempt.target = subchannel.target
         send = subchannel.multicallable(self._method)
         if self._method.kind.endswith("unary"):
             send = send.future

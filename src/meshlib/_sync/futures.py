@@ -67,6 +67,9 @@ class Handle(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg]
         that an attempt failed without any.
         """
         engine = self._engine
+        waits = engine.call.streaming and engine.call.plan.attempt_limit is not None
+        if waits:
+            engine.reading()
         while isinstance(attempt := engine.monitor.wait_for(lambda: engine.current() or engine.outcome), Attempt):
             assert attempt.call is not None
             headers = attempt.call.initial_metadata()
@@ -75,6 +78,8 @@ class Handle(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg]
             if attempt.call.done():
                 engine.monitor.wait_for(lambda attempt=attempt: attempt.reported or engine.outcome)  # type: ignore[misc]
             elif not headers or engine.commit(attempt.command.n, "headers"):
+                if waits:
+                    engine.read()
                 return headers
         return () if engine.source is None else engine.source.initial_metadata()
 

@@ -28,6 +28,8 @@ class StreamEngine(Engine):
 
     def first(self) -> tuple[Attempt, Any] | None:
         """Blocks until the first message, whichever attempt it comes from; None if the call ends without one."""
+        if self.call.plan.attempt_limit is not None:
+            self.reading()
         if self.call.plan.hedging is not None:
             ahead: Any = self.monitor.wait_for(self._found)
             return None if ahead is _OVER else ahead
@@ -75,8 +77,8 @@ class StreamEngine(Engine):
             message = next(attempt.call)
             if self.commit(attempt.command.n, "message"):
                 found = attempt, message
-                if self.call.plan.idle is not None:
-                    self.read(attempt.command.n)
+                if self.call.plan.attempt_limit is not None:
+                    self.read()
         except (StopIteration, grpc.RpcError):
             failed = True
         finally:
@@ -129,9 +131,9 @@ class ResponseStream(Handle):
         attempt = self._attempt
         assert attempt is not None
         assert attempt.call is not None
-        self._engine.reading(attempt.command.n)
+        self._engine.reading()
         message = next(attempt.call)
-        self._engine.read(attempt.command.n)
+        self._engine.read()
         return message
 
     def _end(self) -> Any:

@@ -106,9 +106,9 @@ def test_a_stream_that_falls_silent_ends() -> None:
     """What has been delivered cannot be tried again."""
     call = streaming(per_attempt_idle_timeout=1.0)
     call.on_commit(1, "message", now=0.5)
-    call.on_message(1)
+    call.on_message()
     assert call.next_timer() is None
-    call.on_reading(1, now=7.0)
+    call.on_reading(now=7.0)
     assert call.on_timer(now=7.9) == ()
     commands = call.on_timer(now=8.0)
     assert brief(commands) == ["cancel 1", "finish 1 DEADLINE_EXCEEDED"]
@@ -119,16 +119,32 @@ def test_a_stream_that_goes_on_lives() -> None:
     """Each message starts the time anew, and time between reads is the application's own."""
     call = streaming(per_attempt_idle_timeout=1.0, per_attempt_timeout=3.0)
     assert call.next_timer() == 1.0
-    call.on_reading(1, now=0.9)
+    call.on_reading(now=0.9)
     assert call.next_timer() == 1.9
-    call.on_reading(1, now=2.5)
-    assert call.next_timer() == 3.0  # per_attempt_timeout, to the first message
+    call.on_reading(now=2.5)
+    assert call.next_timer() == 3.5
     call.on_commit(1, "message", now=2.6)
-    call.on_message(1)
+    call.on_message()
     for now in (3.5, 4.4, 100.0):
-        call.on_reading(1, now=now)
+        call.on_reading(now=now)
         assert call.next_timer() == now + 1.0
-        call.on_message(1)
+        call.on_message()
+
+
+@pytest.mark.parametrize("limit", ["per_attempt_timeout", "per_attempt_idle_timeout"])
+def test_time_runs_from_when_somebody_reads(limit: str) -> None:
+    """A message may have come long ago: that nobody has looked is no fault of the host. It holds for retries, too."""
+    call = Call(ScriptedCluster(A, B), plan(RetryPolicy(**{limit: 1.0})), "/s/M", streaming=True)  # type: ignore[arg-type]
+    call.reading = False
+    call.begin(now=0.0)
+    assert call.next_timer() is None
+    call.on_reading(now=5.0)
+    assert call.next_timer() == 6.0
+    assert brief(call.on_timer(now=6.0)) == ["cancel 1"]
+    timer = call.next_timer()
+    assert timer is not None
+    call.on_timer(now=timer)
+    assert call.next_timer() == timer + 1.0
 
 
 @pytest.mark.parametrize(("idle", "limit", "expected"), [(1.0, None, 1.0), (1.0, 0.5, 0.5), (0.5, 1.0, 0.5)])

@@ -5,6 +5,7 @@ from tests.core.scripted import UNAVAILABLE, Channel, brief, ended
 
 from meshlib._core.attempts.policy import RetryBudget, RetryPolicy
 from meshlib._core.balancing.contracts import Host, Picker, PickInfo
+from meshlib._core.connectivity import CONNECTING, READY
 from meshlib._core.errors import ConfigError
 from meshlib._core.events import Broken, Refusing
 from meshlib._core.limits.policy import CircuitBreaker
@@ -144,3 +145,18 @@ def test_what_is_refused(field: str, value: object) -> None:
     with pytest.raises(ConfigError) as error:
         CircuitBreaker(**{field: value})  # type: ignore[arg-type]
     assert (error.value.field, error.value.value) == (field, value)
+
+
+def test_a_call_that_was_woken_in_vain_is_not_refused_for_those_that_came_meanwhile() -> None:
+    """It waited before them: it waits on, whatever the limit."""
+    channel = Channel(circuit_breaker=CircuitBreaker(max_pending_requests=1))
+    channel.resolve("a", now=0.0)
+    older, newer = channel.call(), channel.call()
+    assert older.begin(now=0.0) == ()
+    channel.put("a", READY, now=1.0)
+    channel.put("a", CONNECTING, now=1.0)
+    assert channel.woken == [older]
+    assert newer.begin(now=1.0) == ()
+    assert older.on_endpoints(now=1.0) == ()
+    assert channel.cluster.waiting == 2
+    assert ended(channel.call().begin(now=1.0)).local

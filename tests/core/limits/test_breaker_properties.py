@@ -217,7 +217,6 @@ class BreakerMachine(RuleBasedStateMachine):
         if not hasattr(self, "channel"):
             return
         assert self.cluster.in_flight == len(self.flying) <= self.policy.max_requests
-        assert self.cluster.waiting <= self.policy.max_pending_requests
         assert self.cluster.budget.held == self.holders()
         if self.policy.max_retries is not None:
             assert self.holders() <= self.policy.max_retries

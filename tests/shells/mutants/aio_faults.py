@@ -148,8 +148,8 @@ AIO = (
     Mutant(
         name="idle time not started anew by a message",
         module="streams",
-        old="            self.call.on_reading(n, now=self._now())\n",
-        new="            pass\n",
+        old="            self.call.on_reading(now=self._now())\n            self._arm()\n        message",
+        new="            pass\n        message",
         kinds=("stream",),
     ),
     Mutant(

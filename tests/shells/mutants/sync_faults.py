@@ -176,7 +176,7 @@ SYNC = (
     Mutant(
         name="idle time not started anew by a message",
         module="streams",
-        old="        self._engine.reading(attempt.command.n)\n",
+        old="        self._engine.reading()\n",
         new="",
         kinds=("stream",),
     ),

@@ -61,7 +61,8 @@ def loads(counts: Sequence[tuple[int, int]], *, factor: float | None, threshold:
         for one in health:
             shares.append(min(left, one * 100 // available) if available else 0)
             left -= shares[-1]
-        eligible = [one > 0 for one in health]
+        # Where rounding has left nothing of any, whoever has a healthy host gets everything.
+        eligible = [one > 0 for one in (health if available else [healthy for healthy, _ in counts])]
     if any(eligible):
         # What rounding down left over goes to the first that can take it.
         shares[eligible.index(True)] += 100 - sum(shares)

@@ -60,6 +60,7 @@ class Rotation:
     __slots__ = (
         "_events",
         "_forced",
+        "_listeners",
         "_made_at",
         "_members",
         "_name",
@@ -98,7 +99,8 @@ class Rotation:
         if len(tiers) > 1:
             chooser = Spread([(tier.percent, self._pickers[tier.priority]) for tier in tiers], rng)
         self._pick: Callable[..., object] = chooser.pick
-        self.listens = any(_overrides(picker, "done") for picker in pickers)
+        self._listeners = [picker for picker in pickers if _overrides(picker, "done")]
+        self.listens = bool(self._listeners)
         """Whether a picker wants to know how attempts end."""
 
     def pick(self, call: Asking, usable: Usable, *, now: float) -> Host | None:
@@ -126,10 +128,9 @@ class Rotation:
     def report(self, host: Host, code: str, seconds: float, *, now: float) -> None:
         """An attempt ended: tells the pickers that listen."""
         told = Report(code=code, seconds=seconds)
-        for picker in self._pickers.values():
+        for picker in self._listeners:
             try:
-                if _overrides(picker, "done"):
-                    picker.done(host, told, now=now)
+                picker.done(host, told, now=now)
             except Exception as error:  # noqa: BLE001 - a plug-in's failure must not be a call's
                 self._failed("done", error, now)
 

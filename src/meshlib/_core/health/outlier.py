@@ -122,8 +122,7 @@ class Outliers:
         """The interval is over. Returns the hosts that come back, and the outliers of the interval."""
         self.sweep_at = now + self._policy.interval
         returned = [host for host in hosts if self._returns(host, now)]
-        windows = {host: _Window(host) for host in hosts}
-        found = self._judge_rates({host: w for host, w in windows.items() if host.ejection is None}, hosts, now)
+        found = self._judge_rates(hosts, now)
         for host in hosts:
             record = host.record
             if record.times and host.ejection is None and now - record.returned_at >= self._policy.interval:
@@ -138,8 +137,15 @@ class Outliers:
         self.answered(host)
         return True
 
-    def _judge_rates(self, windows: "dict[Host, _Window]", hosts: Collection[Host], now: float) -> list[Outlier]:
+    def _judge_rates(self, hosts: Collection[Host], now: float) -> list[Outlier]:
+        if not any(host.record.failed_lately for host in hosts):
+            # Nobody is worse than others then, and there may be thousands.
+            for host in hosts:
+                host.record.seen = host.totals
+            return []
         policy = self._policy
+        every = {host: _Window(host) for host in hosts}
+        windows = {host: window for host, window in every.items() if host.ejection is None}
         split = policy.split_external_local_origin_errors
         rates = {host: (w.answers, w.errors) for host, w in windows.items()}
         found = self._judge(rates, "", policy.enforcing_success_rate, policy.enforcing_failure_percentage, hosts, now)
@@ -238,8 +244,7 @@ class _Window:
     __slots__ = ("answers", "errors", "local_errors")
 
     def __init__(self, host: Host) -> None:
-        record = host.record
-        totals = (host.successes, record.others, record.errors, record.local_errors)
+        record, totals = host.record, host.totals
         successes, others, self.errors, self.local_errors = (
             total - seen for total, seen in zip(totals, record.seen, strict=True)
         )
