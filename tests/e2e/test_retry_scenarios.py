@@ -130,7 +130,7 @@ class _Verdict(grpc.RpcError):
         return getattr(self._inner, name)
 
 
-class _Judge(grpc.UnaryUnaryClientInterceptor):  # type: ignore[type-arg]
+class _Judge(grpc.UnaryUnaryClientInterceptor):
     """Says INVALID_ARGUMENT where the server says ABORTED."""
 
     def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
@@ -138,7 +138,7 @@ class _Judge(grpc.UnaryUnaryClientInterceptor):  # type: ignore[type-arg]
         return _Verdict(call) if call.code() is grpc.StatusCode.ABORTED else call
 
 
-class _AioJudge(grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[type-arg]
+class _AioJudge(grpc.aio.UnaryUnaryClientInterceptor):
     """The same in asyncio, where an interceptor raises the status."""
 
     async def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
@@ -185,7 +185,7 @@ def _reads(counts: list[int]) -> Callable[[grpc.Server], None]:
             context.abort(grpc.StatusCode.UNAVAILABLE, "three were enough")
         yield b"one will do"
 
-    handlers = {"Call": grpc.stream_stream_rpc_method_handler(handle)}
+    handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {"Call": grpc.stream_stream_rpc_method_handler(handle)}
 
     def add(server: grpc.Server) -> None:
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Reads", handlers),))
@@ -263,7 +263,7 @@ def _authorities(seen: list[str]) -> Callable[[grpc.Server], None]:
         context.abort(grpc.StatusCode.UNAVAILABLE, "elsewhere")
         return b""
 
-    handlers = {"Call": grpc.unary_unary_rpc_method_handler(handle)}
+    handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {"Call": grpc.unary_unary_rpc_method_handler(handle)}
 
     def add(server: grpc.Server) -> None:
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Authority", handlers),))
