@@ -70,13 +70,6 @@ def test_cores_retries_never_multiply_ours() -> None:
     }
 
 
-def test_cores_own_transparent_retries_are_off_where_ours_cover_them() -> None:
-    """Unless the user's options say otherwise."""
-    assert "grpc.enable_retries" not in dict(for_subchannel((), None))
-    assert dict(for_subchannel((), None, retried=True))["grpc.enable_retries"] == 0
-    assert dict(for_subchannel((("grpc.enable_retries", 1),), None, retried=True))["grpc.enable_retries"] == 1
-
-
 def test_a_subchannel_that_is_dialled_anew_shares_no_connection_with_the_one_before() -> None:
     """Equal options would have it wait for the end of the other one's back-off."""
     assert len({for_subchannel((), None, dials=dials) for dials in range(3)}) == 3

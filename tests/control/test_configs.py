@@ -106,26 +106,22 @@ def test_a_target_of_grpcs_own_keeps_its_options() -> None:
         settle("xds:///svc-a", service_config=CONFIG)
 
 
-@pytest.mark.parametrize(
-    ("given", "off"),
-    [
-        ({}, True),
-        ({"retry": None}, False),
-        ({"retry": meshlib.RetryPolicy(unsent_only=True)}, False),
-        ({"retry": meshlib.RetryPolicy(retryable_status_codes={"ABORTED"})}, False),
-        ({"retry": meshlib.RetryPolicy(stop=lambda _: True)}, False),
-        ({"retry": meshlib.HedgingPolicy()}, True),
-        ({"retry": meshlib.HedgingPolicy(non_fatal_status_codes={"ABORTED"})}, False),
-        ({"methods": {"/s.S/Pay": meshlib.MethodPolicy(retry=None)}}, False),
-        ({"methods": {"/s.S/Pay": meshlib.MethodPolicy(timeout=1.0)}}, True),
-        ({"retry_budget": meshlib.RetryThrottling(max_tokens=3, token_ratio=1)}, False),
-        ({"circuit_breaker": meshlib.CircuitBreaker()}, True),
-        ({"circuit_breaker": meshlib.CircuitBreaker(max_retries=3)}, False),
-        ({"target": "xds:///svc-a"}, False),
-    ],
-)
-def test_when_cores_transparent_retries_are_off(given: dict[str, Any], off: bool) -> None:
-    """Only where a call that no server has seen is sure to be tried again here, whatever its method."""
-    settings = settle(**{"target": "svc-a", **given})
-    _, options = settings.subchannel(Host(Endpoint(address="10.0.0.7:1")))
-    assert (dict(options).get("grpc.enable_retries") == 0) == off
+def test_enable_retries_off_means_no_retries() -> None:
+    """Behind grpc's own factories, as in grpc: whatever a service config says. ``meshlib.channel`` has ``retry=None``
+    for that, and leaves the option to C-core."""
+    off = ("grpc.enable_retries", 0)
+    options = [off, ("grpc.service_config", json.dumps(CONFIG))]
+    for settings in (settle("svc-a", options=[off], as_grpc=True), settle("svc-a", options=options, as_grpc=True)):
+        plan = settings.methods.plan("/shop.Orders/Pay")
+        assert (plan.retry, plan.hedging) == (None, None)
+    assert settings.methods.plan("/shop.Orders/Pay").timeout == 2.0
+    assert settle("svc-a", options=[off]).methods.retry == meshlib.RetryPolicy()
+
+
+def test_cores_transparent_retries_stay_on() -> None:
+    """They send again what no server has seen, as often as it takes; nothing of ours is a match for that."""
+    host = Host(Endpoint(address="10.0.0.7:1"))
+    _, options = settle("svc-a").subchannel(host)
+    assert "grpc.enable_retries" not in dict(options)
+    _, options = settle("svc-a", options=[("grpc.enable_retries", 0)]).subchannel(host)
+    assert dict(options)["grpc.enable_retries"] == 0
