@@ -15,6 +15,7 @@ from tests.e2e.aio_world import PATIENCE, QUICK, all_ready, channel_to, in_fligh
 
 import meshlib
 import meshlib.aio
+from meshlib.discovery import Resolution
 from meshlib.testing import Server, echo, servers
 
 IDLE = grpc.ChannelConnectivity.IDLE
@@ -393,3 +394,32 @@ def test_loops_in_several_threads_have_a_channel_each() -> None:
         for thread in threads:
             thread.join(PATIENCE)
     assert results == [b"x"] * 3
+
+
+@pytest.mark.parametrize("ask", ["await", "code", "read"])
+async def test_a_caller_that_is_refused_again_and_again_lets_others_run(ask: str) -> None:
+    """As in grpc.aio, where every call takes a turn of the loop: what would help the next call must get its turn."""
+    refused = [grpc.StatusCode.UNAVAILABLE]
+    async with meshlib.aio.channel("svc-a", resolver=Nothing(), dns=meshlib.DnsPolicy(allow_empty=True)) as channel:
+        with pytest.raises(grpc.aio.AioRpcError, match="has no endpoints"):
+            await hello(channel)
+        turns: list[None] = []
+        asyncio.get_running_loop().call_soon(turns.append, None)
+        try:
+            if ask == "await":
+                await hello(channel)
+            elif ask == "code":
+                refused.append(await channel.unary_unary(echo.UNARY)(b"x").code())
+            else:
+                await channel.unary_stream(echo.SERVER_STREAM)(b"x").read()
+        except grpc.aio.AioRpcError as error:
+            refused.append(error.code())
+        assert refused == [grpc.StatusCode.UNAVAILABLE] * 2
+        assert turns == [None]
+
+
+class Nothing:
+    """A resolver that knows of no endpoint."""
+
+    def resolve(self, previous: Resolution | None) -> Resolution:
+        return Resolution(endpoints=())

@@ -60,14 +60,15 @@ class Caller:
 
 
 @asynccontextmanager
-async def caller(shell: Shell, *some: Server, **options: Any) -> AsyncIterator[Caller]:
-    """A channel to ``some``, closed at the end."""
+async def caller(shell: Shell, *some: Server, name: str | None = None, **options: Any) -> AsyncIterator[Caller]:
+    """A channel to ``some``, or to what a resolver says of ``name``, closed at the end."""
+    where = target(*some) if name is None else name
     options.setdefault("retry", meshlib.RetryPolicy(**QUICK))
     if shell == "aio":
-        async with meshlib.aio.channel(target(*some), **options) as channel:
+        async with meshlib.aio.channel(where, **options) as channel:
             yield Caller(channel, shell)
         return
-    made = meshlib.channel(target(*some), **options)
+    made = meshlib.channel(where, **options)
     try:
         yield Caller(made, shell)
     finally:

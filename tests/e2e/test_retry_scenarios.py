@@ -294,7 +294,8 @@ async def test_every_attempt_is_told(shell: Shell) -> None:
     with servers(1) as (server,):
         server.fault(code="UNAVAILABLE", times=1, delay=0.02)
         server.fault(code="UNAVAILABLE", times=1)
-        async with channel(shell, target(server)) as made:
+        # C-core strips the number from what it sends while its own retries are on.
+        async with channel(shell, target(server), options=[("grpc.enable_retries", 0)]) as made:
             call = unary(made, wait_for_ready=True)
             assert await result(call) == b"x"
             attempts = call.mesh.attempts

@@ -3,48 +3,17 @@
 import gc
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from random import Random
 from typing import Any
 
 import grpc
+from tests.e2e.kinds import KINDS, answers, expected, starters
 from tests.e2e.sync_mesh import WAIT, idle, mesh, until
 
 import meshlib
 from meshlib.testing import ProcessServer, Server, echo, servers
-
-KINDS = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
-
-
-def starters(channel: grpc.Channel) -> dict[str, Callable[..., Any]]:
-    """How to start a call of each kind with given requests, the first of which is the only one if one is sent."""
-    unary, joined = channel.unary_unary(echo.UNARY), channel.stream_unary(echo.CLIENT_STREAM)
-    repeated, echoed = channel.unary_stream(echo.SERVER_STREAM), channel.stream_stream(echo.BIDI_STREAM)
-    return {
-        "unary_unary": lambda requests, **options: unary.future(requests[0], **options),
-        "unary_stream": lambda requests, **options: repeated(requests[0], **options),
-        "stream_unary": lambda requests, **options: joined.future(iter(requests), **options),
-        "stream_stream": lambda requests, **options: echoed(iter(requests), **options),
-    }
-
-
-def expected(kind: str, requests: list[bytes]) -> list[bytes]:
-    """What the echo service answers."""
-    return {
-        "unary_unary": requests[:1],
-        "unary_stream": requests[:1] * 3,
-        "stream_unary": [b"".join(requests)],
-        "stream_stream": requests,
-    }[kind]
-
-
-def answers(kind: str, call: Any) -> Iterator[bytes]:
-    """The messages as they come."""
-    if kind.endswith("stream"):
-        yield from call
-    else:
-        yield call.result(WAIT)
 
 
 def test_killed_servers_lose_nothing() -> None:
@@ -52,7 +21,7 @@ def test_killed_servers_lose_nothing() -> None:
     with ExitStack() as stack:
         some: list[Any] = [stack.enter_context(ProcessServer()) for _ in range(3)]
         channel: Any = stack.enter_context(mesh(*some))
-        start = starters(channel)
+        start = starters(channel, "sync")
         channel.unary_unary(echo.UNARY)(b"warm", wait_for_ready=True, timeout=WAIT)
         requests = [b"0", b"1", b"2"]
         for victim in some:
@@ -124,7 +93,7 @@ def test_stress(rng: Random) -> None:
                 wrong.append((kind, got, requests))
 
     with servers(3) as some, mesh(*some, retry=retry, retry_budget=None) as channel:
-        start = starters(channel)
+        start = starters(channel, "sync")
         stop = threading.Event()
         trouble = threading.Thread(target=_trouble, args=(Random(rng.random()), some, stop))
         trouble.start()
@@ -167,7 +136,7 @@ def _trouble(rng: Random, some: list[Server], stop: threading.Event) -> None:
 def test_abandoned_calls_leave_nothing(rng: Random) -> None:
     """Hundreds of calls that are dropped at any moment are all cancelled, and none stays counted."""
     with servers(2) as some, mesh(*some) as channel:
-        start = starters(channel)
+        start = starters(channel, "sync")
         some[0].fault(delay=0.02)
         for number in range(400):
             kind = rng.choice(KINDS)

@@ -267,9 +267,16 @@ class Engine:
 
     async def finished(self) -> Outcome:
         """Waits for the end of the call."""
+        if self.failed:
+            await self.turn()
         while self.outcome is None:
             await self.news.wait()
         return self.outcome
+
+    async def turn(self) -> None:
+        """Lets others run. A call that is refused on the spot has waited for nothing: who makes the next one at once,
+        and so on, would have the loop to himself, and the resolver's answer, which would help, would never come."""
+        await asyncio.sleep(0)
 
     # What an application may ask of any call.
 
@@ -322,6 +329,9 @@ class Engine:
         return known
 
     async def code(self) -> grpc.StatusCode:
+        if self.outcome is None and self.call.plan.attempt_limit is not None:
+            self.call.on_reading(now=self._now())
+            self._arm()
         return status_code((await self.finished()).code)
 
     async def details(self) -> str:

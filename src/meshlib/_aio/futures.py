@@ -36,6 +36,8 @@ class UnaryResponse(Engine):
 
     def __await__(self) -> Generator[Any, None, Any]:
         try:
+            if self.failed:
+                yield from self.turn().__await__()
             while self.outcome is None:
                 yield from self.news.wait().__await__()
         except asyncio.CancelledError:

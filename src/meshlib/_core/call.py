@@ -152,8 +152,8 @@ class Call:
         return self._drop(but=attempt)
 
     def on_reading(self, *, now: float) -> None:
-        """The application waits for a message: from now on an attempt may be too slow. This and :meth:`on_message` are
-        to be told of streams whose plan has a limit."""
+        """The application waits for a message, or for the end: from now on an attempt may be too slow. This and
+        :meth:`on_message` are to be told of streams whose plan has a limit."""
         self.reading = True
         for attempt in self.attempts:
             attempt.active = now

@@ -137,8 +137,11 @@ class Handle(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg]
             fn(self)
 
     def _ended(self) -> Engine:
-        self._engine.wait()
-        return self._engine
+        engine = self._engine
+        if engine.outcome is None and engine.call.streaming and engine.call.plan.attempt_limit is not None:
+            engine.reading()
+        engine.wait()
+        return engine
 
     def _outcome(self) -> Outcome:
         outcome = self._ended().outcome

@@ -34,6 +34,10 @@ class Relay:
         self._latency = 0.0
         self._refusing = False
         self._left: int | None = None
+        self.up = 0
+        """Bytes that clients have sent."""
+        self.down = 0
+        """Bytes that the server has sent."""
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
         self._closing = asyncio.Event()
@@ -137,6 +141,10 @@ class Relay:
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, counts: bool) -> None:
         while data := await reader.read(_CHUNK):
+            if counts:
+                self.down += len(data)
+            else:
+                self.up += len(data)
             await self._flowing.wait()
             if self._latency:
                 await asyncio.sleep(self._latency)

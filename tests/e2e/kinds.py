@@ -1,0 +1,94 @@
+"""Calls of the four kinds in the same words, whatever their kind and their shell."""
+
+import asyncio
+import queue
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+from tests.e2e.load import Shell
+
+from meshlib.testing import echo
+
+PATIENCE = 10.0  # seconds that a response may take before a test fails
+
+KINDS = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
+METHODS = {
+    "unary_unary": echo.UNARY,
+    "unary_stream": echo.SERVER_STREAM,
+    "stream_unary": echo.CLIENT_STREAM,
+    "stream_stream": echo.BIDI_STREAM,
+}
+
+
+def starters(channel: Any, shell: Shell) -> dict[str, Callable[..., Any]]:
+    """How to start a call of each kind with given requests, the first of which is the only one if one is sent."""
+
+    def starter(kind: str) -> Callable[..., Any]:
+        made = getattr(channel, kind)(METHODS[kind])
+        if shell == "sync" and kind.endswith("unary"):
+            made = made.future
+        if kind.startswith("unary"):
+            return lambda requests, **options: made(next(iter(requests)), **options)
+        return lambda requests, **options: made(iter(requests), **options)
+
+    return {kind: starter(kind) for kind in KINDS}
+
+
+def expected(kind: str, requests: list[bytes]) -> list[bytes]:
+    """What the echo service answers."""
+    return {
+        "unary_unary": requests[:1],
+        "unary_stream": requests[:1] * 3,
+        "stream_unary": [b"".join(requests)],
+        "stream_stream": requests,
+    }[kind]
+
+
+def answers(kind: str, call: Any) -> Iterator[bytes]:
+    """The messages of a call of the sync shell as they come."""
+    if kind.endswith("stream"):
+        yield from call
+    else:
+        yield call.result(PATIENCE)
+
+
+async def aio_answers(kind: str, call: Any) -> AsyncIterator[bytes]:
+    """The same in asyncio."""
+    if kind.endswith("stream"):
+        async for message in call:
+            yield message
+    else:
+        yield await call
+
+
+async def all_answers(shell: Shell, kind: str, call: Any) -> list[bytes]:
+    """All messages of a call that has been started; raises its error."""
+    if shell == "sync":
+        return await asyncio.to_thread(lambda: list(answers(kind, call)))
+    return [message async for message in aio_answers(kind, call)]
+
+
+class Requests:
+    """Requests of a stream that come when the test says so, for a call of either shell."""
+
+    def __init__(self, shell: Shell, *first: bytes) -> None:
+        self._shell = shell
+        self._queue: queue.Queue[bytes | None] = queue.Queue()
+        self._aio: asyncio.Queue[bytes | None] = asyncio.Queue()
+        for request in first:
+            self.send(request)
+
+    def send(self, request: bytes | None) -> None:
+        """The next one; None is the end. In asyncio from the thread of the loop."""
+        if self._shell == "sync":
+            self._queue.put(request)
+        else:
+            self._aio.put_nowait(request)
+
+    def iterator(self) -> Any:
+        """What the call is given."""
+        return iter(lambda: self._queue.get(timeout=PATIENCE), None) if self._shell == "sync" else self._awaited()
+
+    async def _awaited(self) -> AsyncIterator[bytes]:
+        while (request := await self._aio.get()) is not None:
+            yield request
