@@ -3,6 +3,7 @@
 from typing import Any
 
 import grpc
+import grpc.aio
 import pytest
 from tests.e2e.aio_world import PATIENCE
 from tests.e2e.chaos.relay import Relay
@@ -15,62 +16,96 @@ from meshlib.testing import Server, echo
 
 ZEROS = bytes(100_000)
 SMALL = 10_000
-"""Bytes: far more than headers, settings and 100 KB of zeros in gzip are together, far fewer than the zeros."""
+"""Bytes: far more than headers, settings and the zeros in gzip are together, far fewer than the zeros."""
 
-GZIP, DEFLATE, NONE = grpc.Compression.Gzip, grpc.Compression.Deflate, grpc.Compression.NoCompression
+NONE, DEFLATE, GZIP = grpc.Compression.NoCompression, grpc.Compression.Deflate, grpc.Compression.Gzip
+
+
+def arguments(compression: grpc.Compression | None) -> dict[str, Any]:
+    """Those of a channel or of a call; None: the application does not say."""
+    return {} if compression is None else {"compression": compression}
+
+
+async def sent(channel: Any, relay: Relay, shell: Shell, kind: str, call: grpc.Compression | None) -> int:
+    """How many bytes a call with the zeros puts on the wire, which the relay has not seen before."""
+    made = starters(channel, shell)[kind]([ZEROS], timeout=PATIENCE, **arguments(call))
+    assert await all_answers(shell, kind, made) == expected(kind, [ZEROS])
+    return relay.up
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
-    ("channel", "call", "compressed"),
+    ("channel", "call", "small"),
     [
         (None, None, False),
         (GZIP, None, True),
+        (DEFLATE, None, True),
         (None, GZIP, True),
         (None, DEFLATE, True),
-        (GZIP, NONE, False),
         (NONE, GZIP, True),
+        (NONE, None, False),
     ],
 )
 @pytest.mark.parametrize("shell", SHELLS)
 async def test_requests_are_compressed_as_asked(
-    shell: Shell, channel: Any, call: Any, compressed: bool, kind: str
+    shell: Shell, channel: grpc.Compression | None, call: grpc.Compression | None, small: bool, kind: str
 ) -> None:
-    """On the wire they are small or as large as they are; what arrives is the same, and the call beats the channel."""
-    options = {} if channel is None else {"compression": channel}
-    given = {} if call is None else {"compression": call}
+    """Small on the wire, or as large as they are; what arrives is the same."""
+    if (shell, kind) == ("sync", "stream_unary") and call is not None:
+        pytest.skip("grpc's own sync channel loses it, see below")
     with Server() as server, Relay(server.address) as relay:
-        async with caller(shell, name=f"static:///{relay.address}", **options) as it:
-            made = starters(it.channel, shell)[kind]([ZEROS], timeout=PATIENCE, **given)
-            assert await all_answers(shell, kind, made) == expected(kind, [ZEROS])
-            assert (relay.up < SMALL) is compressed, relay.up
+        async with caller(shell, name=f"static:///{relay.address}", **arguments(channel)) as it:
+            assert (await sent(it.channel, relay, shell, kind, call) < SMALL) is small, relay.up
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("channel", "call"), [(GZIP, NONE), (None, GZIP), (NONE, GZIP)])
+@pytest.mark.parametrize("shell", SHELLS)
+async def test_where_grpc_has_ways_of_its_own_they_stay(
+    shell: Shell, channel: grpc.Compression | None, call: grpc.Compression | None, kind: str
+) -> None:
+    """``NoCompression`` of a call does not beat the channel's in grpc, and its sync channel loses the compression of a
+    call with a stream of requests and one response. Whatever it does, meshlib does the same."""
+    with Server() as server, Relay(server.address) as relay:
+        async with caller(shell, name=f"static:///{relay.address}", **arguments(channel)) as it:
+            ours = await sent(it.channel, relay, shell, kind, call)
+    with Server() as server, Relay(server.address) as relay:
+        if shell == "sync":
+            with grpc.insecure_channel(relay.address, **arguments(channel)) as native:
+                theirs = await sent(native, relay, shell, kind, call)
+        else:
+            async with grpc.aio.insecure_channel(relay.address, **arguments(channel)) as native:
+                theirs = await sent(native, relay, shell, kind, call)
+    assert (ours < SMALL) is (theirs < SMALL), (ours, theirs)
 
 
 @pytest.mark.parametrize("scope", ["channel", "call"])
 @pytest.mark.parametrize("shell", SHELLS)
 async def test_retries_are_compressed_too(shell: Shell, scope: str) -> None:
     """Each attempt is as the call was asked to be."""
-    options: dict[str, Any] = {"compression": GZIP} if scope == "channel" else {}
-    given: dict[str, Any] = {"compression": GZIP} if scope == "call" else {}
+    channel, call = (GZIP, None) if scope == "channel" else (None, GZIP)
     with Server() as server, Relay(server.address) as relay:
         server.fault(code="UNAVAILABLE", after=1, times=2)
-        async with caller(shell, name=f"static:///{relay.address}", **options) as it:
-            made = starters(it.channel, shell)["unary_unary"]([ZEROS], timeout=PATIENCE, **given)
-            assert await all_answers(shell, "unary_unary", made) == [ZEROS]
-            assert len(made.mesh.attempts) == 3
-            assert relay.up < SMALL
+        async with caller(shell, name=f"static:///{relay.address}", **arguments(channel)) as it:
+            assert await sent(it.channel, relay, shell, "unary_unary", call) < SMALL
         assert server.calls[echo.UNARY] == 3
 
 
-@pytest.mark.parametrize("compressed", [True, False])
+@pytest.mark.parametrize("compression", [GZIP, None])
+@pytest.mark.parametrize("scope", ["channel", "call"])
 @pytest.mark.parametrize("way", ["__call__", "with_call"])
 @pytest.mark.parametrize("kind", ["unary_unary", "stream_unary"])
-def test_blocking_calls_are_compressed(kind: str, way: str, compressed: bool) -> None:
+def test_blocking_calls_are_compressed(kind: str, way: str, scope: str, compression: grpc.Compression | None) -> None:
     """Those of the sync shell have ways of their own, beside the future's."""
-    given: dict[str, Any] = {"compression": GZIP} if compressed else {}
-    with Server() as server, Relay(server.address) as relay:
-        with meshlib.channel(f"static:///{relay.address}") as channel:
-            made = getattr(getattr(channel, kind)(METHODS[kind]), way)
-            answer = made(ZEROS if kind == "unary_unary" else iter([ZEROS]), timeout=PATIENCE, **given)
-            assert (answer if way == "__call__" else answer[0]) == ZEROS
-            assert (relay.up < SMALL) is compressed, relay.up
+    if (kind, scope) == ("stream_unary", "call") and compression is not None:
+        pytest.skip("grpc's own sync channel loses it, see above")
+    channel, call = (compression, None) if scope == "channel" else (None, compression)
+    with (
+        Server() as server,
+        Relay(server.address) as relay,
+        meshlib.channel(f"static:///{relay.address}", **arguments(channel)) as mesh,
+    ):
+        made = getattr(getattr(mesh, kind)(METHODS[kind]), way)
+        answer = made(ZEROS if kind == "unary_unary" else iter([ZEROS]), timeout=PATIENCE, **arguments(call))
+        assert (answer if way == "__call__" else answer[0]) == ZEROS
+        assert (relay.up < SMALL) is (compression is not None), relay.up

@@ -332,3 +332,12 @@ def test_single_threaded_option_is_accepted() -> None:
             assert list(stream) == [b"x", b"x", b"x"]
         del stream
         until(lambda: idle(channel))
+
+
+def test_the_answer_to_what_is_not_kept_for_a_replay_is_not_lost() -> None:
+    """Requests larger than the buffer commit the call before the first message; message and status come together."""
+    large = bytes(100_000)
+    with servers(1) as some, mesh(*some) as channel:
+        stub = channel.stream_stream(echo.BIDI_STREAM)
+        for _ in range(60):
+            assert list(stub(iter([large]), timeout=WAIT)) == [large]

@@ -359,12 +359,12 @@ class Engine:
         """Grpc has the attempt."""
 
     def _on_done(self, attempt: Attempt, _: object) -> None:
-        """grpc's callback. While a reader is inside the attempt's ``next()``, it alone knows whether a message came
-        before the end, and reports."""
+        """grpc's callback. While a reader is inside the attempt's first ``next()``, it alone knows whether a message
+        came before the end, and reports; also if large requests or headers have committed the call to the attempt."""
         if outcomes.unconnected(attempt.call):
             let_go(attempt.call)
         with self._lock:
-            if attempt.readers and not self.call.committed:
+            if attempt.readers:
                 attempt.ended = True
                 return
         starter = attempt.starter
