@@ -281,3 +281,13 @@ def test_what_is_refused(field: str, value: object) -> None:
     with pytest.raises(ConfigError) as error:
         RetryPolicy(**{field: value})  # type: ignore[arg-type]
     assert error.value.field == field
+
+
+def test_the_back_off_begins_anew_after_a_pushback() -> None:
+    """Envoy: backoff_strategy_test, reset; gRFC A6: "the sequence is reset". Base 5 ms: bounds 5, 10, then 5 again."""
+    policy = RetryPolicy(max_attempts=9, initial_backoff=0.005, max_backoff=0.1)
+    retries = Retries(policy, Draws(1.0), lambda _: None)
+    attempt = StartAttempt(1, A, None, "first", 0.0, 0)
+    outcomes = [UNAVAILABLE, UNAVAILABLE, Outcome("UNAVAILABLE", pushback=0.7), UNAVAILABLE]
+    waits = [retries.decide(attempt, outcome, count=1, elapsed=0.0, now=0.0) for outcome in outcomes]
+    assert waits == pytest.approx([0.005, 0.01, 0.7, 0.005])
