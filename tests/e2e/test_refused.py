@@ -1,10 +1,14 @@
 """A call that a stopping server refused is sent to another one, uncounted, whatever the retry policy (gRFC A6)."""
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
+from tests.e2e.few_streams import FewStreamsServer
 from tests.e2e.goaway import GoawayServer
+from tests.e2e.load import SHELLS, Shell
+from tests.e2e.test_policies import caller
 
 import meshlib
 import meshlib.aio
@@ -69,3 +73,24 @@ def test_the_same_in_asyncio() -> None:
 
     with GoawayServer() as stopping, Server() as server:
         assert EXPECTED in asyncio.run(main())
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+async def test_calls_that_wait_for_their_turn_on_a_connection_that_goes_away(shell: Shell) -> None:
+    """C-core sends them again on the next one: hardly any is an attempt of ours, none fails, and no host is ejected.
+    Only its own transparent retries know that no server has seen them."""
+    retry = meshlib.RetryPolicy(max_attempts=20, initial_backoff=0.001, max_backoff=0.002)
+    with FewStreamsServer(at_once=4, calls=12) as server, ThreadPoolExecutor(40) as threads:
+        asyncio.get_running_loop().set_default_executor(threads)
+        async with caller(shell, name=f"static:///{server.address}", retry=retry, retry_budget=None) as it:
+            await it.ready(1)
+
+            async def five() -> list[int]:
+                return [len((await it.unary())[1].attempts) for _ in range(5)]
+
+            counts = await asyncio.gather(*(five() for _ in range(40)))
+            (host,) = it.hosts
+            assert host.ejected_for == ""
+            # A call that was on its way when GOAWAY came is sent again once by C-core, and then by us.
+            assert sum(map(sum, counts)) < 2 * 200
+        assert server.connections > 10
