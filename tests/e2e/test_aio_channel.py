@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 import pytest
 from tests.e2e.aio_world import PATIENCE, QUICK, all_ready, channel_to, in_flight, target, until
+from tests.e2e.kinds import METHODS
 
 import meshlib
 import meshlib.aio
@@ -423,3 +424,55 @@ class Nothing:
 
     def resolve(self, previous: Resolution | None) -> Resolution:
         return Resolution(endpoints=())
+
+
+class Never:
+    """A resolver that is asked and does not answer."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+        self.cancelled = asyncio.Event()
+
+    async def resolve(self, previous: Resolution | None) -> Resolution:
+        self.asked.set()
+        try:
+            return await asyncio.get_running_loop().create_future()  # type: ignore[no-any-return]
+        finally:
+            self.cancelled.set()
+
+
+@pytest.mark.parametrize("kind", ["unary_unary", "unary_stream"])
+async def test_closing_in_a_look_up_leaves_nothing(kind: str) -> None:
+    """The question is cancelled with the call that waits for it; the check around the test counts tasks."""
+    resolver = Never()
+    channel = meshlib.aio.channel("svc-a", resolver=resolver)
+    call = getattr(channel, kind)(METHODS[kind])(b"x")
+    async with asyncio.timeout(PATIENCE):
+        await resolver.asked.wait()
+        await channel.close()
+        assert call.cancelled()
+        assert await call.code() is grpc.StatusCode.CANCELLED
+        await resolver.cancelled.wait()
+    assert call.mesh.attempts == ()
+
+
+@pytest.mark.parametrize("kind", ["unary_unary", "unary_stream"])
+async def test_closing_in_a_back_off_leaves_nothing(kind: str) -> None:
+    """No further attempt is made, and the timer that would make it is gone with the call."""
+    slow = meshlib.RetryPolicy(initial_backoff=600.0, max_backoff=600.0)
+    with servers(2) as fleet:
+        for server in fleet:
+            server.fault(code="UNAVAILABLE")
+        channel = meshlib.aio.channel(target(*fleet), retry=slow)
+        call = getattr(channel, kind)(METHODS[kind])(b"x")
+        await until(lambda call=call: [a.code for a in call.mesh.attempts] == ["UNAVAILABLE"], "it backs off")
+        assert not call.done()
+        assert channel.mesh.snapshot().retries_held == 1
+        await channel.close()
+        assert call.cancelled()
+        assert await call.code() is grpc.StatusCode.CANCELLED
+        assert len(call.mesh.attempts) == 1
+        gone = weakref.ref(call)
+        del call
+        await until(lambda: gc.collect() >= 0 and gone() is None, "no timer holds the call")
+        assert sum(server.calls.total() for server in fleet) == 1

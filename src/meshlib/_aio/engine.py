@@ -386,6 +386,8 @@ def _failure(call: Call, outcome: Outcome) -> BaseException:
     if isinstance(error, grpc.aio.AioRpcError):
         if len(call.attempts) > 1:
             return AioMeshRpcError(outcome, call.explain(outcome), mesh)
+        if error.code().name != outcome.code:
+            return AioMeshRpcError(outcome, outcome.details, mesh)  # what it calls INTERNAL is no server's word
         error = copy(error)
         error.mesh = mesh
     elif error is None:
