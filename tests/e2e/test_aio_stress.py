@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
-from tests.e2e.aio_world import PATIENCE, all_ready, channel_to, in_flight, until
+from tests.e2e.aio_world import all_ready, channel_to, in_flight, until
 from tests.e2e.kinds import KINDS, aio_answers, expected, starters
 
 import meshlib
