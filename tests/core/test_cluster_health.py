@@ -104,6 +104,20 @@ def test_what_is_not_judged(outcome: Outcome) -> None:
     assert channel.cluster.outliers.detected == 0
 
 
+def test_the_calls_that_a_connection_takes_with_it_are_one_failure() -> None:
+    """A crash of a busy server ejects nobody; a connection that breaks again and again does."""
+    channel = Channel.of("a", outlier_detection=OutlierDetection(consecutive_gateway_failure=2))
+    broken = Outcome("UNAVAILABLE", "Socket closed", answered=False)
+    calls = [channel.call() for _ in range(8)]
+    for call in calls:
+        call.begin(now=0.1)
+    for call in calls:
+        call.on_outcome(1, broken, now=0.2)
+    assert channel.host("a").ejection is None
+    attempt_on(channel, "a", broken, now=0.3)
+    assert channel.host("a").ejection is not None
+
+
 def test_a_success_in_between_counts() -> None:
     """Also of a call that began before the failures."""
     channel = Channel.of("a", outlier_detection=OutlierDetection(consecutive_gateway_failure=2))

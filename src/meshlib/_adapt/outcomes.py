@@ -32,9 +32,6 @@ _BROKEN: Final = re.compile(
 _EXPIRED: Final = frozenset({"Deadline Exceeded", "Stream removed (Deadline Exceeded)"})
 """C-core's own words at the deadline."""
 
-_CLOSED: Final = {"Stream removed (Channel closed!)": "Channel closed!"}
-"""What a call is told whose channel is closed under it, where C-core's retries are off, and what grpc tells it else."""
-
 _CORE_BUG: Final = "Internal error from Core"
 """grpc.aio's own words for a write that lost the race against the status: nothing a server said."""
 
@@ -55,8 +52,6 @@ def failed(error: Any, address: str, trailing: Iterable[Any] | None) -> Outcome:
         return Outcome(name, details, sent=False, refused=True, error=error)
     if name == "INTERNAL" and details.startswith(_CORE_BUG):
         name = "UNAVAILABLE"
-    if name == "CANCELLED" and details in _CLOSED:
-        return Outcome(name, _CLOSED[details])
     answered = True
     if name == "UNAVAILABLE":
         answered = not _BROKEN.match(details)

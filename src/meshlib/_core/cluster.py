@@ -183,7 +183,7 @@ class Cluster:
             if rotation is not None and rotation.listens:
                 rotation.report(host, outcome.code, seconds, now=now)
             if self.outliers is not None and (host.struck or outcome.code != "OK"):
-                ejected = self._judge(self.outliers, host, outcome, now)
+                ejected = self._judge(self.outliers, host, outcome, now - seconds, now)
             attention = host.removed and host.in_flight == 0
             if self._waiting.calls and rotation is not None:
                 attention = self._waiting.freed = True
@@ -370,13 +370,19 @@ class Cluster:
     def _reachable(self) -> bool:
         return self.hosts.reachable(ejected=self._priorities.healthy_panic_threshold > 0)
 
-    def _judge(self, outliers: Outliers, host: Host, outcome: Outcome, now: float) -> str:
+    def _judge(self, outliers: Outliers, host: Host, outcome: Outcome, start: float, now: float) -> str:
         """What the end of an attempt says of its host: nothing, if it was cancelled, made here or never sent."""
         if outcome.code == "OK":
             outliers.answered(host)
             return ""
         if outcome.local or outcome.refused or outcome.code == "CANCELLED" or host.removed:
             return ""
+        if outcome.code == "UNAVAILABLE" and not outcome.answered:
+            # The calls that a connection takes with it are one failure of its host, not as many: else every crash of a
+            # busy server had it ejected, and left out when it is back.
+            if start <= host.record.broke_at:
+                return ""
+            host.record.broke_at = now
         found = outliers.failed(host, outcome, self.hosts.named, now=now)
         self.hosts.judged(found, now=now)
         return "" if not found or host.ejection is None else host.ejection.why

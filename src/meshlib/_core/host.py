@@ -41,6 +41,7 @@ class Record:
     """
 
     __slots__ = (
+        "broke_at",
         "consecutive_5xx",
         "consecutive_gateway_failure",
         "consecutive_local_origin_failure",
@@ -65,6 +66,8 @@ class Record:
         self.seen = (0, 0, 0, 0)
         """Successes, others, errors and local errors as of the last sweep."""
         self.returned_at = -math.inf
+        self.broke_at = -math.inf
+        """Monotonic second at which a connection that broke was last counted."""
         self.times = 0
         """Ejections that count for the length of the next; one less after each good interval."""
 

@@ -115,6 +115,10 @@ class Story:
         return times
 
 
+LASTED = 0.1
+"""Seconds of every attempt."""
+
+
 class Model:
     """Envoy's detector, from the beginning each time."""
 
@@ -122,6 +126,7 @@ class Model:
         self.policy = policy
         self.dice = dice
         self.stories: dict[Host, Story] = {}
+        self.broke: dict[Host, float] = {}
         self.sweep_at = now + policy.interval
         self.ejections = 0
         self.spared = 0
@@ -136,12 +141,16 @@ class Model:
             story.say("ok", now)
         elif outcome.local or outcome.refused or outcome.code == "CANCELLED" or host not in hosts:
             return
+        elif outcome.code == "UNAVAILABLE" and not outcome.answered and now - LASTED <= self.broke.get(host, -1e9):
+            return  # of the connection whose end was counted already
         elif policy.split_external_local_origin_errors and not outcome.answered:
+            self.broken(host, outcome, now)
             story.say("local", now)
             if story.rows[2] >= policy.consecutive_local_origin_failure:
                 enforcing = policy.enforcing_consecutive_local_origin_failure
                 self.found(host, "consecutive_local_origin_failure", enforcing, hosts, now)
         elif outcome.code in GATEWAY:
+            self.broken(host, outcome, now)
             story.say("gateway", now)
             if story.rows[1] >= policy.consecutive_gateway_failure:
                 enforcing = policy.enforcing_consecutive_gateway_failure
@@ -152,6 +161,10 @@ class Model:
             story.say("other", now)
         if story.rows[0] >= policy.consecutive_5xx:
             self.found(host, "consecutive_5xx", policy.enforcing_consecutive_5xx, hosts, now)
+
+    def broken(self, host: Host, outcome: Outcome, now: float) -> None:
+        if outcome.code == "UNAVAILABLE" and not outcome.answered:
+            self.broke[host] = now
 
     def found(self, host: Host, kind: str, enforcing: float, hosts: list[Host], now: float) -> None:
         policy, story = self.policy, self.story(host)
@@ -292,7 +305,7 @@ class OutlierMachine(RuleBasedStateMachine):
             out = sum(each.ejection is not None for each in self.hosts)
             host.in_flight += 1
             self.cluster.in_flight += 1
-            why = self.cluster.report(host, outcome, 0.1, now=self.now)
+            why = self.cluster.report(host, outcome, LASTED, now=self.now)
             self.model.outcome(host, outcome, self.hosts, self.now)
             ejected = host.ejection is not None and host.ejection is not was
             assert bool(why) == ejected
