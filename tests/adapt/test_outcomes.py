@@ -40,6 +40,20 @@ def test_the_same_words_from_a_server_prove_nothing() -> None:
     assert (outcome.sent, outcome.refused) == (True, False)
 
 
+def test_a_call_that_waited_on_a_connection_that_went_away_was_never_sent() -> None:
+    """C-core says so of its own address; of another it is what a server passes on."""
+
+    class Error:
+        def code(self) -> grpc.StatusCode:
+            return grpc.StatusCode.UNAVAILABLE
+
+        def details(self) -> str:
+            return "ipv4:10.0.0.7:5005: subchannel lost all connections"
+
+    assert failed(Error(), "ipv4:10.0.0.7:5005", ()).refused
+    assert failed(Error(), "ipv4:10.0.0.8:5005", ()).sent
+
+
 @pytest.mark.parametrize("named", ["ipv4:127.0.0.1:50051", "ipv4:10.127.0.0.1:5005", "xipv4:127.0.0.1:5005"])
 def test_an_address_that_only_begins_like_its_own_proves_nothing(named: str) -> None:
     """Port 5005 is not port 50051, and a target without an address matches nothing."""

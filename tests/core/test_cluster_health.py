@@ -224,3 +224,14 @@ def test_the_sweep_begins_with_the_first_hosts_and_ends_with_the_channel() -> No
     assert channel.cluster.next_timer() == 15.0
     channel.close(now=9.0)
     assert channel.cluster.next_timer() is None
+
+
+def test_a_panic_does_not_end_because_nobody_is_connected() -> None:
+    """The log would say that enough hosts are healthy again."""
+    channel = Channel.of("a", outlier_detection=ONE)
+    attempt_on(channel, "a", UNAVAILABLE, now=0.1)
+    channel.step(now=0.2)
+    assert channel.cluster.panic == (0,)
+    channel.put("a", TRANSIENT_FAILURE, now=0.3)
+    channel.step(now=0.4)
+    assert [event.priorities for event in channel.ear.heard(PanicChanged)] == [(0,)]

@@ -291,3 +291,12 @@ def test_the_back_off_begins_anew_after_a_pushback() -> None:
     outcomes = [UNAVAILABLE, UNAVAILABLE, Outcome("UNAVAILABLE", pushback=0.7), UNAVAILABLE]
     waits = [retries.decide(attempt, outcome, count=1, elapsed=0.0, now=0.0) for outcome in outcomes]
     assert waits == pytest.approx([0.005, 0.01, 0.7, 0.005])
+
+
+def test_the_hedge_after_the_only_copy_failed_is_held_back_too() -> None:
+    """Nothing is retried or hedged while tokens are short: gRFC A6."""
+    cluster = ScriptedCluster(A, B, throttling=RetryThrottling(max_tokens=2, token_ratio=0.5))
+    call = HedgedCall(cluster, plan(HedgingPolicy(hedging_delay=1.0)), "/s/M")  # type: ignore[arg-type]
+    call.begin(now=0.0)
+    assert brief(call.on_outcome(1, UNAVAILABLE, now=0.5)) == ["finish 1 UNAVAILABLE"]
+    assert "retryThrottling" in call.verdict

@@ -84,6 +84,12 @@ def test_without_panic_nobody_is_left(factor: float | None) -> None:
     assert percents(loads([(0, 3), (0, 2)], factor=factor, threshold=0)) == [0, 0]
 
 
+@pytest.mark.parametrize("factor", [None, 1.4])
+def test_a_healthy_host_is_never_rounded_away(factor: float | None) -> None:
+    """One of 150 is less than a percent; without panic it gets everything all the same."""
+    assert percents(loads([(0, 10), (1, 150)], factor=factor, threshold=0)) == [0, 100]
+
+
 def hosts(*tiers: str) -> tuple[SimulatedHost, ...]:
     """Hosts by tier, a letter each: ``h`` is healthy, ``e`` ejected."""
     made = []

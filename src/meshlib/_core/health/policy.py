@@ -43,7 +43,7 @@ class OutlierDetection:
     An attempt is judged by its final status, wherever that arrived (Envoy sees it in response headers only), as the
     HTTP status Envoy maps it to: UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE and DATA_LOSS are
     5xx, of these DEADLINE_EXCEEDED and UNAVAILABLE are gateway failures. Attempts that were cancelled, refused here or
-    never sent are not judged.
+    never sent are not judged, and the calls that one connection takes with it when it breaks are one failure.
 
     ``enforcing_...`` is the chance in percent that what was detected ejects; at 0 it is counted, and told to the log at
     DEBUG. Out of the box five gateway failures in a row eject and nothing else does, but for five failures in a row
