@@ -212,7 +212,7 @@ class Telemetry:
             self._failed()
             return metadata
 
-    def ended(self, call: Call, outcome: Outcome, *, now: float) -> None:
+    def ended(self, call: Call, outcome: Outcome, now: float) -> None:
         """The call ended; told once."""
         if (outcome.code != "OK" or len(call.attempts) > 1) and _log.isEnabledFor(logging.DEBUG):
             # As text: whoever keeps the record is not to keep the call.

@@ -130,7 +130,7 @@ class ScriptedCluster:
         self.resting: set[Call] = set()
         self.in_flight: Counter[Host] = Counter()
 
-    def pick(self, call: Call, *, now: float, wait: bool = True) -> Host | Outcome | None:
+    def pick(self, call: Call, now: float, *, wait: bool = True) -> Host | Outcome | None:
         self.leave(call)
         chosen = self.picks.popleft() if len(self.picks) > 1 else self.picks[0]
         if isinstance(chosen, Host):
@@ -139,7 +139,7 @@ class ScriptedCluster:
             self.waiting.add(call)
         return chosen
 
-    def report(self, host: Host, outcome: Outcome, seconds: float, *, now: float) -> str:
+    def report(self, host: Host, outcome: Outcome, seconds: float, now: float) -> str:
         self.in_flight[host] -= 1
         self.reports.append((host.endpoint.address, outcome.code))
         return "" if outcome.code == "OK" else self.ejects.pop(host, "")

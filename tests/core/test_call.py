@@ -221,7 +221,7 @@ def test_what_no_host_means() -> None:
     """Before the first attempt the cluster's outcome is the call's."""
     call = Call(ScriptedCluster(NO_HOST), plan(RETRY), METHOD)  # type: ignore[arg-type]
     assert ended(call.begin(now=0.0)) is NO_HOST
-    assert call.attempts == []
+    assert call.attempts == ()
 
 
 def test_hosts_that_vanish_before_a_retry() -> None:

@@ -564,10 +564,9 @@ def test_another_host_first() -> None:
     channel = Channel.of("a", "b", "c")
     for _ in range(20):
         call = channel.call()
-        call.tried.append(channel.host("a"))
-        call.tried.append(channel.host("b"))
+        call.tried = (channel.host("a"), channel.host("b"))
         assert channel.pick(call) == "c"
-        call.tried.append(channel.host("c"))
+        call.tried += (channel.host("c"),)
         assert channel.pick(call) in {"a", "b", "c"}
 
 

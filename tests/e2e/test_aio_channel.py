@@ -358,7 +358,7 @@ async def test_interceptors_may_change_the_method_and_fail_the_call() -> None:
             assert await channel.unary_unary("/nobody/Home")(b"x", timeout=PATIENCE) == b"x"
         (host,) = channel._lease.runtime().cluster.hosts
         subchannel: Any = host.subchannel
-        assert len(subchannel._known) == 1, "one method, made once"
+        assert len(subchannel.multicallables) == 1, "one method, made once"
         server.fault(code="NOT_FOUND", times=1)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await channel.unary_unary(echo.UNARY)(b"x", timeout=PATIENCE)

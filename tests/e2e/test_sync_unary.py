@@ -105,7 +105,7 @@ def test_a_closed_subchannel_makes_no_multicallable() -> None:
     subchannel = Subchannel(Host(Endpoint(address="127.0.0.1:1")), settle("static:///127.0.0.1:1"))
     subchannel.close()
     with pytest.raises(ValueError, match="closed channel"):
-        subchannel.multicallable(Method("unary_unary", echo.UNARY, None, None, True))
+        subchannel.multicallables[Method("unary_unary", echo.UNARY, None, None, True)]
 
 
 def test_a_closed_channel_is_not_ready() -> None:

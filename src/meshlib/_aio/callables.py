@@ -41,7 +41,10 @@ class Multicallable:
         self._lease = lease
         self._method = method
         self._plan = lease.settings.methods.plan(method.name)
-        self._renamed: Kept[Multicallable] = Kept()
+        kind = type(self)
+        self._renamed: Kept[str, Multicallable] = Kept(
+            lambda name: kind(lease, Method(method.kind, name, method.serializer, method.deserializer, False))
+        )
 
     def _call(
         self,
@@ -99,14 +102,7 @@ class Multicallable:
     def _named(self, name: str | bytes) -> "Multicallable":
         """This one, or another if an interceptor has changed the method."""
         text = name.decode() if isinstance(name, bytes) else name
-        method = self._method
-        if text == method.name:
-            return self
-        known = self._renamed.get(text)
-        if known is None:
-            other = Method(method.kind, text, method.serializer, method.deserializer, False)
-            known = self._renamed.keep(text, type(self)(self._lease, other))
-        return known
+        return self if text == self._method.name else self._renamed[text]
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._method.name} {self._lease.settings.target.text}>"

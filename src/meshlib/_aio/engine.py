@@ -192,7 +192,7 @@ class Engine:
         subchannel: Any = command.host.subchannel
         try:
             attempt = self.send(
-                subchannel.multicallable(self.method),
+                subchannel.multicallables[self.method],
                 command.n,
                 timeout=command.timeout,
                 metadata=for_attempt(self._metadata, command.previous),

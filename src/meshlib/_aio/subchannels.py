@@ -1,6 +1,7 @@
 """The connection to one host: grpc.aio's own channel to one address, and its multicallables, made once per method."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, final
 
 import grpc
@@ -29,23 +30,21 @@ class Subchannel:
         factory: makes the channel of grpc.aio.
     """
 
-    __slots__ = ("_channel", "_known", "state", "target")
+    __slots__ = ("_channel", "multicallables", "state", "target")
 
     def __init__(self, host: Host, settings: Settings, factory: Factory = grpcio.aio_channel) -> None:
         self.target, options = settings.subchannel(host)
         interceptors = one_per_kind(settings.attempt_interceptors)
         self._channel = factory(self.target, options, settings.credentials, settings.compression, interceptors)
         self.state: Callable[[bool], int] = grpcio.aio_state(self._channel)
-        self._known: Kept[Any] = Kept()
-
-    def multicallable(self, method: Method) -> Any:
-        """grpc's multicallable for ``method``: takes bytes, returns messages."""
-        known = self._known.get(method)
-        if known is None:
-            make = getattr(self._channel, method.kind)
-            known = self._known.keep(method, make(method.name, None, method.deserializer, method.registered))
-        return known
+        self.multicallables: Kept[Method, Any] = Kept(partial(_multicallable, self._channel))
+        """grpc's multicallables by method: they take bytes, and return messages."""
 
     def close(self) -> None:
         """Ends the connection and every call on it. Without a grace grpc.aio has nothing to wait for."""
         ended(self._channel.close())
+
+
+def _multicallable(channel: Any, method: Method) -> Any:
+    make = getattr(channel, method.kind)
+    return make(method.name, None, method.deserializer, method.registered)

@@ -8,6 +8,7 @@ __all__ = ["Kept", "Method", "Multicallables"]
 METHODS_KEPT: Final = 1024
 """Methods remembered per channel and per host. Applications have fewer; a serializer made anew per call has no end."""
 
+K = TypeVar("K")
 V = TypeVar("V")
 
 
@@ -33,11 +34,21 @@ class Method:
         self.registered = registered
 
 
-class Kept(dict[Any, V]):
-    """What was made, by key; the oldest makes room."""
+class Kept(dict[K, V]):
+    """What was made, by key: made when it is first asked for; the oldest makes room.
 
-    def keep(self, key: Any, made: V) -> V:
-        """Remembers ``made``, and returns it."""
+    Args:
+        make: makes what belongs to a key.
+    """
+
+    __slots__ = ("_make",)
+
+    def __init__(self, make: Callable[[K], V]) -> None:
+        super().__init__()
+        self._make = make
+
+    def __missing__(self, key: K) -> V:
+        made = self._make(key)
         while len(self) >= METHODS_KEPT:
             self.pop(next(iter(self)), None)
         self[key] = made
@@ -56,13 +67,13 @@ class Multicallables:
 
     def __init__(self, make: Callable[[Method], Any]) -> None:
         self._make = make
-        self._kept: Kept[Any] = Kept()
+        self._kept: Kept[Any, Any] = Kept(lambda key: make(Method(*key)))
 
     def get(self, kind: str, method: str, serializer: Any, deserializer: Any, registered: bool | None) -> Any:
         """The one of a method as a stub names it."""
         key = (kind, method, serializer, deserializer, bool(registered))
         try:
-            known = self._kept.get(key)
+            hash(key)
         except TypeError:  # a serializer that cannot be hashed
             return self._make(Method(*key))
-        return self._kept.keep(key, self._make(Method(*key))) if known is None else known
+        return self._kept[key]

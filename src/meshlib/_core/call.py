@@ -68,6 +68,12 @@ class Call:
     # What few calls ever need has its value here, so that the others do not pay for it.
 
     hash: int | None = None
+    streaming: bool = False
+    observer: CallObserver | None = None
+    state: State = NEW
+    attempts: tuple[StartAttempt, ...] = ()
+    tried: tuple[Host, ...] = ()
+    """Hosts it was sent to, oldest first."""
     span: object = None
     """Whatever telemetry keeps for the call."""
     waker: Callable[[], None] | None = None
@@ -84,6 +90,8 @@ class Call:
     """The attempt whose answer counts, whatever it is; 0 while there is none."""
     verdict: str = ""
     """Why its failure was not tried again, in words."""
+    _flying: int = 0
+    """Attempts in flight that count."""
     _refused: int = 0
     """Attempts that count for nothing, because grpc refused them and another was sent in their place."""
     _failure: StartAttempt | None = None
@@ -99,10 +107,10 @@ class Call:
         cluster: "Cluster",
         plan: Plan,
         method: str,
-        *,
         metadata: Sequence[tuple[str, str | bytes]] = (),
         deadline: float | None = None,
         wait_for_ready: bool = False,
+        *,
         streaming: bool = False,
         observer: CallObserver | None = None,
     ) -> None:
@@ -112,18 +120,14 @@ class Call:
         self.metadata = metadata
         self.deadline = deadline
         self.wait_for_ready = wait_for_ready
-        self.streaming = streaming
-        self.observer = observer
-        self.state = NEW
-        self.attempts: list[StartAttempt] = []
-        self.tried: list[Host] = []
-        """Hosts it was sent to, oldest first."""
-        self._flying = 0
-        """Attempts in flight that count."""
+        if streaming:
+            self.streaming = True
+        if observer is not None:
+            self.observer = observer
 
     # Inputs.
 
-    def begin(self, *, now: float) -> Commands:
+    def begin(self, now: float) -> Commands:
         """The call starts."""
         if self.state is not NEW:
             return NOTHING
@@ -164,7 +168,7 @@ class Call:
         for attempt in self.attempts:
             attempt.active = math.inf
 
-    def on_outcome(self, n: int, outcome: Outcome, *, now: float) -> Commands:
+    def on_outcome(self, n: int, outcome: Outcome, now: float) -> Commands:
         """Attempt ``n`` ended."""
         attempt = self.attempts[n - 1]
         if attempt.seconds is not None:
@@ -174,26 +178,22 @@ class Call:
             attempt.outcome = outcome
         else:
             outcome = attempt.outcome
-        ejected = self.cluster.report(attempt.host, outcome, seconds, now=now)
+        ejected = self.cluster.report(attempt.host, outcome, seconds, now)
         if ejected:
             attempt.ejected = ejected
         if self.observer is not None:
-            address = attempt.host.endpoint.address
-            ended = AttemptEnded(at=now, n=n, address=address, code=outcome.code, seconds=seconds)
-            self.observer.on_call_event(self, ended)
-            if ejected:
-                self.observer.on_call_event(self, Ejected(at=now, n=n, address=address, why=ejected))
+            self._tell_end(attempt, outcome, seconds, now)
         if attempt.dropped:
             return NOTHING
-        self._flying -= 1
-        if self.cluster.retries.throttle is not None and outcome.code == "OK":
+        self._flying = flying = self._flying - 1
+        if outcome.code != "OK":
+            return self._failed(attempt, outcome, now)
+        if self.cluster.retries.throttle is not None:
             self.cluster.retries.throttled(ok=True)
-        if outcome is OK and n == 1 and not self._flying:
+        if outcome is OK and n == 1 and not flying:
             self.state = DONE
             return ANSWERED
-        if outcome.code == "OK":
-            return self._finish(outcome, n)
-        return self._failed(attempt, outcome, now)
+        return self._finish(outcome, n)
 
     def on_timer(self, *, now: float) -> Commands:
         """The time of :meth:`next_timer` has come."""
@@ -249,7 +249,7 @@ class Call:
         """Sends the next attempt, if a host can be had."""
         if self.deadline is not None and now >= self.deadline:
             return self._expire(now)
-        chosen = self.cluster.pick(self, now=now)
+        chosen = self.cluster.pick(self, now)
         if type(chosen) is Host:
             return (self._send(chosen, why, now),)
         if isinstance(chosen, Outcome):
@@ -266,17 +266,22 @@ class Call:
         limit = None if self.streaming else plan.attempt_limit
         if limit is not None and (timeout is None or limit < timeout):
             timeout = limit
-        count = len(self.attempts)
-        attempt = StartAttempt(count + 1, host, timeout, why, now, count - self._refused if count else 0)
-        if not self.reading:
-            attempt.active = math.inf
-        self.attempts.append(attempt)
-        self.tried.append(host)
+        if self.attempts:
+            count = len(self.attempts)
+            attempt = StartAttempt(count + 1, host, timeout, why, now, count - self._refused)
+            if self._failure is not None:
+                attempt.holds, self._failure.holds = self._failure.holds, False
+            self.attempts = (*self.attempts, attempt)
+            self.tried = (*self.tried, host)
+        else:
+            attempt = StartAttempt(1, host, timeout, why, now, 0)
+            self.attempts = (attempt,)
+            self.tried = (host,)
+        if self.streaming and self.reading:
+            attempt.active = now
         self.state = FLYING
         self.waited = False
         self._flying += 1
-        if count and self._failure is not None:
-            attempt.holds, self._failure.holds = self._failure.holds, False
         if self.cluster.panic:
             attempt.panic = host.endpoint.priority in self.cluster.panic
         if self.observer is not None:
@@ -284,6 +289,15 @@ class Call:
             started = AttemptStarted(at=now, n=attempt.n, address=address, why=why, panic=attempt.panic)
             self.observer.on_call_event(self, started)
         return attempt
+
+    def _tell_end(self, attempt: StartAttempt, outcome: Outcome, seconds: float, now: float) -> None:
+        """Tells of the end of an attempt, and of what it did to its host."""
+        assert self.observer is not None
+        n, address = attempt.n, attempt.host.endpoint.address
+        ended = AttemptEnded(at=now, n=n, address=address, code=outcome.code, seconds=seconds)
+        self.observer.on_call_event(self, ended)
+        if attempt.ejected:
+            self.observer.on_call_event(self, Ejected(at=now, n=n, address=address, why=attempt.ejected))
 
     # An attempt ended in failure, and the call has not.
 

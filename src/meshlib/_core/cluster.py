@@ -125,70 +125,69 @@ class Cluster:
 
     # What callers do.
 
-    def pick(self, call: "Call", *, now: float, wait: bool = True) -> Host | Outcome | None:
+    def pick(self, call: "Call", now: float, *, wait: bool = True) -> Host | Outcome | None:
         """The host for the next attempt of ``call``, its place counted.
 
         Returns:
             A host; or the outcome that ends the call, if nothing can be reached and it will not wait, or the circuit
             breaker refuses it; or None, and then the call is registered to be woken (unless ``wait`` is False).
         """
-        hosts, waiting = self.hosts, self._waiting
+        waiting = self._waiting
         with self._lock:
             if waiting.calls or waiting.resting:
                 waiting.forget(call)
             rotation = self._rotation
-            chosen: Host | Outcome | None = None if rotation is None else rotation.pick(call, self._usable, now=now)
+            chosen: Host | Outcome | None = None if rotation is None else rotation.pick(call, self._usable, now)
             if chosen is None:
                 chosen = self._pick_failing(call, wait)
             attention = False
             if type(chosen) is Host:
-                if self.in_flight < self.breaker.max_requests:
+                in_flight = self.in_flight
+                if in_flight < self.breaker.max_requests:
                     chosen.in_flight += 1
-                    self.in_flight += 1
+                    self.in_flight = in_flight + 1
                 else:
                     chosen = self.breaker.refuse_request(self.note, now=now)
             elif chosen is None and wait:
-                alone = not waiting.calls
-                if waiting.add(call, most=self.breaker.max_pending_requests):
-                    attention = True
-                    if alone:
-                        self._watch.hurry(now=now)
-                else:
-                    chosen = self.breaker.refuse_waiting(self.note, now=now)
-            if hosts.version != self._seen:
-                self._seen = hosts.version
+                chosen = self._wait(call, now)
+                attention = chosen is None
+            version = self.hosts.version
+            if version != self._seen:
+                self._seen = version
                 attention = True
         if attention:
             self._attention()
         return chosen
 
-    def report(self, host: Host, outcome: Outcome, seconds: float, *, now: float) -> str:
+    def report(self, host: Host, outcome: Outcome, seconds: float, now: float) -> str:
         """An attempt on ``host`` ended after ``seconds``; its place is free.
 
         Returns:
             Why that had the host ejected; empty: it had not.
         """
-        hosts = self.hosts
         ejected = ""
         with self._lock:
             host.in_flight -= 1
             self.in_flight -= 1
             if outcome.code == "OK":
                 host.successes += 1
+                judged = host.struck
             else:
                 host.failures += 1
+                judged = True
                 if outcome.code == "UNAVAILABLE":
-                    hosts.usable(host, now=now)
+                    self.hosts.usable(host, now=now)
             rotation = self._rotation
             if rotation is not None and rotation.listens:
                 rotation.report(host, outcome.code, seconds, now=now)
-            if self.outliers is not None and (host.struck or outcome.code != "OK"):
+            if judged and self.outliers is not None:
                 ejected = self._judge(self.outliers, host, outcome, now - seconds, now)
             attention = host.removed and host.in_flight == 0
             if self._waiting.calls and rotation is not None:
                 attention = self._waiting.freed = True
-            if hosts.version != self._seen:
-                self._seen = hosts.version
+            version = self.hosts.version
+            if version != self._seen:
+                self._seen = version
                 attention = True
         if attention:
             self._attention()
@@ -366,6 +365,15 @@ class Cluster:
         if not self.resolved or self._reachable() or (wait and self.hosts.redialled()) or call.wait_for_ready:
             return None
         return self.hosts.failing(call.tried) or local("UNAVAILABLE", self.situation())
+
+    def _wait(self, call: "Call", now: float) -> Outcome | None:
+        """``call`` waits for a host, unless too many do."""
+        alone = not self._waiting.calls
+        if not self._waiting.add(call, most=self.breaker.max_pending_requests):
+            return self.breaker.refuse_waiting(self.note, now=now)
+        if alone:
+            self._watch.hurry(now=now)
+        return None
 
     def _reachable(self) -> bool:
         return self.hosts.reachable(ejected=self._priorities.healthy_panic_threshold > 0)

@@ -1,5 +1,6 @@
 """What a machine asks its shell to do: values, performed in order and outside every lock."""
 
+import math
 from typing import TYPE_CHECKING, Final, final
 
 from meshlib._core.status import OK, Outcome
@@ -39,21 +40,22 @@ class StartAttempt:
         previous: attempts before this one that a server may have seen: ``grpc-previous-rpc-attempts`` (gRFC A6).
     """
 
-    __slots__ = (
-        "active",
-        "dropped",
-        "ejected",
-        "holds",
-        "host",
-        "n",
-        "outcome",
-        "panic",
-        "previous",
-        "seconds",
-        "start",
-        "timeout",
-        "why",
-    )
+    # What few attempts ever need has its value here, so that the others do not pay for it.
+
+    outcome: Outcome | None = None
+    """What became of it, as far as the call is concerned."""
+    seconds: float | None = None
+    """How long it took; None until its outcome is reported."""
+    dropped: bool = False
+    """Cancelled: its outcome, still to come, no longer counts."""
+    holds: bool = False
+    """It holds a place in the retry budget."""
+    active: float = math.inf
+    """Monotonic second since which the application waits for a message of it; infinite: it does not."""
+    panic: bool = False
+    """Ejected hosts were used as well when its host was chosen."""
+    ejected: str = ""
+    """Why its end had its host ejected; empty: it had not."""
 
     def __init__(self, n: int, host: "Host", timeout: float | None, why: str, start: float, previous: int) -> None:
         self.n = n
@@ -62,20 +64,6 @@ class StartAttempt:
         self.why = why
         self.start = start
         self.previous = previous
-        self.outcome: Outcome | None = None
-        """What became of it, as far as the call is concerned."""
-        self.seconds: float | None = None
-        """How long it took; None until its outcome is reported."""
-        self.dropped = False
-        """Cancelled: its outcome, still to come, no longer counts."""
-        self.holds = False
-        """It holds a place in the retry budget."""
-        self.active = start
-        """Monotonic second since which the application waits for a message of it; infinite: it does not."""
-        self.panic = False
-        """Ejected hosts were used as well when its host was chosen."""
-        self.ejected = ""
-        """Why its end had its host ejected; empty: it had not."""
 
     def __repr__(self) -> str:
         end = "in flight" if self.outcome is None else self.outcome.code

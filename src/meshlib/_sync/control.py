@@ -158,7 +158,10 @@ def _after_fork_in_child() -> None:
     global _process
     gate.__init__()  # its event may hold a lock of a thread that is not here
     if _process.runtimes or _process.loop is not None:
-        _parked.append((_process, list(_process.runtimes), list(_process.live)))
+        runtimes = list(_process.runtimes)
+        for runtime in runtimes:
+            runtime.live = False
+        _parked.append((_process, runtimes, list(_process.live)))
     _process = Process(_process.clock)
 
 

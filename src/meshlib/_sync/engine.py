@@ -328,7 +328,7 @@ class Engine:
             request = request.feed(self, command.n)
         subchannel: Any = command.host.subchannel
         attempt.target = subchannel.target
-        send = subchannel.multicallable(self._method)
+        send = subchannel.multicallables[self._method]
         if self._method.kind.endswith("unary"):
             send = send.future
         metadata = for_attempt(self._metadata, command.previous)

@@ -52,6 +52,8 @@ class Runtime:
         self.clock = process.clock
         self.now = process.clock.now
         self.closed = False
+        self.live = True
+        """Of use: neither closed nor left behind at a fork."""
         self.aside = 0
         """Attempts no thread is blocked in: those of futures and streams."""
         self._aside_lock = self.clock.lock()
@@ -129,6 +131,7 @@ class Runtime:
     def shutdown(self) -> None:
         """Closes the channel: waiting calls end at once, attempts are cancelled, connections closed. Idempotent."""
         self.closed = True
+        self.live = False
         commands = self.cluster.close(now=self.now())
         for command in commands:
             if isinstance(command, Wake):
@@ -162,7 +165,7 @@ class Lease:
         factory: makes grpc channels.
     """
 
-    __slots__ = ("__weakref__", "_factory", "_runtime", "_watch", "closed", "settings", "telemetry")
+    __slots__ = ("__weakref__", "_factory", "_watch", "closed", "latest", "settings", "telemetry")
 
     def __init__(
         self,
@@ -177,13 +180,14 @@ class Lease:
         self.closed = False
         self._watch = watch
         self._factory = factory
-        self._runtime: Runtime | None = None
+        self.latest: Runtime | None = None
+        """The last one made: in use as long as it is live."""
         telemetry.watch(self)
 
     @property
     def present(self) -> Runtime | None:
         """The runtime in this process, if the channel has been used in it."""
-        runtime = self._runtime
+        runtime = self.latest
         return runtime if runtime is not None and runtime.process is control.current() else None
 
     def runtime(self) -> Runtime:
@@ -192,19 +196,20 @@ class Lease:
         Raises:
             ValueError: the channel is closed.
         """
-        runtime = self._runtime
-        if runtime is None or runtime.closed or runtime.process is not control.current():
-            return self._renew()
+        runtime = self.latest
+        if runtime is None or not runtime.live:
+            return self.renew()
         return runtime
 
-    def _renew(self) -> Runtime:
+    def renew(self) -> Runtime:
+        """Makes the runtime, if it is not there yet."""
         process = control.current()
         with process.lock:
             if self.closed:
                 raise ValueError(CLOSED_CHANNEL)
-            runtime = self._runtime
+            runtime = self.latest
             if runtime is None or runtime.process is not process:
-                runtime = self._runtime = Runtime(
+                runtime = self.latest = Runtime(
                     self.settings, process, watch=self._watch, telemetry=self.telemetry, factory=self._factory
                 )
                 weakref.finalize(self, runtime.abandon).atexit = False

@@ -29,37 +29,46 @@ class Subchannel:
         factory: makes the grpc channel.
     """
 
-    __slots__ = ("_calls", "_channel", "_closed", "_known", "_lock", "state", "target")
+    __slots__ = ("_channel", "_registry", "multicallables", "state", "target")
 
     def __init__(self, host: Host, settings: Settings, factory: Factory = grpcio.channel) -> None:
         self.target, options = settings.subchannel(host)
         self._channel = factory(self.target, options, settings.credentials, settings.compression)
         self.state: Callable[[bool], int] = grpcio.sync_state(self._channel)
         interceptors = settings.attempt_interceptors
-        self._calls = grpc.intercept_channel(self._channel, *interceptors) if interceptors else self._channel
-        self._known: Kept[Any] = Kept()
+        self._registry = _Registry(
+            grpc.intercept_channel(self._channel, *interceptors) if interceptors else self._channel
+        )
+        self.multicallables: Kept[Method, Any] = Kept(self._registry.multicallable)
+        """grpc's multicallables by method: they take bytes, and return messages. ``ValueError``: the channel is closed,
+        in grpc's own words."""
+
+    def close(self) -> None:
+        """Ends the connection and every call on it."""
+        self._registry.close()
+        self._channel.close()
+
+
+@final
+class _Registry:
+    """C-core registers a method with its channel, and crashes if that is being closed: never both at once."""
+
+    __slots__ = ("_calls", "_closed", "_lock")
+
+    def __init__(self, calls: grpc.Channel) -> None:
+        self._calls = calls
         self._closed = False
         self._lock = threading.Lock()
 
     def multicallable(self, method: Method) -> Any:
-        """grpc's multicallable for ``method``: takes bytes, returns messages.
-
-        Raises:
-            ValueError: the channel is closed, in grpc's own words.
-        """
-        known = self._known.get(method)
-        return self._make(method) if known is None else known
-
-    def close(self) -> None:
-        """Ends the connection and every call on it."""
-        with self._lock:
-            self._closed = True
-        self._channel.close()
-
-    def _make(self, method: Method) -> Any:
-        """C-core registers a method with its channel, and crashes if that is being closed: never both at once."""
+        """One that is new to this channel."""
         with self._lock:
             if self._closed:
                 raise ValueError(CLOSED_CHANNEL)
             make = getattr(self._calls, method.kind)
-            return self._known.keep(method, make(method.name, None, method.deserializer, method.registered))
+            return make(method.name, None, method.deserializer, method.registered)
+
+    def close(self) -> None:
+        """None any more."""
+        with self._lock:
+            self._closed = True

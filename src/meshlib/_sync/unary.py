@@ -14,7 +14,7 @@ from meshlib._adapt.errors import MeshRpcError
 from meshlib._adapt.metadata import Metadata, for_attempt
 from meshlib._control.methods import Method
 from meshlib._core.call import Call
-from meshlib._core.commands import Finish, StartAttempt
+from meshlib._core.commands import ANSWERED, Commands, Finish, StartAttempt
 from meshlib._core.policy import Plan
 from meshlib._core.status import OK, Outcome, local
 from meshlib._core.view import CallMesh
@@ -73,22 +73,16 @@ def blocking(
         runtime.cluster,
         plan,
         method.name,
-        metadata=metadata,
-        deadline=None if timeout is None else started + timeout,
-        wait_for_ready=plan.wait_for_ready if wait_for_ready is None else wait_for_ready,
+        metadata,
+        None if timeout is None else started + timeout,
+        plan.wait_for_ready if wait_for_ready is None else wait_for_ready,
     )
-    sent = runtime.telemetry.started(call, metadata)
-    result: Any = None
-    commands = call.begin(now=started)
+    telemetry = runtime.telemetry
+    sent = telemetry.started(call, metadata)
+    commands = call.begin(started)
     while True:
         if not commands:
-            try:
-                runtime.wait(call)
-            except BaseException:
-                call.on_cancel(RAISED, now=now())
-                runtime.telemetry.ended(call, RAISED, now=now())
-                raise
-            commands = call.on_endpoints(now=now()) if call.woken else call.on_timer(now=now())
+            commands = waited(runtime, call)
             continue
         command = commands[0]
         if type(command) is not StartAttempt:
@@ -97,28 +91,49 @@ def blocking(
             gate.wait()
         subchannel: Any = command.host.subchannel
         try:
-            multicallable = subchannel.multicallable(method)
-            send = multicallable.with_call if with_call else multicallable
-            result = send(data, command.timeout, for_attempt(sent, command.previous), credentials, None, compression)
+            send = subchannel.multicallables[method]
+            if with_call:
+                send = send.with_call
+            carried = for_attempt(sent, command.previous) if command.previous else sent or None
+            result = send(data, command.timeout, carried, credentials, None, compression)
         except BaseException as error:
             if not isinstance(error, grpc.RpcError) or not hasattr(error, "trailing_metadata"):
                 # Bad metadata, a closed channel, an interceptor, KeyboardInterrupt: the caller gets what was raised and
                 # the host its place back. In this order, so that no policy thinks of trying again.
                 call.on_cancel(RAISED, now=now())
                 call.on_outcome(command.n, RAISED, now=now())
-                runtime.telemetry.ended(call, RAISED, now=now())
+                telemetry.ended(call, RAISED, now=now())
                 raise
             outcome = attempt_failed(error, subchannel)
         else:
             outcome = OK
-        commands = call.on_outcome(command.n, outcome, now=now())
+        ended = now()
+        commands = call.on_outcome(command.n, outcome, ended)
+        if commands is ANSWERED:
+            telemetry.ended(call, OK, ended)
+            if with_call:
+                result[1].mesh = CallMesh(call, OK)
+            return result
     assert type(command) is Finish
-    runtime.telemetry.ended(call, command.outcome, now=now())
+    telemetry.ended(call, command.outcome, now())
     if command.outcome.code == "OK":
         if with_call:
             result[1].mesh = CallMesh(call, command.outcome)
         return result
     raise failure(call, command.outcome)
+
+
+def waited(runtime: Runtime, call: Call) -> Commands:
+    """Blocks until ``call`` has something to do."""
+    try:
+        runtime.wait(call)
+    except BaseException:
+        now = runtime.now()
+        call.on_cancel(RAISED, now=now)
+        runtime.telemetry.ended(call, RAISED, now=now)
+        raise
+    now = runtime.now()
+    return call.on_endpoints(now=now) if call.woken else call.on_timer(now=now)
 
 
 def attempt_failed(error: Any, subchannel: Subchannel) -> Outcome:

@@ -13,6 +13,7 @@ from typing import Final, Protocol, final
 from meshlib._core.balancing.contracts import Balancer, Picker, PickInfo, Report
 from meshlib._core.balancing.priorities import Spread, Tier
 from meshlib._core.balancing.round_robin import RoundRobin
+from meshlib._core.connectivity import READY
 from meshlib._core.events import ChannelEvent, PluginFailed
 from meshlib._core.host import Host
 
@@ -103,7 +104,7 @@ class Rotation:
         self.listens = bool(self._listeners)
         """Whether a picker wants to know how attempts end."""
 
-    def pick(self, call: Asking, usable: Usable, *, now: float) -> Host | None:
+    def pick(self, call: Asking, usable: Usable, now: float) -> Host | None:
         """A host that is usable now: another than ``call.tried`` where there is one. None: the picker says wait, or
         there is none."""
         tried = call.tried
@@ -119,8 +120,14 @@ class Rotation:
                     return None
                 self._failed("pick", f"returned {host!r}, which is none of its hosts", now)
                 break
-            fit = usable(host, now=now) and (host.ejection is None or host in self._forced)
-            if fit and (left == 0 or host not in tried):
+            subchannel = host.subchannel
+            # Nearly always it is connected, and known to be: seen at a look, without a call of ours.
+            ready = subchannel is not None and not host.removed and host.state == READY == subchannel.state(True)
+            if (
+                (ready or usable(host, now=now))
+                and (host.ejection is None or host in self._forced)
+                and (left == 0 or host not in tried)
+            ):
                 return host
             left = None if left is None else left - 1
         return self._search(call, usable, now)
