@@ -7,12 +7,13 @@ are collected. Without a provider of the application's own nothing is done at al
 """
 
 import logging
+import math
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol, final
 
-from opentelemetry import metrics, propagate, trace
+from opentelemetry import context, metrics, propagate, trace
 from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, TracerProvider
 
@@ -67,6 +68,9 @@ RETRY_REFUSALS: Final = "meshlib.retry.refusals"
 BREAKER_REFUSALS: Final = "meshlib.circuit_breaker.refusals"
 EJECTED: Final = "meshlib.hosts.ejected"
 EJECTIONS: Final = "meshlib.outlier_detection.ejections"
+
+LOOK_INTERVAL: Final = 0.1
+"""Seconds between two looks for a global provider."""
 
 METHODS_KEPT: Final = 4096
 """Sets of attributes remembered per channel."""
@@ -175,7 +179,9 @@ def _instruments(provider: MeterProvider | None) -> Instruments:
 class Telemetry:
     """The telemetry of one channel.
 
-    Without a provider, OpenTelemetry's own stand-ins do nothing, and turn into the real thing when one is set.
+    Without a provider there is nothing to do for a call but to pass on the trace or the baggage that surrounds it. A
+    global provider may be set after the channel was made, and is looked for a few times a second: asking OpenTelemetry
+    for it takes longer than everything else that is done for a call here.
 
     Args:
         target: of the channel: ``server.address`` is what the application asked for, never the host that answered.
@@ -196,6 +202,11 @@ class Telemetry:
         self._tracer = (tracer_provider or trace.get_tracer_provider()).get_tracer(SCOPE, VERSION, schema_url=SCHEMA)
         self._instruments = _instruments(meter_provider)
         self._record = self._instruments.duration.record
+        self._given = tracer_provider, meter_provider
+        self.on = False
+        """Whether there is a provider of the application's."""
+        self._due = -math.inf
+        """Monotonic second from which on a call has something to do here."""
         self._told = False
         self._extra = {"meshlib.target": target.text}
         self._methods: dict[tuple[str, str], Attributes] = {}
@@ -204,9 +215,14 @@ class Telemetry:
         """Instruments read ``channel`` from now on, for as long as it lives."""
         self._instruments.watch(channel, self._server)
 
-    def started(self, call: Call, metadata: Metadata) -> Metadata:
-        """The call begins. Returns the metadata to send: the caller's, with the context of the span."""
+    def started(self, call: Call, metadata: Metadata, now: float) -> Metadata:
+        """The call begins. Returns the metadata to send: the caller's, with the context of the span, or what of a trace
+        from outside is to be passed on."""
+        if now < self._due and not context.get_current():
+            return metadata
         try:
+            if self._due <= now and not self.on:
+                self._look(now)
             return self._start(call, metadata)
         except Exception:  # noqa: BLE001 - a span processor of the application's must not fail its calls
             self._failed()
@@ -218,6 +234,8 @@ class Telemetry:
             # As text: whoever keeps the record is not to keep the call.
             told = story(call.attempts, outcome.code, call.verdict)
             _log.debug("%s: %s", call.method, told, extra=self._extra)
+        if not self.on:
+            return
         try:
             if call.span is not None:
                 self._end(call, outcome)
@@ -231,14 +249,20 @@ class Telemetry:
             span.set_attributes(self._attributes(call.method, ""))
             call.span = span
             call.observer = self
-        elif not span.get_span_context().is_valid:
-            return metadata
         carrier: dict[str, str] = {}
         propagate.inject(carrier, trace.set_span_in_context(span))
         known = {key for key, _ in metadata}
         if "traceparent" in known:
             known.add("tracestate")  # the two belong together: ours says nothing of the caller's trace
         return (*metadata, *((key, value) for key, value in carrier.items() if key not in known))
+
+    def _look(self, now: float) -> None:
+        """Looks whether there is a provider now."""
+        traces, measures = self._given
+        providers = (traces or trace.get_tracer_provider(), measures or metrics.get_meter_provider())
+        self.on = not all(map(_stands_in, providers))
+        if not self.on:
+            self._due = now + LOOK_INTERVAL
 
     def on_call_event(self, call: Call, event: CallEvent) -> None:
         """What happens to a call between its beginning and its end becomes an event of its span."""
@@ -307,6 +331,11 @@ class Telemetry:
                     known[ERROR_TYPE] = code
             self._methods[method, code] = known
         return known
+
+
+def _stands_in(provider: object) -> bool:
+    """Whether a provider is one of those that OpenTelemetry's API brings, which do nothing."""
+    return type(provider).__module__.startswith(("opentelemetry.trace", "opentelemetry.metrics"))
 
 
 Reader = Callable[["Cluster"], Iterable[tuple[int, Attributes]]]

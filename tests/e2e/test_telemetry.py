@@ -12,7 +12,7 @@ from typing import Any
 
 import grpc
 import pytest
-from opentelemetry import trace
+from opentelemetry import baggage, context, trace
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
@@ -366,6 +366,19 @@ def test_without_a_provider_there_is_nothing(shell: Shell, kind: str) -> None:
         assert _received(server, "traceparent") == [f"00-{0xABC:032x}-{0xDEF:016x}-01"]
 
 
+@both_shells
+def test_baggage_is_passed_on(shell: Shell, traces: Traces) -> None:
+    """Beside a span, and without any provider."""
+    token = context.attach(baggage.set_baggage("tenant", "acme"))
+    try:
+        with Server() as server:
+            assert call(shell, "unary_unary", static(server)) == "OK"
+            assert call(shell, "unary_unary", static(server), tracer_provider=traces.provider) == "OK"
+            assert _received(server, "baggage") == ["tenant=acme"] * 2
+    finally:
+        context.detach(token)
+
+
 # --- metrics ---
 
 
@@ -540,6 +553,32 @@ def test_setup_gives_an_application_providers_of_its_own() -> None:
             "shop rpc.client.call.duration",
             "shop meshlib.testing.Echo/Unary",
         ]
+
+
+LATE = """
+import sys, time
+from opentelemetry import trace
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+import meshlib
+from meshlib import telemetry
+from meshlib.testing import echo
+exporter, deadline = InMemorySpanExporter(), time.monotonic() + 10
+with meshlib.channel(sys.argv[1]) as channel:
+    call = channel.unary_unary(echo.UNARY)
+    call(b"x", timeout=10)
+    shutdown = telemetry.setup(service_name="shop", span_exporter=exporter)
+    while not exporter.get_finished_spans() and time.monotonic() < deadline:
+        call(b"x", timeout=10)
+        trace.get_tracer_provider().force_flush()
+shutdown()
+print({span.name for span in exporter.get_finished_spans()})
+"""
+
+
+def test_a_provider_that_is_set_after_the_first_call_is_noticed() -> None:
+    """The channel looks for one now and then, and traces from there on."""
+    with Server() as server:
+        assert _run(LATE, server.address) == ["{'meshlib.testing.Echo/Unary'}"]
 
 
 def _run(program: str, *arguments: str) -> list[str]:

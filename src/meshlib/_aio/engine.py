@@ -113,7 +113,7 @@ class Engine:
 
     def begin(self) -> None:
         """The call starts: a connected host gets its attempt before this returns."""
-        self._metadata = self.runtime.telemetry.started(self.call, self._metadata)
+        self._metadata = self.runtime.telemetry.started(self.call, self._metadata, self._now())
         self.runtime.calls.add(self)
         self.perform(self.call.begin(now=self._now()))
 
@@ -226,7 +226,7 @@ class Engine:
         self.left()
         self.news.tell()
         try:
-            self.runtime.telemetry.ended(self.call, outcome, now=self._now())  # before anybody told runs
+            self.runtime.telemetry.ended(self.call, outcome, self._now())  # before anybody told runs
         finally:
             callbacks, self._callbacks = self._callbacks, []
             for callback in callbacks:

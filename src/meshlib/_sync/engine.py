@@ -143,7 +143,7 @@ class Engine:
         self._method = method
         self._request = request
         self._valid = valid(metadata)
-        self._metadata = runtime.telemetry.started(self.call, metadata)
+        self._metadata = runtime.telemetry.started(self.call, metadata, runtime.now())
         self._credentials = credentials
         self._compression = compression
         self._context = contextvars.copy_context()
@@ -385,7 +385,7 @@ class Engine:
             self._aside(lambda: self._finish(command, Place.ASIDE))
             return
         call, outcome = self.call, command.outcome
-        self.runtime.telemetry.ended(call, outcome, now=self.runtime.now())
+        self.runtime.telemetry.ended(call, outcome, self.runtime.now())
         call.waker = self._lease = None
         if isinstance(self._request, Requests):
             self._request.close()

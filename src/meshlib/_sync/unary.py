@@ -78,7 +78,7 @@ def blocking(
         plan.wait_for_ready if wait_for_ready is None else wait_for_ready,
     )
     telemetry = runtime.telemetry
-    sent = telemetry.started(call, metadata)
+    sent = telemetry.started(call, metadata, started)
     commands = call.begin(started)
     while True:
         if not commands:
@@ -102,7 +102,7 @@ def blocking(
                 # the host its place back. In this order, so that no policy thinks of trying again.
                 call.on_cancel(RAISED, now=now())
                 call.on_outcome(command.n, RAISED, now=now())
-                telemetry.ended(call, RAISED, now=now())
+                telemetry.ended(call, RAISED, now())
                 raise
             outcome = attempt_failed(error, subchannel)
         else:
@@ -110,7 +110,8 @@ def blocking(
         ended = now()
         commands = call.on_outcome(command.n, outcome, ended)
         if commands is ANSWERED:
-            telemetry.ended(call, OK, ended)
+            if telemetry.on:
+                telemetry.ended(call, OK, ended)
             if with_call:
                 result[1].mesh = CallMesh(call, OK)
             return result
@@ -130,7 +131,7 @@ def waited(runtime: Runtime, call: Call) -> Commands:
     except BaseException:
         now = runtime.now()
         call.on_cancel(RAISED, now=now)
-        runtime.telemetry.ended(call, RAISED, now=now)
+        runtime.telemetry.ended(call, RAISED, now)
         raise
     now = runtime.now()
     return call.on_endpoints(now=now) if call.woken else call.on_timer(now=now)
