@@ -205,6 +205,8 @@ class Telemetry:
         self._given = tracer_provider, meter_provider
         self.on = False
         """Whether there is a provider of the application's."""
+        self._traces = False
+        """Whether it is one of traces."""
         self._due = -math.inf
         """Monotonic second from which on a call has something to do here."""
         self._told = False
@@ -244,13 +246,16 @@ class Telemetry:
             self._failed()
 
     def _start(self, call: Call, metadata: Metadata) -> Metadata:
-        span = self._tracer.start_span(call.method[1:], kind=SpanKind.CLIENT)
-        if span.is_recording():
-            span.set_attributes(self._attributes(call.method, ""))
-            call.span = span
-            call.observer = self
         carrier: dict[str, str] = {}
-        propagate.inject(carrier, trace.set_span_in_context(span))
+        if self._traces:
+            span = self._tracer.start_span(call.method[1:], kind=SpanKind.CLIENT)
+            if span.is_recording():
+                span.set_attributes(self._attributes(call.method, ""))
+                call.span = span
+                call.observer = self
+            propagate.inject(carrier, trace.set_span_in_context(span))
+        else:
+            propagate.inject(carrier)
         known = {key for key, _ in metadata}
         if "traceparent" in known:
             known.add("tracestate")  # the two belong together: ours says nothing of the caller's trace
@@ -260,7 +265,7 @@ class Telemetry:
         """Looks whether there is a provider now."""
         traces, measures = self._given
         providers = (traces or trace.get_tracer_provider(), measures or metrics.get_meter_provider())
-        self.on = not all(map(_stands_in, providers))
+        self._traces, self.on = not _stands_in(providers[0]), not all(map(_stands_in, providers))
         if not self.on:
             self._due = now + LOOK_INTERVAL
 

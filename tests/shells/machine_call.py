@@ -56,7 +56,7 @@ class Calling:
             wait_for_ready=plan.wait_for_ready if caller.wait_for_ready is None else caller.wait_for_ready,
             streaming=streaming,
         )
-        world.telemetry.started(self.call, ())
+        world.telemetry.started(self.call, (), world.now)
         self.call.waker = lambda: world.soon(partial(self.feed, self.call.on_endpoints))
         world.start()
         if world.script.uploading:
