@@ -4,7 +4,7 @@ Where two attempts can never be in flight, an attempt is a blocking call on the 
 no future. ``future().result()`` would cost two and a half times the CPU.
 
 The rest of the path is shaped by one observation: whoever waited for a server wakes up on a cold processor, where an
-instruction of the interpreter takes three to four times as long as in a loop that does nothing else. So what counts is
+instruction of the interpreter takes several times as long as in a loop that does nothing else. So what counts is
 how few there are, and ``tests/e2e/test_hot_path.py`` counts them. What is the same for every call of a method is made
 once (plan, multicallables, attributes); what few calls need is made when they need it, and has a class's attribute
 until then (:class:`~meshlib._core.call.Call`, :class:`~meshlib._core.commands.StartAttempt`); a success at the first
