@@ -76,6 +76,24 @@ PROGRAMS = {
         r"and the next call is let through\n"
         r"refused in all: 7"
     ),
+    "drain/drain.py": (
+        r"out of DNS: no call is left on it but the chat\n"
+        r"the chat goes on: b'still here\?'\n"
+        r"and ends as it wishes: \[\], OK\n"
+        r"the server has stopped; calls: \['answered'\]"
+    ),
+    "priorities/priorities.py": (
+        r"strict, as RFC 2782 has it\n"
+        r"  all are up: near 300, far 0\n"
+        r"  one near server is gone: near 300, far 0\n"
+        r"  both are gone: near 0, far 300\n"
+        r"  they are back: near 300, far 0\n"
+        r"with overprovisioning, as Envoy has it\n"
+        r"  all are up: near 300, far 0\n"
+        r"  one near server is gone: near (1[6-9]|2[0-5])\d, far ([5-9]|1[0-3])\d\n"
+        r"  both are gone: near 0, far 300\n"
+        r"  they are back: near 300, far 0"
+    ),
     "balancing/own_balancer.py": r"all are up: near .*, far .*\na near one is gone: near .*, far .*",
 }
 FORK_WITH_THREADS = "default:This process:DeprecationWarning"
