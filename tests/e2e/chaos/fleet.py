@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Final, Self
 
-from tests.e2e.chaos.relay import Relay
 from tests.e2e.chaos.schedule import DNS, GOAWAY, Epoch, Fault
 from tests.e2e.goaway import GoawayServer
+from tests.e2e.relay import Relay
 
 from meshlib.testing import DnsServer, ProcessServer
 

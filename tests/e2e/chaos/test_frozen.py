@@ -6,7 +6,7 @@ from typing import Any
 import grpc
 import pytest
 from tests.e2e.aio_world import all_ready, channel_to
-from tests.e2e.chaos.relay import Relay
+from tests.e2e.relay import Relay
 from tests.e2e.sync_mesh import WAIT, mesh, until
 
 import meshlib

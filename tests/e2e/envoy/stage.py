@@ -13,7 +13,7 @@ from tests.e2e.envoy.bootstrap import Host
 from tests.e2e.envoy.callers import TIMEOUT, Caller, LoopCaller, Request, Result, ThreadCaller
 from tests.e2e.envoy.case import Case
 from tests.e2e.envoy.proxy import Envoy
-from tests.e2e.envoy.relay import Relay
+from tests.e2e.relay import Relay
 
 import meshlib
 import meshlib.aio
@@ -149,7 +149,7 @@ def staged(case: Case, addresses: Sequence[str], dns: DnsServer) -> "Iterator[St
             )
             for n, address in enumerate(addresses, start=1)
         ]
-        wire = stack.enter_context(Relay(addresses[0], servers[0].address)) if case.wired else None
+        wire = stack.enter_context(Relay(servers[0].address, addresses[0])) if case.wired else None
         yield Stage(case, servers, list(addresses), wire, dns)
 
 

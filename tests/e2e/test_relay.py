@@ -1,11 +1,11 @@
-"""The wire of the chaos tests breaks as it says."""
+"""The wire of the tests breaks as it says."""
 
 import socket
 import threading
 from collections.abc import Iterator
 
 import pytest
-from tests.e2e.chaos.relay import Relay
+from tests.e2e.relay import Relay
 
 WAIT = 5.0
 A_WHILE = 0.1  # seconds in which nothing is to come
@@ -115,3 +115,17 @@ def test_without_its_server_it_resets(relay: Relay) -> None:
         nowhere = f"127.0.0.1:{unused.getsockname()[1]}"
         with Relay(nowhere) as lost, pytest.raises(ConnectionResetError):
             first_byte(lost)
+
+
+def test_what_is_cut_is_refused_until_it_is_mended(relay: Relay, client: socket.socket) -> None:
+    """At the same address again; the connection that stood is gone at once."""
+    relay.cut()
+    with pytest.raises(ConnectionResetError):
+        client.recv(1)
+    with pytest.raises(ConnectionRefusedError):
+        connected(relay)
+    relay.mend()
+    relay.mend()
+    with connected(relay) as again:
+        again.sendall(b"x")
+        assert again.recv(1) == b"x"

@@ -19,12 +19,16 @@ _RST = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 seconds: close() sends RST and
 
 
 class Relay:
-    """Forwards every connection to ``upstream`` (``127.0.0.1:41234``), from its construction to ``close``.
+    """Forwards every connection, from its construction to ``close``.
 
     What its methods set holds from their return on. Any thread may call them.
+
+    Args:
+        upstream: where to, as in ``127.0.0.1:41234``.
+        address: where it listens; a socket that does not listen may hold it. Port 0: any.
     """
 
-    def __init__(self, upstream: str) -> None:
+    def __init__(self, upstream: str, address: str = "127.0.0.1:0") -> None:
         self._host, _, port = upstream.rpartition(":")
         self._port = int(port)
         self._writers: set[asyncio.StreamWriter] = set()
@@ -38,8 +42,11 @@ class Relay:
         """Bytes that clients have sent."""
         self.down = 0
         """Bytes that the server has sent."""
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        host, _, port = address.rpartition(":")
+        self._listener = socket.create_server((host, int(port)), reuse_port=True)
+        self._listening: asyncio.Server | None = None
+        self._own = self._listener.getsockname()[:2]
+        self.address = "{}:{}".format(*self._own)
         self._closing = asyncio.Event()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._run(),), name="relay")
@@ -78,6 +85,21 @@ class Relay:
         of; once. None: not any more."""
         self._do(lambda: setattr(self, "_left", count))
 
+    def cut(self) -> None:
+        """To clients the host is gone, as after a kill -9: connections break, and new ones are refused. Idempotent."""
+
+        def cut() -> None:
+            if self._listening is not None:
+                self._listening.close()
+                self._listening = None
+            self._reset()
+
+        self._do(cut)
+
+    def mend(self) -> None:
+        """Takes connections again, at the same address. Idempotent."""
+        asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result(_PATIENCE)
+
     def close(self) -> None:
         """End it and its connections; idempotent."""
         if self._loop.is_closed():
@@ -104,14 +126,19 @@ class Relay:
             raise TimeoutError(f"{self!r} did not answer in {_PATIENCE} s")
 
     async def _run(self) -> None:
-        server = await asyncio.start_server(self._accepted, sock=self._listener)
+        self._listening = await asyncio.start_server(self._accepted, sock=self._listener)
         await self._closing.wait()
-        server.close()
+        if self._listening is not None:
+            self._listening.close()
         self._reset()
         for task in self._tasks:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=_PATIENCE)
+
+    async def _listen(self) -> None:
+        if self._listening is None:
+            self._listening = await asyncio.start_server(self._accepted, *self._own, reuse_port=True)
 
     async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
