@@ -235,3 +235,5 @@ def test_a_panic_does_not_end_because_nobody_is_connected() -> None:
     channel.put("a", TRANSIENT_FAILURE, now=0.3)
     channel.step(now=0.4)
     assert [event.priorities for event in channel.ear.heard(PanicChanged)] == [(0,)]
+    channel.close(now=0.5)
+    assert channel.cluster.panic == ()

@@ -9,6 +9,7 @@ import pytest
 from tests.core.scripted import Channel, brief
 
 from meshlib._core.balancing.contracts import Picker, Report
+from meshlib._core.balancing.priorities import Priorities
 from meshlib._core.balancing.rotation import REST
 from meshlib._core.connectivity import CONNECTING, READY, TRANSIENT_FAILURE
 from meshlib._core.endpoint import Endpoint
@@ -118,6 +119,26 @@ def test_a_picker_that_says_wait() -> None:
     channel.resolve("a", "b", now=3.0)
     channel.put("b", READY, now=3.0)
     assert brief(late.on_endpoints(now=3.0)) == ["start 1 b first"]
+
+
+@pytest.mark.parametrize("balancer", [None, Priorities], ids=["strict", "overprovisioned"])
+def test_a_picker_that_says_wait_has_the_next_priority_wait_too(balancer: Any) -> None:
+    """Its hosts have not failed: what they cannot take just now is not what others are for."""
+    asked = []
+
+    def wait(hosts: Sequence[Any]) -> object:
+        asked.append(hosts[0].endpoint.address)
+        return hosts[0] if hosts[0].endpoint.priority else None
+
+    bench = Bench(wait)
+    endpoints = [Endpoint(address="a"), Endpoint(address="b", priority=1)]
+    channel = Channel.of(*endpoints, balancer=balancer(balancer=bench) if balancer else bench)
+    call = channel.call()
+    assert call.begin(now=1.0) == ()
+    assert asked == ["a"]
+    channel.put("a", TRANSIENT_FAILURE, now=2.0)
+    assert channel.woken == [call]
+    assert brief(call.on_endpoints(now=2.0)) == ["start 1 b first"]
 
 
 def test_a_picker_that_says_wait_when_all_fail() -> None:

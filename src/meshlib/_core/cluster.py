@@ -319,6 +319,7 @@ class Cluster:
                 return ()
             self.closed = True
             self._rotation = self._previous = None
+            self.panic = ()
             self.connectivity = SHUTDOWN
             closing = self.hosts.clear()
             self._seen = self.hosts.version
