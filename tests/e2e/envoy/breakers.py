@@ -1,9 +1,14 @@
 """Cases: what is refused because too much is under way."""
 
+import select
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
 from tests.e2e.envoy.bootstrap import Service
 from tests.e2e.envoy.budgets import GATE, budget
 from tests.e2e.envoy.case import Case, Figures, codes
-from tests.e2e.envoy.stage import World
+from tests.e2e.envoy.stage import SECONDS, World
 
 from meshlib import CircuitBreaker, OutlierDetection, RetryBudget, RetryPolicy
 
@@ -39,6 +44,34 @@ def two_hosts(world: World) -> Figures:
     return {"codes": codes([*admitted, *refused]), "afterwards": ", ".join(map(str, world.arrivals(*world.calls(10))))}
 
 
+def too_many_wait(world: World) -> Figures:
+    """The port answers no SYN: one call waits for a connection, three more are made, and then the server is back."""
+    server = world.servers[0]
+    with silent(server.address):
+        world.stop(server)
+        world.until(lambda: world.connecting, "it is dialled")
+        held = world.start(1)
+        world.until(lambda: world.waiting == 1, "one call waits")
+        refused = world.parallel(3)
+    server.start()
+    return {"codes": codes([*(future.result(SECONDS) for future in held), *refused]), "afterwards": world.call().code}
+
+
+@contextmanager
+def silent(address: str) -> Iterator[None]:
+    """Somebody listens at ``address``, too, and takes no connection: what there is of its backlog is used up first."""
+    host, _, port = address.rpartition(":")
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server((host, int(port)), backlog=0, reuse_port=True))
+        while True:
+            client = stack.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex(listener.getsockname())
+            if not select.select([], [client], [], 0.2)[1]:
+                yield
+                return
+
+
 CASES = [
     Case(
         name="max_requests",
@@ -49,6 +82,13 @@ CASES = [
         ),
         meshlib={"retry": RetryPolicy(), "circuit_breaker": CircuitBreaker(max_requests=2)},
         expect={"codes": "OK 2, UNAVAILABLE 4", "attempts": "2", "retries": "0", "afterwards": "OK"},
+    ),
+    Case(
+        name="max_pending_requests",
+        run=too_many_wait,
+        envoy=Service(thresholds={"max_pending_requests": 1}),
+        meshlib={"retry": None, "circuit_breaker": CircuitBreaker(max_pending_requests=1)},
+        expect={"codes": "OK 1, UNAVAILABLE 3", "afterwards": "OK"},
     ),
     Case(
         name="max_requests and outliers",

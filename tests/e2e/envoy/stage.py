@@ -114,6 +114,21 @@ class World:
         return sum(host.state == "READY" for host in self._caller.channel.mesh.snapshot().hosts)
 
     @property
+    def waiting(self) -> int:
+        """How many calls wait for a connection."""
+        if self._stats is not None:
+            return self._stats()["upstream_rq_pending_active"]
+        waiting: int = self._caller.channel.mesh.snapshot().waiting
+        return waiting
+
+    @property
+    def connecting(self) -> bool:
+        """Whether a connection is being made, or would be for a call."""
+        if self._stats is not None:
+            return True
+        return any(host.state == "CONNECTING" for host in self._caller.channel.mesh.snapshot().hosts)
+
+    @property
     def ejections(self) -> int:
         """How often a host was ejected so far."""
         if self._stats is not None:
