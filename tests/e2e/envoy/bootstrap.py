@@ -30,7 +30,8 @@ class Service:
     """What a case sets, as JSON of Envoy's protobuf messages.
 
     Args:
-        lb_policy: ``round_robin``, ``least_request`` or ``random``: the extension of that name with its defaults.
+        lb_policy: ``round_robin``, ``least_request`` or ``random``: the extension of that name.
+        lb_fields: fields of its configuration.
         retry_policy: ``envoy.config.route.v3.RetryPolicy``; None: Envoy retries nothing.
         route: further fields of ``envoy.config.route.v3.RouteAction``; None takes one of ours away.
         thresholds: ``envoy.config.cluster.v3.CircuitBreakers.Thresholds``.
@@ -39,6 +40,7 @@ class Service:
     """
 
     lb_policy: str = "round_robin"
+    lb_fields: Json = field(default_factory=dict)
     retry_policy: Json | None = None
     route: Json = field(default_factory=dict)
     thresholds: Json | None = None
@@ -109,6 +111,7 @@ def _cluster(name: str, service: Service, hosts: Sequence[Host], name_server: st
                         "name": f"envoy.load_balancing_policies.{service.lb_policy}",
                         "typed_config": {
                             "@type": f"{_TYPE}load_balancing_policies.{service.lb_policy}.v3.{message}",
+                            **service.lb_fields,
                         },
                     }
                 }

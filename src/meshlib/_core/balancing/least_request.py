@@ -1,4 +1,5 @@
-"""The less busy of a few hosts drawn by lot: it sees a slow host by the calls that pile up there."""
+"""The less busy of a few hosts drawn by lot, or the least busy of all: it sees a slow host by the calls that pile up
+there."""
 
 import math
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from meshlib._core.errors import ConfigError
 
 __all__ = ["LeastRequest"]
 
+METHODS: Final = ("n_choices", "full_scan")
 MAX_CHOICES: Final = 2**32 - 1
 MAX_BIAS: Final = 10.0
 """Envoy has no upper bound; beyond this one a busy host would be out until the membership changes."""
@@ -26,11 +28,17 @@ class LeastRequest:
     Drawn with replacement, the earlier one on a tie: with two choices the busiest of n hosts still gets 1/n**2 of the
     calls. What is in flight is what this channel sent, streams included; it knows nothing of other clients.
 
+    With ``selection_method="full_scan"`` it is the host with the fewest of all, drawn by lot among equals: the busiest
+    gets nothing as long as another has less. Each pick looks at every host, so its cost grows with their number
+    (``benchmarks/pick.py``), and of many clients all go to the same host that became idle.
+
     Where weights differ hosts are scheduled earliest deadline first instead, with the weight
     ``weight / (in_flight + 1) ** active_request_bias`` as of the host's last pick.
 
     Args:
-        choice_count: hosts drawn, 2 or more. More choices see a slow host sooner, and herd to an idle one sooner.
+        choice_count: hosts drawn, 2 or more. More choices see a slow host sooner, and herd to an idle one sooner. Without
+            meaning for ``"full_scan"``.
+        selection_method: ``"n_choices"`` or ``"full_scan"`` (Envoy's field and values, in lower case).
         active_request_bias: 0 to 10; how much calls in flight count where weights differ. 0: not at all, round robin by
             weight.
 
@@ -40,34 +48,34 @@ class LeastRequest:
 
     choice_count: int = 2
     active_request_bias: float = 1.0
+    selection_method: str = "n_choices"
 
     def __post_init__(self) -> None:
         whole("choice_count", self.choice_count, 2, MAX_CHOICES)
+        if self.selection_method not in METHODS:
+            raise ConfigError("selection_method", self.selection_method, f"must be one of {', '.join(METHODS)}")
         bias: object = self.active_request_bias
         if isinstance(bias, bool) or not isinstance(bias, int | float) or math.isnan(bias) or not 0 <= bias <= MAX_BIAS:
             raise ConfigError("active_request_bias", bias, f"must be a number from 0 to {MAX_BIAS:g}")
 
     def picker(self, hosts: tuple[Host, ...], *, rng: Random) -> Picker:
         """A picker for this membership."""
-        return _LeastRequestPicker(hosts, self, rng)
+        if not equal_weights(hosts):
+            return _WeightedPicker(hosts, self.active_request_bias, rng)
+        if self.selection_method == "full_scan":
+            return _FullScanPicker(hosts, rng)
+        return _ChoicesPicker(hosts, self.choice_count, rng)
 
 
 @final
-class _LeastRequestPicker(Picker):
-    def __init__(self, hosts: tuple[Host, ...], config: LeastRequest, rng: Random) -> None:
+class _ChoicesPicker(Picker):
+    def __init__(self, hosts: tuple[Host, ...], choice_count: int, rng: Random) -> None:
         self._hosts = hosts
         self._size = len(hosts)
         self._random = rng.random
-        self._others = range(config.choice_count - 1)
-        self._schedule = (
-            None
-            if equal_weights(hosts)
-            else Schedule(hosts, _loaded(config.active_request_bias), skipped=rng.randrange(MAX_SKIPPED))
-        )
+        self._others = range(choice_count - 1)
 
     def pick(self, call: PickInfo, *, now: float) -> Host:
-        if self._schedule is not None:
-            return self._schedule.pick()
         hosts, size, random = self._hosts, self._size, self._random
         chosen = hosts[int(random() * size)]
         for _ in self._others:
@@ -76,8 +84,33 @@ class _LeastRequestPicker(Picker):
                 chosen = host
         return chosen
 
+
+@final
+class _FullScanPicker(Picker):
+    """Envoy keeps one of the equals by drawing at each; one draw at the end gives each the same chance."""
+
+    def __init__(self, hosts: tuple[Host, ...], rng: Random) -> None:
+        self._hosts = hosts
+        self._random = rng.random
+
+    def pick(self, call: PickInfo, *, now: float) -> Host:
+        hosts = self._hosts
+        in_flight = [host.in_flight for host in hosts]
+        least = min(in_flight)
+        idle = [host for host, count in zip(hosts, in_flight, strict=True) if count == least]
+        return idle[int(self._random() * len(idle))]
+
+
+@final
+class _WeightedPicker(Picker):
+    def __init__(self, hosts: tuple[Host, ...], bias: float, rng: Random) -> None:
+        self._schedule = Schedule(hosts, _loaded(bias), skipped=rng.randrange(MAX_SKIPPED))
+
+    def pick(self, call: PickInfo, *, now: float) -> Host:
+        return self._schedule.pick()
+
     def adopt(self, previous: Picker, *, now: float) -> None:
-        if isinstance(previous, _LeastRequestPicker) and self._schedule is not None and previous._schedule is not None:
+        if isinstance(previous, _WeightedPicker):
             self._schedule.adopt(previous._schedule)
 
 
