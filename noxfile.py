@@ -85,6 +85,14 @@ def rolling(session: nox.Session) -> None:
 
 
 @nox.session(python=DEVELOPED_ON)
+def bench(session: nox.Session) -> None:
+    """What a call costs beside its peers; writes the figures of the docs. A few minutes, on a machine that is quiet."""
+    install(session, "test")
+    figures = ("--json", "docs/figures/calls.json", "--plot", "docs/figures/calls.svg")
+    session.run("python", "benchmarks/calls.py", *(session.posargs or figures))
+
+
+@nox.session(python=DEVELOPED_ON)
 def docs(session: nox.Session) -> None:
     """The documentation, with every warning an error."""
     install(session, "docs")

@@ -1,143 +1,160 @@
-"""What a call costs beside its peers: CPU of the calling process per call, as ratios within one interleaved run.
+"""What a call costs beside its peers: CPU of the caller per call and latency, all in one run.
 
-usage: python benchmarks/calls.py [ROUNDS]
+usage: python benchmarks/calls.py [--rounds N] [--load NAME] [--variant NAME] [--json FILE] [--plot FILE] [--quick]
 
-Three servers in processes of their own. Each round runs a batch of every variant, so that what the machine does at the
-moment falls on all of them alike. Printed: the median of the rounds, and the median of the ratios to the bare channel
-of the same round with the interval that holds the middle half of them.
+Three servers in processes of their own. Each round runs a batch of every variant, in an order drawn anew, so that what
+the machine does at the moment falls on all of them alike; the ratio of a round is to the bare channel of that round.
+Printed: medians, the ratio of CPU with its 95 % interval, percentiles of the latency of all rounds. CPU is that of the
+calling process, with that of the sidecar where there is one: what the servers use is not in it. So a server that is
+slow does not show in the ratio, only in the latency.
 """
 
+import argparse
 import asyncio
-import platform
-import resource
+import json
 import statistics
-import sys
-import time
-from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from pathlib import Path
+from random import Random
+from typing import Any
 
-import grpc
-from opentelemetry.instrumentation.grpc import client_interceptor
-from opentelemetry.instrumentation.grpc.grpcext import intercept_channel as otel_intercept
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from call_batches import LOADS, Batch, Load, batch, batch_async
+from call_variants import BARE, MESH, NAMES, Variant, variants
+from conditions import conditions
+from figures import interval, percentile
+from plot import plot
 
-import meshlib
-import meshlib.aio
-from meshlib._adapt.options import DEFAULTS
-from meshlib.testing import ProcessServer, echo
+from meshlib.testing import ProcessServer
 
-BATCH = 300
-MESSAGE = b"x" * 100
+BUDGETS = {
+    # (load, variant, beside): at most
+    ("unary, 1 thread", MESH, BARE): 1.00,
+    ("unary, 1 thread", MESH, "bare, our arguments"): 1.03,
+    ("unary, 1 thread", "meshlib, spans and metrics", BARE): 1.30,
+}
+"""DESIGN's, of CPU per call."""
 
-
-class Sink(SpanExporter):
-    """Takes spans and does nothing."""
-
-    def export(self, spans: object) -> SpanExportResult:
-        """All of them."""
-        return SpanExportResult.SUCCESS
+Found = dict[str, list[Batch]]
 
 
-def providers() -> tuple[TracerProvider, MeterProvider]:
-    """All spans, in batches, and metrics."""
-    tracers = TracerProvider()
-    tracers.add_span_processor(BatchSpanProcessor(Sink()))
-    return tracers, MeterProvider(metric_readers=[InMemoryMetricReader()])
-
-
-def sync_variants(addresses: list[str], stack: ExitStack) -> dict[str, Callable[[], object]]:
-    """One function per variant that makes one call."""
-    one, all_ = f"ipv4:{addresses[0]}", "ipv4:" + ",".join(addresses)
-    static = "static:///" + ",".join(addresses)
-    tracers, meters = providers()
-    stack.callback(tracers.shutdown)
-    stack.callback(meters.shutdown)
-    retries = '{"methodConfig":[{"name":[{}],"retryPolicy":{"maxAttempts":3,"initialBackoff":"0.025s","maxBackoff":'
-    retries += '"0.25s","backoffMultiplier":2,"retryableStatusCodes":["UNAVAILABLE"]}}]}'
-    round_robin = ("grpc.lb_policy_name", "round_robin")
-    channels: dict[str, grpc.Channel] = {
-        "bare": grpc.insecure_channel(one),
-        "bare, our arguments": grpc.insecure_channel(one, options=DEFAULTS),
-        "native round_robin": grpc.insecure_channel(all_, options=[round_robin]),
-        "native round_robin + retryPolicy": grpc.insecure_channel(
-            all_, options=[round_robin, ("grpc.service_config", retries)]
-        ),
-        "bare + opentelemetry": otel_intercept(
-            grpc.insecure_channel(one, options=[("bench", 1)]), client_interceptor(tracer_provider=tracers)
-        ),
-        "meshlib, retries off": meshlib.channel(static, retry=None, retry_budget=None),
-        "meshlib": meshlib.channel(static, timeout=5.0),
-        "meshlib + spans + metric": meshlib.channel(
-            static, timeout=5.0, tracer_provider=tracers, meter_provider=meters
-        ),
-    }
-    for channel in channels.values():
-        stack.callback(getattr(channel, "close", lambda: None))
-    calls = {name: channel.unary_unary(echo.UNARY) for name, channel in channels.items()}
-    return {name: (lambda call=call: call(MESSAGE)) for name, call in calls.items()}
-
-
-def aio_variants(addresses: list[str]) -> dict[str, Callable[[], Awaitable[object]]]:
-    """The same for asyncio."""
-    channels = {
-        "bare": grpc.aio.insecure_channel(f"ipv4:{addresses[0]}"),
-        "meshlib": meshlib.aio.channel("static:///" + ",".join(addresses), timeout=5.0),
-    }
-    calls = {name: channel.unary_unary(echo.UNARY) for name, channel in channels.items()}
-    return {name: (lambda call=call: call(MESSAGE)) for name, call in calls.items()}
-
-
-def measure_sync(variants: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """CPU microseconds per call of this process, by variant and round."""
-    found: dict[str, list[float]] = {name: [] for name in variants}
-    for turn in range(rounds + 1):
-        for name, call in variants.items():
-            started = time.process_time()
-            for _ in range(BATCH):
-                call()
-            if turn:  # the first round connects
-                found[name].append((time.process_time() - started) / BATCH * 1e6)
+def run_sync(load: Load, made: list[Variant], rounds: int, calls: int) -> Found:
+    """All rounds of one load; the first connects and does not count."""
+    found: Found = {variant.name: [] for variant in made}
+    with ThreadPoolExecutor(load.callers) as pool:
+        for turn in range(rounds + 1):
+            for variant in Random(turn).sample(made, len(made)):
+                measured = batch(load, variant, pool, calls)
+                if turn:
+                    found[variant.name].append(measured)
     return found
 
 
-async def measure_aio(addresses: list[str], rounds: int) -> dict[str, list[float]]:
-    """The same for asyncio, one call at a time."""
-    variants = aio_variants(addresses)
-    found: dict[str, list[float]] = {name: [] for name in variants}
-    for turn in range(rounds + 1):
-        for name, call in variants.items():
-            started = time.process_time()
-            for _ in range(BATCH):
-                await call()
-            if turn:
-                found[name].append((time.process_time() - started) / BATCH * 1e6)
+async def run_async(load: Load, addresses: list[str], wanted: list[str], rounds: int, calls: int) -> Found:
+    """The same in asyncio, where channels belong to the loop."""
+    with ExitStack() as stack:
+        made = [variant for variant in variants("aio", addresses, stack) if variant.name in wanted]
+        found: Found = {variant.name: [] for variant in made}
+        for turn in range(rounds + 1):
+            for variant in Random(turn).sample(made, len(made)):
+                measured = await batch_async(load, variant, calls)
+                if turn:
+                    found[variant.name].append(measured)
+        for variant in made:
+            for channel in variant.channels:
+                await channel.close()
     return found
 
 
-def show(title: str, found: dict[str, list[float]]) -> None:
-    """A table of one run."""
-    print(f"\n{title:<36}{'CPU us/call':>12}{'ratio':>8}   middle half")
-    for name, times in found.items():
-        ratios = [time_ / bare for time_, bare in zip(times, found["bare"], strict=True)]
-        low, middle, high = statistics.quantiles(ratios, n=4)
-        print(f"{name:<36}{statistics.median(times):>12.1f}{middle:>8.3f}   {low:.3f} to {high:.3f}")
+def row(measured: list[Batch], beside: dict[str, list[Batch]]) -> dict[str, Any]:
+    """The figures of one variant."""
+    took = sorted(seconds for each in measured for seconds in each.seconds)
+    figures: dict[str, Any] = {
+        "cpu_us": statistics.median(each.cpu for each in measured) * 1e6,
+        "of_that_sidecar_us": statistics.fmean(each.sidecar for each in measured) * 1e6,
+        "calls_per_second": statistics.median(each.rate for each in measured),
+        "p50_us": percentile(took, 0.5) * 1e6,
+        "p99_us": percentile(took, 0.99) * 1e6,
+        "p999_us": percentile(took, 0.999) * 1e6,
+    }
+    for name, other in beside.items():
+        ratios = [mine.cpu / theirs.cpu for mine, theirs in zip(measured, other, strict=True)]
+        figures.setdefault("ratio", {})[name] = interval(ratios)
+    return figures
+
+
+def measure(loads: list[Load], wanted: list[str] | None, rounds: int, quick: bool) -> dict[str, dict[str, Any]]:
+    """The figures, by load and variant."""
+    tables: dict[str, dict[str, Any]] = {}
+    with ExitStack() as stack:
+        addresses = [stack.enter_context(ProcessServer(workers=64)).address for _ in range(3)]
+        made = variants("sync", addresses, stack)
+        for load in loads:
+            names = [name for name in wanted or load.variants if name in {BARE, *load.variants}]
+            names = list(dict.fromkeys([BARE, *names]))
+            calls = load.callers * (2 if quick else max(1, load.calls // load.callers))
+            if load.shell == "sync":
+                found = run_sync(load, [variant for variant in made if variant.name in names], rounds, calls)
+            else:
+                found = asyncio.run(run_async(load, addresses, names, rounds, calls))
+            beside = {name: found[name] for name in (BARE, "bare, our arguments") if name in found}
+            tables[load.name] = {name: row(measured, beside) for name, measured in found.items()}
+    return tables
+
+
+def budgets(tables: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """Which are met."""
+    told = []
+    for (load, name, beside), most in BUDGETS.items():
+        figures = tables.get(load, {}).get(name)
+        if figures is not None and beside in figures["ratio"]:
+            ratio, low, high = figures["ratio"][beside]
+            met = "met" if ratio <= most else "not met"
+            told.append({"what": f"{name} / {beside}", "most": most, "found": (ratio, low, high), "verdict": met})
+    return told
+
+
+def show(tables: dict[str, dict[str, Any]]) -> None:
+    """Prints tables."""
+    for load, rows in tables.items():
+        print(
+            f"\n{load:<32}{'CPU us':>8}{'ratio':>7}  95 %         {'calls/s':>8}{'p50 us':>8}{'p99 us':>8}{'p99.9':>8}"
+        )
+        for name, figures in rows.items():
+            ratio, low, high = figures["ratio"][BARE]
+            sidecar = figures["of_that_sidecar_us"]
+            print(
+                f"{name:<32}{figures['cpu_us']:>8.0f}{ratio:>7.3f}  {low:.3f}-{high:.3f}  "
+                f"{figures['calls_per_second']:>8.0f}{figures['p50_us']:>8.0f}{figures['p99_us']:>8.0f}"
+                f"{figures['p999_us']:>8.0f}{f'  {sidecar:.0f} us of it the sidecar' if sidecar else ''}"
+            )
+    for told in budgets(tables):
+        ratio, low, high = told["found"]
+        print(f"\n{told['what']}: {ratio:.3f} ({low:.3f}-{high:.3f}), at most {told['most']:.2f}: {told['verdict']}")
 
 
 def main() -> None:
-    """Runs and prints everything."""
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 30
-    print(
-        f"{time.strftime('%Y-%m-%d')}, CPython {platform.python_version()}, grpcio {grpc.__version__}, "
-        f"{platform.machine()}, {rounds} rounds of {BATCH} calls, one at a time, {len(MESSAGE)} bytes"
-    )
-    with ExitStack() as stack:
-        addresses = [stack.enter_context(ProcessServer()).address for _ in range(3)]
-        show("sync unary", measure_sync(sync_variants(addresses, stack), rounds))
-        show("asyncio unary", asyncio.run(measure_aio(addresses, rounds)))
-    print(f"\npeak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
+    """Runs, prints and writes everything."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=30, help="default: %(default)s")
+    parser.add_argument("--load", action="append", choices=[load.name for load in LOADS], help="default: all")
+    parser.add_argument("--variant", action="append", choices=list(NAMES), help="beside the bare one (default: all)")
+    parser.add_argument("--quick", action="store_true", help="two rounds of a few calls: whether it works")
+    parser.add_argument("--json", type=Path, help="write the figures there as well")
+    parser.add_argument("--plot", type=Path, help="draw the first load there, as SVG")
+    options = parser.parse_args()
+    loads = [load for load in LOADS if not options.load or load.name in options.load]
+    rounds = 2 if options.quick else options.rounds
+    about = conditions()
+    print(*about.values(), f"{rounds} rounds", sep="\n")
+    tables = measure(loads, options.variant, rounds, options.quick)
+    show(tables)
+    if options.json is not None:
+        told = {"conditions": about, "rounds": rounds, "variants": NAMES, "tables": tables, "budgets": budgets(tables)}
+        options.json.write_text(json.dumps(told, indent=1) + "\n")
+    if options.plot is not None:
+        first = next(iter(tables))
+        options.plot.write_text(plot(f"CPU per call, {first}", {k: v["ratio"][BARE] for k, v in tables[first].items()}))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """The Envoy that benchmarks measure beside meshlib: one worker, one listener on loopback, one cluster."""
 
 import json
-import os
 import shutil
 import socket
 import subprocess
@@ -18,7 +17,6 @@ from meshlib.testing.processes import Child
 __all__ = ["TYPE", "Sidecar", "binary", "envoy_version", "least_request", "sidecar"]
 
 TYPE = "type.googleapis.com/envoy.extensions"
-TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class Sidecar:
@@ -31,9 +29,9 @@ class Sidecar:
 
     @property
     def cpu(self) -> float:
-        """Processor seconds it has used, in steps of a hundredth (Linux)."""
-        fields = Path(f"/proc/{self._pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / TICKS
+        """Processor seconds that its threads have used (Linux)."""
+        threads = Path(f"/proc/{self._pid}/task").iterdir()
+        return sum(int((thread / "schedstat").read_text().split()[0]) for thread in threads) / 1e9
 
     @property
     def upstream_requests(self) -> int:

@@ -1,6 +1,6 @@
 """One server of four is 20 times as slow: what each balancer, Envoy's and grpc's own make of it.
 
-usage: python benchmarks/tail.py [--rounds N] [--calls N] [--json] [--quick]
+usage: python benchmarks/tail.py [--rounds N] [--calls N] [--json FILE] [--quick]
 
 Three servers take 5 ms for a call, one takes 100. 16 threads call without a pause, through one channel. A row is the
 median of the rounds, in each of which every peer has its turn; ``share`` is what the slow server got. Two tables:
@@ -186,17 +186,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3, help="default: %(default)s")
     parser.add_argument(
-        "--calls", type=int, default=2000, help="of each row and round, a quarter for ``working`` (default: %(default)s)"
+        "--calls",
+        type=int,
+        default=2000,
+        help="of each row and round; working: a quarter (default: %(default)s)",
     )
     parser.add_argument("--quick", action="store_true", help="one round of 200 calls: whether it works")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--json", type=Path, help="write the figures there as well")
     options = parser.parse_args()
     rounds, calls = (1, 200) if options.quick else (options.rounds, options.calls)
     about = conditions()
     found = {kind: measured(kind, rounds, calls if kind == "waiting" else calls // 4) for kind in KINDS}
-    if options.json:
-        print(json.dumps({"conditions": about, "rounds": rounds, "calls": calls, "tables": found}, indent=2))
-        return
     print(*about.values(), sep="\n")
     print(f"{CALLERS} callers, servers that hold {', '.join(f'{ms:g}' for ms in HOLD_MS)} ms, {rounds} x {calls} calls")
     for kind, rows in found.items():
@@ -204,6 +204,9 @@ def main() -> None:
         for name, row in rows.items():
             figures = f"{row['calls_per_second']:>9.0f}{row['p50_ms']:>9.1f}{row['p99_ms']:>9.1f}{row['share']:>8.1%}"
             print(f"{name:<34}{figures}")
+    if options.json is not None:
+        told = {"conditions": about, "rounds": rounds, "calls": calls, "tables": found}
+        options.json.write_text(json.dumps(told, indent=1) + "\n")
 
 
 if __name__ == "__main__":

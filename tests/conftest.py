@@ -23,12 +23,14 @@ from random import Random, SystemRandom
 from typing import Any, NoReturn
 
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 
 # --- repeatable ----------------------------------------------------------------------
 
-# A deadline per example would be an assertion on speed. The blob of a failure repeats it without the seed.
-settings.register_profile("meshlib", deadline=None, print_blob=True)
+# A deadline per example would be an assertion on speed. The blob of a failure repeats it without the seed. To explain
+# one takes Hypothesis longer than a test may take: it is shrunk, and that has to do.
+PHASES = [phase for phase in Phase if phase is not Phase.explain]
+settings.register_profile("meshlib", deadline=None, print_blob=True, phases=PHASES)
 settings.load_profile("meshlib")
 
 _SEED = pytest.StashKey[int]()

@@ -14,7 +14,7 @@ from meshlib._core.events import EndpointsChanged, HostStateChanged, ResolutionF
 from meshlib._core.host import Host
 from meshlib._core.policy import OutlierDetection, RetryBudget, RetryPolicy
 from meshlib._core.status import OK, Outcome
-from meshlib._core.watch import SWEEP, WATCH_FIRST, WATCH_LAST
+from meshlib._core.watch import QUIET, SWEEP, WATCH_FIRST, WATCH_LAST
 
 
 def tiers(**priorities: int) -> list[Endpoint]:
@@ -494,6 +494,30 @@ def test_the_sweep_looks_at_all_hosts() -> None:
     channel.step(now=due)
     assert [link.asked for link in channel.every_link] == [count + 1 for count in before]
     assert channel.cluster.next_timer() == due + SWEEP
+
+
+def test_it_looks_less_often_once_all_are_connected_and_nobody_calls() -> None:
+    """A call that ends, or one that is under way, or a host that is lost, and it is ten times a second again."""
+    channel = Channel.of("a", "b")
+
+    def gap() -> float:
+        due = channel.cluster.next_timer()
+        assert due is not None
+        channel.step(now=due)
+        after = channel.cluster.next_timer()
+        assert after is not None
+        return after - due
+
+    assert [gap() for _ in range(6)] == pytest.approx([SWEEP, 0.2, 0.4, 0.8, QUIET, QUIET])
+    channel.pick()
+    assert [gap(), gap()] == pytest.approx([SWEEP, 0.2])
+    call = channel.call()
+    call.begin(now=50.0)
+    assert [gap(), gap()] == pytest.approx([SWEEP, SWEEP])
+    call.on_outcome(1, OK, now=51.0)
+    assert [gap(), gap()] == pytest.approx([SWEEP, 0.2])
+    channel.links["a"].is_now = CONNECTING
+    assert [gap(), gap()] == pytest.approx([SWEEP, SWEEP])
 
 
 def test_how_often_it_looks_while_a_call_waits() -> None:

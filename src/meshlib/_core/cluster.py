@@ -121,6 +121,8 @@ class Cluster:
             note=self.note,
         )
         self._watch = Watch()
+        self._called = 0
+        """Attempts that had ended at the last sweep."""
         self._stale_at = math.inf
 
     # What callers do.
@@ -264,7 +266,9 @@ class Cluster:
             if self.closed:
                 return ()
             if swept:
-                self._watch.looked(waiting=bool(self._waiting.calls), now=now)
+                self._watch.looked(
+                    len(self.hosts.seats), waiting=bool(self._waiting.calls), quiet=self._quiet(), now=now
+                )
             if self.outliers is not None and now >= self.outliers.sweep_at:
                 returned, found = self.outliers.sweep(self.hosts.named, now=now)
                 self.hosts.returned(returned, now=now)
@@ -403,6 +407,11 @@ class Cluster:
             with self._lock:
                 for host in seats[first : first + SWEPT_AT_ONCE]:
                     self.hosts.usable(host, now=now)
+
+    def _quiet(self) -> bool:
+        """Whether every host is connected, and nobody has called since this was last asked."""
+        called, self._called = self._called, sum(host.successes + host.failures for host in self.hosts.seats)
+        return called == self._called and not self.in_flight and self.ready == len(self.hosts.seats)
 
     def _settle(self, now: float) -> list[ClusterCommand]:
         """What the changes so far ask of the shell."""

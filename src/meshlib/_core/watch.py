@@ -3,13 +3,20 @@
 import math
 from typing import Final, final
 
-__all__ = ["SWEEP", "WATCH_FIRST", "WATCH_LAST", "Watch"]
+__all__ = ["QUIET", "SWEEP", "WATCH_FIRST", "WATCH_LAST", "Watch"]
 
 SWEEP: Final = 0.1
 """Seconds between two looks at the connections of all hosts while nobody waits."""
+QUIET: Final = 1.0
+"""The same while all are connected and nobody calls: doubling, from ``SWEEP`` to this. A call asks for itself."""
 WATCH_FIRST: Final = 0.0005
 WATCH_LAST: Final = 0.02
 """The same while a call waits for a host: from the first value, doubling, to the last."""
+EACH: Final = 1e-4
+"""Seconds between two looks for each connection, at least: a look at one takes a microsecond, so looking takes about a
+hundredth of a processor however many they are."""
+EACH_WAITING: Final = 1e-5
+"""The same while a call waits for a host: a tenth."""
 
 
 @final
@@ -28,10 +35,13 @@ class Watch:
         self._gap = WATCH_FIRST
         self.at = min(self.at, now + WATCH_FIRST)
 
-    def looked(self, *, waiting: bool, now: float) -> None:
-        """All were looked at."""
-        self._gap = min(self._gap * 2, WATCH_LAST) if waiting else SWEEP
-        self.at = now + self._gap
+    def looked(self, seats: int, *, waiting: bool, quiet: bool, now: float) -> None:
+        """All ``seats`` were looked at; ``quiet``: they are connected, and nobody has called since the last time."""
+        if waiting:
+            self._gap = min(self._gap * 2, WATCH_LAST)
+        else:
+            self._gap = min(max(self._gap * 2, SWEEP), QUIET) if quiet else SWEEP
+        self.at = now + max(self._gap, seats * (EACH_WAITING if waiting else EACH))
 
     def settle(self, *, seats: bool, now: float) -> None:
         """There are connections to look at, or there are none."""

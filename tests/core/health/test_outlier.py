@@ -235,6 +235,14 @@ def test_failure_percentage(enforcing: int, ejected: list[int]) -> None:
     assert bench.ejected == ejected
 
 
+def test_a_failure_percentage_of_0_is_reached_by_all() -> None:
+    """Also in an interval in which nobody fails."""
+    bench = Bench(5, failure_percentage_threshold=0, enforcing_success_rate=0)
+    for number in range(5):
+        bench.succeed(number, 60)
+    assert [outlier.kind for outlier in bench.sweep(10.0)] == ["failure_percentage"] * 5
+
+
 def test_failure_percentage_at_the_threshold() -> None:
     """Envoy ejects at the threshold itself; gRPC A50 only above it."""
     bench = Bench(

@@ -138,12 +138,12 @@ class Outliers:
         return True
 
     def _judge_rates(self, hosts: Collection[Host], now: float) -> list[Outlier]:
-        if not any(host.record.failed_lately for host in hosts):
+        policy = self._policy
+        if policy.failure_percentage_threshold > 0 and not any(host.record.failed_lately for host in hosts):
             # Nobody is worse than others then, and there may be thousands.
             for host in hosts:
                 host.record.seen = host.totals
             return []
-        policy = self._policy
         every = {host: _Window(host) for host in hosts}
         windows = {host: window for host, window in every.items() if host.ejection is None}
         split = policy.split_external_local_origin_errors

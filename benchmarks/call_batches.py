@@ -1,0 +1,158 @@
+"""The loads of ``calls.py``, and one batch of one of them."""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from call_variants import BARE, MESH, NAMES, Variant
+
+from meshlib.testing import echo
+
+__all__ = ["LOADS", "Batch", "Load", "batch", "batch_async"]
+
+MESSAGES = 100
+"""Of a stream."""
+FEW = (
+    BARE,
+    "bare, our arguments",
+    "three bare in turn",
+    "grpc round_robin, retryPolicy",
+    "Envoy sidecar",
+    MESH,
+    "meshlib, spans and metrics",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What is asked of a variant.
+
+    Args:
+        name: of the load.
+        shell: ``sync`` or ``aio``.
+        callers: threads, or tasks, that call one after the other.
+        size: bytes of a message.
+        streaming: a call is a stream of answers, and a figure is that of one message.
+        calls: of a batch, about.
+        variants: that are measured under it.
+    """
+
+    name: str
+    shell: str
+    callers: int
+    size: int = 100
+    streaming: bool = False
+    calls: int = 300
+    variants: Iterable[str] = FEW
+
+    @property
+    def units(self) -> int:
+        """What a call counts as."""
+        return MESSAGES if self.streaming else 1
+
+    def caller(self, variant: Variant) -> Callable[..., Any]:
+        """What makes one call of it."""
+        if self.streaming:
+            return variant.calls("unary_stream", echo.SERVER_STREAM)
+        return variant.calls("unary_unary", echo.UNARY)
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...] | None:
+        """What asks the server for so many messages."""
+        return ((echo.COUNT, str(MESSAGES)),) if self.streaming else None
+
+
+LOADS = (
+    Load("unary, 1 thread", "sync", 1, variants=tuple(NAMES)),
+    Load("unary, 8 threads", "sync", 8),
+    Load("unary, 32 threads", "sync", 32, calls=640),
+    Load("unary, 1 task", "aio", 1),
+    Load("unary, 32 tasks", "aio", 32, calls=640),
+    Load("unary of 100 KiB, 1 thread", "sync", 1, size=102_400, calls=100),
+    Load("message of a stream, 1 thread", "sync", 1, streaming=True, calls=5),
+    Load("message of a stream, 1 task", "aio", 1, streaming=True, calls=5),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one came to, for a call or a message of a stream.
+
+    Args:
+        cpu: seconds, that of the sidecar among them.
+        sidecar: seconds of the sidecar.
+        rate: in a second.
+        seconds: that each took.
+    """
+
+    cpu: float
+    sidecar: float
+    rate: float
+    seconds: list[float]
+
+
+class Watch:
+    """Measures what is done until ``read``."""
+
+    def __init__(self, variant: Variant) -> None:
+        self._sidecar = variant.sidecar
+        self._before = self._sidecar.cpu if self._sidecar else 0.0
+        self._wall, self._cpu = time.perf_counter(), time.process_time()
+
+    def read(self, units: int, seconds: list[float]) -> Batch:
+        """The batch of so many calls or messages."""
+        cpu, wall = time.process_time() - self._cpu, time.perf_counter() - self._wall
+        sidecar = self._sidecar.cpu - self._before if self._sidecar else 0.0
+        return Batch((cpu + sidecar) / units, sidecar / units, units / wall, seconds)
+
+
+def batch(load: Load, variant: Variant, pool: ThreadPoolExecutor, calls: int) -> Batch:
+    """One of blocking calls."""
+    call, message, metadata = load.caller(variant), b"x" * load.size, load.metadata
+    seconds: list[float] = []
+
+    def caller(count: int) -> None:
+        clock = time.perf_counter
+        for _ in range(count):
+            began = clock()
+            answer = call(message, metadata=metadata)
+            if load.streaming:
+                for _ in answer:
+                    pass
+            seconds.append((clock() - began) / load.units)
+
+    caller(1)  # what is made once per method
+    seconds.clear()
+    watch = Watch(variant)
+    if load.callers == 1:
+        caller(calls)
+    else:
+        list(pool.map(caller, [calls // load.callers] * load.callers))
+    return watch.read(calls * load.units, seconds)
+
+
+async def batch_async(load: Load, variant: Variant, calls: int) -> Batch:
+    """One of calls in asyncio."""
+    call, message, metadata = load.caller(variant), b"x" * load.size, load.metadata
+    seconds: list[float] = []
+
+    async def caller(count: int) -> None:
+        clock = time.perf_counter
+        for _ in range(count):
+            began = clock()
+            answer = call(message, metadata=metadata)
+            if load.streaming:
+                async for _ in answer:
+                    pass
+            else:
+                await answer
+            seconds.append((clock() - began) / load.units)
+
+    await caller(1)
+    seconds.clear()
+    watch = Watch(variant)
+    await asyncio.gather(*(caller(calls // load.callers) for _ in range(load.callers)))
+    return watch.read(calls * load.units, seconds)

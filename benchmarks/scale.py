@@ -1,0 +1,250 @@
+"""Many hosts and many channels: memory, threads, idle CPU, and how long a change takes to arrive.
+
+usage: python benchmarks/scale.py [--json FILE] [--quick]
+
+One server process listens on every address of loopback, so each host is a connection of its own, to an address of its
+own (Linux, where all of 127.0.0.0/8 is there). The client is a process of its own for each row. Measured in it, once all
+hosts are connected:
+
+- ``connected``: seconds from the first call until every host is;
+- ``memory``: resident KiB per host (or channel), against the same process before it had a channel;
+- ``threads``: that it has more than then;
+- ``idle CPU``: share of one core over some seconds without a call;
+- ``one host more``: milliseconds of CPU, and of time until it is connected, from the resolver's answer on;
+- ``same answer``: milliseconds of CPU of an answer that changes nothing;
+- ``call``: microseconds of CPU of a call, to be compared between the rows.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+from conditions import conditions
+
+import meshlib
+from meshlib.discovery import Endpoint, Resolution, Target, register_resolver
+from meshlib.testing import echo
+
+ROWS = ("3 hosts", "1,000 hosts", "10,000 hosts", "100 channels of 3 hosts")
+COLUMNS = (
+    "connected, s",
+    "memory, KiB each",
+    "threads more",
+    "idle CPU",
+    "one host more, ms CPU",
+    "until it is connected, ms",
+    "same answer, ms CPU",
+    "call, µs CPU",
+)
+PATIENCE = 300.0
+IDLE = 5.0
+CHANGES = 5
+
+
+class Registry:
+    """Says who the hosts are, and answers when that changes: a resolver with a long poll."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._endpoints: tuple[Endpoint, ...] = ()
+        self._version = 0
+
+    def set(self, endpoints: tuple[Endpoint, ...]) -> None:
+        """These are the hosts."""
+        with self._changed:
+            self._endpoints = endpoints
+            self._version += 1
+            self._changed.notify_all()
+
+    def resolver(self, _: Target) -> "Poll":
+        """What asks for one channel."""
+        return Poll(self)
+
+    def after(self, version: int) -> tuple[int, tuple[Endpoint, ...]]:
+        """The hosts, once they are other than those of ``version``."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._version != version, 20.0)
+            return self._version, self._endpoints
+
+
+class Poll:
+    """A question that waits for news."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._version = 0
+
+    def resolve(self, previous: Resolution | None) -> Resolution:
+        """The next answer."""
+        self._version, endpoints = self._registry.after(0 if previous is None else self._version)
+        return Resolution(endpoints=endpoints, ttl=0.0)
+
+
+def endpoints(count: int, port: int) -> tuple[Endpoint, ...]:
+    """So many addresses of loopback."""
+    return tuple(Endpoint(address=f"127.{1 + n // 60_000}.{n // 250 % 240}.{1 + n % 250}:{port}") for n in range(count))
+
+
+def until(condition: Callable[[], bool], what: str) -> float:
+    """Seconds until it holds."""
+    began = time.perf_counter()
+    while not condition():
+        if time.perf_counter() - began > PATIENCE:
+            raise TimeoutError(f"not in {PATIENCE:.0f} s: {what}")
+        time.sleep(0.001)
+    return time.perf_counter() - began
+
+
+def resident() -> float:
+    """KiB."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 1024
+
+
+def threads() -> int:
+    """Of the process, those of C-core among them."""
+    return len(list(Path("/proc/self/task").iterdir()))
+
+
+def row(channels: int, hosts: int, port: int, idle: float) -> list[float]:
+    """The figures of one row; this process has done nothing before."""
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as plain:
+        plain.unary_unary(echo.UNARY)(b"")  # what grpc makes once per process is not counted
+    registry = Registry()
+    register_resolver("bench", registry.resolver)
+    registry.set(endpoints(hosts, port))
+    memory, before = resident(), threads()
+    made = [meshlib.channel("bench:///svc", options=[("bench.channel", n)]) for n in range(channels)]
+    calls = [channel.unary_unary(echo.UNARY) for channel in made]
+
+    def connected(count: int) -> bool:
+        return all(sum(host.state == "READY" for host in channel.mesh.snapshot().hosts) == count for channel in made)
+
+    began = time.perf_counter()
+    for call in calls:
+        call(b"", wait_for_ready=True, timeout=PATIENCE)
+    until(lambda: connected(hosts), f"{hosts} hosts are connected")
+    took = time.perf_counter() - began
+    grown = (resident() - memory) / (hosts if channels == 1 else channels)
+    more = threads() - before
+
+    def cpu(what: Callable[[], object]) -> float:
+        start = time.process_time()
+        what()
+        return time.process_time() - start
+
+    at_rest = cpu(lambda: time.sleep(idle)) / idle
+    changes, arrivals = [], []
+    for change in range(CHANGES):
+        named = endpoints(hosts + change % 2 + 1, port) if hosts > 3 else endpoints(3 + change % 2, port)
+
+        def changed(named: tuple[Endpoint, ...] = named) -> None:
+            registry.set(named)
+            arrivals.append(until(lambda: connected(len(named)), "the change has arrived"))
+
+        changes.append(cpu(changed))
+    named = registry.after(-1)[1]
+
+    def nothing_changes() -> None:
+        seen = [channel.mesh.snapshot().last_resolution for channel in made]
+        registry.set(named)
+        until(
+            lambda: all(
+                channel.mesh.snapshot().last_resolution != before for channel, before in zip(made, seen, strict=True)
+            ),
+            "the answer has arrived",
+        )
+
+    same = [cpu(nothing_changes) for _ in range(CHANGES)]
+    per_call = cpu(lambda: [calls[n % channels](b"", timeout=PATIENCE) for n in range(2000)]) / 2000
+    for channel in made:
+        channel.close()
+    return [
+        took,
+        grown,
+        more,
+        at_rest,
+        statistics.median(changes) * 1000,
+        statistics.median(arrivals) * 1000,
+        statistics.median(same) * 1000,
+        per_call * 1e6,
+    ]
+
+
+def serve() -> None:
+    """The echo service on every address, until standard input ends."""
+    server = grpc.server(ThreadPoolExecutor(4))
+    echo.add_echo_to_server(server)
+    print(server.add_insecure_port("0.0.0.0:0"), flush=True)
+    server.start()
+    sys.stdin.read()
+    server.stop(None)
+
+
+def told(figures: list[float]) -> list[str]:
+    """As they are shown."""
+    connected, memory, more, idle, change, arrival, same, call = figures
+    return [
+        f"{connected:.2f}",
+        f"{memory:.0f}",
+        f"{more:.0f}",
+        f"{idle:.1%}",
+        f"{change:.1f}",
+        f"{arrival:.0f}",
+        f"{same:.2f}",
+        f"{call:.0f}",
+    ]
+
+
+def main() -> None:
+    """Runs and prints everything."""
+    if sys.argv[1:2] == ["--serve"]:
+        serve()
+        return
+    if sys.argv[1:2] == ["--row"]:
+        channels, hosts, port = map(int, sys.argv[2:5])
+        print(json.dumps(row(channels, hosts, port, float(sys.argv[5]))))
+        return
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, help="write the figures there as well")
+    parser.add_argument("--quick", action="store_true", help="few hosts, few channels: whether it works")
+    options = parser.parse_args()
+    about = conditions()
+    print(*about.values(), sep="\n")
+    sizes = [(1, 3), (1, 1000), (1, 10_000), (100, 3)]
+    names = list(ROWS)
+    if options.quick:
+        sizes, names = [(1, 3), (1, 50), (5, 3)], ["3 hosts", "50 hosts", "5 channels of 3 hosts"]
+    rows = {}
+    for name, (channels, hosts) in zip(names, sizes, strict=True):
+        # Its own server for each: nothing of the last row is left in it.
+        with subprocess.Popen([sys.executable, __file__, "--serve"], stdin=-1, stdout=-1, text=True) as server:
+            try:
+                port = server.stdout.readline().strip()
+                command = [sys.executable, __file__, "--row", str(channels), str(hosts), port]
+                command.append("0.5" if options.quick else str(IDLE))
+                run = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+                if run.returncode:
+                    sys.exit(run.stderr)
+                rows[name] = told(json.loads(run.stdout))
+                print(f"\n{name}")
+                for column, figure in zip(COLUMNS, rows[name], strict=True):
+                    print(f"    {column:<28}{figure:>10}", flush=True)
+            finally:
+                server.kill()
+    if options.json is not None:
+        found = {"conditions": about, "columns": COLUMNS, "rows": rows}
+        options.json.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    main()
