@@ -3,16 +3,17 @@
 usage: python benchmarks/scale.py [--json FILE] [--quick]
 
 One server process listens on every address of loopback, so each host is a connection of its own, to an address of its
-own (Linux, where all of 127.0.0.0/8 is there). The client is a process of its own for each row. Measured in it, once all
-hosts are connected:
+own (Linux, where all of 127.0.0.0/8 is there). The client is a process of its own for each row. Measured in it, once
+all hosts are connected:
 
 - ``connected``: seconds from the first call until every host is;
 - ``memory``: resident KiB per host (or channel), against the same process before it had a channel;
 - ``threads``: that it has more than then;
 - ``idle CPU``: share of one core over some seconds without a call;
-- ``one host more``: milliseconds of CPU, and of time until it is connected, from the resolver's answer on;
-- ``same answer``: milliseconds of CPU of an answer that changes nothing;
-- ``call``: microseconds of CPU of a call, to be compared between the rows.
+- ``one host more``: milliseconds of CPU of the control thread, and of time, from the resolver's answer until the host
+  is connected, looked for every 20 ms; answers are more than a second apart, for a channel asks no more often;
+- ``same answer``: milliseconds of CPU of the control thread, of an answer that changes nothing;
+- ``call``: microseconds of CPU of a call, each host having had one before.
 """
 
 import argparse
@@ -48,6 +49,8 @@ COLUMNS = (
 PATIENCE = 300.0
 IDLE = 5.0
 CHANGES = 5
+REST = 1.2
+"""Seconds between two answers."""
 
 
 class Registry:
@@ -100,8 +103,15 @@ def until(condition: Callable[[], bool], what: str) -> float:
     while not condition():
         if time.perf_counter() - began > PATIENCE:
             raise TimeoutError(f"not in {PATIENCE:.0f} s: {what}")
-        time.sleep(0.001)
+        time.sleep(0.02)
     return time.perf_counter() - began
+
+
+def control() -> float:
+    """CPU seconds of the control thread so far."""
+    (thread,) = (thread for thread in threading.enumerate() if thread.name == "meshlib-control")
+    assert thread.ident is not None
+    return time.clock_gettime(time.pthread_getcpuclockid(thread.ident))
 
 
 def resident() -> float:
@@ -115,10 +125,10 @@ def threads() -> int:
     return len(list(Path("/proc/self/task").iterdir()))
 
 
-def row(channels: int, hosts: int, port: int, idle: float) -> list[float]:
+def row(channels: int, hosts: int, port: int, quick: bool) -> list[float]:
     """The figures of one row; this process has done nothing before."""
-    with grpc.insecure_channel(f"127.0.0.1:{port}") as plain:
-        plain.unary_unary(echo.UNARY)(b"")  # what grpc makes once per process is not counted
+    with meshlib.channel(f"static:///127.0.0.1:{port}") as first:
+        first.unary_unary(echo.UNARY)(b"")  # what is made, and imported, once per process is not counted
     registry = Registry()
     register_resolver("bench", registry.resolver)
     registry.set(endpoints(hosts, port))
@@ -137,11 +147,13 @@ def row(channels: int, hosts: int, port: int, idle: float) -> list[float]:
     grown = (resident() - memory) / (hosts if channels == 1 else channels)
     more = threads() - before
 
-    def cpu(what: Callable[[], object]) -> float:
-        start = time.process_time()
+    def cpu(what: Callable[[], object], clock: Callable[[], float] = time.process_time) -> float:
+        start = clock()
         what()
-        return time.process_time() - start
+        return clock() - start
 
+    idle, rest = (0.1, 0.0) if quick else (IDLE, REST)
+    time.sleep(rest)
     at_rest = cpu(lambda: time.sleep(idle)) / idle
     changes, arrivals = [], []
     for change in range(CHANGES):
@@ -151,7 +163,8 @@ def row(channels: int, hosts: int, port: int, idle: float) -> list[float]:
             registry.set(named)
             arrivals.append(until(lambda: connected(len(named)), "the change has arrived"))
 
-        changes.append(cpu(changed))
+        time.sleep(rest)
+        changes.append(cpu(changed, control))
     named = registry.after(-1)[1]
 
     def nothing_changes() -> None:
@@ -164,8 +177,14 @@ def row(channels: int, hosts: int, port: int, idle: float) -> list[float]:
             "the answer has arrived",
         )
 
-    same = [cpu(nothing_changes) for _ in range(CHANGES)]
-    per_call = cpu(lambda: [calls[n % channels](b"", timeout=PATIENCE) for n in range(2000)]) / 2000
+    same = []
+    for _ in range(CHANGES):
+        time.sleep(rest)
+        same.append(cpu(nothing_changes, control))
+    count = max(2000, len(named))
+    for n in range(count):
+        calls[n % channels](b"", timeout=PATIENCE)
+    per_call = cpu(lambda: [calls[n % channels](b"", timeout=PATIENCE) for n in range(count)]) / count
     for channel in made:
         channel.close()
     return [
@@ -212,7 +231,7 @@ def main() -> None:
         return
     if sys.argv[1:2] == ["--row"]:
         channels, hosts, port = map(int, sys.argv[2:5])
-        print(json.dumps(row(channels, hosts, port, float(sys.argv[5]))))
+        print(json.dumps(row(channels, hosts, port, sys.argv[5] == "quick")))
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="write the figures there as well")
@@ -231,7 +250,7 @@ def main() -> None:
             try:
                 port = server.stdout.readline().strip()
                 command = [sys.executable, __file__, "--row", str(channels), str(hosts), port]
-                command.append("0.5" if options.quick else str(IDLE))
+                command.append("quick" if options.quick else "")
                 run = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
                 if run.returncode:
                     sys.exit(run.stderr)

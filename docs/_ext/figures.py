@@ -50,6 +50,7 @@ class Calls(Figures):
     file = "calls.json"
 
     def text(self, found: dict[str, Any]) -> str:
+        """Load by load, and what each variant is."""
         head = ("", "CPU, µs", "of bare (95 %)", "calls/s", "p50, µs", "p99, µs", "p99.9, µs")
         parts = []
         for load, rows in found["tables"].items():
@@ -74,6 +75,7 @@ class Budgets(Figures):
     file = "calls.json"
 
     def text(self, found: dict[str, Any]) -> str:
+        """Each beside what was measured."""
         rows = [
             (budget["what"], f"{budget['most']:.2f}", ratio(budget["found"]), budget["verdict"])
             for budget in found["budgets"]
@@ -87,6 +89,7 @@ class Tail(Figures):
     file = "tail.json"
 
     def text(self, found: dict[str, Any]) -> str:
+        """Kind by kind."""
         head = ("", "calls/s", "p50, ms", "p99, ms", "calls to the slow one")
         parts = []
         for kind, rows in found["tables"].items():
@@ -110,6 +113,7 @@ class Scale(Figures):
     file = "scale.json"
 
     def text(self, found: dict[str, Any]) -> str:
+        """Row by row."""
         return table(("", *found["columns"]), [(name, *row) for name, row in found["rows"].items()])
 
 

@@ -1,7 +1,8 @@
 """Tables that are made from what the program itself goes by, so that they cannot say anything else.
 
 ``{stages}`` shows the chain of stages from ``meshlib._core.stages``, ``{metrics}`` the instruments that a channel
-creates, ``{differences}`` the table of ``differences.toml``, ``{measured}`` what of it tests have measured.
+creates, ``{flags}`` those of the access log, ``{differences}`` the table of ``differences.toml``, ``{measured}`` what
+of it tests have measured.
 """
 
 import tomllib
@@ -13,8 +14,10 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from meshlib import telemetry
 from meshlib._core import stages
+from meshlib.telemetry import _access_log as access_log
+from meshlib.telemetry import _instruments as instruments
+from meshlib.telemetry import _names as names
 
 DIFFERENCES = Path(__file__).parents[1] / "differences.toml"
 
@@ -37,6 +40,21 @@ class Stages(SphinxDirective):
         ]
         text = f"```text\n{stages.figure()}\n```\n\n{table(('stage', 'once per', 'part of', 'why here'), rows)}"
         return list(self.parse_text_to_nodes(text))
+
+
+READ = ("those of the channel", "none: counted anyway, read when collected")
+RETRIED = ("`grpc.method`, `grpc.target`", "one measurement for a call that had any")
+RECORDED = {
+    names.DURATION: ("those of the call", "one measurement a call"),
+    names.ATTEMPT_DURATION: ("`grpc.method`, `grpc.target`, `grpc.status`", "one more an attempt"),
+    names.RETRIES: RETRIED,
+    names.TRANSPARENT_RETRIES: RETRIED,
+    names.HEDGES: RETRIED,
+    names.RETRY_DELAY: RETRIED,
+    names.HOSTS: (f"those of the channel, `{names.HOST_STATE}`", READ[1]),
+    names.RESOLUTIONS: (f"those of the channel, `{names.OUTCOME}`", READ[1]),
+}
+"""Attributes of an instrument, and what it costs."""
 
 
 class Meter:
@@ -64,10 +82,22 @@ class Metrics(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         """Made at each build."""
-        self.env.note_dependency(telemetry.__file__)
+        self.env.note_dependency(instruments.__file__)
         meter = Meter()
-        telemetry.Instruments(meter)  # type: ignore[arg-type]
-        return list(self.parse_text_to_nodes(table(("name", "instrument", "unit", "what"), meter.rows)))
+        instruments.Instruments(meter)  # type: ignore[arg-type]
+        rows = [(*row, *RECORDED.get(row[0].strip("`"), READ)) for row in meter.rows]
+        head = ("name", "instrument", "unit", "what", "attributes", "cost")
+        return list(self.parse_text_to_nodes(table(head, rows)))
+
+
+class Flags(SphinxDirective):
+    """Envoy's response flags that the access log has."""
+
+    def run(self) -> list[nodes.Node]:
+        """Made at each build."""
+        self.env.note_dependency(access_log.__file__)
+        rows = [(f"`{flag}`", what) for flag, what in access_log.FLAGS.items()]
+        return list(self.parse_text_to_nodes(table(("flag", "what was the matter"), rows)))
 
 
 def differences() -> list[dict[str, Any]]:
@@ -112,6 +142,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     """Registers the directives; called by Sphinx."""
     app.add_directive("stages", Stages)
     app.add_directive("metrics", Metrics)
+    app.add_directive("flags", Flags)
     app.add_directive("differences", Differences)
     app.add_directive("measured", Measured)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -24,6 +24,7 @@ from meshlib._core.policy import (
     RetryBudget,
     RetryPolicy,
     RetryThrottling,
+    TelemetryPolicy,
 )
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def channel(
     service_config: str | Mapping[str, Any] | None = None,
     outlier_detection: OutlierDetection | None = OutlierDetection(),  # noqa: B008 - frozen
     circuit_breaker: CircuitBreaker | None = None,
+    telemetry: TelemetryPolicy = TelemetryPolicy(),  # noqa: B008 - frozen
     tracer_provider: "TracerProvider | None" = None,
     meter_provider: "MeterProvider | None" = None,
 ) -> Channel:
@@ -78,6 +80,7 @@ def channel(
             what an argument says as well is refused.
         outlier_detection: which hosts are left out for a while; None: none.
         circuit_breaker: how much may be under way at once; None: any amount.
+        telemetry: what is told of calls beyond a span and a measurement for each.
         tracer_provider: OpenTelemetry's; None: the global one.
         meter_provider: OpenTelemetry's; None: the global one.
 
@@ -102,6 +105,7 @@ def channel(
             service_config=service_config,
             outlier_detection=outlier_detection,
             circuit_breaker=circuit_breaker,
+            telemetry=telemetry,
             tracer_provider=tracer_provider,
             meter_provider=meter_provider,
             aio=True,

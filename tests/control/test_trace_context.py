@@ -10,7 +10,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, Trace
 from meshlib._core.call import Call
 from meshlib._core.policy import Plan
 from meshlib._core.target import parse_target
-from meshlib.telemetry import Telemetry
+from meshlib.telemetry._channel import Telemetry
 
 PARENT = SpanContext(0x1, 0x2, is_remote=True, trace_flags=TraceFlags(1), trace_state=TraceState([("vendor", "1")]))
 

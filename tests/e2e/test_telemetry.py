@@ -149,12 +149,15 @@ def events(span: ReadableSpan) -> list[tuple[str, dict[str, Any]]]:
 # --- spans ---
 
 
+@pytest.mark.parametrize("host_addresses", [False, True])
 @all_kinds
 @both_shells
-def test_one_client_span_for_each_call(shell: Shell, kind: str, traces: Traces) -> None:
-    """Named after the method, with the attributes of the conventions: the target asked for, the peer that answered."""
+def test_one_client_span_for_each_call(shell: Shell, kind: str, host_addresses: bool, traces: Traces) -> None:
+    """Named after the method, with the attributes of the conventions: the target asked for, on request the peer that
+    answered."""
+    policy = meshlib.TelemetryPolicy(host_addresses=host_addresses)
     with Server() as server:
-        assert call(shell, kind, static(server), tracer_provider=traces.provider) == "OK"
+        assert call(shell, kind, static(server), tracer_provider=traces.provider, telemetry=policy) == "OK"
         span = traces.one()
         method = METHODS[kind].removeprefix("/")
         assert (span.name, span.kind, span.status.status_code) == (method, SpanKind.CLIENT, StatusCode.UNSET)
@@ -164,8 +167,7 @@ def test_one_client_span_for_each_call(shell: Shell, kind: str, traces: Traces) 
             "rpc.response.status_code": "OK",
             "server.address": "127.0.0.1",
             "server.port": server.port,
-            "network.peer.address": "127.0.0.1",
-            "network.peer.port": server.port,
+            **({"network.peer.address": "127.0.0.1", "network.peer.port": server.port} if host_addresses else {}),
         }
         assert events(span) == []
         scope = span.instrumentation_scope
@@ -181,7 +183,8 @@ def test_the_server_of_a_span_is_the_name_asked_for(shell: Shell, traces: Traces
         os.environ["MESHLIB_SVC_A_ENDPOINTS"] = server.address
         try:
             providers = {"tracer_provider": traces.provider, "meter_provider": metrics.provider}
-            assert call(shell, "unary_unary", "svc-a", **providers) == "OK"
+            policy = meshlib.TelemetryPolicy(host_addresses=True)
+            assert call(shell, "unary_unary", "svc-a", telemetry=policy, **providers) == "OK"
         finally:
             del os.environ["MESHLIB_SVC_A_ENDPOINTS"]
         attributes = traces.one().attributes

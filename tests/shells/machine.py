@@ -24,7 +24,7 @@ from meshlib._core.discovery.policy import DnsPolicy
 from meshlib._core.discovery.refresh import Refresh
 from meshlib._core.discovery.steps import ResolveError
 from meshlib._core.endpoint import Resolution
-from meshlib.telemetry import Telemetry
+from meshlib.telemetry._channel import Telemetry
 
 __all__ = ["run"]
 

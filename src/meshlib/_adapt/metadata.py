@@ -21,11 +21,11 @@ def given(metadata: Iterable[tuple[str, Any]] | None) -> Metadata:
     return () if metadata is None else tuple(metadata)
 
 
-def for_attempt(metadata: Metadata, previous: int) -> Metadata | None:
-    """The metadata of an attempt that ``previous`` attempts went before."""
+def for_attempt(metadata: Metadata, previous: int, carrier: Metadata = ()) -> Metadata | None:
+    """The metadata of an attempt that ``previous`` attempts went before, with its own, ``carrier``."""
     if previous:
-        return (*metadata, (PREVIOUS_ATTEMPTS_KEY, str(previous)))
-    return metadata or None
+        return (*metadata, *carrier, (PREVIOUS_ATTEMPTS_KEY, str(previous)))
+    return (*metadata, *carrier) or None
 
 
 _KEY: Final = re.compile(rb"[-_.0-9a-z]+")

@@ -34,12 +34,13 @@ class Channel(grpc.aio.Channel):
 
     def __init__(self, settings: Settings, *, factory: Factory = aio_channel) -> None:
         # Here and not above: `import meshlib` is to be quick, and OpenTelemetry's API is not.
-        from meshlib.telemetry import Telemetry
+        from meshlib.telemetry._channel import Telemetry
 
         telemetry = Telemetry(
             settings.target,
             tracer_provider=settings.tracer_provider,
             meter_provider=settings.meter_provider,
+            policy=settings.telemetry,
         )
         self._lease = lease = Lease(settings, telemetry, factory)
         self._multicallables = Multicallables(lambda method: CALLABLES[method.kind](lease, method))

@@ -195,7 +195,7 @@ class Engine:
                 subchannel.multicallables[self.method],
                 command.n,
                 timeout=command.timeout,
-                metadata=for_attempt(self._metadata, command.previous),
+                metadata=for_attempt(self._metadata, command.previous, command.carrier),
                 credentials=self._credentials,
                 compression=self._compression,
             )

@@ -23,7 +23,7 @@ from meshlib._core.policy import Plan
 
 if TYPE_CHECKING:
     from meshlib._aio.engine import Engine
-    from meshlib.telemetry import Telemetry
+    from meshlib.telemetry._channel import Telemetry
 
 __all__ = ["Lease", "Runtime"]
 

@@ -29,6 +29,7 @@ from meshlib._core.policy import (
     RetryBudget,
     RetryPolicy,
     RetryThrottling,
+    TelemetryPolicy,
 )
 from meshlib._core.target import Target, parse_target
 
@@ -58,6 +59,7 @@ class Settings:
     retry_throttling: RetryThrottling | None = None
     outlier_detection: OutlierDetection | None = field(default_factory=OutlierDetection)
     circuit_breaker: CircuitBreaker | None = None
+    telemetry: TelemetryPolicy = field(default_factory=TelemetryPolicy)
     tracer_provider: "TracerProvider | None" = None
     meter_provider: "MeterProvider | None" = None
 
@@ -94,6 +96,7 @@ def settle(
     service_config: str | Mapping[str, Any] | None = None,
     outlier_detection: OutlierDetection | None = OutlierDetection(),  # noqa: B008 - frozen
     circuit_breaker: CircuitBreaker | None = None,
+    telemetry: TelemetryPolicy = TelemetryPolicy(),  # noqa: B008 - frozen
     tracer_provider: "TracerProvider | None" = None,
     meter_provider: "MeterProvider | None" = None,
     as_grpc: bool = False,
@@ -127,6 +130,8 @@ def settle(
         raise ConfigError("outlier_detection", outlier_detection, "must be an OutlierDetection, or None for none")
     if circuit_breaker is not None and not isinstance(circuit_breaker, CircuitBreaker):
         raise ConfigError("circuit_breaker", circuit_breaker, "must be a CircuitBreaker, or None for no limits")
+    if not isinstance(telemetry, TelemetryPolicy):
+        raise ConfigError("telemetry", telemetry, "must be a TelemetryPolicy")
     if dns is not None and not isinstance(dns, DnsPolicy):
         raise ConfigError("dns", dns, "must be a DnsPolicy")
     if tracer_provider is not None and not callable(getattr(tracer_provider, "get_tracer", None)):
@@ -162,6 +167,7 @@ def settle(
         retry_throttling=_throttling(retry_budget, config.retry_throttling),
         outlier_detection=outlier_detection,
         circuit_breaker=circuit_breaker,
+        telemetry=telemetry,
         tracer_provider=tracer_provider,
         meter_provider=meter_provider,
     )

@@ -70,6 +70,8 @@ class Call:
     hash: int | None = None
     streaming: bool = False
     observer: CallObserver | None = None
+    every_event: bool = True
+    """Whether the observer is also told what nearly every call is: its first attempt begins, an attempt ends well."""
     state: State = NEW
     attempts: tuple[StartAttempt, ...] = ()
     tried: tuple[Host, ...] = ()
@@ -181,7 +183,7 @@ class Call:
         ejected = self.cluster.report(attempt.host, outcome, seconds, now)
         if ejected:
             attempt.ejected = ejected
-        if self.observer is not None:
+        if self.observer is not None and (self.every_event or outcome.code != "OK"):
             self._tell_end(attempt, outcome, seconds, now)
         if attempt.dropped:
             return NOTHING
@@ -243,6 +245,13 @@ class Call:
         retry = self.plan.retry
         return None if retry is None else retry.host_selection_retry_max_attempts
 
+    @property
+    def used_up(self) -> bool:
+        """Whether it failed though it was tried as often as its policy allows, and more than once."""
+        policy = self.plan.retry or self.plan.hedging
+        count = len(self.attempts) - self._refused
+        return policy is not None and 1 < policy.max_attempts <= count and self.state is DONE
+
     # An attempt begins.
 
     def _start(self, why: str, now: float) -> Commands:
@@ -284,7 +293,7 @@ class Call:
         self._flying += 1
         if self.cluster.panic:
             attempt.panic = host.endpoint.priority in self.cluster.panic
-        if self.observer is not None:
+        if self.observer is not None and (self.every_event or why != "first" or attempt.panic):
             address = host.endpoint.address
             started = AttemptStarted(at=now, n=attempt.n, address=address, why=why, panic=attempt.panic)
             self.observer.on_call_event(self, started)

@@ -87,6 +87,8 @@ class Cluster:
         """Why the last resolution failed; empty after a good one."""
         self.resolved = False
         """Whether the resolver has answered, well or not."""
+        self.resolutions = {"ok": 0, "failed": 0}
+        """Answers and failures of the resolver so far."""
         self.breaker = Breaker(circuit_breaker)
         self.budget = Budget(budget, self.breaker.max_retries)
         self.outliers = None if outlier_detection is None else Outliers(outlier_detection, rng)
@@ -218,6 +220,7 @@ class Cluster:
             if self.closed:
                 return ()
             self.resolved = True
+            self.resolutions["ok"] += 1
             self.failure = "" if resolution.endpoints else "the resolver named no endpoint"
             if self.outliers is not None:
                 self.outliers.begin(now=now)
@@ -232,6 +235,7 @@ class Cluster:
             if self.closed:
                 return ()
             self.resolved = True
+            self.resolutions["failed"] += 1
             if reason != self.failure:
                 self.note(ResolutionFailed(at=now, reason=reason, kept=len(self.hosts)))
             self.failure = reason

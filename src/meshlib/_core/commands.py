@@ -54,6 +54,8 @@ class StartAttempt:
     """Monotonic second since which the application waits for a message of it; infinite: it does not."""
     panic: bool = False
     """Ejected hosts were used as well when its host was chosen."""
+    carrier: tuple[tuple[str, str], ...] = ()
+    """Metadata of its own: the context of its span."""
     ejected: str = ""
     """Why its end had its host ejected; empty: it had not."""
 

@@ -32,7 +32,20 @@ class Hosts:
         events: takes what happened; None: nobody listens.
     """
 
-    __slots__ = ("_events", "_leaving", "_named", "_turn", "lost", "ready", "redialling", "seats", "version")
+    __slots__ = (
+        "_events",
+        "_leaving",
+        "_named",
+        "_turn",
+        "connected",
+        "disconnected",
+        "lost",
+        "not_connected",
+        "ready",
+        "redialling",
+        "seats",
+        "version",
+    )
 
     def __init__(self, events: deque[ChannelEvent] | None = None) -> None:
         self._events = events
@@ -45,6 +58,12 @@ class Hosts:
         """Those that have a subchannel."""
         self.version = 0
         """Goes up whenever others than before may be chosen."""
+        self.connected = 0
+        """Connections that were made so far."""
+        self.not_connected = 0
+        """Those that could not be made."""
+        self.disconnected = 0
+        """Those that ended."""
         self.lost = False
         """One became failing; whoever acts on it takes the mark away."""
         self.redialling: list[Open | Close] = []
@@ -55,6 +74,11 @@ class Hosts:
 
     def __iter__(self) -> Iterator[Host]:
         return iter(self._named.values())
+
+    @property
+    def connections(self) -> int:
+        """Connections that stand, those of hosts that are leaving among them."""
+        return self.ready + sum(host.state == READY for host in tuple(self._leaving.values()))
 
     @property
     def named(self) -> Collection[Host]:
@@ -115,8 +139,11 @@ class Hosts:
         if before == READY:
             host.lost_at = now
             host.unasked = True
+            self.disconnected += 1
         elif state == READY:
             host.failing = False
+            self.connected += 1
+        self.not_connected += state == TRANSIENT_FAILURE
         if host.removed:
             return
         self.ready += (state == READY) - (before == READY)
@@ -181,13 +208,16 @@ class Hosts:
     def drained(self) -> list[Host]:
         """Those that left and whose last call has ended, to be closed; each is told once."""
         ended = [key for key, host in self._leaving.items() if host.in_flight == 0] if self._leaving else []
-        return [host for key in ended if (host := self._leaving.pop(key)).subchannel is not None]
+        closing = [host for key in ended if (host := self._leaving.pop(key)).subchannel is not None]
+        self.disconnected += sum(host.state == READY for host in closing)
+        return closing
 
     def clear(self) -> list[Close]:
         """The channel closes: all are gone. Returns how their connections end, the given up ones among them."""
         hosts = [*self._named.values(), *self._leaving.values()]
         for host in hosts:
             host.removed = True
+        self.disconnected += sum(host.state == READY for host in hosts)
         self._named = {}
         self._leaving = {}
         self.seats = ()

@@ -16,6 +16,7 @@ from meshlib._core.discovery.policy import DnsPolicy
 from meshlib._core.errors import ConfigError
 from meshlib._core.health.policy import OutlierDetection
 from meshlib._core.limits.policy import CircuitBreaker
+from meshlib._core.observability import TelemetryPolicy
 
 __all__ = [
     "UNSET",
@@ -29,6 +30,7 @@ __all__ = [
     "RetryBudget",
     "RetryPolicy",
     "RetryThrottling",
+    "TelemetryPolicy",
     "Unset",
 ]
 

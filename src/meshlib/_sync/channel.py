@@ -33,12 +33,13 @@ class _Plain(grpc.Channel):
 
     def __init__(self, settings: Settings, clock: Clock, factory: Factory) -> None:
         # Here and not above: `import meshlib` is to be quick, and OpenTelemetry's API is not.
-        from meshlib.telemetry import Telemetry
+        from meshlib.telemetry._channel import Telemetry
 
         telemetry = Telemetry(
             settings.target,
             tracer_provider=settings.tracer_provider,
             meter_provider=settings.meter_provider,
+            policy=settings.telemetry,
         )
         self.connectivity = Connectivity(clock)
         self.lease = Lease(settings, self.connectivity.changed, telemetry, factory=factory)

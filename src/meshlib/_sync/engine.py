@@ -331,7 +331,7 @@ class Engine:
         send = subchannel.multicallables[self._method]
         if self._method.kind.endswith("unary"):
             send = send.future
-        metadata = for_attempt(self._metadata, command.previous)
+        metadata = for_attempt(self._metadata, command.previous, command.carrier)
         arguments = (request, command.timeout, metadata, self._credentials, None, self._compression)
         try:
             if place is Place.USER and command.n == 1:

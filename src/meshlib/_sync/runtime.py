@@ -20,7 +20,7 @@ from meshlib._sync.subchannels import CLOSED_CHANNEL, Factory, Subchannel
 from meshlib._sync.waiting import Timer
 
 if TYPE_CHECKING:
-    from meshlib.telemetry import Telemetry
+    from meshlib.telemetry._channel import Telemetry
 
 __all__ = ["Lease", "Runtime"]
 

@@ -102,7 +102,9 @@ def blocking(
             send = subchannel.multicallables[method]
             if with_call:
                 send = send.with_call
-            carried = for_attempt(sent, command.previous) if command.previous else sent or None
+            carried = sent or None
+            if command.previous or command.carrier:
+                carried = for_attempt(sent, command.previous, command.carrier)
             result = send(data, command.timeout, carried, credentials, None, compression)
         except BaseException as error:
             if not isinstance(error, grpc.RpcError) or not hasattr(error, "trailing_metadata"):
@@ -118,7 +120,7 @@ def blocking(
         ended = now()
         commands = call.on_outcome(command.n, outcome, ended)
         if commands is ANSWERED:
-            if telemetry.on:
+            if telemetry.listens:
                 telemetry.ended(call, OK, ended)
             if with_call:
                 result[1].mesh = CallMesh(call, OK)

@@ -51,8 +51,9 @@ def heavy_share(world: World) -> Figures:
 def slow_host(world: World) -> Figures:
     """One of three servers answers nothing any more; 180 calls, each made when the last has ended or is held there.
 
-    In turn it is given 60; of all by the fewest calls in flight, one, and that only if it is first. Two random choices take it only if both fall on it, so once in nine: 21 calls with a
-    deviation of 4; it is four of them to the bound.
+    In turn it is given 60. By the fewest calls in flight of all it is given one, and that only if it comes first. Two
+    random choices take it only if both fall on it, so once in nine: 21 calls with a deviation of 4; it is four of them
+    to the bound.
     """
     slow = world.servers[0]
     slow.fault(hang=True)

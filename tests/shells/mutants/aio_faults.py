@@ -64,7 +64,7 @@ AIO = (
     Mutant(
         name="previous attempts not told to the server",
         module="engine",
-        old="for_attempt(self._metadata, command.previous)",
+        old="for_attempt(self._metadata, command.previous, command.carrier)",
         new="for_attempt(self._metadata, 0)",
         kinds=("blocking",),
     ),

@@ -78,7 +78,7 @@ SYNC = (
     Mutant(
         name="previous attempts not told to the server",
         module="unary",
-        old="for_attempt(sent, command.previous)",
+        old="for_attempt(sent, command.previous, command.carrier)",
         new="for_attempt(sent, 0)",
         kinds=("blocking",),
     ),

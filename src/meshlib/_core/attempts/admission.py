@@ -1,5 +1,6 @@
 """Whether a retry may be made now: the budget, the throttling and the circuit breaker of one channel together."""
 
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, final
@@ -76,6 +77,12 @@ class Admission:
         if event is not None:
             self._note(event)
         return why
+
+    @property
+    def remaining(self) -> int | None:
+        """Retries that the budget would allow now; None: there is no limit."""
+        limit = min(self._budget.limit(self._active()), self._budget.most)
+        return None if limit == math.inf else max(0, int(limit) - self._budget.held)
 
     @property
     def refused(self) -> int:

@@ -36,8 +36,8 @@ class LeastRequest:
     ``weight / (in_flight + 1) ** active_request_bias`` as of the host's last pick.
 
     Args:
-        choice_count: hosts drawn, 2 or more. More choices see a slow host sooner, and herd to an idle one sooner. Without
-            meaning for ``"full_scan"``.
+        choice_count: hosts drawn, 2 or more. More choices see a slow host sooner, and herd to an idle one sooner. It
+            means nothing to ``"full_scan"``.
         selection_method: ``"n_choices"`` or ``"full_scan"`` (Envoy's field and values, in lower case).
         active_request_bias: 0 to 10; how much calls in flight count where weights differ. 0: not at all, round robin by
             weight.

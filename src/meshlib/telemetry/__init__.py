@@ -1,0 +1,64 @@
+"""Spans, metrics and the access log of calls, by OpenTelemetry.
+
+One CLIENT span covers a call with all its attempts; an attempt beyond the first is an event of it. One histogram is
+recorded per call; everything else is integers that instruments read when they are collected, but for what a channel is
+asked for by :class:`~meshlib.TelemetryPolicy`. Without a provider of the application's own nothing is done at all.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from meshlib._core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.metrics.export import MetricReader
+    from opentelemetry.sdk.trace.export import SpanExporter
+
+__all__ = ["setup"]
+
+
+def setup(
+    *,
+    service_name: str,
+    span_exporter: "SpanExporter | None" = None,
+    metric_reader: "MetricReader | None" = None,
+) -> Callable[[], None]:
+    """Sets global providers, for an application that has none: spans go to ``span_exporter`` in batches, metrics to
+    ``metric_reader``.
+
+    Args:
+        service_name: ``service.name`` of the resource.
+        span_exporter: None: no spans.
+        metric_reader: None: no metrics.
+
+    Returns:
+        How to flush and end both; call it when the application ends.
+
+    Raises:
+        ConfigError: neither is given.
+    """
+    if span_exporter is None and metric_reader is None:
+        raise ConfigError("span_exporter", None, "give a span_exporter, a metric_reader or both")
+    from opentelemetry import metrics, trace
+    from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    resource = Resource.create({"service.name": service_name})
+    ends: list[Callable[[], object]] = []
+    if span_exporter is not None:
+        tracers = TracerProvider(resource=resource)
+        tracers.add_span_processor(BatchSpanProcessor(span_exporter))
+        trace.set_tracer_provider(tracers)
+        ends.append(tracers.shutdown)
+    if metric_reader is not None:
+        meters = MeterProvider(resource=resource, metric_readers=[metric_reader])
+        metrics.set_meter_provider(meters)
+        ends.append(meters.shutdown)
+
+    def shutdown() -> None:
+        for end in ends:
+            end()
+
+    return shutdown

@@ -1,0 +1,67 @@
+"""One line per call, with Envoy's response flags, for those who ask for it."""
+
+import logging
+from typing import Final
+
+from meshlib._core.call import Call
+from meshlib._core.status import Outcome
+
+__all__ = ["FLAGS", "flags", "write"]
+
+_log: Final = logging.getLogger("meshlib.access")
+
+FLAGS: Final = {
+    "UH": "there was no host to send to",
+    "UO": "the circuit breaker refused it",
+    "UF": "a connection could not be made, or was lost before the request was sent",
+    "UC": "the connection broke",
+    "UT": "the time was up",
+    "URX": "it failed, and all attempts were used",
+    "DC": "the application cancelled it, or the channel was closed",
+}
+"""Envoy's response flags that there are, and what each says of a call."""
+
+
+def write(call: Call, outcome: Outcome, seconds: float, target: str) -> None:
+    """Logs the end of a call at INFO: never payloads, metadata or the status message."""
+    if not _log.isEnabledFor(logging.INFO):
+        return
+    attempts = call.attempts
+    host = attempts[-1].host.endpoint.address if attempts else "-"
+    shown = flags(call, outcome)
+    _log.info(
+        "%s %s %.6f s, %d attempts, host %s, flags %s",
+        call.method[1:],
+        outcome.code,
+        seconds,
+        len(attempts),
+        host,
+        shown or "-",
+        extra={
+            "meshlib.target": target,
+            "meshlib.method": call.method[1:],
+            "meshlib.code": outcome.code,
+            "meshlib.seconds": seconds,
+            "meshlib.attempts": len(attempts),
+            "meshlib.host": host,
+            "meshlib.flags": shown,
+        },
+    )
+
+
+def flags(call: Call, outcome: Outcome) -> str:
+    """What was the matter with a call, as Envoy abbreviates it; empty: nothing."""
+    if outcome.code == "OK":
+        return ""
+    found = []
+    if call.cluster.breaker.says(outcome):
+        found.append("UO")
+    elif outcome.code == "DEADLINE_EXCEEDED" and not outcome.answered:
+        found.append("UT")
+    elif outcome.code == "CANCELLED" and outcome.local:
+        found.append("DC")
+    elif outcome.code == "UNAVAILABLE" and not outcome.answered:
+        found.append("UH" if outcome.local else "UF" if not outcome.sent else "UC")
+    if call.used_up:
+        found.append("URX")
+    return ",".join(found)

@@ -1,0 +1,219 @@
+"""The telemetry of one channel: what happens to its calls, as spans, measurements and lines of the access log."""
+
+import logging
+import math
+from typing import Final, final
+
+from opentelemetry import context, metrics, trace
+from opentelemetry.context import Context
+from opentelemetry.metrics import MeterProvider
+from opentelemetry.trace import SpanKind, TracerProvider
+
+from meshlib._adapt.metadata import Metadata
+from meshlib._core.call import Call
+from meshlib._core.events import AttemptEnded, CallEvent
+from meshlib._core.explanation import story
+from meshlib._core.observability import TelemetryPolicy
+from meshlib._core.status import Outcome
+from meshlib._core.target import Target
+from meshlib._core.version import VERSION
+from meshlib.telemetry import _access_log as access_log
+from meshlib.telemetry import _names as names
+from meshlib.telemetry._instruments import Attributes, Observed, instruments, peer
+from meshlib.telemetry._spans import Traced, attempt_event, carried, end, event
+
+__all__ = ["Telemetry"]
+
+_log = logging.getLogger("meshlib")
+
+LOOK_INTERVAL: Final = 0.1
+"""Seconds between two looks for a global provider."""
+
+METHODS_KEPT: Final = 4096
+"""Sets of attributes remembered per channel."""
+
+
+@final
+class Telemetry:
+    """The telemetry of one channel.
+
+    Without a provider there is nothing to do for a call but to pass on the trace or the baggage that surrounds it. A
+    global provider may be set after the channel was made, and is looked for a few times a second: asking OpenTelemetry
+    for it takes longer than everything else that is done for a call here.
+
+    Args:
+        target: of the channel: ``server.address`` is what the application asked for, never the host that answered.
+        tracer_provider: None: the global one.
+        meter_provider: None: the global one.
+        policy: what is asked for beyond a span and a measurement per call.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        *,
+        tracer_provider: TracerProvider | None = None,
+        meter_provider: MeterProvider | None = None,
+        policy: TelemetryPolicy | None = None,
+    ) -> None:
+        self._target = target.text
+        self._uri = target.uri
+        self._server: Attributes = {names.SERVER_ADDRESS: target.host or target.path or target.text}
+        if target.port is not None:
+            self._server[names.SERVER_PORT] = target.port
+        self._policy = policy or TelemetryPolicy()
+        self._tracer = (tracer_provider or trace.get_tracer_provider()).get_tracer(
+            names.SCOPE, VERSION, schema_url=names.SCHEMA
+        )
+        self._instruments = instruments(meter_provider)
+        self._record = self._instruments.duration.record
+        self._given = tracer_provider, meter_provider
+        self.listens = self._policy.access_log
+        """Whether the end of every call is of interest."""
+        self._traces = False
+        """Whether there is a provider of traces."""
+        self._found = False
+        """Whether there is a provider at all."""
+        self._due = -math.inf
+        """Monotonic second from which on a call has something to do here."""
+        self._attempts = self._policy.attempt_spans or self._policy.attempt_metrics
+        self._told = False
+        self._extra = {"meshlib.target": target.text}
+        self._methods: dict[tuple[str, ...], Attributes] = {}
+
+    def watch(self, channel: Observed) -> None:
+        """Instruments read ``channel`` from now on, for as long as it lives."""
+        self._instruments.watch(channel, self._server, self._uri, hosts=self._policy.host_addresses)
+
+    def started(self, call: Call, metadata: Metadata, now: float) -> Metadata:
+        """The call begins. Returns the metadata to send: the caller's, with the context of the span, or what of a trace
+        from outside is to be passed on."""
+        if now < self._due and not context.get_current():
+            return metadata
+        try:
+            if self._due <= now and not self._found:
+                self._look(now)
+            return self._start(call, metadata)
+        except Exception:  # noqa: BLE001 - a span processor of the application's must not fail its calls
+            self._failed()
+            return metadata
+
+    def ended(self, call: Call, outcome: Outcome, now: float) -> None:
+        """The call ended; told once. Need not be told of a call that succeeded at once while nobody :attr:`listens`."""
+        again = len(call.attempts) > 1
+        if (outcome.code != "OK" or again) and _log.isEnabledFor(logging.DEBUG):
+            # As text: whoever keeps the record is not to keep the call.
+            told = story(call.attempts, outcome.code, call.verdict)
+            _log.debug("%s: %s", call.method, told, extra=self._extra)
+        if self._policy.access_log:
+            access_log.write(call, outcome, now - call.begun, self._target)
+        if not self._found:
+            return
+        try:
+            traced: Traced | None = call.span  # type: ignore[assignment]
+            surroundings = None
+            if traced is not None:
+                end(traced, call, outcome, address=again or outcome.code != "OK" or self._policy.host_addresses)
+                surroundings = traced.context
+            self._record(now - call.begun, self._attributes(call.method, outcome.code), surroundings)
+            if again:
+                self._retried(call, now, surroundings)
+        except Exception:  # noqa: BLE001 - as above
+            self._failed()
+
+    def on_call_event(self, call: Call, event_: CallEvent) -> None:
+        """What happens to a call between its beginning and its end becomes an event of its span."""
+        traced: Traced | None = call.span  # type: ignore[assignment]
+        try:
+            if traced is not None:
+                event(traced.span, event_)
+                if self._policy.attempt_spans:
+                    attempt_event(self._tracer, traced, call, event_)
+            if self._policy.attempt_metrics and isinstance(event_, AttemptEnded):
+                self._attempted(call, event_, None if traced is None else traced.context)
+        except Exception:  # noqa: BLE001 - as above
+            self._failed()
+
+    def _look(self, now: float) -> None:
+        """Looks whether there is a provider now."""
+        traces, measures = self._given
+        providers = (traces or trace.get_tracer_provider(), measures or metrics.get_meter_provider())
+        self._traces, self._found = not _stands_in(providers[0]), not all(map(_stands_in, providers))
+        if self._found:
+            self.listens = True
+        else:
+            self._due = now + LOOK_INTERVAL
+
+    def _start(self, call: Call, metadata: Metadata) -> Metadata:
+        surroundings: Context | None = None
+        if self._traces:
+            attributes = self._attributes(call.method, "")
+            span = self._tracer.start_span(call.method[1:], kind=SpanKind.CLIENT, attributes=attributes)
+            surroundings = trace.set_span_in_context(span)
+            if span.is_recording():
+                call.span = Traced(span, surroundings)
+                call.observer = self
+                call.every_event = self._attempts
+                if self._policy.attempt_spans:
+                    return metadata  # each attempt carries its own
+        if self._policy.attempt_metrics and self._found:
+            call.observer = self
+        return (*metadata, *carried(metadata, surroundings))
+
+    def _retried(self, call: Call, now: float, surroundings: Context | None) -> None:
+        """Measures what was tried again (gRFC A96), by how each attempt beyond the first came to be."""
+        whys = [attempt.why for attempt in call.attempts[1:]]
+        attributes = self._about(call.method)
+        made = self._instruments
+        for instrument, why in ((made.retries, "retry"), (made.transparent_retries, "refused"), (made.hedges, "hedge")):
+            if count := whys.count(why):
+                instrument.record(count, attributes, surroundings)
+        idle, until = 0.0, call.attempts[0].start
+        for attempt in call.attempts:
+            idle += max(0.0, attempt.start - until)
+            until = max(until, now if attempt.seconds is None else attempt.start + attempt.seconds)
+        made.retry_delay.record(idle, attributes, surroundings)
+
+    def _attempted(self, call: Call, ended: AttemptEnded, surroundings: Context | None) -> None:
+        attributes = self._about(call.method, ended.code)
+        if self._policy.host_addresses:
+            attributes = {**attributes, **peer(ended.address)}
+        self._instruments.attempt_duration.record(ended.seconds, attributes, surroundings)
+
+    def _attributes(self, method: str, code: str) -> Attributes:
+        """What is the same for every call of a method that ends with ``code``, made once; ``""``: while it lasts."""
+        known = self._methods.get((method, code))
+        if known is None:
+            known = {names.SYSTEM: "grpc", names.METHOD: method[1:], **self._server}
+            if code:
+                known[names.STATUS] = code
+                if code != "OK":
+                    known[names.ERROR_TYPE] = code
+            self._keep((method, code), known)
+        return known
+
+    def _about(self, method: str, code: str = "") -> Attributes:
+        """The same by gRPC's names (A66)."""
+        known = self._methods.get((method, code, "grpc"))
+        if known is None:
+            known = {names.GRPC_METHOD: method[1:], names.GRPC_TARGET: self._uri}
+            if code:
+                known[names.GRPC_STATUS] = code
+            self._keep((method, code, "grpc"), known)
+        return known
+
+    def _keep(self, key: tuple[str, ...], attributes: Attributes) -> None:
+        if len(self._methods) >= METHODS_KEPT:
+            self._methods.clear()
+        self._methods[key] = attributes
+
+    def _failed(self) -> None:
+        """Said once per channel: what fails for one call fails for the next."""
+        if not self._told:
+            self._told = True
+            _log.exception("telemetry failed, and calls go on without it; check the span processors and propagators")
+
+
+def _stands_in(provider: object) -> bool:
+    """Whether a provider is one of those that OpenTelemetry's API brings, which do nothing."""
+    return type(provider).__module__.startswith(("opentelemetry.trace", "opentelemetry.metrics"))

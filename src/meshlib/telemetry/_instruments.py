@@ -1,0 +1,277 @@
+"""The instruments of a meter provider: what is recorded as calls end, and what is read when it is collected."""
+
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, NamedTuple, Protocol, final
+
+from opentelemetry import metrics
+from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
+
+from meshlib._core.connectivity import NAMES, SHUTDOWN
+from meshlib._core.version import VERSION
+from meshlib.telemetry import _names as names
+
+if TYPE_CHECKING:
+    from meshlib._core.cluster import Cluster
+
+__all__ = ["Attributes", "Instruments", "Live", "Observed", "instruments", "peer"]
+
+Attributes = dict[str, str | int]
+
+
+class Live(Protocol):
+    """The live part of a channel, as far as instruments read it."""
+
+    @property
+    def cluster(self) -> "Cluster":
+        """Its machine."""
+        ...
+
+
+class Observed(Protocol):
+    """What instruments keep of a channel, weakly."""
+
+    @property
+    def present(self) -> Live | None:
+        """Its live part in this process, if it has been used in it."""
+        ...
+
+
+Reader = Callable[["Cluster", bool], Iterable[tuple[int, Attributes]]]
+"""Reads a channel; its hosts one by one, with their addresses, or not."""
+
+
+@final
+class Instruments:
+    """The instruments of one meter provider, shared by all channels that use it.
+
+    A call that succeeds at once is recorded in one histogram. The others are for calls that were tried again, or are
+    asked for; everything else is integers that the channel counts anyway.
+
+    Args:
+        provider: None: the global one, whether it is set already or only later.
+    """
+
+    def __init__(self, provider: MeterProvider | None) -> None:
+        meter = (provider or metrics.get_meter_provider()).get_meter(names.SCOPE, VERSION, names.SCHEMA)
+        self._live: weakref.WeakKeyDictionary[Observed, _About] = weakref.WeakKeyDictionary()
+        self.duration = meter.create_histogram(
+            names.DURATION,
+            unit="s",
+            description="Duration of calls, all attempts included",
+            explicit_bucket_boundaries_advisory=names.DURATION_BOUNDS,
+        )
+        self.attempt_duration = meter.create_histogram(
+            names.ATTEMPT_DURATION,
+            unit="s",
+            description="Duration of attempts; with `attempt_metrics`",
+            explicit_bucket_boundaries_advisory=names.ATTEMPT_BOUNDS,
+        )
+        self.retries = meter.create_histogram(
+            names.RETRIES,
+            unit="{retry}",
+            description="Retries of a call that had any",
+            explicit_bucket_boundaries_advisory=names.RETRIES_BOUNDS,
+        )
+        self.transparent_retries = meter.create_histogram(
+            names.TRANSPARENT_RETRIES,
+            unit="{transparent_retry}",
+            description="Attempts sent anew because they were refused before they were sent, of a call that had any",
+            explicit_bucket_boundaries_advisory=names.TRANSPARENT_RETRIES_BOUNDS,
+        )
+        self.hedges = meter.create_histogram(
+            names.HEDGES,
+            unit="{hedge}",
+            description="Hedges of a call that had any",
+            explicit_bucket_boundaries_advisory=names.RETRIES_BOUNDS,
+        )
+        self.retry_delay = meter.create_histogram(
+            names.RETRY_DELAY,
+            unit="s",
+            description="Time in which a call that was tried again had no attempt under way",
+            explicit_bucket_boundaries_advisory=names.ATTEMPT_BOUNDS,
+        )
+        for create, read, name, unit, description in (
+            (meter.create_observable_counter, _connected, names.CONNECTED, "{attempt}", "Connections that were made"),
+            (
+                meter.create_observable_counter,
+                _not_connected,
+                names.NOT_CONNECTED,
+                "{attempt}",
+                "Connections that could not be made",
+            ),
+            (
+                meter.create_observable_counter,
+                _disconnected,
+                names.DISCONNECTED,
+                "{disconnection}",
+                "Connections that were lost",
+            ),
+            (
+                meter.create_observable_up_down_counter,
+                _connections,
+                names.CONNECTIONS,
+                "{connection}",
+                "Connections that stand",
+            ),
+            (
+                meter.create_observable_up_down_counter,
+                _hosts,
+                names.HOSTS,
+                "{host}",
+                "Hosts of the channel by connectivity",
+            ),
+            (meter.create_observable_up_down_counter, _in_flight, names.IN_FLIGHT, "{attempt}", "Attempts under way"),
+            (
+                meter.create_observable_counter,
+                _refusals,
+                names.RETRY_REFUSALS,
+                "{retry}",
+                "Retries that the retry budget, the throttling or the circuit breaker did not allow",
+            ),
+            (
+                meter.create_observable_up_down_counter,
+                _budget,
+                names.BUDGET,
+                "{retry}",
+                "Retries that the retry budget would allow now; not there without one",
+            ),
+            (
+                meter.create_observable_counter,
+                _broken,
+                names.BREAKER_REFUSALS,
+                "{call}",
+                "Calls and attempts that the circuit breaker did not allow",
+            ),
+            (
+                meter.create_observable_up_down_counter,
+                _ejected,
+                names.EJECTED,
+                "{host}",
+                "Hosts that outlier detection leaves out",
+            ),
+            (
+                meter.create_observable_counter,
+                _ejections,
+                names.EJECTIONS,
+                "{ejection}",
+                "Ejections by outlier detection",
+            ),
+            (
+                meter.create_observable_counter,
+                _resolutions,
+                names.RESOLUTIONS,
+                "{resolution}",
+                "Answers and failures of the resolver",
+            ),
+        ):
+            create(name, [self._reader(read, name)], unit=unit, description=description)
+
+    def watch(self, channel: Observed, server: Attributes, target: str, *, hosts: bool) -> None:
+        """Instruments read ``channel`` from now on; ``hosts``: with the addresses of its hosts."""
+        with _lock:
+            self._live[channel] = _About(server, {names.GRPC_TARGET: target}, hosts)
+
+    def _reader(self, read: Reader, name: str) -> Callable[[CallbackOptions], Iterable[Observation]]:
+        by_grpc = name.startswith("grpc.")
+
+        def observe(_: CallbackOptions) -> Sequence[Observation]:
+            with _lock:
+                channels = tuple(self._live.items())
+            return [
+                Observation(value, {**(about.target if by_grpc else about.server), **attributes})
+                for channel, about in channels
+                if (live := channel.present) is not None
+                for value, attributes in read(live.cluster, about.hosts)
+            ]
+
+        return observe
+
+
+class _About(NamedTuple):
+    """What is said of a channel with everything that is read of it."""
+
+    server: Attributes
+    target: Attributes
+    hosts: bool
+
+
+def peer(address: str) -> Attributes:
+    """Where a host is."""
+    host, _, port = address.rpartition(":")
+    if port.isdigit():
+        return {names.PEER_ADDRESS: host.strip("[]"), names.PEER_PORT: int(port)}
+    return {names.PEER_ADDRESS: address.removeprefix("unix:")} if address.startswith("unix:") else {}
+
+
+_lock = threading.Lock()
+_global: Instruments | None = None
+_others: weakref.WeakKeyDictionary[MeterProvider, Instruments] = weakref.WeakKeyDictionary()
+
+
+def instruments(provider: MeterProvider | None) -> Instruments:
+    """Made once per provider: making an instrument of the same name again is an error of OpenTelemetry's."""
+    global _global
+    with _lock:
+        if provider is None:
+            _global = _global or Instruments(None)
+            return _global
+        known = _others.get(provider)
+        if known is None:
+            known = _others[provider] = Instruments(provider)
+        return known
+
+
+def _connected(cluster: "Cluster", _: bool) -> Iterable[tuple[int, Attributes]]:
+    return [(cluster.hosts.connected, {})]
+
+
+def _not_connected(cluster: "Cluster", _: bool) -> Iterable[tuple[int, Attributes]]:
+    return [(cluster.hosts.not_connected, {})]
+
+
+def _disconnected(cluster: "Cluster", _: bool) -> Iterable[tuple[int, Attributes]]:
+    return [(cluster.hosts.disconnected, {})]
+
+
+def _connections(cluster: "Cluster", _: bool) -> Iterable[tuple[int, Attributes]]:
+    return [(cluster.hosts.connections, {})]
+
+
+def _hosts(cluster: "Cluster", each: bool) -> Iterable[tuple[int, Attributes]]:
+    if each:
+        return [(1, {names.HOST_STATE: NAMES[host.state], **peer(host.endpoint.address)}) for host in cluster.hosts]
+    counts = dict.fromkeys(NAMES[:SHUTDOWN], 0)
+    for host in cluster.hosts:
+        counts[NAMES[host.state]] += 1
+    return [(count, {names.HOST_STATE: state}) for state, count in counts.items()]
+
+
+def _in_flight(cluster: "Cluster", _: bool) -> Iterable[tuple[int, Attributes]]:
+    return [(cluster.in_flight, {})]
+
+
+def _refusals(cluster: "Cluster", _: bool) -> Iterable[tuple[int, Attributes]]:
+    return [(cluster.retries.refused, {})]
+
+
+def _budget(cluster: "Cluster", _: bool) -> Iterable[tuple[int, Attributes]]:
+    remaining = cluster.retries.remaining
+    return [] if remaining is None else [(remaining, {})]
+
+
+def _broken(cluster: "Cluster", _: bool) -> Iterable[tuple[int, Attributes]]:
+    return [(cluster.breaker.refused, {})]
+
+
+def _ejected(cluster: "Cluster", _: bool) -> Iterable[tuple[int, Attributes]]:
+    return [(sum(host.ejection is not None for host in cluster.hosts), {})]
+
+
+def _ejections(cluster: "Cluster", _: bool) -> Iterable[tuple[int, Attributes]]:
+    return [(0 if cluster.outliers is None else cluster.outliers.enforced, {})]
+
+
+def _resolutions(cluster: "Cluster", _: bool) -> Iterable[tuple[int, Attributes]]:
+    return [(count, {names.OUTCOME: outcome}) for outcome, count in cluster.resolutions.items()]

