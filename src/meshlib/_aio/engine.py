@@ -225,8 +225,10 @@ class Engine:
         self.attempts = {counted: self.attempts[counted]} if counted in self.attempts else {}
         self.left()
         self.news.tell()
+        telemetry = self.runtime.telemetry
         try:
-            self.runtime.telemetry.ended(self.call, outcome, self._now())  # before anybody told runs
+            if telemetry.listens or outcome is not OK or n > 1:
+                telemetry.ended(self.call, outcome, self._now())  # before anybody told runs
         finally:
             callbacks, self._callbacks = self._callbacks, []
             for callback in callbacks:
