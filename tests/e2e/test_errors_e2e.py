@@ -297,6 +297,7 @@ BAD_ARGUMENTS: list[tuple[str, Any, str, str]] = [
     ("service_config", {"retryPolicy": {}}, "service_config.retryPolicy", "belongs in methodConfig[]"),
     ("outlier_detection", 5, "outlier_detection=5", "must be an OutlierDetection, or None"),
     ("circuit_breaker", 5, "circuit_breaker=5", "must be a CircuitBreaker, or None"),
+    ("telemetry", None, "telemetry=None", "must be a TelemetryPolicy"),
     ("tracer_provider", Nothing(), "tracer_provider=Nothing()", "must be a TracerProvider"),
     ("meter_provider", Nothing(), "meter_provider=Nothing()", "must be a MeterProvider"),
 ]

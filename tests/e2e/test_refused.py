@@ -66,7 +66,8 @@ def test_the_same_in_asyncio() -> None:
         async with meshlib.aio.channel(target, retry=None) as channel:
             seen = []
             while stopping.refused == 0:
-                call = channel.unary_unary(echo.UNARY)(b"x", timeout=10)
+                # The other host may not be connected yet when the first call is refused.
+                call = channel.unary_unary(echo.UNARY)(b"x", timeout=10, wait_for_ready=True)
                 assert await call == b"x"
                 seen.append(_why(call.mesh.attempts))  # type: ignore[attr-defined]
             return seen
