@@ -1,4 +1,4 @@
-"""What the machines of a call and a cluster cost without a shell: nanoseconds, no server, no network.
+"""What the machines of a call and a cluster cost without a shell, and what importing meshlib does: no server involved.
 
 usage: python benchmarks/machine.py [ROUNDS]
 
@@ -7,6 +7,7 @@ real one; connections answer READY at once, so that what grpc takes to answer (0
 """
 
 import platform
+import subprocess
 import sys
 import threading
 import time
@@ -45,6 +46,11 @@ class Observer:
         """One of them."""
 
 
+def named(hosts: int) -> tuple[Endpoint, ...]:
+    """So many endpoints."""
+    return tuple(Endpoint(address=f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}:50051") for n in range(hosts))
+
+
 def cluster(hosts: int) -> Cluster:
     """A cluster with this many connected hosts."""
     made = Cluster(
@@ -55,8 +61,7 @@ def cluster(hosts: int) -> Cluster:
         budget=RetryBudget(),
         attention=lambda: None,
     )
-    endpoints = tuple(Endpoint(address=f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}:50051") for n in range(hosts))
-    perform(made, made.on_resolved(Resolution(endpoints=endpoints), now=0.0))
+    perform(made, made.on_resolved(Resolution(endpoints=named(hosts)), now=0.0))
     perform(made, made.on_timer(now=1.0))
     assert made.ready == hosts
     return made
@@ -119,6 +124,25 @@ def sweep(made: Cluster) -> Callable[[], object]:
     return look
 
 
+def update(made: Cluster, count: int) -> Callable[[], object]:
+    """An answer of the resolver with one host more, or one less again, and the picker that is made for it."""
+    turn = 0
+
+    def change() -> None:
+        nonlocal turn
+        turn += 1
+        perform(made, made.on_resolved(Resolution(endpoints=named(count + turn % 2)), now=2.0))
+
+    return change
+
+
+def imported() -> float:
+    """Milliseconds that ``import meshlib`` takes where grpc has been imported, in a process of its own."""
+    program = "import time, grpc; began = time.perf_counter(); import meshlib; print(time.perf_counter() - began)"
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    return float(run.stdout) * 1000
+
+
 def measure(function: Callable[[], object], rounds: int, batch: int = BATCH) -> float:
     """Nanoseconds of one run, the least of the rounds."""
     best = float("inf")
@@ -146,7 +170,13 @@ def main() -> None:
         "pick and report, 1,000 hosts": pick_and_report(thousand),
     }.items():
         print(f"{name:30} {measure(function, rounds):8.0f} ns")
-    print(f"{'sweep of 1,000 hosts':30} {measure(sweep(thousand), rounds, 20) / 1000:8.0f} us")
+    for name, function in {
+        "sweep of 1,000 hosts": sweep(thousand),
+        "snapshot of 1,000 hosts": lambda: thousand.snapshot(now=1.0),
+        "one of 10,000 hosts changes": update(cluster(10_000), 10_000),
+    }.items():
+        print(f"{name:30} {measure(function, min(rounds, 5), 5) / 1000:8.0f} us")
+    print(f"{'import meshlib after grpc':30} {min(imported() for _ in range(5)):8.1f} ms")
 
 
 if __name__ == "__main__":
