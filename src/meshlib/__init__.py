@@ -11,9 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from meshlib._control.settings import settle
-from meshlib._core.balancing.contracts import Balancer
-from meshlib._core.discovery.contracts import Resolver
 from meshlib._core.errors import ConfigError
 from meshlib._core.policy import (
     CircuitBreaker,
@@ -27,11 +24,14 @@ from meshlib._core.policy import (
     TelemetryPolicy,
 )
 from meshlib._core.version import VERSION
-from meshlib._sync.channel import Channel
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import TracerProvider
+
+    from meshlib._core.balancing.contracts import Balancer
+    from meshlib._core.discovery.contracts import Resolver
+    from meshlib._sync.channel import Channel
 
 __all__ = [
     # channels
@@ -55,6 +55,21 @@ __all__ = [
 
 __version__ = VERSION
 
+if not TYPE_CHECKING:  # to a type checker it would mean that the module has every name
+
+    def __getattr__(name: str) -> object:
+        """``Channel``, loaded when it is first asked for, as by the functions below: the import is to be quick, and
+        what serves calls is ten times as much as the policies."""
+        if name != "Channel":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from meshlib._sync.channel import Channel
+
+        return Channel
+
+    def __dir__() -> list[str]:
+        """With ``Channel``, loaded or not."""
+        return sorted({*globals(), *__all__})
+
 
 def channel(
     target: str,
@@ -64,9 +79,9 @@ def channel(
     compression: grpc.Compression | None = None,
     interceptors: Sequence[Any] = (),
     attempt_interceptors: Sequence[Any] = (),
-    resolver: Resolver | None = None,
+    resolver: "Resolver | None" = None,
     dns: DnsPolicy = DnsPolicy(),  # noqa: B008 - frozen
-    balancer: str | Balancer = "round_robin",
+    balancer: "str | Balancer" = "round_robin",
     retry: RetryPolicy | HedgingPolicy | None = RetryPolicy(),  # noqa: B008 - frozen
     retry_budget: RetryBudget | RetryThrottling | None = RetryBudget(),  # noqa: B008 - frozen
     timeout: float | None = None,
@@ -77,7 +92,7 @@ def channel(
     telemetry: TelemetryPolicy = TelemetryPolicy(),  # noqa: B008 - frozen
     tracer_provider: "TracerProvider | None" = None,
     meter_provider: "MeterProvider | None" = None,
-) -> Channel:
+) -> "Channel":
     """A channel to a service.
 
     Args:
@@ -109,6 +124,9 @@ def channel(
     Raises:
         ConfigError: an argument cannot be used; it names the argument, its value and what is allowed.
     """
+    from meshlib._control.settings import settle
+    from meshlib._sync.channel import Channel
+
     return Channel(
         settle(
             target,
@@ -138,8 +156,11 @@ def insecure_channel(
     target: str,
     options: Sequence[tuple[str, Any]] | None = None,
     compression: grpc.Compression | None = None,
-) -> Channel:
+) -> "Channel":
     """:func:`channel` with the signature of ``grpc.insecure_channel``, and every target that takes."""
+    from meshlib._control.settings import settle
+    from meshlib._sync.channel import Channel
+
     return Channel(settle(target, options=options, compression=compression, as_grpc=True))
 
 
@@ -148,8 +169,11 @@ def secure_channel(
     credentials: grpc.ChannelCredentials,
     options: Sequence[tuple[str, Any]] | None = None,
     compression: grpc.Compression | None = None,
-) -> Channel:
+) -> "Channel":
     """:func:`channel` with the signature of ``grpc.secure_channel``, and every target that takes."""
+    from meshlib._control.settings import settle
+    from meshlib._sync.channel import Channel
+
     return Channel(
         settle(
             target,

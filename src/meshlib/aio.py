@@ -11,10 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from meshlib._aio.channel import Channel
-from meshlib._control.settings import settle
-from meshlib._core.balancing.contracts import Balancer
-from meshlib._core.discovery.contracts import Resolver
 from meshlib._core.policy import (
     CircuitBreaker,
     DnsPolicy,
@@ -31,7 +27,26 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import TracerProvider
 
+    from meshlib._aio.channel import Channel
+    from meshlib._core.balancing.contracts import Balancer
+    from meshlib._core.discovery.contracts import Resolver
+
 __all__ = ["Channel", "channel", "insecure_channel", "secure_channel"]
+
+if not TYPE_CHECKING:  # to a type checker it would mean that the module has every name
+
+    def __getattr__(name: str) -> object:
+        """``Channel``, loaded when it is first asked for, as by the functions below: the import is to be quick, and
+        what serves calls is ten times as much as the policies."""
+        if name != "Channel":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from meshlib._aio.channel import Channel
+
+        return Channel
+
+    def __dir__() -> list[str]:
+        """With ``Channel``, loaded or not."""
+        return sorted({*globals(), *__all__})
 
 
 def channel(
@@ -42,9 +57,9 @@ def channel(
     compression: grpc.Compression | None = None,
     interceptors: Sequence[Any] = (),
     attempt_interceptors: Sequence[Any] = (),
-    resolver: Resolver | None = None,
+    resolver: "Resolver | None" = None,
     dns: DnsPolicy = DnsPolicy(),  # noqa: B008 - frozen
-    balancer: str | Balancer = "round_robin",
+    balancer: "str | Balancer" = "round_robin",
     retry: RetryPolicy | HedgingPolicy | None = RetryPolicy(),  # noqa: B008 - frozen
     retry_budget: RetryBudget | RetryThrottling | None = RetryBudget(),  # noqa: B008 - frozen
     timeout: float | None = None,
@@ -55,7 +70,7 @@ def channel(
     telemetry: TelemetryPolicy = TelemetryPolicy(),  # noqa: B008 - frozen
     tracer_provider: "TracerProvider | None" = None,
     meter_provider: "MeterProvider | None" = None,
-) -> Channel:
+) -> "Channel":
     """A channel to a service.
 
     Args:
@@ -87,6 +102,9 @@ def channel(
     Raises:
         ConfigError: an argument cannot be used; it names the argument, its value and what is allowed.
     """
+    from meshlib._aio.channel import Channel
+    from meshlib._control.settings import settle
+
     return Channel(
         settle(
             target,
@@ -118,8 +136,11 @@ def insecure_channel(
     options: Sequence[tuple[str, Any]] | None = None,
     compression: grpc.Compression | None = None,
     interceptors: Sequence[Any] | None = None,
-) -> Channel:
+) -> "Channel":
     """:func:`channel` with the signature of ``grpc.aio.insecure_channel``, and every target that takes."""
+    from meshlib._aio.channel import Channel
+    from meshlib._control.settings import settle
+
     return Channel(
         settle(
             target,
@@ -137,8 +158,11 @@ def secure_channel(
     options: Sequence[tuple[str, Any]] | None = None,
     compression: grpc.Compression | None = None,
     interceptors: Sequence[Any] | None = None,
-) -> Channel:
+) -> "Channel":
     """:func:`channel` with the signature of ``grpc.aio.secure_channel``, and every target that takes."""
+    from meshlib._aio.channel import Channel
+    from meshlib._control.settings import settle
+
     return Channel(
         settle(
             target,

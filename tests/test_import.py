@@ -1,0 +1,41 @@
+"""What ``import meshlib`` loads, and what is loaded when a channel is made: the import is to be quick."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+
+def _ran(program: str) -> list[str]:
+    """The words that a Python of its own prints."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    ran = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60, check=True
+    )
+    return ran.stdout.split()
+
+
+@pytest.mark.parametrize("module", ["meshlib", "meshlib.aio"])
+def test_the_import_loads_the_policies_alone(module: str) -> None:
+    """Neither what serves calls nor a package that grpc has not loaded itself."""
+    loaded = _ran(f"import grpc, sys; before = set(sys.modules); import {module}; print(*set(sys.modules) - before)")
+    ours = {name for name in loaded if name.startswith("meshlib._")}
+    assert "meshlib._core.policy" in ours
+    assert {".".join(name.split(".")[:2]) for name in ours} == {"meshlib._core"}
+    assert not {"meshlib._core.call", "meshlib._core.cluster"} & ours
+    others = {name.partition(".")[0] for name in loaded} - {"meshlib"}
+    assert others <= set(sys.stdlib_module_names)
+    assert "importlib.metadata" not in loaded
+
+
+@pytest.mark.parametrize(("module", "shell"), [("meshlib", "_sync"), ("meshlib.aio", "_aio")])
+def test_channel_is_the_class_of_channels_all_the_same(module: str, shell: str) -> None:
+    """``isinstance(x, meshlib.Channel)`` before and after the first channel; other names are missing as ever."""
+    program = f"""
+import importlib, sys
+module = importlib.import_module("{module}")
+print("Channel" in dir(module), hasattr(module, "Chanel"), module.Channel.__module__)
+print(type(module.channel("static:///127.0.0.1:1")) is module.Channel)
+"""
+    assert _ran(program) == ["True", "False", f"meshlib.{shell}.channel", "True"]
