@@ -57,6 +57,21 @@ class Engine:
             credentials.
     """
 
+    # What few calls ever need has its value here, so that the others do not pay for it.
+
+    outcome: Outcome | None = None
+    """How the call ended; None while it has not."""
+    last: int = 0
+    """The attempt whose end is the call's; 0: none."""
+    given_up: frozenset[int] = frozenset()
+    """Attempts that the mesh itself, or the application, has cancelled."""
+    holder: Callable[[], Any] | None = None
+    """Of a call with a stream: what the application holds; answers None once it let go."""
+    _todo: list[CallCommand] | None = None
+    _timer: asyncio.TimerHandle | None = None
+    _callbacks: tuple[Callable[[Any], None], ...] = ()
+    _news: News | None = None
+
     def __init__(
         self,
         lease: Lease,
@@ -74,8 +89,8 @@ class Engine:
             raise grpc.aio.UsageError(INSECURE)
         self._lease = lease
         self.runtime = runtime = lease.runtime()
-        self.loop = loop = runtime.loop
-        self._now = runtime.now
+        self.loop = runtime.loop
+        self._now = now = runtime.now
         self.method = method
         if timeout is None:
             timeout = plan.stream_timeout if streaming else plan.timeout
@@ -84,38 +99,27 @@ class Engine:
             plan,
             method.name,
             metadata=metadata,
-            deadline=None if timeout is None else loop.time() + timeout,
+            deadline=None if timeout is None else now() + timeout,
             wait_for_ready=plan.wait_for_ready if wait_for_ready is None else wait_for_ready,
             streaming=streaming,
         )
         call.waker = self._wake
         call.reading = not streaming
-        self.outcome: Outcome | None = None
-        """How the call ended; None while it has not."""
-        self.last = 0
-        """The attempt whose end is the call's; 0: none."""
         self.attempts: dict[int, Any] = {}
         """grpc's call objects by number, as long as they are of use."""
-        self.handle: Callable[[], Any] = weakref.ref(self)
-        """What the application holds, for its callbacks; None once it let go."""
         self._metadata = metadata
         self._credentials = credentials
         self._compression = compression
         self.context = contextvars.copy_context()
-        self.given_up: set[int] = set()
-        self._todo: list[CallCommand] | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._callbacks: list[Callable[[Any], None]] = []
-        self.news = News(loop)
-        """Told when an attempt starts or ends, and when the call ends."""
 
     # The machine.
 
     def begin(self) -> None:
         """The call starts: a connected host gets its attempt before this returns."""
-        self._metadata = self.runtime.telemetry.started(self.call, self._metadata, self._now())
+        now = self._now()
+        self._metadata = self.runtime.telemetry.started(self.call, self._metadata, now)
         self.runtime.calls.add(self)
-        self.perform(self.call.begin(now=self._now()))
+        self.perform(self.call.begin(now))
 
     def perform(self, commands: tuple[CallCommand, ...]) -> None:
         """Performs ``commands`` and whatever follows from them. What a command provokes comes after the others."""
@@ -125,8 +129,7 @@ class Engine:
         if commands:
             self._todo = todo = list(commands)
             try:
-                while todo:
-                    command = todo.pop(0)
+                for command in todo:  # it grows meanwhile
                     if type(command) is StartAttempt:
                         self._start(command)
                     elif type(command) is CancelAttempt:
@@ -137,6 +140,17 @@ class Engine:
                 self._todo = None
         if self.outcome is None:
             self._arm()
+
+    @property
+    def news(self) -> News:
+        """Told when an attempt starts or ends, and when the call ends."""
+        if self._news is None:
+            self._news = News(self.loop)
+        return self._news
+
+    def handle(self) -> Any:
+        """What the application holds, for its callbacks; None once it let go."""
+        return self if self.holder is None else self.holder()
 
     def ended(self, n: int, error: BaseException | None) -> None:
         """Attempt ``n`` ended, with ``error`` or well. Told more than once, the first counts."""
@@ -157,11 +171,11 @@ class Engine:
             outcome = Outcome("INTERNAL", f"{type(error).__name__}: {error}", sent=False, local=True, error=error)
         if n not in self.given_up and isinstance(error, asyncio.CancelledError):
             # The task that read or wrote was cancelled, and grpc.aio cancelled the attempt with it.
-            self.given_up.add(n)
+            self.given_up |= {n}
             outcome = local("CANCELLED", LOCAL_DETAILS)
             self.perform(self.call.on_cancel(outcome, now=now))
-        self.perform(self.call.on_outcome(n, outcome, now=now))
-        self.news.tell()
+        self.perform(self.call.on_outcome(n, outcome, now))
+        self._tell()
         self.left()
 
     def commit(self, n: int, why: str) -> None:
@@ -181,8 +195,12 @@ class Engine:
             return [committed] if committed in self.attempts else []
         return [n for n in self.attempts if self.call.attempts[n - 1].outcome is None]
 
-    def send(self, multicallable: Any, n: int, **arguments: Any) -> Any:
-        """Starts attempt ``n`` and returns grpc's call object. The kind's."""
+    def request(self, n: int) -> Any:
+        """What attempt ``n`` is to send, in grpc's form. The kind's."""
+        raise NotImplementedError
+
+    def follow(self, n: int, attempt: Any) -> None:
+        """Hears when attempt ``n`` has ended. The kind's."""
         raise NotImplementedError
 
     def left(self) -> None:
@@ -191,22 +209,22 @@ class Engine:
     def _start(self, command: StartAttempt) -> None:
         subchannel: Any = command.host.subchannel
         try:
-            attempt = self.send(
-                subchannel.multicallables[self.method],
-                command.n,
+            attempt = subchannel.multicallables[self.method](
+                self.request(command.n),
                 timeout=command.timeout,
                 metadata=for_attempt(self._metadata, command.previous, command.carrier),
                 credentials=self._credentials,
                 compression=self._compression,
             )
+            self.follow(command.n, attempt)
         except Exception as error:  # noqa: BLE001 - whatever it is, the place at the host is to be freed
             self.ended(command.n, error)
             return
         self.attempts[command.n] = attempt
-        self.news.tell()
+        self._tell()
 
     def give_up(self, n: int) -> None:
-        self.given_up.add(n)
+        self.given_up |= {n}
         attempt = self.attempts.get(n) if n == self.call.committed else self.attempts.pop(n, None)
         if attempt is not None:
             attempt.cancel()
@@ -224,18 +242,21 @@ class Engine:
         counted = n or self.call.committed
         self.attempts = {counted: self.attempts[counted]} if counted in self.attempts else {}
         self.left()
-        self.news.tell()
+        self._tell()
         telemetry = self.runtime.telemetry
         try:
             if telemetry.listens or outcome is not OK or n > 1:
                 telemetry.ended(self.call, outcome, self._now())  # before anybody told runs
         finally:
-            callbacks, self._callbacks = self._callbacks, []
+            callbacks, self._callbacks = self._callbacks, ()
             for callback in callbacks:
                 self._run(callback)
-        handle = self.handle()
-        if handle is not None:
-            self.handle = weakref.ref(handle)
+        if self.holder is not None and (held := self.holder()) is not None:
+            self.holder = weakref.ref(held)
+
+    def _tell(self) -> None:
+        if self._news is not None:
+            self._news.tell()
 
     def _run(self, callback: Callable[[Any], None]) -> None:
         try:
@@ -303,7 +324,7 @@ class Engine:
         if self.outcome is not None:
             callback(self.handle())
         else:
-            self._callbacks.append(callback)
+            self._callbacks = (*self._callbacks, callback)
 
     @property
     def mesh(self) -> CallMesh:

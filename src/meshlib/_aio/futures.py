@@ -15,6 +15,7 @@ import grpc.aio
 
 from meshlib._aio.engine import GC_DETAILS, LOCAL_DETAILS, Engine
 from meshlib._aio.waiting import follow
+from meshlib._core.status import OK
 from meshlib._core.view import CallMesh
 
 __all__ = ["Handle", "UnaryResponse"]
@@ -26,7 +27,7 @@ class UnaryResponse(Engine):
     _response: Any = None
 
     def follow(self, n: int, attempt: Any) -> None:
-        """Hears when attempt ``n`` has ended."""
+        """By awaiting it."""
         follow(attempt.__await__(), partial(self._followed, n))
 
     def _followed(self, n: int, response: Any, error: BaseException | None) -> None:
@@ -36,17 +37,18 @@ class UnaryResponse(Engine):
 
     def __await__(self) -> Generator[Any, None, Any]:
         try:
-            if self.failed:
+            if self.outcome is not None and self.failed:
                 yield from self.turn().__await__()
             while self.outcome is None:
-                yield from self.news.wait().__await__()
+                yield from self.news.waiter().__await__()
         except asyncio.CancelledError:
             self.cancel()
             raise
-        if self.locally_cancelled:
-            raise asyncio.CancelledError
-        if self.failed:
-            raise self.error
+        if self.outcome is not OK:
+            if self.locally_cancelled:
+                raise asyncio.CancelledError
+            if self.failed:
+                raise self.error
         return self._response
 
 
@@ -59,7 +61,7 @@ class Handle:
         """``engine`` is the one of this call; ``kept``: it goes on without the application's reference."""
         self._engine = engine
         known = weakref.ref(self)
-        engine.handle = (lambda: self) if kept else known
+        engine.holder = (lambda: self) if kept else known
         engine.begin()
 
     def __del__(self) -> None:
@@ -67,7 +69,7 @@ class Handle:
         if engine is None or engine.outcome is not None:
             return
         loop = engine.runtime.loop
-        engine.handle = lambda: self
+        engine.holder = lambda: self
         try:
             running: Any = asyncio.get_running_loop()
         except RuntimeError:

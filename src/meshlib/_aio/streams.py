@@ -180,11 +180,11 @@ class _ResponseStream(_Streaming):
         self._readers: dict[int, Callable[[], Awaitable[Any]]] = {}
         self.iterated = False
 
-    def send(self, multicallable: Any, n: int, **arguments: Any) -> Any:
-        request = self.data if self.requests is None else self.requests.feed(n)
-        attempt = multicallable(request, **arguments)
+    def request(self, n: int) -> Any:
+        return self.data if self.requests is None else self.requests.feed(n)
+
+    def follow(self, n: int, attempt: Any) -> None:
         attempt.add_done_callback(partial(self._on_status, n))
-        return attempt
 
     def left(self) -> None:
         if self.requests is not None:
@@ -266,11 +266,9 @@ class _StreamUnary(UnaryResponse, _Streaming):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments, streaming=False)
 
-    def send(self, multicallable: Any, n: int, **arguments: Any) -> Any:
+    def request(self, n: int) -> Any:
         assert self.requests is not None
-        attempt = multicallable(self.requests.feed(n), **arguments)
-        self.follow(n, attempt)
-        return attempt
+        return self.requests.feed(n)
 
     def _followed(self, n: int, response: Any, error: BaseException | None) -> None:
         cancelled = isinstance(error, asyncio.CancelledError)

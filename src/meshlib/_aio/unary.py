@@ -23,10 +23,8 @@ class UnaryUnaryCall(UnaryResponse, grpc.aio.UnaryUnaryCall):  # type: ignore[ty
         self._data = serialized(request, self.method)
         self.begin()
 
-    def send(self, multicallable: Any, n: int, **arguments: Any) -> Any:
-        attempt = multicallable(self._data, **arguments)
-        self.follow(n, attempt)
-        return attempt
+    def request(self, n: int) -> Any:
+        return self._data
 
     async def wait_for_connection(self) -> None:
         await self.raise_for_status()
