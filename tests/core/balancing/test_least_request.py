@@ -113,7 +113,28 @@ def test_a_full_scan_takes_the_least_busy_of_all() -> None:
     assert [found.count(place) / 30_000 for place in range(5)] == pytest.approx([0, 0, 1 / 3, 1 / 3, 1 / 3], abs=0.02)
 
 
-@given(st.lists(st.integers(0, 20), min_size=1, max_size=8), st.integers())
+@pytest.mark.parametrize("least", [0, 2])
+def test_a_full_scan_of_many_hosts(least: int) -> None:
+    """Whether a few draws find one that is idle, or all are looked at: 30,000 picks, a fifth of them for each of the
+    five least busy of 50 +- 0.02 (8 standard deviations)."""
+    members = busy(*[least if place % 10 == 3 else least + 1 + place % 3 for place in range(50)])
+    picker = LeastRequest(selection_method="full_scan").picker(members, rng=Random(11))
+    found = picks(picker, members, 30_000)
+    assert set(found) == {3, 13, 23, 33, 43}
+    assert [found.count(place) / 30_000 for place in (3, 13, 23, 33, 43)] == pytest.approx([0.2] * 5, abs=0.02)
+
+
+def test_a_full_scan_stops_at_the_first_idle_host_it_draws() -> None:
+    """Nobody can have less than nothing, so the others are not asked, however many there are."""
+    members = busy(*[1] * 40)
+    members[20].in_flight = 0
+    rng = Drawn([7, 20], 40)
+    picker = LeastRequest(selection_method="full_scan").picker(members, rng=rng)
+    assert picks(picker, members, 1) == [20]
+    assert rng.places == []
+
+
+@given(st.lists(st.integers(0, 20), min_size=1, max_size=60), st.integers())
 def test_nobody_is_less_busy_than_what_a_full_scan_takes(in_flight: list[int], seed: int) -> None:
     """Whatever is in flight."""
     members = busy(*in_flight)
@@ -143,6 +164,20 @@ def test_a_slow_host_gets_less(seed: int) -> None:
     assert 0.10 < shares(LeastRequest(), members, calls=6000, seed=seed, hold=hold)[slow] < 0.20
     scan = LeastRequest(selection_method="full_scan")
     assert shares(scan, members, calls=6000, seed=seed, hold=hold)[slow] < 0.10
+
+
+def test_a_host_that_ends_its_calls_at_once_draws_them() -> None:
+    """One of ten fails at once, the others take 100 s for a call, and one begins each second. A full scan sends it all
+    that would make another the busier one, nine of ten; two choices only those for which it is drawn, 1 - 0.9**2."""
+    members = hosts(10)
+    failing = members[0].endpoint.address
+
+    def hold(host: object) -> float:
+        return 0.0 if host is members[0] else 100.0
+
+    scan = LeastRequest(selection_method="full_scan")
+    assert 0.85 < shares(scan, members, calls=6000, seed=4, hold=hold)[failing] < 0.95
+    assert shares(LeastRequest(), members, calls=6000, seed=4, hold=hold)[failing] == pytest.approx(0.19, abs=0.03)
 
 
 @pytest.mark.parametrize("weights", [[1, 1, 1, 1], [3, 1], [1, 2, 3, 4]])

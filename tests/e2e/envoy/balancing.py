@@ -97,6 +97,15 @@ CASES = [
         expect={"codes": "OK 60", "calls": "10, 20, 30", "most in a row": "1 or 2"},
     ),
     Case(
+        name="least request of all, weights 1, 2, 3",
+        run=weighted,
+        servers=3,
+        weights=(1, 2, 3),
+        envoy=Service(lb_policy="least_request", lb_fields={"selection_method": "FULL_SCAN"}),
+        meshlib={"balancer": LeastRequest(selection_method="full_scan")},
+        expect={"codes": "OK 60", "calls": "10, 20, 30", "most in a row": "1 or 2"},
+    ),
+    Case(
         name="random, weights 1, 3",
         run=heavy_share,
         shells=("sync",),

@@ -16,6 +16,10 @@ __all__ = ["LeastRequest"]
 
 METHODS: Final = ("n_choices", "full_scan")
 MAX_CHOICES: Final = 2**32 - 1
+DRAWS: Final = 8
+"""Hosts that a full scan draws before it looks at all, in search of one that has nothing to do."""
+FEW: Final = 4 * DRAWS
+"""Up to so many hosts looking at all costs no more than drawing."""
 MAX_BIAS: Final = 10.0
 """Envoy has no upper bound; beyond this one a busy host would be out until the membership changes."""
 
@@ -29,10 +33,11 @@ class LeastRequest:
     calls. What is in flight is what this channel sent, streams included; it knows nothing of other clients.
 
     With ``selection_method="full_scan"`` it is the host with the fewest of all, drawn by lot among equals: the busiest
-    gets nothing as long as another has less. Each pick looks at every host, so its cost grows with their number
-    (``benchmarks/pick.py``), and of many clients all go to the same host that became idle.
+    gets nothing as long as another has less, and one that ends its calls at once, be it with errors, gets nearly all.
+    A pick takes the same time for any number of hosts while some of them have nothing in flight; where each has, it
+    looks at every one of them (``benchmarks/pick.py``).
 
-    Where weights differ hosts are scheduled earliest deadline first instead, with the weight
+    Where weights differ hosts are scheduled earliest deadline first instead, with either method, by the weight
     ``weight / (in_flight + 1) ** active_request_bias`` as of the host's last pick.
 
     Args:
@@ -87,18 +92,30 @@ class _ChoicesPicker(Picker):
 
 @final
 class _FullScanPicker(Picker):
-    """Envoy keeps one of the equals by drawing at each; one draw at the end gives each the same chance."""
+    """Envoy keeps one of the equals by drawing at each; one draw at the end gives each the same chance.
+
+    Nobody has less than nothing to do: a host drawn from all that is idle is one of the least busy, and each of them is
+    as likely to be the first such. With more hosts than calls under way a few draws find one, and nobody is counted.
+    """
 
     def __init__(self, hosts: tuple[Host, ...], rng: Random) -> None:
         self._hosts = hosts
+        self._size = size = len(hosts)
         self._random = rng.random
+        self._draws = range(DRAWS if size > FEW else 0)
 
     def pick(self, call: PickInfo, *, now: float) -> Host:
-        hosts = self._hosts
+        hosts, size, random = self._hosts, self._size, self._random
+        for _ in self._draws:
+            host = hosts[int(random() * size)]
+            if not host.in_flight:
+                return host
         in_flight = [host.in_flight for host in hosts]
         least = min(in_flight)
-        idle = [host for host, count in zip(hosts, in_flight, strict=True) if count == least]
-        return idle[int(self._random() * len(idle))]
+        place = -1
+        for _ in range(int(random() * in_flight.count(least)) + 1):
+            place = in_flight.index(least, place + 1)
+        return hosts[place]
 
 
 @final
