@@ -34,8 +34,8 @@ class LeastRequest:
 
     With ``selection_method="full_scan"`` it is the host with the fewest of all, drawn by lot among equals: the busiest
     gets nothing as long as another has less, and one that ends its calls at once, be it with errors, gets nearly all.
-    A pick takes the same time for any number of hosts while some of them have nothing in flight; where each has, it
-    looks at every one of them (``benchmarks/pick.py``).
+    A pick takes the same time for any number of hosts while many of them have nothing in flight; where hardly any has
+    nothing, it looks at every one (``benchmarks/pick.py``).
 
     Where weights differ hosts are scheduled earliest deadline first instead, with either method, by the weight
     ``weight / (in_flight + 1) ** active_request_bias`` as of the host's last pick.
