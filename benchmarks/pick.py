@@ -2,7 +2,8 @@
 
     python benchmarks/pick.py
 
-The hosts are those of a channel, so that reading a weight costs what it costs there. ``build`` runs off the channel's
+The hosts are those of a channel, so that reading a weight costs what it costs there; idle, unless the row is "busy": then
+each has a call in flight. ``build`` runs off the channel's
 lock, ``adopt`` and the picks under it. Of several rounds the fastest counts: the others measure the machine.
 """
 
@@ -22,11 +23,13 @@ SIZES = (3, 100, 1_000, 10_000)
 CALL = SimulatedCall()
 ENOUGH = 20e6
 """Nanoseconds of a round, about."""
+FULL_SCAN, BUSY = "full_scan", "full_scan, busy"
 BALANCERS: dict[str, tuple[Balancer, bool]] = {
     "round_robin": (RoundRobin(), False),
     "round_robin, weights": (RoundRobin(), True),
     "least_request": (LeastRequest(), False),
-    "least_request, full scan": (LeastRequest(selection_method="full_scan"), False),
+    FULL_SCAN: (LeastRequest(selection_method="full_scan"), False),
+    BUSY: (LeastRequest(selection_method="full_scan"), False),
     "least_request, weights": (LeastRequest(), True),
     "random": (RandomBalancer(), False),
     "random, weights": (RandomBalancer(), True),
@@ -34,14 +37,17 @@ BALANCERS: dict[str, tuple[Balancer, bool]] = {
 }
 
 
-def hosts(size: int, weighted: bool) -> tuple[Host, ...]:
+def hosts(size: int, weighted: bool, in_flight: int) -> tuple[Host, ...]:
     """Hosts as a channel has them, all weights from 1 to 10 among them if they are to differ."""
-    return tuple(Host(Endpoint(address=f"10.0.0.1:{1 + n}", weight=1 + n % 10 if weighted else 1)) for n in range(size))
+    made = tuple(Host(Endpoint(address=f"10.0.0.1:{1 + n}", weight=1 + n % 10 if weighted else 1)) for n in range(size))
+    for host in made:
+        host.in_flight = in_flight
+    return made
 
 
-def measure(balancer: Balancer, weighted: bool, size: int, rounds: int) -> tuple[float, float, float]:
+def measure(balancer: Balancer, weighted: bool, in_flight: int, size: int, rounds: int) -> tuple[float, float, float]:
     """Nanoseconds of a pick, of building a picker and of adopting the one before."""
-    members = hosts(size, weighted)
+    members = hosts(size, weighted, in_flight)
     picker = balancer.picker(members, rng=Random(1))
     pick = picker.pick
 
@@ -73,7 +79,9 @@ def main() -> None:
     print(f"{'':24}{'pick, ns':>32}{'build, us':>32}{'adopt, us':>32}")
     print(f"{'hosts':24}" + "".join(f"{size:>8,}" for size in SIZES) * 3)
     for name, (balancer, weighted) in BALANCERS.items():
-        columns = list(zip(*(measure(balancer, weighted, size, rounds) for size in SIZES), strict=True))
+        columns = list(
+            zip(*(measure(balancer, weighted, int(name == BUSY), size, rounds) for size in SIZES), strict=True)
+        )
         cells = [f"{ns:8.0f}" for ns in columns[0]] + [f"{ns / 1000:8.1f}" for ns in (*columns[1], *columns[2])]
         print(f"{name:24}{''.join(cells)}")
 
