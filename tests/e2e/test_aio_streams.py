@@ -408,19 +408,19 @@ async def test_what_has_ended_is_gone_without_a_search_for_cycles(kind: str, end
             elif end == "refused":
                 await asyncio.to_thread(server.stop)
             gc.collect()
-            before = _calls_alive()  # of other tests
+            others = _calls_alive()  # those of other tests: held, so that none of them goes meanwhile
             gc.disable()
             try:
                 for _ in range(2):
                     with suppress(grpc.aio.AioRpcError):
                         await _CALLS[kind](channel)
-                await until(lambda: _calls_alive() <= before, "the calls are gone")
+                await until(lambda: len(_calls_alive()) == len(others), "the calls are gone")
             finally:
                 gc.enable()
 
 
-def _calls_alive() -> int:
-    return sum(isinstance(x, grpc.aio.Call) for x in gc.get_objects())
+def _calls_alive() -> list[grpc.aio.Call]:
+    return [x for x in gc.get_objects() if isinstance(x, grpc.aio.Call)]
 
 
 @pytest.mark.parametrize("kind", _CALLS)
