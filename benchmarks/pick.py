@@ -2,9 +2,9 @@
 
     python benchmarks/pick.py
 
-The hosts are those of a channel, so that reading a weight costs what it costs there; idle, unless the row is "busy": then
-each has a call in flight. ``build`` runs off the channel's
-lock, ``adopt`` and the picks under it. Of several rounds the fastest counts: the others measure the machine.
+The hosts are those of a channel, so that reading a weight costs what it costs there. They are idle, but in the row that
+is "busy": there each has a call in flight. ``build`` runs off the channel's lock, ``adopt`` and the picks under it. Of
+several rounds the fastest counts: the others measure the machine.
 """
 
 import argparse
@@ -23,12 +23,12 @@ SIZES = (3, 100, 1_000, 10_000)
 CALL = SimulatedCall()
 ENOUGH = 20e6
 """Nanoseconds of a round, about."""
-FULL_SCAN, BUSY = "full_scan", "full_scan, busy"
+BUSY = "full_scan, busy"
 BALANCERS: dict[str, tuple[Balancer, bool]] = {
     "round_robin": (RoundRobin(), False),
     "round_robin, weights": (RoundRobin(), True),
     "least_request": (LeastRequest(), False),
-    FULL_SCAN: (LeastRequest(selection_method="full_scan"), False),
+    "full_scan": (LeastRequest(selection_method="full_scan"), False),
     BUSY: (LeastRequest(selection_method="full_scan"), False),
     "least_request, weights": (LeastRequest(), True),
     "random": (RandomBalancer(), False),
@@ -79,9 +79,8 @@ def main() -> None:
     print(f"{'':24}{'pick, ns':>32}{'build, us':>32}{'adopt, us':>32}")
     print(f"{'hosts':24}" + "".join(f"{size:>8,}" for size in SIZES) * 3)
     for name, (balancer, weighted) in BALANCERS.items():
-        columns = list(
-            zip(*(measure(balancer, weighted, int(name == BUSY), size, rounds) for size in SIZES), strict=True)
-        )
+        in_flight = int(name == BUSY)
+        columns = list(zip(*(measure(balancer, weighted, in_flight, size, rounds) for size in SIZES), strict=True))
         cells = [f"{ns:8.0f}" for ns in columns[0]] + [f"{ns / 1000:8.1f}" for ns in (*columns[1], *columns[2])]
         print(f"{name:24}{''.join(cells)}")
 
