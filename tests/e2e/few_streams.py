@@ -22,7 +22,6 @@ def _literal(name: bytes, value: bytes) -> bytes:
 
 
 HEAD = b"\x88" + _literal(b"content-type", b"application/grpc")
-TRAILERS = _literal(b"grpc-status", b"0")
 
 
 class FewStreamsServer:
@@ -31,11 +30,15 @@ class FewStreamsServer:
     Args:
         at_once: calls that a connection takes at a time.
         calls: how many it answers before it says GOAWAY and ends.
+        status: that it answers with: any number, which grpc's own servers cannot.
+        silent: it leaves the message out.
     """
 
-    def __init__(self, *, at_once: int, calls: int) -> None:
+    def __init__(self, *, at_once: int = 100, calls: int = 1000, status: int = 0, silent: bool = False) -> None:
         self._at_once = at_once
         self._calls = calls
+        self._silent = silent
+        self._trailers = _literal(b"grpc-status", str(status).encode()) + _literal(b"grpc-message", b"as asked")
         self.answered = 0
         self.connections = 0
         self._writers: set[asyncio.StreamWriter] = set()
@@ -91,6 +94,6 @@ class FewStreamsServer:
         self.answered += 1
         writer.write(
             frame(HEADERS, END_HEADERS, stream, HEAD)
-            + frame(DATA, 0, stream, bytes(5))
-            + frame(HEADERS, END_HEADERS | END_STREAM, stream, TRAILERS)
+            + (b"" if self._silent else frame(DATA, 0, stream, bytes(5)))
+            + frame(HEADERS, END_HEADERS | END_STREAM, stream, self._trailers)
         )

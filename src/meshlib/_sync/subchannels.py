@@ -66,7 +66,7 @@ class _Registry:
             if self._closed:
                 raise ValueError(CLOSED_CHANNEL)
             make = getattr(self._calls, method.kind)
-            return make(method.name, None, method.deserializer, method.registered)
+            return grpcio.shortened(make(method.name, None, method.deserializer, method.registered))
 
     def close(self) -> None:
         """None any more."""

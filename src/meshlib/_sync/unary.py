@@ -9,7 +9,9 @@ how few there are, and ``tests/e2e/test_hot_path.py`` counts them. What is the s
 once (plan, multicallables, attributes); what few calls need is made when they need it, and has a class's attribute
 until then (:class:`~meshlib._core.call.Call`, :class:`~meshlib._core.commands.StartAttempt`); a success at the first
 attempt ends with the one shared ``ANSWERED``; hosts are asked for their state in place; telemetry is not entered where
-no provider is. Arguments on this path are positional, since CPython matches keywords one by one.
+no provider is; and what grpc's own Python does for a call is cut to what a blocking call needs
+(:class:`~meshlib._adapt.grpcio.UnaryUnary`). Arguments on this path are positional, since CPython matches keywords one
+by one.
 """
 
 import logging

@@ -1,0 +1,222 @@
+"""The short blocking call gives what grpc's own does, on its oldest and newest release: each call is made both ways."""
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import grpc
+import grpc._observability
+import pytest
+import trustme
+from grpc._cython import cygrpc
+from tests.e2e.few_streams import FewStreamsServer
+
+from meshlib._adapt import grpcio
+from meshlib._adapt.options import DEFAULTS
+from meshlib.testing import Server, Tls, echo
+
+PATIENCE = 10.0
+FAILURES = [code for code in grpc.StatusCode if code is not grpc.StatusCode.OK]
+VARYING = re.compile(r"created_time:\S+|:\d{4,5}|fd:\d+")
+"""What differs from one call to the next in C-core's account of it: times and ports."""
+
+Call = Callable[[Any], Any]
+
+
+def account(error: Any) -> list[object]:
+    """All that an error tells."""
+    facts = [type(error), error.code(), error.details(), error.initial_metadata(), error.trailing_metadata()]
+    texts = [error.debug_error_string(), str(error), repr(error)]
+    return [*facts, *(VARYING.sub("", text or "") for text in texts)]
+
+
+def result(call: Call, multicallable: Any) -> list[object]:
+    """What ``call`` makes of a multicallable: an answer, or an error with all that it tells."""
+    try:
+        return ["answer", call(multicallable)]
+    except grpc.RpcError as error:
+        return ["failure", *account(error)]
+    except Exception as error:  # noqa: BLE001 - compared
+        return ["raised", type(error), str(error)]
+
+
+def both(address: str, call: Call, *, deserializer: Any = None, credentials: Any = None) -> list[object]:
+    """What one call gives, which is the same for both."""
+    options = [*DEFAULTS, ("grpc.default_authority", "localhost")]
+    channel = grpcio.channel(f"ipv4:{address}", options, credentials, None)
+    try:
+        theirs: Any = channel.unary_unary(echo.UNARY, None, deserializer, True)
+        ours = grpcio.shortened(theirs)
+        assert type(ours) is grpcio.UnaryUnary
+        expected = result(call, theirs)
+        assert result(call, ours) == expected
+    finally:
+        channel.close()
+    return expected
+
+
+def ask(multicallable: Any) -> Any:
+    """An ordinary call."""
+    return multicallable(b"x", PATIENCE, None, None, None, None)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """One that does as it is told."""
+    with Server() as made:
+        yield made
+
+
+def test_an_answer(server: Server) -> None:
+    """Its message, and what the deserializer makes of it."""
+    assert both(server.address, ask) == ["answer", b"x"]
+    assert both(server.address, ask, deserializer=bytes.decode) == ["answer", "x"]
+
+
+@pytest.mark.parametrize("code", FAILURES)
+def test_a_status(server: Server, code: grpc.StatusCode) -> None:
+    """Type, code, details, metadata and texts of the error are those of grpc's."""
+    server.fault(
+        code=code, details="näh", trailing_metadata=(("why", "asked"), ("b-bin", b"\0")), initial_metadata=True, after=1
+    )
+    told = both(server.address, ask)
+    assert told[:4] == ["failure", grpc._channel._InactiveRpcError, code, "näh"]
+    assert dict(told[4])[echo.SERVER_NAME]  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize("status", [0, 5, 99])
+@pytest.mark.parametrize("silent", [False, True])
+def test_an_answer_that_no_server_of_grpc_gives(status: int, silent: bool) -> None:
+    """A status without a number known to grpc, a message with a failure, a success without a message."""
+    with FewStreamsServer(status=status, silent=silent) as odd:
+        kind, *_ = both(odd.address, ask)
+    assert kind == ("failure" if status else "answer")
+
+
+def test_an_answer_that_cannot_be_read(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    """INTERNAL, in grpc's words and with grpc's log line."""
+    kind, _, code, *_ = both(server.address, ask, deserializer=lambda _: 1 / 0)
+    assert (kind, code) == ("failure", grpc.StatusCode.INTERNAL)
+    theirs, ours = caplog.records
+    assert theirs.name == ours.name
+    assert theirs.getMessage() == ours.getMessage()
+    assert both(server.address, ask, deserializer=lambda _: None)[2] is grpc.StatusCode.INTERNAL
+
+
+def test_a_deadline(server: Server) -> None:
+    """Passed while the server holds the call, or before the call."""
+    server.fault(hang=True)
+    for timeout in (0.05, 0.0, -1.0):
+        told = both(server.address, lambda call, timeout=timeout: call(b"x", timeout, None, None, None, None))
+        assert told[2] is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+def test_a_server_that_is_not_there() -> None:
+    """UNAVAILABLE, with C-core's account of it."""
+    with Server() as gone:
+        address = gone.address
+    assert both(address, ask)[2] is grpc.StatusCode.UNAVAILABLE
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (b"x", PATIENCE, (("key", "value"), ("a-bin", b"\0\xff")), None, None, None),
+        (b"x", None, None, None, None, None),
+        (b"", PATIENCE, (), None, None, None),
+        (None, PATIENCE, None, None, None, None),
+        ("text", PATIENCE, None, None, None, None),
+        (bytearray(b"x"), PATIENCE, None, None, None, None),
+        (b"x", PATIENCE, (("Key", "value"),), None, None, None),
+        (b"x", PATIENCE, [("key", "value")], None, None, None),
+        (b"x", "soon", None, None, None, None),
+        (b"x", float("inf"), None, None, None, None),
+        (b"x", PATIENCE, None, "secret", None, None),
+        (b"x", PATIENCE, None, None, True, None),
+        (b"x", PATIENCE, None, None, False, grpc.Compression.Gzip),
+    ],
+    ids=repr,
+)
+def test_what_is_asked(server: Server, arguments: tuple[Any, ...]) -> None:
+    """The server gets the same, or the same is raised."""
+    both(server.address, lambda call: call(*arguments))
+    seen = [sorted(call.metadata) for call in server.received]
+    assert len(seen) in (0, 2)
+    assert seen[:1] == seen[1:]
+
+
+def test_the_credentials_of_a_call() -> None:
+    """They are asked for a token at each call, over TLS."""
+    authority = trustme.CA()
+    certificate = authority.issue_cert("localhost")
+    chain = b"".join(blob.bytes() for blob in certificate.cert_chain_pems)
+    token = grpc.access_token_call_credentials("token")
+
+    def connected(call: Any) -> Any:
+        ask(call)  # before there is a connection, grpc asks for the token on a thread of its own
+        return call(b"x", PATIENCE, None, token, None, None)
+
+    with Server(tls=Tls(certificate.private_key_pem.bytes(), chain)) as server:
+        trust = grpc.ssl_channel_credentials(authority.cert_pem.bytes())
+        assert both(server.address, connected, credentials=trust) == ["answer", b"x"]
+        sent = [dict(call.metadata).get("authorization") for call in server.received]
+    assert sent == [None, "Bearer token"] * 2
+
+
+def test_a_closed_channel(server: Server) -> None:
+    """ValueError, in the same words."""
+    channel = grpcio.channel(f"ipv4:{server.address}", DEFAULTS, None, None)
+    theirs = channel.unary_unary(echo.UNARY, None, None, True)  # type: ignore[call-arg]
+    channel.close()
+    assert result(ask, grpcio.shortened(theirs)) == result(ask, theirs)
+    assert result(ask, theirs)[1] is ValueError
+
+
+class Plugin(grpc._observability.ObservabilityPlugin[Any, Any]):  # type: ignore[misc]
+    """As ``grpcio-observability`` registers one, but for what reaches into C-core."""
+
+    observability_enabled = False  # type: ignore[assignment]
+
+    def __init__(self) -> None:
+        self.set_stats(True)
+        self.told: list[tuple[str, object]] = []
+
+    def record_rpc_latency(self, method: str, target: str, rpc_latency: float, status_code: Any) -> None:
+        """Told at the end of each call."""
+        self.told.append((method, status_code))
+
+    def create_client_call_tracer(self, method_name: bytes, target: bytes) -> Any: ...
+    def create_server_call_tracer_factory(self, *, xds: bool = False) -> Any: ...
+    def save_trace_context(self, trace_id: str, span_id: str, is_sampled: bool) -> None: ...
+
+
+def test_a_plug_in_of_grpcs_own_hears_of_each_call(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While it is there, calls go grpc's way."""
+    plugin = Plugin()
+    channel = grpcio.channel(f"ipv4:{server.address}", DEFAULTS, None, None)
+    ours = grpcio.shortened(channel.unary_unary(echo.UNARY, None, None, False))  # type: ignore[call-arg]
+    assert ask(ours) == b"x"
+    assert not plugin.told
+    monkeypatch.setattr(grpc._observability, "_OBSERVABILITY_PLUGIN", plugin)
+    assert ask(ours) == b"x"
+    channel.close()
+    assert plugin.told == [(echo.UNARY, grpc.StatusCode.OK)]
+
+
+def test_what_the_short_way_leaves_out_is_not_there() -> None:
+    """Released wheels of grpc take no deadline from the context of a server's handler."""
+    assert cygrpc.get_deadline_from_context() is None
+
+
+def test_only_grpcs_own_multicallable_is_shortened(server: Server) -> None:
+    """One with interceptors, or of somebody else, stays what it is."""
+
+    class Passing(grpc.UnaryUnaryClientInterceptor):
+        def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
+            return continuation(details, request)
+
+    channel = grpcio.channel(f"ipv4:{server.address}", DEFAULTS, None, None)
+    intercepted = grpc.intercept_channel(channel, Passing()).unary_unary(echo.UNARY)
+    assert grpcio.shortened(intercepted) is intercepted
+    assert ask(intercepted) == b"x"
+    channel.close()
