@@ -1,7 +1,7 @@
 """The span of a call and those of its attempts: their events and their ends."""
 
 from collections.abc import Sequence
-from typing import Any, final
+from typing import Any, Final, final
 
 from opentelemetry import propagate, trace
 from opentelemetry.context import Context
@@ -15,6 +15,8 @@ from meshlib.telemetry import _names as names
 from meshlib.telemetry._instruments import Attributes, peer
 
 __all__ = ["Traced", "attempt_event", "carried", "end", "event"]
+
+_SUCCESS: Final[Attributes] = {names.STATUS: "OK"}
 
 
 @final
@@ -84,6 +86,8 @@ def carried(metadata: Sequence[tuple[str, Any]], surroundings: Context | None) -
     """What tells a server of the trace, without what the caller tells it himself."""
     carrier: dict[str, str] = {}
     propagate.inject(carrier, surroundings)
+    if not metadata:
+        return tuple(carrier.items())
     known = {key for key, _ in metadata}
     if "traceparent" in known:
         known.add("tracestate")  # the two belong together: ours says nothing of the caller's trace
@@ -91,10 +95,11 @@ def carried(metadata: Sequence[tuple[str, Any]], surroundings: Context | None) -
 
 
 def _end(span: Span, code: str, details: str, address: str) -> None:
-    attributes = peer(address)
-    attributes[names.STATUS] = code
-    if code != "OK":
-        attributes[names.ERROR_TYPE] = code
-        span.set_status(Status(StatusCode.ERROR, details or code))
+    attributes = _SUCCESS
+    if address or code != "OK":
+        attributes = {**peer(address), names.STATUS: code}
+        if code != "OK":
+            attributes[names.ERROR_TYPE] = code
+            span.set_status(Status(StatusCode.ERROR, details or code))
     span.set_attributes(attributes)
     span.end()
