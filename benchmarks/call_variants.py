@@ -1,14 +1,14 @@
 """Who is measured by ``calls.py``: grpc's own channels, an Envoy sidecar, what people write by hand, and meshlib."""
 
-import itertools
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import grpc
 import grpc.aio
-import tenacity
+from by_hand import Loop, in_turn, traced, with_tenacity
 from opentelemetry.instrumentation.grpc import client_interceptor
 from opentelemetry.instrumentation.grpc.grpcext import intercept_channel as otel_intercept
 from opentelemetry.sdk.metrics import MeterProvider
@@ -24,6 +24,7 @@ from meshlib._adapt.options import DEFAULTS
 __all__ = ["BARE", "MESH", "NAMES", "Variant", "variants"]
 
 BARE = "bare"
+BY_HAND = "bare + span and metric by hand"
 MESH = "meshlib, all policies"
 NAMES = {
     BARE: "one grpcio channel to one server, default arguments",
@@ -31,8 +32,10 @@ NAMES = {
     "three bare in turn": "three such channels, called in turn: what a channel per host costs by itself",
     "grpc round_robin": "one grpcio channel to three servers",
     "grpc round_robin, retryPolicy": "the same, with a retry policy of the service config",
+    "loop by hand": "three such channels, a lock, a turn, a count of what is in flight, a time-out and one retry",
     "bare + tenacity": "a grpcio channel, each call inside tenacity's retry",
     "bare + opentelemetry": "a grpcio channel with opentelemetry-instrumentation-grpc: spans, which has no metrics",
+    BY_HAND: "a grpcio channel, each call with one span and one measurement, attributes as ours",
     "Envoy sidecar": "a grpcio channel to an Envoy with one worker, ROUND_ROBIN and retries; its own CPU counted",
     "meshlib, policies off": "three servers, no retries, no outlier detection",
     MESH: "three servers, the defaults, a time-out and a circuit breaker",
@@ -54,14 +57,16 @@ class Variant:
 
     Args:
         name: a key of ``NAMES``.
-        channels: to be called in turn; one but for one variant.
+        channels: that are called.
         wrap: what is put around a multicallable.
+        over: makes one of the multicallables of all channels.
         sidecar: whose CPU counts as well.
     """
 
     name: str
     channels: tuple[Any, ...]
     wrap: Callable[[Any], Any] | None = None
+    over: Callable[[list[Any]], Callable[..., Any]] = in_turn
     sidecar: Sidecar | None = None
 
     def calls(self, kind: str, method: str) -> Callable[..., Any]:
@@ -69,15 +74,7 @@ class Variant:
         made = [getattr(channel, kind)(method) for channel in self.channels]
         if self.wrap is not None:
             made = [self.wrap(call) for call in made]
-        if len(made) == 1:
-            only: Callable[..., Any] = made[0]
-            return only
-        turn = itertools.cycle(made)
-
-        def in_turn(*arguments: Any, **options: Any) -> Any:
-            return next(turn)(*arguments, **options)
-
-        return in_turn
+        return self.over(made)
 
 
 class Sink(SpanExporter):
@@ -105,6 +102,9 @@ def variants(shell: str, addresses: list[str], stack: ExitStack) -> list[Variant
         make = grpc.insecure_channel if shell == "sync" else grpc.aio.insecure_channel
         return make(target, options=[*options, own])
 
+    def apart(*options: tuple[str, Any]) -> tuple[Any, ...]:
+        return tuple(plain(f"ipv4:{address}", *options) for address in addresses)
+
     def mesh(**arguments: Any) -> Any:
         make = meshlib.channel if shell == "sync" else meshlib.aio.channel
         return make(static, **arguments)
@@ -114,7 +114,7 @@ def variants(shell: str, addresses: list[str], stack: ExitStack) -> list[Variant
     found = [
         Variant(BARE, (plain(one),)),
         Variant("bare, our arguments", (plain(one, *DEFAULTS),)),
-        Variant("three bare in turn", tuple(plain(f"ipv4:{address}") for address in addresses)),
+        Variant("three bare in turn", apart()),
         Variant("grpc round_robin", (plain(all_, round_robin),)),
         Variant("grpc round_robin, retryPolicy", (plain(all_, round_robin, ("grpc.service_config", RETRIES)),)),
         Variant("meshlib, policies off", (mesh(**off),)),
@@ -124,10 +124,13 @@ def variants(shell: str, addresses: list[str], stack: ExitStack) -> list[Variant
         Variant("meshlib, spans and metrics", (mesh(**policies, tracer_provider=tracers, meter_provider=meters),)),
     ]
     if shell == "sync":
-        traced = otel_intercept(plain(one), client_interceptor(tracer_provider=tracers))
+        instrumented = otel_intercept(plain(one), client_interceptor(tracer_provider=tracers))
+        tracer, duration = tracers.get_tracer("by hand"), meters.get_meter("by hand").create_histogram("by.hand", "s")
         found += [
-            Variant("bare + tenacity", (plain(one),), wrap=_with_tenacity),
-            Variant("bare + opentelemetry", (traced,)),
+            Variant("loop by hand", apart(*DEFAULTS), over=Loop),
+            Variant("bare + tenacity", (plain(one),), wrap=with_tenacity),
+            Variant("bare + opentelemetry", (instrumented,)),
+            Variant(BY_HAND, (plain(one),), wrap=partial(traced, tracer=tracer, duration=duration)),
         ]
     if binary() is not None:
         retry = {"retry_policy": {"retry_on": "unavailable,connect-failure,reset", "num_retries": 2}}
@@ -138,17 +141,3 @@ def variants(shell: str, addresses: list[str], stack: ExitStack) -> list[Variant
             for channel in variant.channels:
                 stack.callback(getattr(channel, "close", lambda: None))
     return sorted(found, key=lambda variant: list(NAMES).index(variant.name))
-
-
-def _with_tenacity(call: Callable[..., Any]) -> Callable[..., Any]:
-    retrying = tenacity.Retrying(
-        stop=tenacity.stop_after_attempt(3),
-        wait=tenacity.wait_random_exponential(0.025, max=0.25),
-        retry=tenacity.retry_if_exception(_unavailable),
-        reraise=True,
-    )
-    return lambda *arguments, **options: retrying(call, *arguments, **options)
-
-
-def _unavailable(error: BaseException) -> bool:
-    return isinstance(error, grpc.RpcError) and error.code() is grpc.StatusCode.UNAVAILABLE

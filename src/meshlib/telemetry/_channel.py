@@ -20,6 +20,7 @@ from meshlib._core.version import VERSION
 from meshlib.telemetry import _access_log as access_log
 from meshlib.telemetry import _names as names
 from meshlib.telemetry._instruments import Attributes, Observed, instruments, peer
+from meshlib.telemetry._methods import Methods
 from meshlib.telemetry._spans import Traced, attempt_event, carried, end, event
 
 __all__ = ["Telemetry"]
@@ -29,8 +30,7 @@ _log = logging.getLogger("meshlib")
 LOOK_INTERVAL: Final = 0.1
 """Seconds between two looks for a global provider."""
 
-METHODS_KEPT: Final = 4096
-"""Sets of attributes remembered per channel."""
+_CLIENT: Final = SpanKind.CLIENT  # a global, as on 3.11 a member costs 50 ns to look up
 
 
 @final
@@ -77,9 +77,10 @@ class Telemetry:
         self._due = -math.inf
         """Monotonic second from which on a call has something to do here."""
         self._attempts = self._policy.attempt_spans or self._policy.attempt_metrics
+        self._addresses = self._policy.host_addresses
         self._told = False
         self._extra = {"meshlib.target": target.text}
-        self._methods: dict[tuple[str, ...], Attributes] = {}
+        self._methods = Methods(self._server, self._uri)
 
     def watch(self, channel: Observed) -> None:
         """Instruments read ``channel`` from now on, for as long as it lives."""
@@ -100,8 +101,8 @@ class Telemetry:
 
     def ended(self, call: Call, outcome: Outcome, now: float) -> None:
         """The call ended; told once. Need not be told of a call that succeeded at once while nobody :attr:`listens`."""
-        again = len(call.attempts) > 1
-        if (outcome.code != "OK" or again) and _log.isEnabledFor(logging.DEBUG):
+        plain = outcome.code == "OK" and len(call.attempts) == 1
+        if not plain and _log.isEnabledFor(logging.DEBUG):
             # As text: whoever keeps the record is not to keep the call.
             told = story(call.attempts, outcome.code, call.verdict)
             _log.debug("%s: %s", call.method, told, extra=self._extra)
@@ -113,10 +114,11 @@ class Telemetry:
             traced: Traced | None = call.span  # type: ignore[assignment]
             surroundings = None
             if traced is not None:
-                end(traced, call, outcome, address=again or outcome.code != "OK" or self._policy.host_addresses)
                 surroundings = traced.context
-            self._record(now - call.begun, self._attributes(call.method, outcome.code), surroundings)
-            if again:
+                # A call that succeeded at once goes without the address: the SDK takes its time to check an attribute.
+                end(traced.span, call, outcome, not plain or self._addresses)
+            self._record(now - call.begun, self._methods[call.method][outcome.code], surroundings)
+            if not plain and len(call.attempts) > 1:
                 self._retried(call, now, surroundings)
         except Exception:  # noqa: BLE001 - as above
             self._failed()
@@ -147,8 +149,8 @@ class Telemetry:
     def _start(self, call: Call, metadata: Metadata) -> Metadata:
         surroundings: Context | None = None
         if self._traces:
-            attributes = self._attributes(call.method, "")
-            span = self._tracer.start_span(call.method[1:], kind=SpanKind.CLIENT, attributes=attributes)
+            known = self._methods[call.method]
+            span = self._tracer.start_span(known.name, None, _CLIENT, known.begun)
             surroundings = trace.set_span_in_context(span)
             if span.is_recording():
                 call.span = Traced(span, surroundings)
@@ -163,7 +165,7 @@ class Telemetry:
     def _retried(self, call: Call, now: float, surroundings: Context | None) -> None:
         """Measures what was tried again (gRFC A96), by how each attempt beyond the first came to be."""
         whys = [attempt.why for attempt in call.attempts[1:]]
-        attributes = self._about(call.method)
+        attributes = self._methods[call.method].tried
         made = self._instruments
         for instrument, why in ((made.retries, "retry"), (made.transparent_retries, "refused"), (made.hedges, "hedge")):
             if count := whys.count(why):
@@ -175,37 +177,10 @@ class Telemetry:
         made.retry_delay.record(idle, attributes, surroundings)
 
     def _attempted(self, call: Call, ended: AttemptEnded, surroundings: Context | None) -> None:
-        attributes = self._about(call.method, ended.code)
-        if self._policy.host_addresses:
-            attributes = {**attributes, **peer(ended.address)}
+        attributes = {**self._methods[call.method].tried, names.GRPC_STATUS: ended.code}
+        if self._addresses:
+            attributes |= peer(ended.address)
         self._instruments.attempt_duration.record(ended.seconds, attributes, surroundings)
-
-    def _attributes(self, method: str, code: str) -> Attributes:
-        """What is the same for every call of a method that ends with ``code``, made once; ``""``: while it lasts."""
-        known = self._methods.get((method, code))
-        if known is None:
-            known = {names.SYSTEM: "grpc", names.METHOD: method[1:], **self._server}
-            if code:
-                known[names.STATUS] = code
-                if code != "OK":
-                    known[names.ERROR_TYPE] = code
-            self._keep((method, code), known)
-        return known
-
-    def _about(self, method: str, code: str = "") -> Attributes:
-        """The same by gRPC's names (A66)."""
-        known = self._methods.get((method, code, "grpc"))
-        if known is None:
-            known = {names.GRPC_METHOD: method[1:], names.GRPC_TARGET: self._uri}
-            if code:
-                known[names.GRPC_STATUS] = code
-            self._keep((method, code, "grpc"), known)
-        return known
-
-    def _keep(self, key: tuple[str, ...], attributes: Attributes) -> None:
-        if len(self._methods) >= METHODS_KEPT:
-            self._methods.clear()
-        self._methods[key] = attributes
 
     def _failed(self) -> None:
         """Said once per channel: what fails for one call fails for the next."""

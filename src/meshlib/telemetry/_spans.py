@@ -75,11 +75,14 @@ def attempt_event(tracer: Tracer, traced: Traced, call: Call, told: CallEvent) -
             _end(ended, told.code, "", "")
 
 
-def end(traced: Traced, call: Call, outcome: Outcome, *, address: bool) -> None:
-    """The call ended; those of its attempts that are under way end when they do. With the ``address`` of its last host,
-    which a call that succeeded at once goes without: the SDK takes its time to check each attribute."""
-    host = call.attempts[-1].host.endpoint.address if address and call.attempts else ""
-    _end(traced.span, outcome.code, outcome.details, host)
+def end(span: Span, call: Call, outcome: Outcome, address: bool) -> None:
+    """The call ended; those of its attempts that are under way end when they do. With the ``address`` of its last
+    host, if it had any."""
+    if address or outcome.code != "OK":
+        _end(span, outcome.code, outcome.details, call.attempts[-1].host.endpoint.address if call.attempts else "")
+        return
+    span.set_attributes(_SUCCESS)
+    span.end()
 
 
 def carried(metadata: Sequence[tuple[str, Any]], surroundings: Context | None) -> Metadata:
@@ -95,11 +98,9 @@ def carried(metadata: Sequence[tuple[str, Any]], surroundings: Context | None) -
 
 
 def _end(span: Span, code: str, details: str, address: str) -> None:
-    attributes = _SUCCESS
-    if address or code != "OK":
-        attributes = {**peer(address), names.STATUS: code}
-        if code != "OK":
-            attributes[names.ERROR_TYPE] = code
-            span.set_status(Status(StatusCode.ERROR, details or code))
+    attributes = {**peer(address), names.STATUS: code}
+    if code != "OK":
+        attributes[names.ERROR_TYPE] = code
+        span.set_status(Status(StatusCode.ERROR, details or code))
     span.set_attributes(attributes)
     span.end()

@@ -1,0 +1,106 @@
+"""What people write around a stub: retries by tenacity, a loop over the hosts, a span and a measurement."""
+
+import itertools
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+import tenacity
+from opentelemetry import propagate, trace
+from opentelemetry.metrics import Histogram
+from opentelemetry.trace import SpanKind, Tracer
+
+from meshlib.testing import echo
+
+__all__ = ["Loop", "in_turn", "traced", "with_tenacity"]
+
+Calls = list[Callable[..., Any]]
+
+ABOUT = {"rpc.system.name": "grpc", "rpc.method": echo.UNARY[1:], "server.address": "svc-a"}
+"""The attributes that meshlib's span has, too."""
+
+
+def in_turn(calls: Calls) -> Callable[..., Any]:
+    """Each of them in turn, and nothing else."""
+    if len(calls) == 1:
+        return calls[0]
+    turn = itertools.cycle(calls)
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        return next(turn)(*arguments, **options)
+
+    return call
+
+
+class Loop:
+    """The loop that one writes over three channels: each in turn, how many calls each has, one retry elsewhere.
+
+    It asks no connection how it is, has no deadline for both attempts together, no back-off, no budget, and ejects
+    nobody.
+    """
+
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+        self._lock = threading.Lock()
+        self._turn = 0
+        self._in_flight = [0] * len(calls)
+
+    def __call__(self, request: Any, *, timeout: float = 30.0, metadata: Any = None) -> Any:
+        """The answer of the first host, or of the second if that is not there."""
+        try:
+            return self._attempt(request, timeout, metadata)
+        except grpc.RpcError as error:
+            if not unavailable(error):
+                raise
+        return self._attempt(request, timeout, metadata)
+
+    def _attempt(self, request: Any, timeout: float, metadata: Any) -> Any:
+        with self._lock:
+            self._turn = turn = (self._turn + 1) % len(self._calls)
+            self._in_flight[turn] += 1
+        try:
+            return self._calls[turn](request, timeout=timeout, metadata=metadata)
+        finally:
+            with self._lock:
+                self._in_flight[turn] -= 1
+
+
+def with_tenacity(call: Callable[..., Any]) -> Callable[..., Any]:
+    """Retries as meshlib's default policy has them, around ``call``."""
+    retrying = tenacity.Retrying(
+        stop=tenacity.stop_after_attempt(3),
+        wait=tenacity.wait_random_exponential(0.025, max=0.25),
+        retry=tenacity.retry_if_exception(unavailable),
+        reraise=True,
+    )
+    return lambda *arguments, **options: retrying(call, *arguments, **options)
+
+
+def traced(call: Callable[..., Any], tracer: Tracer, duration: Histogram) -> Callable[..., Any]:
+    """One span and one measurement around ``call``: the least that OpenTelemetry can be asked for."""
+
+    def made(request: Any, *, metadata: Any = None) -> Any:
+        began = time.perf_counter()
+        span = tracer.start_span(echo.UNARY[1:], kind=SpanKind.CLIENT, attributes=ABOUT)
+        context = trace.set_span_in_context(span)
+        carrier: dict[str, str] = {}
+        propagate.inject(carrier, context)
+        code = "OK"
+        try:
+            return call(request, metadata=(*(metadata or ()), *carrier.items()))
+        except grpc.RpcError as error:
+            code = error.code().name
+            raise
+        finally:
+            span.set_attribute("rpc.response.status_code", code)
+            span.end()
+            duration.record(time.perf_counter() - began, {**ABOUT, "rpc.response.status_code": code}, context)
+
+    return made
+
+
+def unavailable(error: BaseException) -> bool:
+    """Whether another attempt may do better."""
+    return isinstance(error, grpc.RpcError) and error.code() is grpc.StatusCode.UNAVAILABLE
