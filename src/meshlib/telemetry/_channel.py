@@ -150,8 +150,9 @@ class Telemetry:
         surroundings: Context | None = None
         if self._traces:
             known = self._methods[call.method]
-            span = self._tracer.start_span(known.name, None, _CLIENT, known.begun)
-            surroundings = trace.set_span_in_context(span)
+            around = context.get_current()  # given, the SDK does not look for it four times
+            span = self._tracer.start_span(known.name, around, _CLIENT, known.begun)
+            surroundings = trace.set_span_in_context(span, around)
             if span.is_recording():
                 call.span = Traced(span, surroundings)
                 call.observer = self
