@@ -88,8 +88,12 @@ def rolling(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """What a call costs beside its peers; writes the figures of the docs. A few minutes, on a machine that is quiet."""
     install(session, "test")
-    figures = ("--json", "docs/figures/calls.json", "--plot", "docs/figures/calls.svg")
-    session.run("python", "benchmarks/calls.py", *(session.posargs or figures))
+    if session.posargs:
+        session.run("python", "benchmarks/calls.py", *session.posargs)
+        return
+    figures = "docs/figures"
+    session.run("python", "benchmarks/machine.py", "--json", f"{figures}/machine.json")
+    session.run("python", "benchmarks/calls.py", "--json", f"{figures}/calls.json", "--plot", f"{figures}/calls.svg")
 
 
 @nox.session(python=DEVELOPED_ON)

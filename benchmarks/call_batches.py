@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from call_variants import BARE, MESH, NAMES, Variant
+from call_variants import BARE, BY_HAND, MESH, NAMES, Variant
 
 from meshlib.testing import echo
 
@@ -24,6 +24,7 @@ FEW = (
     MESH,
     "meshlib, spans and metrics",
 )
+SEVERAL = (*FEW, "loop by hand", BY_HAND)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +68,8 @@ class Load:
 
 LOADS = (
     Load("unary, 1 thread", "sync", 1, variants=tuple(NAMES)),
-    Load("unary, 8 threads", "sync", 8),
-    Load("unary, 32 threads", "sync", 32, calls=640),
+    Load("unary, 8 threads", "sync", 8, variants=SEVERAL),
+    Load("unary, 32 threads", "sync", 32, calls=640, variants=SEVERAL),
     Load("unary, 1 task", "aio", 1),
     Load("unary, 32 tasks", "aio", 32, calls=640),
     Load("unary of 100 KiB, 1 thread", "sync", 1, size=102_400, calls=100),

@@ -21,7 +21,7 @@ import meshlib
 import meshlib.aio
 from meshlib._adapt.options import DEFAULTS
 
-__all__ = ["BARE", "MESH", "NAMES", "Variant", "variants"]
+__all__ = ["BARE", "BY_HAND", "MESH", "NAMES", "Variant", "variants"]
 
 BARE = "bare"
 BY_HAND = "bare + span and metric by hand"

@@ -1,19 +1,23 @@
 """What the machines of a call and a cluster cost without a shell, and what importing meshlib does: no server involved.
 
-usage: python benchmarks/machine.py [ROUNDS]
+usage: python benchmarks/machine.py [--rounds N] [--json FILE] [--quick]
 
-Every figure is the least of ROUNDS repetitions, since everything that disturbs a repetition adds to it. The lock is a
-real one; connections answer READY at once, so that what grpc takes to answer (0.34 us) is not in it.
+Every figure is the least of the rounds, since everything that disturbs one adds to it. The lock is a real one;
+connections answer READY at once, so that what grpc takes to answer (0.34 us) is not in it.
 """
 
-import platform
+import argparse
+import json
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from random import Random
 from typing import Any
+
+from conditions import conditions
 
 from meshlib._core.balancing.round_robin import RoundRobin
 from meshlib._core.call import Call
@@ -25,8 +29,17 @@ from meshlib._core.events import CallEvent
 from meshlib._core.host import Host
 from meshlib._core.policy import HedgingPolicy, Plan, RetryBudget, RetryPolicy
 from meshlib._core.status import OK, Outcome
+from meshlib._sync.streams import ResponseStream
 
 BATCH = 5000
+PICK, CALL, MESSAGE, IMPORT = (
+    "a pick of 1,000 hosts, round_robin",
+    "one attempt, 3 hosts",
+    "a message of a stream",
+    "import meshlib after grpc",
+)
+BUDGETS = {PICK: (1000, "ns"), CALL: (2000, "ns"), MESSAGE: (500, "ns"), IMPORT: (15, "ms")}
+"""At most."""
 FIRST_CHANNEL = "meshlib.channel('static:///127.0.0.1:1')"
 METHOD = "/test.Service/Method"
 UNAVAILABLE = Outcome("UNAVAILABLE", "gone")
@@ -45,6 +58,13 @@ class Observer:
 
     def on_call_event(self, call: Call, event: CallEvent) -> None:
         """One of them."""
+
+
+class Ended:
+    """A call that nobody needs to cancel."""
+
+    def abandon(self) -> None:
+        """Its handle is gone."""
 
 
 def named(hosts: int) -> tuple[Endpoint, ...]:
@@ -116,6 +136,21 @@ def pick_and_report(made: Cluster) -> Callable[[], object]:
     return pick
 
 
+def pick(made: Cluster) -> Callable[[], object]:
+    """What its picker does."""
+    machine = Call(made, Plan(), METHOD)
+    picker = RoundRobin().picker(tuple(made.hosts), rng=Random(0))
+    return lambda: picker.pick(machine, now=1.0)
+
+
+def message() -> Callable[[], object]:
+    """What a message costs beside grpc's own ``next()``, once the first has come."""
+    stream: Any = ResponseStream.__new__(ResponseStream)
+    stream._engine = Ended()
+    stream._read = lambda: b""
+    return lambda: next(stream)
+
+
 def sweep(made: Cluster) -> Callable[[], object]:
     """One look at all connections."""
 
@@ -146,7 +181,7 @@ def imported(then: str = "pass") -> float:
     return float(run.stdout) * 1000
 
 
-def measure(function: Callable[[], object], rounds: int, batch: int = BATCH) -> float:
+def measure(function: Callable[[], object], rounds: int, batch: int) -> float:
     """Nanoseconds of one run, the least of the rounds."""
     best = float("inf")
     for _ in range(rounds):
@@ -157,30 +192,56 @@ def measure(function: Callable[[], object], rounds: int, batch: int = BATCH) -> 
     return best
 
 
-def main() -> None:
-    """Measures and prints."""
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 30
+def figures(rounds: int, batch: int) -> dict[str, tuple[float, str]]:
+    """Each with its unit."""
     three, thousand = cluster(3), cluster(1000)
     retry, hedging = Plan(retry=RetryPolicy()), Plan(hedging=HedgingPolicy())
-    print(f"CPython {platform.python_version()}, least of {rounds} rounds of {BATCH}")
-    for name, function in {
-        "one attempt, 3 hosts": one_attempt(three, retry),
+    small: dict[str, Callable[[], object]] = {
+        PICK: pick(thousand),
+        CALL: one_attempt(three, retry),
         "one attempt, 1,000 hosts": one_attempt(thousand, retry),
         "one attempt, hedged": one_attempt(three, hedging),
         "one attempt, observed": one_attempt(three, retry, observer=Observer()),
         "one retry": one_retry(three),
         "pick and report, 3 hosts": pick_and_report(three),
         "pick and report, 1,000 hosts": pick_and_report(thousand),
-    }.items():
-        print(f"{name:30} {measure(function, rounds):8.0f} ns")
-    for name, function in {
+        MESSAGE: message(),
+    }
+    large: dict[str, Callable[[], object]] = {
         "sweep of 1,000 hosts": sweep(thousand),
         "snapshot of 1,000 hosts": lambda: thousand.snapshot(now=1.0),
         "one of 10,000 hosts changes": update(cluster(10_000), 10_000),
-    }.items():
-        print(f"{name:30} {measure(function, min(rounds, 5), 5) / 1000:8.0f} us")
-    for name, then in {"import meshlib after grpc": "pass", "with its first channel": FIRST_CHANNEL}.items():
-        print(f"{name:30} {min(imported(then) for _ in range(5)):8.1f} ms")
+    }
+    found = {name: (measure(function, rounds, batch), "ns") for name, function in small.items()}
+    found |= {name: (measure(function, min(rounds, 5), 5) / 1000, "us") for name, function in large.items()}
+    for name, then in {IMPORT: "pass", "with its first channel": FIRST_CHANNEL}.items():
+        found[name] = min(imported(then) for _ in range(min(rounds, 10))), "ms"
+    return found
+
+
+def main() -> None:
+    """Measures, prints and writes."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=30, help="of which the least counts (default: %(default)s)")
+    parser.add_argument("--json", type=Path, help="write the figures there as well")
+    parser.add_argument("--quick", action="store_true", help="whether it works")
+    options = parser.parse_args()
+    about = conditions()
+    print(*about.values(), sep="\n")
+    found = figures(1 if options.quick else options.rounds, 50 if options.quick else BATCH)
+    budgets = []
+    for name, (figure, unit) in found.items():
+        told = f"{figure:.1f}" if unit == "ms" else f"{figure:.0f}"
+        line = f"{name:36}{told:>8} {unit}"
+        if name in BUDGETS:
+            most = f"{BUDGETS[name][0]} {unit}"
+            verdict = "met" if figure <= BUDGETS[name][0] else "not met"
+            budgets.append({"what": name, "most": most, "found": f"{told} {unit}", "verdict": verdict})
+            line += f", at most {most}: {verdict}"
+        print(line)
+    if options.json is not None:
+        told = {"conditions": about, "figures": found, "budgets": budgets}
+        options.json.write_text(json.dumps(told, indent=1) + "\n")
 
 
 if __name__ == "__main__":

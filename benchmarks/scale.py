@@ -35,7 +35,8 @@ import meshlib
 from meshlib.discovery import Endpoint, Resolution, Target, register_resolver
 from meshlib.testing import echo
 
-ROWS = ("3 hosts", "1,000 hosts", "10,000 hosts", "100 channels of 3 hosts")
+FEW, READY = "3 hosts", "1,000 hosts"
+ROWS = (FEW, READY, "10,000 hosts", "100 channels of 3 hosts")
 COLUMNS = (
     "connected, s",
     "memory, KiB each",
@@ -46,6 +47,9 @@ COLUMNS = (
     "same answer, ms CPU",
     "call, µs CPU",
 )
+MEMORY, THREADS = 1, 2
+"""Columns of the budgets, which are of a host that is ready and idle."""
+MOST_MEMORY, MOST_THREADS = 50, 0
 PATIENCE = 300.0
 IDLE = 5.0
 CHANGES = 5
@@ -224,6 +228,23 @@ def told(figures: list[float]) -> list[str]:
     ]
 
 
+def budgets(rows: dict[str, list[str]]) -> list[dict[str, str]]:
+    """Which are met; none of a quick run."""
+    if READY not in rows:
+        return []
+    memory = int(rows[READY][MEMORY])
+    threads = max(0, int(rows[READY][THREADS]) - int(rows[FEW][THREADS]))
+    told = (
+        ("a ready host of 1,000: memory", memory, MOST_MEMORY, " KiB"),
+        ("997 ready hosts more: threads", threads, MOST_THREADS, ""),
+    )
+    found = []
+    for what, figure, most, unit in told:
+        verdict = "met" if figure <= most else "not met"
+        found.append({"what": what, "most": f"{most}{unit}", "found": f"{figure}{unit}", "verdict": verdict})
+    return found
+
+
 def main() -> None:
     """Runs and prints everything."""
     if sys.argv[1:2] == ["--serve"]:
@@ -261,7 +282,7 @@ def main() -> None:
             finally:
                 server.kill()
     if options.json is not None:
-        found = {"conditions": about, "columns": COLUMNS, "rows": rows}
+        found = {"conditions": about, "columns": COLUMNS, "rows": rows, "budgets": budgets(rows)}
         options.json.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
 
 

@@ -5,10 +5,13 @@ usage: python benchmarks/tail.py [--rounds N] [--calls N] [--json FILE] [--quick
 Three servers take 5 ms for a call, one takes 100. 16 threads call without a pause, through one channel. A row is the
 median of the rounds, in each of which every peer has its turn; ``share`` is what the slow server got. Two tables:
 
-- ``waiting``: a call takes its time whatever else is there, as when the server waits for another. The slowest calls
-  take 100 ms whoever balances, and calls per second tell how many do.
+- ``waiting``: a call takes its time whatever else is there, as when the server waits for another. Whoever has the same
+  number in flight at each still sends the slow one 1 call of 61, so p99 is its 100 ms, and p95 tells.
 - ``working``: a server does one call at a time, and the others queue. So the time of a call at the slow server is the
   number of those before it times 100 ms, and p99 tells.
+
+Last comes p99 of ``least_request`` with a full scan as a share of that of Envoy's two choices, which is to be at most
+0.8.
 """
 
 import argparse
@@ -30,6 +33,7 @@ from typing import Any
 import grpc
 import grpc.aio
 from conditions import conditions
+from figures import percentile
 from sidecar import binary, least_request, sidecar
 
 import meshlib
@@ -42,6 +46,9 @@ HOLD_MS = (5.0, 5.0, 5.0, 100.0)
 KINDS = ("waiting", "working")
 METHOD = "/bench.Tail/Call"
 TIMEOUT = 30.0
+OURS, THEIRS = "meshlib least_request, full_scan", "Envoy LEAST_REQUEST, N_CHOICES"
+MOST = 0.8
+"""Of their p99, ours."""
 
 Opened = AbstractContextManager[grpc.Channel]
 
@@ -114,13 +121,13 @@ def peers(addresses: list[str]) -> dict[str, Callable[[], Opened]]:
         "meshlib round_robin": mesh("round_robin"),
         "meshlib random": mesh("random"),
         "meshlib least_request": mesh("least_request"),
-        "meshlib least_request, full_scan": mesh(LeastRequest(selection_method="full_scan")),
+        OURS: mesh(LeastRequest(selection_method="full_scan")),
         "grpc round_robin": lambda: grpc.insecure_channel(plain, options=[native, local]),
     }
     if binary() is not None:
         found |= {
             "Envoy ROUND_ROBIN": envoy({"lb_policy": "ROUND_ROBIN"}),
-            "Envoy LEAST_REQUEST, N_CHOICES": envoy(least_request("N_CHOICES")),
+            THEIRS: envoy(least_request("N_CHOICES")),
             "Envoy LEAST_REQUEST, FULL_SCAN": envoy(least_request("FULL_SCAN")),
         }
     return found
@@ -155,8 +162,9 @@ def run(channel: grpc.Channel, slow: str, calls: int) -> dict[str, float]:
     took.sort()
     return {
         "calls_per_second": calls / elapsed,
-        "p50_ms": took[len(took) // 2] * 1000,
-        "p99_ms": took[int(len(took) * 0.99)] * 1000,
+        "p50_ms": percentile(took, 0.5) * 1000,
+        "p95_ms": percentile(took, 0.95) * 1000,
+        "p99_ms": percentile(took, 0.99) * 1000,
         "share": given[slow] / calls,
     }
 
@@ -200,10 +208,12 @@ def main() -> None:
     print(*about.values(), sep="\n")
     print(f"{CALLERS} callers, servers that hold {', '.join(f'{ms:g}' for ms in HOLD_MS)} ms, {rounds} x {calls} calls")
     for kind, rows in found.items():
-        print(f"\n{kind:<34}{'calls/s':>9}{'p50 ms':>9}{'p99 ms':>9}{'share':>8}")
+        print(f"\n{kind:<34}{'calls/s':>9}{'p50 ms':>9}{'p95 ms':>9}{'p99 ms':>9}{'share':>8}")
         for name, row in rows.items():
-            figures = f"{row['calls_per_second']:>9.0f}{row['p50_ms']:>9.1f}{row['p99_ms']:>9.1f}{row['share']:>8.1%}"
-            print(f"{name:<34}{figures}")
+            times = "".join(f"{row[figure]:>9.1f}" for figure in ("p50_ms", "p95_ms", "p99_ms"))
+            print(f"{name:<34}{row['calls_per_second']:>9.0f}{times}{row['share']:>8.1%}")
+        if THEIRS in rows:
+            print(f"p99 of {OURS} / {THEIRS}: {rows[OURS]['p99_ms'] / rows[THEIRS]['p99_ms']:.2f} (at most {MOST})")
     if options.json is not None:
         told = {"conditions": about, "rounds": rounds, "calls": calls, "tables": found}
         options.json.write_text(json.dumps(told, indent=1) + "\n")

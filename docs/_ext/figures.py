@@ -1,7 +1,7 @@
 """Tables of what benchmarks have measured, with what they ran on, from the JSON that they write.
 
-``{calls}`` shows ``figures/calls.json`` of ``benchmarks/calls.py``, ``{budgets}`` the budgets in it, ``{tail}`` and
-``{scale}`` those of ``benchmarks/tail.py`` and ``benchmarks/scale.py``.
+``{calls}`` shows ``figures/calls.json`` of ``benchmarks/calls.py``, ``{machine}``, ``{tail}`` and ``{scale}`` those of
+``benchmarks/machine.py``, ``tail.py`` and ``scale.py``, and ``{budgets}`` the budgets in them.
 """
 
 import json
@@ -69,18 +69,34 @@ class Calls(Figures):
         return "\n\n".join(parts)
 
 
+class Machine(Figures):
+    """What needs no server."""
+
+    file = "machine.json"
+
+    def text(self, found: dict[str, Any]) -> str:
+        """Figure by figure."""
+        rows = [(name, f"{figure:.1f} {unit}") for name, (figure, unit) in found["figures"].items()]
+        return table(("", "least of the rounds"), [(name, figure.replace("us", "µs")) for name, figure in rows])
+
+
 class Budgets(Figures):
-    """What the project holds itself to."""
+    """What the project holds itself to, beside what was measured."""
 
     file = "calls.json"
 
     def text(self, found: dict[str, Any]) -> str:
-        """Each beside what was measured."""
+        """The ratios of a call, then what has a unit."""
         rows = [
-            (budget["what"], f"{budget['most']:.2f}", ratio(budget["found"]), budget["verdict"])
+            (f"CPU of a call: {budget['what']}", f"{budget['most']:.2f}", ratio(budget["found"]), budget["verdict"])
             for budget in found["budgets"]
         ]
-        return table(("CPU per call, unary, 1 thread", "at most", "measured (95 %)", ""), rows)
+        for name in ("machine", "scale"):
+            path = FIGURES / f"{name}.json"
+            self.env.note_dependency(str(path))
+            told = json.loads(path.read_text(encoding="utf-8"))["budgets"]
+            rows += [(budget["what"], budget["most"], budget["found"], budget["verdict"]) for budget in told]
+        return table(("", "at most", "measured (95 %)", ""), rows)
 
 
 class Tail(Figures):
@@ -90,14 +106,14 @@ class Tail(Figures):
 
     def text(self, found: dict[str, Any]) -> str:
         """Kind by kind."""
-        head = ("", "calls/s", "p50, ms", "p99, ms", "calls to the slow one")
+        head = ("", "calls/s", "p50, ms", "p95, ms", "p99, ms", "calls to the slow one")
         parts = []
         for kind, rows in found["tables"].items():
             lines = [
                 (
                     name,
                     f"{row['calls_per_second']:.0f}",
-                    f"{row['p50_ms']:.1f}",
+                    *(f"{row[figure]:.1f}" for figure in ("p50_ms", "p95_ms")),
                     f"{row['p99_ms']:.0f}",
                     f"{row['share']:.1%}",
                 )
@@ -120,6 +136,7 @@ class Scale(Figures):
 def setup(app: Sphinx) -> dict[str, Any]:
     """Registers the directives; called by Sphinx."""
     app.add_directive("calls", Calls)
+    app.add_directive("machine", Machine)
     app.add_directive("budgets", Budgets)
     app.add_directive("tail", Tail)
     app.add_directive("scale", Scale)
