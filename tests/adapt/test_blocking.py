@@ -116,6 +116,8 @@ def test_a_server_that_is_not_there() -> None:
     with Server() as gone:
         address = gone.address
     assert both(address, ask)[2] is grpc.StatusCode.UNAVAILABLE
+    told = both(address, lambda call: call(b"x", 0.2, None, None, True, None))
+    assert told[2] is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
 @pytest.mark.parametrize(

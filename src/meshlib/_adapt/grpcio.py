@@ -113,10 +113,10 @@ _UNREADABLE: Final = "Exception deserializing response!"
 class UnaryUnary:
     """A multicallable of grpc's whose blocking call is a short one.
 
-    For each call grpc makes what only a future needs (a condition, a set of what is due, callbacks), and asks twice,
-    under a lock, for a plug-in of ``grpcio-observability``. This one hands C-core the same operations in the same way,
-    and reads the answer from them. Whatever is no plain success is told by grpc's own code, and what is rare is left to
-    it altogether: so results and errors are grpc's, to the letter.
+    For each call grpc makes what only a future needs (a condition, a set of what is due, callbacks), and looks under a
+    lock for a plug-in of ``grpcio-observability``. This one hands C-core the same operations in the same way, and reads
+    the answer from them. Whatever is no plain success is told by grpc's own code, and what is rare is left to it
+    altogether: so results and errors are grpc's, to the letter.
 
     Args:
         made: grpc's own, of a channel that nobody has wrapped.
