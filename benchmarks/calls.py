@@ -4,9 +4,10 @@ usage: python benchmarks/calls.py [--rounds N] [--load NAME] [--variant NAME] [-
 
 Three servers in processes of their own. Each round runs a batch of every variant, in an order drawn anew, so that what
 the machine does at the moment falls on all of them alike; the ratio of a round is to the bare channel of that round.
-Printed: medians, the ratio of CPU with its 95 % interval, percentiles of the latency of all rounds. CPU is that of the
-calling process, with that of the sidecar where there is one: what the servers use is not in it. So a server that is
-slow does not show in the ratio, only in the latency.
+Where the kernel has put a server makes a difference of some per cent for as long as it lives: so after some rounds all
+servers, sidecars and channels are made anew. Printed: medians, the ratio of CPU with its 95 % interval, percentiles of
+the latency of all rounds. CPU is that of the calling process, with that of the sidecar where there is one: what the
+servers use is not in it. So a server that is slow does not show in the ratio, only in the latency.
 """
 
 import argparse
@@ -35,35 +36,34 @@ BUDGETS = {
 }
 """DESIGN's, of CPU per call."""
 
+SETS = 6
+"""How often servers and channels are made."""
+
 Found = dict[str, list[Batch]]
 
 
-def run_sync(load: Load, made: list[Variant], rounds: int, calls: int) -> Found:
-    """All rounds of one load; the first connects and does not count."""
-    found: Found = {variant.name: [] for variant in made}
+def run_sync(load: Load, made: list[Variant], rounds: int, calls: int, found: Found) -> None:
+    """Rounds of one load; the first connects and does not count."""
     with ThreadPoolExecutor(load.callers) as pool:
         for turn in range(rounds + 1):
             for variant in Random(turn).sample(made, len(made)):
                 measured = batch(load, variant, pool, calls)
                 if turn:
-                    found[variant.name].append(measured)
-    return found
+                    found.setdefault(variant.name, []).append(measured)
 
 
-async def run_async(load: Load, addresses: list[str], wanted: list[str], rounds: int, calls: int) -> Found:
+async def run_async(load: Load, addresses: list[str], wanted: list[str], rounds: int, calls: int, found: Found) -> None:
     """The same in asyncio, where channels belong to the loop."""
     with ExitStack() as stack:
         made = [variant for variant in variants("aio", addresses, stack) if variant.name in wanted]
-        found: Found = {variant.name: [] for variant in made}
         for turn in range(rounds + 1):
             for variant in Random(turn).sample(made, len(made)):
                 measured = await batch_async(load, variant, calls)
                 if turn:
-                    found[variant.name].append(measured)
+                    found.setdefault(variant.name, []).append(measured)
         for variant in made:
             for channel in variant.channels:
                 await channel.close()
-    return found
 
 
 def row(measured: list[Batch], beside: dict[str, list[Batch]]) -> dict[str, Any]:
@@ -85,21 +85,30 @@ def row(measured: list[Batch], beside: dict[str, list[Batch]]) -> dict[str, Any]
 
 def measure(loads: list[Load], wanted: list[str] | None, rounds: int, quick: bool) -> dict[str, dict[str, Any]]:
     """The figures, by load and variant."""
+    found: dict[str, Found] = {load.name: {} for load in loads}
+    sets = min(SETS, rounds)
+    for turn in range(sets):
+        run_set(loads, wanted, rounds // sets + (turn < rounds % sets), quick, found)
     tables: dict[str, dict[str, Any]] = {}
+    for load, measured in found.items():
+        beside = {name: measured[name] for name in (BARE, "bare, our arguments") if name in measured}
+        tables[load] = {name: row(measured[name], beside) for name in NAMES if name in measured}
+    return tables
+
+
+def run_set(loads: list[Load], wanted: list[str] | None, rounds: int, quick: bool, found: dict[str, Found]) -> None:
+    """Rounds of all loads, on servers and channels of their own."""
     with ExitStack() as stack:
         addresses = [stack.enter_context(ProcessServer(workers=64)).address for _ in range(3)]
         made = variants("sync", addresses, stack)
         for load in loads:
-            names = [name for name in wanted or load.variants if name in {BARE, *load.variants}]
-            names = list(dict.fromkeys([BARE, *names]))
+            names = {BARE, *(name for name in wanted or load.variants if name in load.variants)}
             calls = load.callers * (2 if quick else max(1, load.calls // load.callers))
             if load.shell == "sync":
-                found = run_sync(load, [variant for variant in made if variant.name in names], rounds, calls)
+                chosen = [variant for variant in made if variant.name in names]
+                run_sync(load, chosen, rounds, calls, found[load.name])
             else:
-                found = asyncio.run(run_async(load, addresses, names, rounds, calls))
-            beside = {name: found[name] for name in (BARE, "bare, our arguments") if name in found}
-            tables[load.name] = {name: row(measured, beside) for name, measured in found.items()}
-    return tables
+                asyncio.run(run_async(load, addresses, sorted(names), rounds, calls, found[load.name]))
 
 
 def budgets(tables: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:

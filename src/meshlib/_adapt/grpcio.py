@@ -18,16 +18,16 @@ They are used because the public way costs what a mesh cannot pay, or is not the
   of ``cygrpc`` are what they come down to (:class:`UnaryUnary`).
 """
 
-import time
 from collections.abc import Callable, Sequence
+from time import perf_counter, time
 from typing import Any, Final, cast, final
 
 import grpc
 import grpc._channel
 import grpc._common
-import grpc._observability
 import grpc.aio
 import grpc.aio._channel
+from grpc import _observability
 from grpc._cython import cygrpc
 
 __all__ = [
@@ -105,6 +105,14 @@ def let_go(call: Any) -> None:
 
 
 _DEFAULTS: Final = cygrpc.PropagationConstants.GRPC_PROPAGATE_DEFAULTS
+# As globals: an attribute of a module is a dictionary of its own to look into, once cold.
+_Headers: Final = cygrpc.SendInitialMetadataOperation
+_Request: Final = cygrpc.SendMessageOperation
+_InitialMetadata: Final = cygrpc.ReceiveInitialMetadataOperation
+_Response: Final = cygrpc.ReceiveMessageOperation
+_Status: Final = cygrpc.ReceiveStatusOnClientOperation
+_NO_MORE: Final = cygrpc.SendCloseFromClientOperation(0)
+"""It has no state, so one does for all calls."""
 _UNREADABLE: Final = "Exception deserializing response!"
 """What grpc answers, to the letter."""
 
@@ -153,23 +161,16 @@ class UnaryUnary:
             compression is not None
             or wait_for_ready is not None
             or request is None
-            or grpc._observability._OBSERVABILITY_PLUGIN is not None
+            or _observability._OBSERVABILITY_PLUGIN is not None
         ):
             return self._made(request, timeout, metadata, credentials, wait_for_ready, compression)
-        message, status = cygrpc.ReceiveMessageOperation(0), cygrpc.ReceiveStatusOnClientOperation(0)
-        operations = (
-            cygrpc.SendInitialMetadataOperation(metadata, 0),
-            cygrpc.SendMessageOperation(request, 0),
-            cygrpc.SendCloseFromClientOperation(0),
-            cygrpc.ReceiveInitialMetadataOperation(0),
-            message,
-            status,
-        )
+        response, status = _Response(0), _Status(0)
+        operations = _Headers(metadata, 0), _Request(request, 0), _NO_MORE, _InitialMetadata(0), response, status
         event = self._start(
             _DEFAULTS,
             self._method,
             None,
-            None if timeout is None else time.time() + timeout,
+            None if timeout is None else time() + timeout,
             metadata,
             None if credentials is None else credentials._credentials,  # type: ignore[attr-defined]
             ((operations, None),),
@@ -178,20 +179,20 @@ class UnaryUnary:
         ).next_event()
         if status.code():
             raise self._error(event)
-        data = message.message()
+        data = response.message()
         if data is None or self._deserialize is None:
             return data
-        response = grpc._common.deserialize(data, self._deserialize)
-        if response is None:
+        message = grpc._common.deserialize(data, self._deserialize)
+        if message is None:
             raise self._error(event, grpc.StatusCode.INTERNAL, _UNREADABLE)
-        return response
+        return message
 
     def _error(self, event: Any, code: grpc.StatusCode | None = None, details: str | None = None) -> grpc.RpcError:
         """What grpc would raise: as ``event`` says, unless a ``code`` is given."""
         state: Any = grpc._channel._RPCState(grpc._channel._UNARY_UNARY_INITIAL_DUE, None, None, code, details)
         state.method = grpc._common.decode(self._method)
         state.target = grpc._common.decode(self._made._target)
-        state.rpc_start_time = time.perf_counter()
+        state.rpc_start_time = perf_counter()
         grpc._channel._handle_event(event, state, None if code else self._deserialize)
         error: Any = grpc._channel._InactiveRpcError
         return cast("grpc.RpcError", error(state))
