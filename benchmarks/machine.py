@@ -17,7 +17,11 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from by_hand import traced
 from conditions import conditions
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
 
 from meshlib._core.balancing.round_robin import RoundRobin
 from meshlib._core.call import Call
@@ -29,7 +33,9 @@ from meshlib._core.events import CallEvent
 from meshlib._core.host import Host
 from meshlib._core.policy import HedgingPolicy, Plan, RetryBudget, RetryPolicy
 from meshlib._core.status import OK, Outcome
+from meshlib._core.target import parse_target
 from meshlib._sync.streams import ResponseStream
+from meshlib.telemetry._channel import Telemetry
 
 BATCH = 5000
 PICK, CALL, MESSAGE, IMPORT = (
@@ -151,6 +157,26 @@ def message() -> Callable[[], object]:
     return lambda: next(stream)
 
 
+def telemetry(made: Cluster) -> dict[str, Callable[[], object]]:
+    """A span and a measurement of a call that does nothing, by hand and by meshlib, with the context that it sends."""
+    tracers = TracerProvider(shutdown_on_exit=False)
+    meters = MeterProvider([InMemoryMetricReader()], shutdown_on_exit=False)
+    duration = meters.get_meter("by hand").create_histogram("by.hand", "s")
+    by_hand = traced(lambda request, **_: request, tracers.get_tracer("by hand"), duration)
+    ours = Telemetry(parse_target("svc-a"), tracer_provider=tracers, meter_provider=meters)
+    call = Call(made, Plan(), METHOD)
+    call.begin(now=1.0)
+
+    def by_us() -> None:
+        ours.started(call, (), 1.0)
+        ours.ended(call, OK, 1.1)
+
+    return {
+        "span and measurement, by hand": lambda: by_hand(b""),
+        "span and measurement, by meshlib": by_us,
+    }
+
+
 def sweep(made: Cluster) -> Callable[[], object]:
     """One look at all connections."""
 
@@ -206,6 +232,7 @@ def figures(rounds: int, batch: int) -> dict[str, tuple[float, str]]:
         "pick and report, 3 hosts": pick_and_report(three),
         "pick and report, 1,000 hosts": pick_and_report(thousand),
         MESSAGE: message(),
+        **telemetry(three),
     }
     large: dict[str, Callable[[], object]] = {
         "sweep of 1,000 hosts": sweep(thousand),
