@@ -1,5 +1,6 @@
 """The short blocking call gives what grpc's own does, on its oldest and newest release: each call is made both ways."""
 
+import functools
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -221,4 +222,35 @@ def test_only_grpcs_own_multicallable_is_shortened(server: Server) -> None:
     intercepted = grpc.intercept_channel(channel, Passing()).unary_unary(echo.UNARY)
     assert grpcio.shortened(intercepted) is intercepted
     assert ask(intercepted) == b"x"
+    channel.close()
+
+
+class Wrapper:
+    """As wrapt's: it looks like the function that it wraps."""
+
+    def __init__(self, wrapped: Any) -> None:
+        self.__wrapped__ = wrapped
+        self.__code__ = wrapped.__code__
+
+    def __get__(self, instance: Any, _: Any = None) -> Any:
+        return self if instance is None else functools.partial(self, instance)
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        return self.__wrapped__(*arguments, **options)
+
+
+@pytest.mark.parametrize("as_function", [True, False])
+def test_an_agent_that_wraps_grpcs_own_call_hears_of_it(monkeypatch: pytest.MonkeyPatch, as_function: bool) -> None:
+    """It may be there for a reason: then grpc's way is taken."""
+    own: Any = grpc._channel._UnaryUnaryMultiCallable
+
+    @functools.wraps(own.__call__)
+    def wrapper(*arguments: Any, **options: Any) -> Any:
+        return wrapper.__wrapped__(*arguments, **options)
+
+    channel = grpcio.channel("ipv4:127.0.0.1:1", DEFAULTS, None, None)
+    made: Any = channel.unary_unary(echo.UNARY)
+    assert grpcio.shortened(made) is not made
+    monkeypatch.setattr(own, "__call__", wrapper if as_function else Wrapper(own.__call__))
+    assert grpcio.shortened(made) is made
     channel.close()

@@ -20,6 +20,7 @@ They are used because the public way costs what a mesh cannot pay, or is not the
 
 from collections.abc import Callable, Sequence
 from time import perf_counter, time
+from types import FunctionType
 from typing import Any, Final, cast, final
 
 import grpc
@@ -199,8 +200,12 @@ class UnaryUnary:
 
 
 def shortened(made: Any) -> Any:
-    """A multicallable of ours for one of grpc's, with a short blocking call where there is a way to shorten it."""
-    return UnaryUnary(made) if type(made) is grpc._channel._UnaryUnaryMultiCallable else made
+    """A multicallable of ours for one of grpc's, with a short blocking call where there is a way to shorten it: not
+    where there are interceptors, nor where an agent that watches the process has wrapped grpc's own call."""
+    own = grpc._channel._UnaryUnaryMultiCallable
+    call = own.__call__
+    unwrapped = type(call) is FunctionType and call.__code__.co_qualname == f"{own.__name__}.__call__"
+    return UnaryUnary(made) if type(made) is own and unwrapped else made
 
 
 class _Innermost:
