@@ -3,6 +3,7 @@
 import functools
 import re
 from collections.abc import Callable, Iterator
+from concurrent import futures
 from typing import Any
 
 import grpc
@@ -90,8 +91,8 @@ def test_a_status(server: Server, code: grpc.StatusCode) -> None:
 def test_an_answer_that_no_server_of_grpc_gives(status: int, silent: bool) -> None:
     """A status without a number known to grpc, a message with a failure, a success without a message."""
     with FewStreamsServer(status=status, silent=silent) as odd:
-        kind, *_ = both(odd.address, ask)
-    assert kind == ("failure" if status else "answer")
+        kinds = [both(odd.address, ask, deserializer=deserializer)[0] for deserializer in (None, bytes.decode)]
+    assert kinds == (["failure"] * 2 if status else ["answer"] * 2)
 
 
 def test_an_answer_that_cannot_be_read(server: Server, caplog: pytest.LogCaptureFixture) -> None:
@@ -110,6 +111,27 @@ def test_a_deadline(server: Server) -> None:
     for timeout in (0.05, 0.0, -1.0):
         told = both(server.address, lambda call, timeout=timeout: call(b"x", timeout, None, None, None, None))
         assert told[2] is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+def test_the_server_is_told_the_deadline() -> None:
+    """As seconds that are left, which grpc rounds to a hundredth."""
+
+    def left(_: bytes, context: grpc.ServicerContext) -> bytes:
+        remaining = context.time_remaining()
+        if remaining is None or remaining > 1e6:
+            return b"no deadline"
+        return b"as asked" if 900 < remaining < 1100 else f"{remaining}".encode()
+
+    service, _, method = echo.UNARY[1:].partition("/")
+    handler: Any = grpc.unary_unary_rpc_method_handler(left)
+    with futures.ThreadPoolExecutor(1) as threads:
+        server = grpc.server(threads)
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {method: handler}),))
+        address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+        server.start()
+        assert both(address, lambda call: call(b"x", 1000.0, None, None, None, None)) == ["answer", b"as asked"]
+        assert both(address, lambda call: call(b"x", None, None, None, None, None)) == ["answer", b"no deadline"]
+        server.stop(None).wait(PATIENCE)
 
 
 def test_a_server_that_is_not_there() -> None:

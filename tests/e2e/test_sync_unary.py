@@ -1,5 +1,7 @@
 """Blocking calls where something goes wrong around them: the caller hears of it, and nothing is left behind."""
 
+import os
+import signal
 import threading
 from typing import Any
 
@@ -50,6 +52,25 @@ def test_bad_metadata_takes_no_place_of_the_retry_budget() -> None:
                 unary(b"x", timeout=5, metadata=(("key", 1),))
         assert channel.mesh.snapshot().retries_held == 0
         assert unary(b"x", timeout=5) == b"x"
+
+
+def test_ctrl_c_ends_the_call_that_it_interrupts() -> None:
+    """The caller gets the exception, the server hears of it, and the host has its place back."""
+    with Server() as server, meshlib.channel(f"static:///{server.address}") as channel:
+        server.fault(hang=True)
+
+        def press() -> None:
+            server.wait_until(lambda server: server.in_flight == 1)
+            os.kill(os.getpid(), signal.SIGINT)
+
+        finger = threading.Thread(target=press)
+        finger.start()
+        with pytest.raises(KeyboardInterrupt):
+            channel.unary_unary(echo.UNARY)(b"x", timeout=30)
+        finger.join()
+        server.wait_until(lambda server: server.in_flight == 0)
+        assert [host.in_flight for host in channel.mesh.snapshot().hosts] == [0]
+        assert server.calls[echo.UNARY] == 1
 
 
 def test_an_endless_timeout_is_as_in_grpc() -> None:
