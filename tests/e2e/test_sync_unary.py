@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import grpc
@@ -54,6 +55,15 @@ def test_bad_metadata_takes_no_place_of_the_retry_budget() -> None:
         assert unary(b"x", timeout=5) == b"x"
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """SIGINT raises KeyboardInterrupt, also where the shell that started this process has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_ends_the_call_that_it_interrupts() -> None:
     """The caller gets the exception, the server hears of it, and the host has its place back."""
     with Server() as server, meshlib.channel(f"static:///{server.address}") as channel:
