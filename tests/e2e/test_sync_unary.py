@@ -1,9 +1,9 @@
 """Blocking calls where something goes wrong around them: the caller hears of it, and nothing is left behind."""
 
-import os
-import signal
+import json
+import subprocess
+import sys
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import grpc
@@ -42,7 +42,26 @@ def test_what_an_attempt_interceptor_raises_reaches_the_caller(error: BaseExcept
         assert [host.in_flight for host in channel.mesh.snapshot().hosts] == [0]
 
 
-@pytest.mark.shares_process_state  # grpc itself leaves the descriptors of a call that it refused to make
+@pytest.mark.parametrize("with_call", [False, True])
+def test_bad_metadata_leaves_no_connection_behind(with_call: bool) -> None:
+    """grpc never frees a call whose metadata it cannot convert: its host would be dialled for ever."""
+    with Server() as server, meshlib.channel(f"static:///{server.address}") as channel:
+        unary = channel.unary_unary(echo.UNARY)
+        call = unary.with_call if with_call else unary
+        assert unary(b"x", timeout=5) == b"x"
+        for metadata, error in (
+            ((("key", 1),), TypeError),
+            ((("key-bin", "text"),), TypeError),
+            ((("key",),), ValueError),
+        ):
+            with pytest.raises(error):
+                call(b"x", timeout=5, metadata=metadata)  # type: ignore[arg-type]
+        with pytest.raises(grpc.RpcError) as caught:
+            call(b"x", timeout=5, metadata=(("Key", "value"),))
+        assert caught.value.code() is grpc.StatusCode.INTERNAL
+        assert unary(b"x", timeout=5, metadata=(("key", "value"), ("key-bin", b"\0"))) == b"x"
+
+
 def test_bad_metadata_takes_no_place_of_the_retry_budget() -> None:
     """Even where a policy would retry what it is reported as."""
     retry = meshlib.RetryPolicy(retryable_status_codes=frozenset({"CANCELLED", "UNAVAILABLE"}))
@@ -55,32 +74,13 @@ def test_bad_metadata_takes_no_place_of_the_retry_budget() -> None:
         assert unary(b"x", timeout=5) == b"x"
 
 
-@pytest.fixture
-def ctrl_c() -> Iterator[None]:
-    """SIGINT raises KeyboardInterrupt, also where the shell that started this process has it ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_ends_the_call_that_it_interrupts() -> None:
-    """The caller gets the exception, the server hears of it, and the host has its place back."""
-    with Server() as server, meshlib.channel(f"static:///{server.address}") as channel:
-        server.fault(hang=True)
-
-        def press() -> None:
-            server.wait_until(lambda server: server.in_flight == 1)
-            os.kill(os.getpid(), signal.SIGINT)
-
-        finger = threading.Thread(target=press)
-        finger.start()
-        with pytest.raises(KeyboardInterrupt):
-            channel.unary_unary(echo.UNARY)(b"x", timeout=30)
-        finger.join()
-        server.wait_until(lambda server: server.in_flight == 0)
-        assert [host.in_flight for host in channel.mesh.snapshot().hosts] == [0]
-        assert server.calls[echo.UNARY] == 1
+    """The caller gets the exception, the server hears of it, and the host has its place back. In a process of its own:
+    grpc never frees such a call, and its host is dialled for ever."""
+    child = [sys.executable, "-m", "tests.e2e.interrupted_child"]
+    run = subprocess.run(child, capture_output=True, text=True, timeout=60, check=False)
+    assert run.returncode == 0, run.stderr
+    assert json.loads(run.stdout) == {"in flight at the hosts": [0], "calls": 1}
 
 
 def test_an_endless_timeout_is_as_in_grpc() -> None:

@@ -21,7 +21,7 @@ import grpc
 
 from meshlib._adapt import outcomes
 from meshlib._adapt.errors import MeshRpcError
-from meshlib._adapt.metadata import Metadata, for_attempt
+from meshlib._adapt.metadata import Metadata, for_attempt, valid
 from meshlib._control.methods import Method
 from meshlib._core.call import Call
 from meshlib._core.commands import ANSWERED, Commands, Finish, StartAttempt
@@ -74,7 +74,11 @@ def blocking(
 
     Raises:
         grpc.RpcError: the call failed.
+        TypeError: the metadata is of a wrong type.
+        ValueError: the metadata is no sequence of pairs.
     """
+    if metadata:
+        valid(metadata)  # grpc would raise the same, and never free the call: its connection outlives a closed channel
     now = runtime.now
     started = now()
     if timeout is None:
