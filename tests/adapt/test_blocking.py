@@ -28,6 +28,7 @@ Call = Callable[[Any], Any]
 def account(error: Any) -> list[object]:
     """All that an error tells."""
     facts = [type(error), error.code(), error.details(), error.initial_metadata(), error.trailing_metadata()]
+    facts.append(error._state.response)
     texts = [error.debug_error_string(), str(error), repr(error)]
     return [*facts, *(VARYING.sub("", text or "") for text in texts)]
 
@@ -91,8 +92,12 @@ def test_a_status(server: Server, code: grpc.StatusCode) -> None:
 def test_an_answer_that_no_server_of_grpc_gives(status: int, silent: bool) -> None:
     """A status without a number known to grpc, a message with a failure, a success without a message."""
     with FewStreamsServer(status=status, silent=silent) as odd:
-        kinds = [both(odd.address, ask, deserializer=deserializer)[0] for deserializer in (None, bytes.decode)]
-    assert kinds == (["failure"] * 2 if status else ["answer"] * 2)
+        told = [both(odd.address, ask, deserializer=read) for read in (None, bytes.decode, lambda _: 1 / 0)]
+    readable, unreadable = [kind for kind, *_ in told[:2]], told[2]
+    assert readable == (["failure"] * 2 if status else ["answer"] * 2)
+    assert unreadable[0] == ("answer" if silent and not status else "failure")
+    if not silent:
+        assert unreadable[2] is grpc.StatusCode.INTERNAL, "what cannot be read wins over the status"
 
 
 def test_an_answer_that_cannot_be_read(server: Server, caplog: pytest.LogCaptureFixture) -> None:
@@ -261,18 +266,22 @@ class Wrapper:
         return self.__wrapped__(*arguments, **options)
 
 
+@pytest.mark.parametrize("step", ["__call__", "_blocking", "_prepare"])
 @pytest.mark.parametrize("as_function", [True, False])
-def test_an_agent_that_wraps_grpcs_own_call_hears_of_it(monkeypatch: pytest.MonkeyPatch, as_function: bool) -> None:
+def test_an_agent_that_wraps_grpcs_own_call_hears_of_it(
+    monkeypatch: pytest.MonkeyPatch, as_function: bool, step: str
+) -> None:
     """It may be there for a reason: then grpc's way is taken."""
     own: Any = grpc._channel._UnaryUnaryMultiCallable
+    wrapped = getattr(own, step)
 
-    @functools.wraps(own.__call__)
+    @functools.wraps(wrapped)
     def wrapper(*arguments: Any, **options: Any) -> Any:
         return wrapper.__wrapped__(*arguments, **options)
 
     channel = grpcio.channel("ipv4:127.0.0.1:1", DEFAULTS, None, None)
     made: Any = channel.unary_unary(echo.UNARY)
     assert grpcio.shortened(made) is not made
-    monkeypatch.setattr(own, "__call__", wrapper if as_function else Wrapper(own.__call__))
+    monkeypatch.setattr(own, step, wrapper if as_function else Wrapper(wrapped))
     assert grpcio.shortened(made) is made
     channel.close()

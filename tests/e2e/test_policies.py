@@ -163,6 +163,18 @@ async def test_the_log_tells_of_each_call_that_did_not_go_straight(
     ]
 
 
+async def test_the_log_tells_of_a_hedge_that_was_not_needed(shell: Shell, caplog: pytest.LogCaptureFixture) -> None:
+    """The first attempt answered, and there had been another."""
+    hedging = meshlib.HedgingPolicy(hedging_delay=0.01)
+    with servers(1) as (server,), caplog.at_level(logging.DEBUG, "meshlib"):
+        server.fault(delay=0.1, times=1)
+        server.fault(hang=True)
+        async with caller(shell, server, retry=hedging, retry_budget=None) as it:
+            await it.unary()
+    (said,) = [record.getMessage() for record in caplog.records if echo.UNARY in record.getMessage()]
+    assert f"OK after 2 attempts ({server.address} first: OK; {server.address} hedge: " in said
+
+
 async def test_the_circuit_breaker_refuses_what_is_too_much(shell: Shell, caplog: pytest.LogCaptureFixture) -> None:
     """At once, without a retry and without a call reaching a server; the log says so."""
     with servers(1) as (server,):

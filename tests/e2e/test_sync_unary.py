@@ -62,6 +62,18 @@ def test_bad_metadata_leaves_no_connection_behind(with_call: bool) -> None:
         assert unary(b"x", timeout=5, metadata=(("key", "value"), ("key-bin", b"\0"))) == b"x"
 
 
+def test_metadata_that_grpc_refuses_is_refused_with_no_host_in_sight_too() -> None:
+    """At once, in grpc's words, though the call would wait for a host; a future is answered likewise."""
+    with meshlib.channel("static:///127.0.0.1:1") as channel:
+        unary = channel.unary_unary(echo.UNARY)
+        with pytest.raises(grpc.RpcError) as caught:
+            unary(b"x", metadata=(("Key", "value"),), wait_for_ready=True)
+        future: Any = unary.future(b"x", metadata=(("Key", "value"),), wait_for_ready=True)
+        expected = future.exception(5)
+    assert caught.value.code() is expected.code() is grpc.StatusCode.INTERNAL
+    assert caught.value.details() == expected.details() == "Invalid metadata"
+
+
 def test_bad_metadata_takes_no_place_of_the_retry_budget() -> None:
     """Even where a policy would retry what it is reported as."""
     retry = meshlib.RetryPolicy(retryable_status_codes=frozenset({"CANCELLED", "UNAVAILABLE"}))

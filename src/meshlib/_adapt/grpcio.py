@@ -14,8 +14,8 @@ They are used because the public way costs what a mesh cannot pay, or is not the
 - ``_single_threaded_unary_stream`` makes streams that tell nobody of their end unless somebody reads them, so a mesh
   could neither retry nor count them. Without it the option of that name changes nothing that a caller sees, but that
   ``code()`` waits for the end instead of raising.
-- Of the Python that runs in a blocking call, six instructions in ten are grpc's. ``segregated_call`` and the operations
-  of ``cygrpc`` are what they come down to (:class:`UnaryUnary`).
+- Of the Python in a blocking call six instructions in ten would be grpc's. ``segregated_call`` and the operations of
+  ``cygrpc`` are what they come down to (:class:`UnaryUnary`).
 """
 
 from collections.abc import Callable, Sequence
@@ -122,21 +122,19 @@ _UNREADABLE: Final = "Exception deserializing response!"
 class UnaryUnary:
     """A multicallable of grpc's whose blocking call is a short one.
 
-    For each call grpc makes what only a future needs (a condition, a set of what is due, callbacks), and looks under a
-    lock for a plug-in of ``grpcio-observability``. This one hands C-core the same operations in the same way, and reads
-    the answer from them. Whatever is no plain success is told by grpc's own code, and what is rare is left to it
-    altogether: so results and errors are grpc's, to the letter.
+    For each call grpc makes what only a future needs (a condition, a set of what is due, callbacks), and looks a second
+    time, under a lock, for a plug-in of ``grpcio-observability``. This one hands C-core the same operations in the same
+    way, and reads the answer from them. Whatever is no plain success is told by grpc's own code, and what is rare is
+    left to it altogether: so results and errors are grpc's, to the letter.
 
     Args:
         made: grpc's own, of a channel that nobody has wrapped.
     """
 
-    __slots__ = ("_context", "_deserialize", "_made", "_method", "_registered", "_start", "future", "with_call")
+    __slots__ = ("_context", "_deserialize", "_made", "_method", "_registered", "_start")
 
     def __init__(self, made: Any) -> None:
         self._made = made
-        self.future = made.future
-        self.with_call = made.with_call
         self._start = made._channel.segregated_call
         self._method = made._method
         self._context = made._context
@@ -188,24 +186,43 @@ class UnaryUnary:
             raise self._error(event, grpc.StatusCode.INTERNAL, _UNREADABLE)
         return message
 
+    @property
+    def future(self) -> Any:
+        """grpc's own."""
+        return self._made.future
+
+    @property
+    def with_call(self) -> Any:
+        """grpc's own."""
+        return self._made.with_call
+
     def _error(self, event: Any, code: grpc.StatusCode | None = None, details: str | None = None) -> grpc.RpcError:
         """What grpc would raise: as ``event`` says, unless a ``code`` is given."""
         state: Any = grpc._channel._RPCState(grpc._channel._UNARY_UNARY_INITIAL_DUE, None, None, code, details)
         state.method = grpc._common.decode(self._method)
         state.target = grpc._common.decode(self._made._target)
-        state.rpc_start_time = perf_counter()
+        state.rpc_start_time = perf_counter()  # for a plug-in, if one has been registered meanwhile
         grpc._channel._handle_event(event, state, None if code else self._deserialize)
+        if code:
+            state.response = None  # what could not be read is not kept
         error: Any = grpc._channel._InactiveRpcError
         return cast("grpc.RpcError", error(state))
 
 
 def shortened(made: Any) -> Any:
     """A multicallable of ours for one of grpc's, with a short blocking call where there is a way to shorten it: not
-    where there are interceptors, nor where an agent that watches the process has wrapped grpc's own call."""
+    where there are interceptors, nor where an agent that watches the process has wrapped what grpc's own call goes
+    through, and is to hear of it. Who wraps that later does not hear of connections that stand.
+    """
     own = grpc._channel._UnaryUnaryMultiCallable
-    call = own.__call__
-    unwrapped = type(call) is FunctionType and call.__code__.co_qualname == f"{own.__name__}.__call__"
-    return UnaryUnary(made) if type(made) is own and unwrapped else made
+    steps = ("__call__", "_blocking", "_prepare")
+    unwrapped = type(made) is own and all(_is_grpcs(getattr(own, step), f"{own.__name__}.{step}") for step in steps)
+    return UnaryUnary(made) if unwrapped else made
+
+
+def _is_grpcs(function: Any, name: str) -> bool:
+    """Whether it is grpc's function of that name: what stands in for it may copy the name, or look into its code."""
+    return type(function) is FunctionType and function.__code__.co_qualname == name
 
 
 class _Innermost:

@@ -4,7 +4,9 @@ import re
 from collections.abc import Iterable
 from typing import Any, Final
 
-__all__ = ["EMPTY_PATIENCE", "PREVIOUS_ATTEMPTS_KEY", "Metadata", "for_attempt", "given", "valid"]
+from meshlib._core.status import local
+
+__all__ = ["EMPTY_PATIENCE", "INVALID_METADATA", "PREVIOUS_ATTEMPTS_KEY", "Metadata", "for_attempt", "given", "valid"]
 
 PREVIOUS_ATTEMPTS_KEY: Final = "grpc-previous-rpc-attempts"
 """How many attempts a server may have seen before this one; absent on the first (gRFC A6)."""
@@ -12,6 +14,9 @@ PREVIOUS_ATTEMPTS_KEY: Final = "grpc-previous-rpc-attempts"
 EMPTY_PATIENCE: Final = 0.1
 """Seconds within which an attempt that failed without initial metadata says so. Until then grpc shows it as one whose
 initial metadata is empty: only the call that shows it that long is told so, and is not committed by that."""
+
+INVALID_METADATA: Final = local("INTERNAL", "Invalid metadata")
+"""What grpc answers, to the letter."""
 
 Metadata = tuple[tuple[str, Any], ...]
 

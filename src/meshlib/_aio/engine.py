@@ -245,7 +245,7 @@ class Engine:
         self._tell()
         telemetry = self.runtime.telemetry
         try:
-            if telemetry.listens or outcome is not OK or n > 1:
+            if telemetry.listens or outcome is not OK or len(self.call.attempts) > 1:
                 telemetry.ended(self.call, outcome, self._now())  # before anybody told runs
         finally:
             callbacks, self._callbacks = self._callbacks, ()

@@ -20,7 +20,7 @@ import grpc
 
 from meshlib._adapt import outcomes
 from meshlib._adapt.grpcio import let_go
-from meshlib._adapt.metadata import Metadata, for_attempt, valid
+from meshlib._adapt.metadata import INVALID_METADATA, Metadata, for_attempt, valid
 from meshlib._control.methods import Method
 from meshlib._core.call import Commands
 from meshlib._core.cluster import CLOSED
@@ -40,8 +40,6 @@ _log = logging.getLogger("meshlib")
 
 CANCELLED: Final = local("CANCELLED", "Locally cancelled by application!")
 ABANDONED: Final = local("CANCELLED", "Cancelled upon garbage collection!")
-INVALID_METADATA: Final = local("INTERNAL", "Invalid metadata")
-"""What grpc answers, to the letter."""
 
 
 class GrpcCall(Protocol):

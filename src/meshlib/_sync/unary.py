@@ -21,7 +21,7 @@ import grpc
 
 from meshlib._adapt import outcomes
 from meshlib._adapt.errors import MeshRpcError
-from meshlib._adapt.metadata import Metadata, for_attempt, valid
+from meshlib._adapt.metadata import INVALID_METADATA, Metadata, for_attempt, valid
 from meshlib._control.methods import Method
 from meshlib._core.call import Call
 from meshlib._core.commands import ANSWERED, Commands, Finish, StartAttempt
@@ -77,8 +77,8 @@ def blocking(
         TypeError: the metadata is of a wrong type.
         ValueError: the metadata is no sequence of pairs.
     """
-    if metadata:
-        valid(metadata)  # grpc would raise the same, and never free the call: its connection outlives a closed channel
+    # grpc would raise the same, and never free the call: its connection outlives a closed channel.
+    sendable = not metadata or valid(metadata)
     now = runtime.now
     started = now()
     if timeout is None:
@@ -93,7 +93,7 @@ def blocking(
     )
     telemetry = runtime.telemetry
     sent = telemetry.started(call, metadata, started)
-    commands = call.begin(started)
+    commands = call.begin(started) if sendable else call.on_cancel(INVALID_METADATA, now=started)
     while True:
         if not commands:
             commands = waited(runtime, call)

@@ -116,7 +116,7 @@ class Telemetry:
             if traced is not None:
                 surroundings = traced.context
                 # A call that succeeded at once goes without the address: the SDK takes its time to check an attribute.
-                end(traced.span, call, outcome, not plain or self._addresses)
+                end(traced.span, call, outcome, plain=plain and not self._addresses)
             self._record(now - call.begun, self._methods[call.method][outcome.code], surroundings)
             if not plain and len(call.attempts) > 1:
                 self._retried(call, now, surroundings)

@@ -75,10 +75,10 @@ def attempt_event(tracer: Tracer, traced: Traced, call: Call, told: CallEvent) -
             _end(ended, told.code, "", "")
 
 
-def end(span: Span, call: Call, outcome: Outcome, address: bool) -> None:
-    """The call ended; those of its attempts that are under way end when they do. With the ``address`` of its last
-    host, if it had any."""
-    if address or outcome.code != "OK":
+def end(span: Span, call: Call, outcome: Outcome, *, plain: bool) -> None:
+    """The call ended; those of its attempts that are under way end when they do. ``plain``: there is nothing to tell
+    but that it succeeded, and not where."""
+    if not plain:
         _end(span, outcome.code, outcome.details, call.attempts[-1].host.endpoint.address if call.attempts else "")
         return
     span.set_attributes(_SUCCESS)
