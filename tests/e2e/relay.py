@@ -43,8 +43,7 @@ class Relay:
         self.down = 0
         """Bytes that the server has sent."""
         host, _, port = address.rpartition(":")
-        self._listener = socket.create_server((host, int(port)), reuse_port=True)
-        self._listening: asyncio.Server | None = None
+        self._listener: socket.socket | None = socket.create_server((host, int(port)), reuse_port=True)
         self._own = self._listener.getsockname()[:2]
         self.address = "{}:{}".format(*self._own)
         self._closing = asyncio.Event()
@@ -89,16 +88,20 @@ class Relay:
         """To clients the host is gone, as after a kill -9: connections break, and new ones are refused. Idempotent."""
 
         def cut() -> None:
-            if self._listening is not None:
-                self._listening.close()
-                self._listening = None
+            self._stop_listening()
             self._reset()
 
         self._do(cut)
 
     def mend(self) -> None:
         """Takes connections again, at the same address. Idempotent."""
-        asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result(_PATIENCE)
+
+        def mend() -> None:
+            if self._listener is None:
+                self._listener = socket.create_server(self._own, reuse_port=True)
+                self._listen(self._listener)
+
+        self._do(mend)
 
     def close(self) -> None:
         """End it and its connections; idempotent."""
@@ -126,25 +129,46 @@ class Relay:
             raise TimeoutError(f"{self!r} did not answer in {_PATIENCE} s")
 
     async def _run(self) -> None:
-        self._listening = await asyncio.start_server(self._accepted, sock=self._listener)
+        assert self._listener is not None
+        self._listen(self._listener)
         await self._closing.wait()
-        if self._listening is not None:
-            self._listening.close()
+        self._stop_listening()
         self._reset()
         for task in self._tasks:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=_PATIENCE)
 
-    async def _listen(self) -> None:
-        if self._listening is None:
-            self._listening = await asyncio.start_server(self._accepted, *self._own, reuse_port=True)
+    # asyncio's own server forgets a connection that it is accepting when it is closed.
 
-    async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
+    def _listen(self, listener: socket.socket) -> None:
+        listener.setblocking(False)
+        self._loop.add_reader(listener, self._accept, listener)
+
+    def _stop_listening(self) -> None:
+        if self._listener is not None:
+            self._loop.remove_reader(self._listener)
+            self._listener.close()
+            self._listener = None
+
+    def _accept(self, listener: socket.socket) -> None:
+        try:
+            connection, _ = listener.accept()
+        except OSError:  # whoever came has gone again
+            return
+        connection.setblocking(False)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST)
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            connection.close()
+
+        task = self._loop.create_task(self._relay(connection))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(ended)
+
+    async def _relay(self, connection: socket.socket) -> None:
+        reader, writer = await asyncio.open_connection(sock=connection)
         self._writers.add(writer)
         ends = [writer]
         try:
@@ -163,6 +187,7 @@ class Relay:
             for end in ends:
                 self._writers.discard(end)
                 _abort(end)
+            for end in ends:
                 with suppress(OSError):
                     await end.wait_closed()
 

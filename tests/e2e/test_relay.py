@@ -129,3 +129,12 @@ def test_what_is_cut_is_refused_until_it_is_mended(relay: Relay, client: socket.
     with connected(relay) as again:
         again.sendall(b"x")
         assert again.recv(1) == b"x"
+
+
+def test_a_connection_that_comes_as_it_ends_is_reset(relay: Relay) -> None:
+    """Wherever the relay is in accepting it: nothing of it is left."""
+    for _ in range(50):
+        with Relay(f"127.0.0.1:{relay.address.rpartition(':')[2]}") as second:
+            client = connected(second)
+        with client, pytest.raises(ConnectionResetError):
+            client.recv(1)

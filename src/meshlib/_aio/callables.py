@@ -11,7 +11,8 @@ from meshlib._aio.connectivity import CLOSED_CHANNEL
 from meshlib._aio.runtime import Lease
 from meshlib._aio.streams import StreamStreamCall, StreamUnaryCall, UnaryStreamCall
 from meshlib._aio.unary import UnaryUnaryCall
-from meshlib._control.methods import Kept, Method
+from meshlib._control.methods import Method
+from meshlib._core.kept import Kept
 
 __all__ = ["CALLABLES"]
 

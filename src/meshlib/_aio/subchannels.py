@@ -9,9 +9,10 @@ import grpc
 from meshlib._adapt import grpcio
 from meshlib._adapt.interceptors import one_per_kind
 from meshlib._aio.waiting import ended
-from meshlib._control.methods import Kept, Method
+from meshlib._control.methods import Method
 from meshlib._control.settings import Settings
 from meshlib._core.host import Host
+from meshlib._core.kept import Kept
 
 __all__ = ["Factory", "Subchannel"]
 

@@ -1,15 +1,11 @@
 """The methods of a channel, and what is made for each of them once."""
 
 from collections.abc import Callable
-from typing import Any, Final, TypeVar, final
+from typing import Any, final
 
-__all__ = ["Kept", "Method", "Multicallables"]
+from meshlib._core.kept import Kept
 
-METHODS_KEPT: Final = 1024
-"""Methods remembered per channel and per host. Applications have fewer; a serializer made anew per call has no end."""
-
-K = TypeVar("K")
-V = TypeVar("V")
+__all__ = ["Method", "Multicallables"]
 
 
 @final
@@ -32,27 +28,6 @@ class Method:
         self.serializer = serializer
         self.deserializer = deserializer
         self.registered = registered
-
-
-class Kept(dict[K, V]):
-    """What was made, by key: made when it is first asked for; the oldest makes room.
-
-    Args:
-        make: makes what belongs to a key.
-    """
-
-    __slots__ = ("_make",)
-
-    def __init__(self, make: Callable[[K], V]) -> None:
-        super().__init__()
-        self._make = make
-
-    def __missing__(self, key: K) -> V:
-        made = self._make(key)
-        while len(self) >= METHODS_KEPT:
-            self.pop(next(iter(self)), None)
-        self[key] = made
-        return made
 
 
 @final

@@ -7,9 +7,10 @@ from typing import Any, final
 import grpc
 
 from meshlib._adapt import grpcio
-from meshlib._control.methods import Kept, Method
+from meshlib._control.methods import Method
 from meshlib._control.settings import Settings
 from meshlib._core.host import Host
+from meshlib._core.kept import Kept
 
 __all__ = ["CLOSED_CHANNEL", "Subchannel"]
 

@@ -2,6 +2,7 @@
 
 import logging
 import math
+from functools import partial
 from typing import Final, final
 
 from opentelemetry import context, metrics, trace
@@ -13,6 +14,7 @@ from meshlib._adapt.metadata import Metadata
 from meshlib._core.call import Call
 from meshlib._core.events import AttemptEnded, CallEvent
 from meshlib._core.explanation import story
+from meshlib._core.kept import Kept
 from meshlib._core.observability import TelemetryPolicy
 from meshlib._core.status import Outcome
 from meshlib._core.target import Target
@@ -20,7 +22,7 @@ from meshlib._core.version import VERSION
 from meshlib.telemetry import _access_log as access_log
 from meshlib.telemetry import _names as names
 from meshlib.telemetry._instruments import Attributes, Observed, instruments, peer
-from meshlib.telemetry._methods import Methods
+from meshlib.telemetry._methods import Known
 from meshlib.telemetry._spans import Traced, attempt_event, carried, end, event
 
 __all__ = ["Telemetry"]
@@ -80,7 +82,7 @@ class Telemetry:
         self._addresses = self._policy.host_addresses
         self._told = False
         self._extra = {"meshlib.target": target.text}
-        self._methods = Methods(self._server, self._uri)
+        self._methods: Kept[str, Known] = Kept(partial(Known, self._server, self._uri))
 
     def watch(self, channel: Observed) -> None:
         """Instruments read ``channel`` from now on, for as long as it lives."""

@@ -1,14 +1,11 @@
 """What telemetry says alike of every call of a method, made once."""
 
-from typing import Final, final
+from typing import final
 
 from meshlib.telemetry import _names as names
 from meshlib.telemetry._instruments import Attributes
 
-__all__ = ["Known", "Methods"]
-
-METHODS_KEPT: Final = 1024
-"""Remembered per channel; an application has fewer, unless it makes up names."""
+__all__ = ["Known"]
 
 
 @final
@@ -16,14 +13,14 @@ class Known(dict[str, Attributes]):
     """The attributes of calls of one method that have ended, by their status.
 
     Args:
-        method: its full name.
         server: the attributes of what was asked for.
         uri: the same as gRPC A66 names it.
+        method: its full name.
     """
 
     __slots__ = ("begun", "name", "tried")
 
-    def __init__(self, method: str, server: Attributes, uri: str) -> None:
+    def __init__(self, server: Attributes, uri: str, method: str) -> None:
         super().__init__()
         self.name = method[1:]
         self.begun: Attributes = {names.SYSTEM: "grpc", names.METHOD: self.name, **server}
@@ -36,27 +33,4 @@ class Known(dict[str, Attributes]):
         if code != "OK":
             made[names.ERROR_TYPE] = code
         self[code] = made
-        return made
-
-
-@final
-class Methods(dict[str, Known]):
-    """All methods of a channel.
-
-    Args:
-        server: the attributes of what was asked for.
-        uri: the same as gRPC A66 names it.
-    """
-
-    __slots__ = ("_server", "_uri")
-
-    def __init__(self, server: Attributes, uri: str) -> None:
-        super().__init__()
-        self._server = server
-        self._uri = uri
-
-    def __missing__(self, method: str) -> Known:
-        if len(self) >= METHODS_KEPT:
-            self.clear()
-        self[method] = made = Known(method, self._server, self._uri)
         return made
