@@ -93,6 +93,7 @@ def bench(session: nox.Session) -> None:
         return
     figures = "docs/figures"
     session.run("python", "benchmarks/machine.py", "--json", f"{figures}/machine.json")
+    session.run("python", "benchmarks/instructions.py", "--json", f"{figures}/instructions.json")
     session.run("python", "benchmarks/calls.py", "--json", f"{figures}/calls.json", "--plot", f"{figures}/calls.svg")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc
 import tenacity
-from opentelemetry import propagate, trace
+from opentelemetry import context, propagate, trace
 from opentelemetry.metrics import Histogram
 from opentelemetry.trace import SpanKind, Tracer
 
@@ -18,8 +18,10 @@ __all__ = ["Loop", "in_turn", "traced", "with_tenacity"]
 
 Calls = list[Callable[..., Any]]
 
-ABOUT = {"rpc.system.name": "grpc", "rpc.method": echo.UNARY[1:], "server.address": "svc-a"}
+NAME = echo.UNARY[1:]
+ABOUT = {"rpc.system.name": "grpc", "rpc.method": NAME, "server.address": "svc-a"}
 """The attributes that meshlib's span has, too."""
+MEASURED = {code.name: {**ABOUT, "rpc.response.status_code": code.name} for code in grpc.StatusCode}
 
 
 def in_turn(calls: Calls) -> Callable[..., Any]:
@@ -78,15 +80,18 @@ def with_tenacity(call: Callable[..., Any]) -> Callable[..., Any]:
     return lambda *arguments, **options: retrying(call, *arguments, **options)
 
 
-def traced(call: Callable[..., Any], tracer: Tracer, duration: Histogram) -> Callable[..., Any]:
-    """One span and one measurement around ``call``: the least that OpenTelemetry can be asked for."""
+def traced(call: Callable[..., Any], tracer: Tracer, duration: Histogram | None = None) -> Callable[..., Any]:
+    """One span, and one measurement if there is a histogram, around ``call``: nothing is made that could be there
+    already, and OpenTelemetry is not left to look for what is known."""
+    kind = SpanKind.CLIENT
 
     def made(request: Any, *, metadata: Any = None) -> Any:
         began = time.perf_counter()
-        span = tracer.start_span(echo.UNARY[1:], kind=SpanKind.CLIENT, attributes=ABOUT)
-        context = trace.set_span_in_context(span)
+        around = context.get_current()
+        span = tracer.start_span(NAME, around, kind, ABOUT)
+        within = trace.set_span_in_context(span, around)
         carrier: dict[str, str] = {}
-        propagate.inject(carrier, context)
+        propagate.inject(carrier, within)
         code = "OK"
         try:
             return call(request, metadata=(*(metadata or ()), *carrier.items()))
@@ -96,7 +101,8 @@ def traced(call: Callable[..., Any], tracer: Tracer, duration: Histogram) -> Cal
         finally:
             span.set_attribute("rpc.response.status_code", code)
             span.end()
-            duration.record(time.perf_counter() - began, {**ABOUT, "rpc.response.status_code": code}, context)
+            if duration is not None:
+                duration.record(time.perf_counter() - began, MEASURED[code], within)
 
     return made
 

@@ -7,7 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from call_variants import BARE, BY_HAND, MESH, NAMES, Variant
+from call_variants import BARE, BY_HAND, MESH, NAMES, THREE_BY_HAND, TRACED, Variant
+from google.protobuf.wrappers_pb2 import BytesValue
 
 from meshlib.testing import echo
 
@@ -22,9 +23,9 @@ FEW = (
     "grpc round_robin, retryPolicy",
     "Envoy sidecar",
     MESH,
-    "meshlib, spans and metrics",
+    TRACED,
 )
-SEVERAL = (*FEW, "loop by hand", BY_HAND)
+SEVERAL = (*FEW, "loop by hand", BY_HAND, THREE_BY_HAND)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,8 @@ class Load:
         callers: threads, or tasks, that call one after the other.
         size: bytes of a message.
         streaming: a call is a stream of answers, and a figure is that of one message.
+        stub: messages are protobuf's, and there is an item of metadata: as applications call.
+        with_call: the call is asked for as well as the answer: as interceptors call.
         calls: of a batch, about.
         variants: that are measured under it.
     """
@@ -46,6 +49,8 @@ class Load:
     callers: int
     size: int = 100
     streaming: bool = False
+    stub: bool = False
+    with_call: bool = False
     calls: int = 300
     variants: Iterable[str] = FEW
 
@@ -58,12 +63,21 @@ class Load:
         """What makes one call of it."""
         if self.streaming:
             return variant.calls("unary_stream", echo.SERVER_STREAM)
-        return variant.calls("unary_unary", echo.UNARY)
+        codecs = (BytesValue.SerializeToString, BytesValue.FromString) if self.stub else ()
+        return variant.calls("unary_unary", echo.UNARY, *codecs, with_call=self.with_call)
+
+    @property
+    def message(self) -> Any:
+        """What is sent."""
+        data = b"x" * self.size
+        return BytesValue(value=data) if self.stub else data
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...] | None:
-        """What asks the server for so many messages."""
-        return ((echo.COUNT, str(MESSAGES)),) if self.streaming else None
+        """What asks the server for so many messages, or what an application may send."""
+        if self.streaming:
+            return ((echo.COUNT, str(MESSAGES)),)
+        return (("x-request-id", "0af7651916cd43dd8448eb211c80319c"),) if self.stub else None
 
 
 LOADS = (
@@ -72,6 +86,8 @@ LOADS = (
     Load("unary, 32 threads", "sync", 32, calls=640, variants=SEVERAL),
     Load("unary, 1 task", "aio", 1),
     Load("unary, 32 tasks", "aio", 32, calls=640),
+    Load("unary of a protobuf stub with metadata, 1 thread", "sync", 1, stub=True),
+    Load("unary by with_call, 1 thread", "sync", 1, with_call=True),
     Load("unary of 100 KiB, 1 thread", "sync", 1, size=102_400, calls=100),
     Load("message of a stream, 1 thread", "sync", 1, streaming=True, calls=5),
     Load("message of a stream, 1 task", "aio", 1, streaming=True, calls=5),
@@ -112,7 +128,7 @@ class Watch:
 
 def batch(load: Load, variant: Variant, pool: ThreadPoolExecutor, calls: int) -> Batch:
     """One of blocking calls."""
-    call, message, metadata = load.caller(variant), b"x" * load.size, load.metadata
+    call, message, metadata = load.caller(variant), load.message, load.metadata
     seconds: list[float] = []
 
     def caller(count: int) -> None:
@@ -137,7 +153,7 @@ def batch(load: Load, variant: Variant, pool: ThreadPoolExecutor, calls: int) ->
 
 async def batch_async(load: Load, variant: Variant, calls: int) -> Batch:
     """One of calls in asyncio."""
-    call, message, metadata = load.caller(variant), b"x" * load.size, load.metadata
+    call, message, metadata = load.caller(variant), load.message, load.metadata
     seconds: list[float] = []
 
     async def caller(count: int) -> None:

@@ -21,11 +21,13 @@ import meshlib
 import meshlib.aio
 from meshlib._adapt.options import DEFAULTS
 
-__all__ = ["BARE", "BY_HAND", "MESH", "NAMES", "Variant", "variants"]
+__all__ = ["BARE", "BY_HAND", "MESH", "NAMES", "THREE_BY_HAND", "TRACED", "Variant", "variants"]
 
 BARE = "bare"
 BY_HAND = "bare + span and metric by hand"
+THREE_BY_HAND = "three + span and metric by hand"
 MESH = "meshlib, all policies"
+TRACED = "meshlib, spans and metrics"
 NAMES = {
     BARE: "one grpcio channel to one server, default arguments",
     "bare, our arguments": "the same with the arguments of meshlib's subchannels",
@@ -35,13 +37,15 @@ NAMES = {
     "loop by hand": "three such channels, a lock, a turn, a count of what is in flight, a time-out and one retry",
     "bare + tenacity": "a grpcio channel, each call inside tenacity's retry",
     "bare + opentelemetry": "a grpcio channel with opentelemetry-instrumentation-grpc: spans, which has no metrics",
-    BY_HAND: "a grpcio channel, each call with one span and one measurement, attributes as ours",
+    "bare + span by hand": "a grpcio channel, each call with one span, attributes as ours, written for speed",
+    BY_HAND: "the same, and one measurement",
+    THREE_BY_HAND: "three such channels, called in turn, each call with one span and one measurement",
     "Envoy sidecar": "a grpcio channel to an Envoy with one worker, ROUND_ROBIN and retries; its own CPU counted",
     "meshlib, policies off": "three servers, no retries, no outlier detection",
     MESH: "three servers, the defaults, a time-out and a circuit breaker",
     "meshlib, enable_retries=0": "the same, with C-core's own transparent retries turned off by option",
     "meshlib, spans": "all policies, every call has a span",
-    "meshlib, spans and metrics": "all policies, every call has a span and is measured",
+    TRACED: "all policies, every call has a span and is measured",
 }
 """Each variant, and what it is."""
 
@@ -69,9 +73,11 @@ class Variant:
     over: Callable[[list[Any]], Callable[..., Any]] = in_turn
     sidecar: Sidecar | None = None
 
-    def calls(self, kind: str, method: str) -> Callable[..., Any]:
-        """What makes a call of ``kind`` (``unary_unary``)."""
-        made = [getattr(channel, kind)(method) for channel in self.channels]
+    def calls(self, kind: str, method: str, *codecs: Any, with_call: bool = False) -> Callable[..., Any]:
+        """What makes a call of ``kind`` (``unary_unary``): of its serializer and deserializer, if they are given."""
+        made = [getattr(channel, kind)(method, *codecs) for channel in self.channels]
+        if with_call:
+            made = [call.with_call for call in made]
         if self.wrap is not None:
             made = [self.wrap(call) for call in made]
         return self.over(made)
@@ -121,16 +127,19 @@ def variants(shell: str, addresses: list[str], stack: ExitStack) -> list[Variant
         Variant(MESH, (mesh(**policies),)),
         Variant("meshlib, enable_retries=0", (mesh(**policies, options=[("grpc.enable_retries", 0)]),)),
         Variant("meshlib, spans", (mesh(**policies, tracer_provider=tracers),)),
-        Variant("meshlib, spans and metrics", (mesh(**policies, tracer_provider=tracers, meter_provider=meters),)),
+        Variant(TRACED, (mesh(**policies, tracer_provider=tracers, meter_provider=meters),)),
     ]
     if shell == "sync":
         instrumented = otel_intercept(plain(one), client_interceptor(tracer_provider=tracers))
         tracer, duration = tracers.get_tracer("by hand"), meters.get_meter("by hand").create_histogram("by.hand", "s")
+        by_hand = partial(traced, tracer=tracer, duration=duration)
         found += [
             Variant("loop by hand", apart(*DEFAULTS), over=Loop),
             Variant("bare + tenacity", (plain(one),), wrap=with_tenacity),
             Variant("bare + opentelemetry", (instrumented,)),
-            Variant(BY_HAND, (plain(one),), wrap=partial(traced, tracer=tracer, duration=duration)),
+            Variant("bare + span by hand", (plain(one),), wrap=partial(traced, tracer=tracer)),
+            Variant(BY_HAND, (plain(one),), wrap=by_hand),
+            Variant(THREE_BY_HAND, apart(), wrap=by_hand),
         ]
     if binary() is not None:
         retry = {"retry_policy": {"retry_on": "unavailable,connect-failure,reset", "num_retries": 2}}

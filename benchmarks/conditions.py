@@ -23,7 +23,7 @@ def conditions() -> dict[str, str]:
         "load": f"{load} at the start",
         "versions": (
             f"CPython {platform.python_version()}, meshlib {version('meshlib-grpc')}, grpcio {grpc.__version__}, "
-            f"{envoy_version()}"
+            f"OpenTelemetry {version('opentelemetry-sdk')}, {envoy_version()}"
         ),
         "command": shlex.join(["python", *_command()]),
     }

@@ -1,7 +1,8 @@
 """Tables of what benchmarks have measured, with what they ran on, from the JSON that they write.
 
-``{calls}`` shows ``figures/calls.json`` of ``benchmarks/calls.py``, ``{machine}``, ``{tail}`` and ``{scale}`` those of
-``benchmarks/machine.py``, ``tail.py`` and ``scale.py``, and ``{budgets}`` the budgets in them.
+``{calls}`` shows ``figures/calls.json`` of ``benchmarks/calls.py``, ``{instructions}``, ``{machine}``, ``{tail}`` and
+``{scale}`` those of ``benchmarks/instructions.py``, ``machine.py``, ``tail.py`` and ``scale.py``, and ``{budgets}`` the
+budgets in them.
 """
 
 import json
@@ -69,6 +70,18 @@ class Calls(Figures):
         return "\n\n".join(parts)
 
 
+class Instructions(Figures):
+    """Whose the Python of a call is."""
+
+    file = "instructions.json"
+
+    def text(self, found: dict[str, Any]) -> str:
+        """Variant by variant."""
+        packages = list(next(iter(found["rows"].values())))
+        rows = [(name, *map(str, [*row.values(), sum(row.values())])) for name, row in found["rows"].items()]
+        return table(("", *packages, "all"), rows)
+
+
 class Machine(Figures):
     """What needs no server."""
 
@@ -88,7 +101,12 @@ class Budgets(Figures):
     def text(self, found: dict[str, Any]) -> str:
         """The ratios of a call, then what has a unit."""
         rows = [
-            (f"CPU of a call: {budget['what']}", f"{budget['most']:.2f}", ratio(budget["found"]), budget["verdict"])
+            (
+                f"CPU of a call: {budget['what']}",
+                f"{budget['most']:.2f}",
+                f"{ratio(budget['found'])}, 95 %",
+                budget["verdict"],
+            )
             for budget in found["budgets"]
         ]
         for name in ("machine", "scale"):
@@ -96,7 +114,7 @@ class Budgets(Figures):
             self.env.note_dependency(str(path))
             told = json.loads(path.read_text(encoding="utf-8"))["budgets"]
             rows += [(budget["what"], budget["most"], budget["found"], budget["verdict"]) for budget in told]
-        return table(("", "at most", "measured (95 %)", ""), rows)
+        return table(("", "at most", "measured", ""), rows)
 
 
 class Tail(Figures):
@@ -136,6 +154,7 @@ class Scale(Figures):
 def setup(app: Sphinx) -> dict[str, Any]:
     """Registers the directives; called by Sphinx."""
     app.add_directive("calls", Calls)
+    app.add_directive("instructions", Instructions)
     app.add_directive("machine", Machine)
     app.add_directive("budgets", Budgets)
     app.add_directive("tail", Tail)

@@ -33,10 +33,23 @@ def account(error: Any) -> list[object]:
     return [*facts, *(VARYING.sub("", text or "") for text in texts)]
 
 
+def facts(call: Any) -> list[object]:
+    """All that the call object of a success tells."""
+    told: list[Any] = []
+    call.add_done_callback(lambda same: told.append(same is call))
+    told += [type(call), call.code(), call.details(), call.initial_metadata(), call.trailing_metadata()]
+    told += [call.done(), call.running(), call.is_active(), call.time_remaining(), call.add_callback(told.clear)]
+    told += [call.cancel(), call.cancelled(), call.result(), call.exception(), call.traceback()]
+    return [*told, call.debug_error_string(), *(VARYING.sub("", text) for text in (str(call), repr(call)))]
+
+
 def result(call: Call, multicallable: Any) -> list[object]:
     """What ``call`` makes of a multicallable: an answer, or an error with all that it tells."""
     try:
-        return ["answer", call(multicallable)]
+        answer = call(multicallable)
+        if type(answer) is tuple:
+            return ["answer", answer[0], *facts(answer[1])]
+        return ["answer", answer]
     except grpc.RpcError as error:
         return ["failure", *account(error)]
     except Exception as error:  # noqa: BLE001 - compared
@@ -44,7 +57,7 @@ def result(call: Call, multicallable: Any) -> list[object]:
 
 
 def both(address: str, call: Call, *, deserializer: Any = None, credentials: Any = None) -> list[object]:
-    """What one call gives, which is the same for both."""
+    """What one call gives, which is the same for both: first without the call object, then with it."""
     options = [*DEFAULTS, ("grpc.default_authority", "localhost")]
     channel = grpcio.channel(f"ipv4:{address}", options, credentials, None)
     try:
@@ -53,6 +66,9 @@ def both(address: str, call: Call, *, deserializer: Any = None, credentials: Any
         assert type(ours) is grpcio.UnaryUnary
         expected = result(call, theirs)
         assert result(call, ours) == expected
+        asked = result(call, theirs.with_call)
+        assert result(call, ours.with_call) == asked
+        assert asked[: len(expected)] == expected
     finally:
         channel.close()
     return expected
@@ -104,9 +120,8 @@ def test_an_answer_that_cannot_be_read(server: Server, caplog: pytest.LogCapture
     """INTERNAL, in grpc's words and with grpc's log line."""
     kind, _, code, *_ = both(server.address, ask, deserializer=lambda _: 1 / 0)
     assert (kind, code) == ("failure", grpc.StatusCode.INTERNAL)
-    theirs, ours = caplog.records
-    assert theirs.name == ours.name
-    assert theirs.getMessage() == ours.getMessage()
+    assert len(caplog.records) == 4
+    assert len({(record.name, record.getMessage()) for record in caplog.records}) == 1
     assert both(server.address, ask, deserializer=lambda _: None)[2] is grpc.StatusCode.INTERNAL
 
 
@@ -171,8 +186,8 @@ def test_what_is_asked(server: Server, arguments: tuple[Any, ...]) -> None:
     """The server gets the same, or the same is raised."""
     both(server.address, lambda call: call(*arguments))
     seen = [sorted(call.metadata) for call in server.received]
-    assert len(seen) in (0, 2)
-    assert seen[:1] == seen[1:]
+    assert len(seen) in (0, 4)
+    assert seen[:1] * 3 == seen[1:]
 
 
 def test_the_credentials_of_a_call() -> None:
@@ -190,7 +205,7 @@ def test_the_credentials_of_a_call() -> None:
         trust = grpc.ssl_channel_credentials(authority.cert_pem.bytes())
         assert both(server.address, connected, credentials=trust) == ["answer", b"x"]
         sent = [dict(call.metadata).get("authorization") for call in server.received]
-    assert sent == [None, "Bearer token"] * 2
+    assert sent == [None, "Bearer token"] * 4
 
 
 def test_a_closed_channel(server: Server) -> None:
@@ -266,7 +281,7 @@ class Wrapper:
         return self.__wrapped__(*arguments, **options)
 
 
-@pytest.mark.parametrize("step", ["__call__", "_blocking", "_prepare"])
+@pytest.mark.parametrize("step", ["__call__", "with_call", "_blocking", "_prepare"])
 @pytest.mark.parametrize("as_function", [True, False])
 def test_an_agent_that_wraps_grpcs_own_call_hears_of_it(
     monkeypatch: pytest.MonkeyPatch, as_function: bool, step: str

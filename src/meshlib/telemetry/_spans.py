@@ -1,7 +1,7 @@
 """The span of a call and those of its attempts: their events and their ends."""
 
 from collections.abc import Sequence
-from typing import Any, Final, final
+from typing import Any, final
 
 from opentelemetry import propagate, trace
 from opentelemetry.context import Context
@@ -15,8 +15,6 @@ from meshlib.telemetry import _names as names
 from meshlib.telemetry._instruments import Attributes, peer
 
 __all__ = ["Traced", "attempt_event", "carried", "end", "event"]
-
-_SUCCESS: Final[Attributes] = {names.STATUS: "OK"}
 
 
 @final
@@ -81,7 +79,7 @@ def end(span: Span, call: Call, outcome: Outcome, *, plain: bool) -> None:
     if not plain:
         _end(span, outcome.code, outcome.details, call.attempts[-1].host.endpoint.address if call.attempts else "")
         return
-    span.set_attributes(_SUCCESS)
+    span.set_attribute(names.STATUS, "OK")  # of one, this is the shorter way
     span.end()
 
 

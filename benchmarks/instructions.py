@@ -1,0 +1,100 @@
+"""Whose the Python of a blocking call is: instructions of the interpreter by package, of the calls of ``calls.py``.
+
+usage: python benchmarks/instructions.py [--json FILE] [--quick]
+
+They are counted by ``sys.settrace`` on the calling thread, after a warm-up; of several calls the cheapest counts. What
+C-core and other extensions do is not Python, and not among them.
+"""
+
+import argparse
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import cache
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from call_variants import NAMES, variants
+from conditions import conditions
+
+from meshlib.testing import ProcessServer, echo
+
+PACKAGES = ("meshlib", "grpc", "opentelemetry")
+OTHER = "other"
+"""The standard library, and the loop of the variant itself."""
+WARM_UP, CALLS = 50, 20
+LEFT_OUT = "Envoy sidecar"
+"""In this process it is one bare channel."""
+
+
+@cache
+def package(file: str) -> str:
+    """Which package a file belongs to."""
+    parts = Path(file).parts
+    return next((name for name in PACKAGES if name in parts and "benchmarks" not in parts), OTHER)
+
+
+class Count:
+    """Counts instructions from ``start`` to ``stop``."""
+
+    def __init__(self) -> None:
+        self.found: Counter[str] = Counter()
+
+    def start(self) -> None:
+        """For ``sys.settrace``, which sees functions that are called from now on."""
+        sys.settrace(self._trace)
+
+    def stop(self) -> None:
+        """No more."""
+        sys.settrace(None)
+
+    def _trace(self, frame: FrameType, event: str, _: Any) -> Any:
+        frame.f_trace_opcodes = True
+        frame.f_trace_lines = False
+        if event == "opcode":
+            self.found[package(frame.f_code.co_filename)] += 1
+        return self._trace
+
+
+def least(call: Callable[..., Any], calls: int) -> Counter[str]:
+    """The instructions of one call, the cheapest of so many."""
+    for _ in range(WARM_UP):
+        call(b"x")
+    found = []
+    for _ in range(calls):
+        count = Count()
+        count.start()
+        call(b"x")
+        count.stop()
+        found.append(count.found)
+    return min(found, key=Counter.total)
+
+
+def main() -> None:
+    """Counts, prints and writes everything."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, help="write the counts there as well")
+    parser.add_argument("--quick", action="store_true", help="one call of each: whether it works")
+    options = parser.parse_args()
+    about = conditions()
+    print(*about.values(), sep="\n")
+    print(f"\n{'':<32}", *(f"{name:>14}" for name in (*PACKAGES, OTHER, "all")))
+    rows: dict[str, dict[str, int]] = {}
+    with ExitStack() as stack:
+        addresses = [stack.enter_context(ProcessServer()).address for _ in range(3)]
+        for variant in variants("sync", addresses, stack):
+            if variant.name == LEFT_OUT:
+                continue
+            found = least(variant.calls("unary_unary", echo.UNARY), 1 if options.quick else CALLS)
+            rows[variant.name] = {name: found[name] for name in (*PACKAGES, OTHER)}
+            print(f"{variant.name:<32}", *(f"{count:>14}" for count in (*rows[variant.name].values(), found.total())))
+    if options.json is not None:
+        what = {name: NAMES[name] for name in rows}
+        options.json.write_text(json.dumps({"conditions": about, "variants": what, "rows": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
