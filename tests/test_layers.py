@@ -104,8 +104,8 @@ def judge(package: Path, inside: Path, module: str, name: str | None) -> Iterato
             yield f"imports {dotted}: the core may import {', '.join(sorted(PURE))}"
 
     private = any(step.startswith("_") and not step.startswith("__") for step in rest)
-    if root == "grpc" and private and inside.as_posix() != "_adapt/grpcio.py":
-        yield f"uses {dotted}: private names of grpc stand in _adapt/grpcio.py alone"
+    if root == "grpc" and private and inside.parts[:2] != ("_adapt", "grpcio"):
+        yield f"uses {dotted}: private names of grpc stand in _adapt/grpcio alone"
     if dotted.startswith("opentelemetry.sdk") and part not in ("telemetry", "testing"):
         yield f"imports {dotted}: the SDK belongs to the application; telemetry.setup() alone may import it"
 
@@ -132,7 +132,7 @@ CLEAN = {
     "_core/call.py": "from random import Random\nfrom collections.abc import Callable\nfrom . import status\n"
     "from tenacity import wait_base\nfrom meshlib._core.status import Code",
     "_core/status.py": "import math",
-    "_adapt/grpcio.py": "import grpc\nimport grpc.aio\nmake = grpc._channel.Channel, grpc.aio._channel.Channel",
+    "_adapt/grpcio/sync.py": "import grpc\nimport grpc.aio\nmake = grpc._channel.Channel, grpc.aio._channel.Channel",
     "_control/plane.py": "import asyncio\nfrom meshlib._adapt import grpcio\nfrom meshlib._core import call",
     "_sync/channel.py": "import threading, grpc\nfrom meshlib._control.plane import Plane\ngrpc.__version__",
     "_aio/channel.py": "from meshlib import telemetry\nfrom ..telemetry import setup",
@@ -142,7 +142,7 @@ CLEAN = {
 def planted(folder: Path, path: str, source: str) -> list[str]:
     """The breaches in a clean little package after ``source`` is added to the end of one of its files."""
     for name, text in CLEAN.items():
-        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text + "\n", encoding="utf-8")
     if path:
         with (folder / path).open("a", encoding="utf-8") as file:
@@ -177,8 +177,8 @@ def test_a_clean_package_passes(tmp_path: Path) -> None:
         ("_core/call.py", "from .._adapt import grpcio"),
         ("_core/call.py", "from meshlib import _sync"),
         ("_core/call.py", "import meshlib"),
-        ("_adapt/grpcio.py", "if TYPE_CHECKING:\n    from meshlib._control.plane import Plane"),
-        ("_adapt/grpcio.py", "from meshlib.telemetry import setup"),
+        ("_adapt/grpcio/sync.py", "if TYPE_CHECKING:\n    from meshlib._control.plane import Plane"),
+        ("_adapt/grpcio/sync.py", "from meshlib.telemetry import setup"),
         ("_control/plane.py", "from meshlib._sync.channel import channel"),
         ("_control/plane.py", "def f():\n    from meshlib import telemetry"),
         ("telemetry.py", "import meshlib._control.plane"),

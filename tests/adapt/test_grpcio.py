@@ -1,13 +1,16 @@
 """The private names of grpcio that meshlib uses are there and do what it needs, on its oldest and newest release."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
 
 import grpc
+import pytest
 
 from meshlib._adapt import grpcio
 from meshlib._adapt.options import DEFAULTS
 from meshlib._core.connectivity import IDLE, READY
-from meshlib.testing import Server
+from meshlib.testing import Server, echo
 
 
 def test_the_channel_is_grpcs_own_whatever_replaced_the_factories(monkeypatch) -> None:  # type: ignore[no-untyped-def]
@@ -68,3 +71,54 @@ def test_letting_go_of_a_call_that_waits_ends_it() -> None:
         grpcio.let_go(call)
         channel.close()
     grpcio.let_go(object())
+
+
+async def requests(*messages: Any) -> AsyncIterator[Any]:
+    """An iterator of them."""
+    for message in messages:
+        yield message
+
+
+@pytest.mark.parametrize("kind", ["stream_unary", "stream_stream"])
+async def test_requests_are_sent_in_order_and_ended(kind: str) -> None:
+    """As grpc.aio sends what an iterator gives."""
+    with Server() as server:
+        channel = grpcio.aio_channel(f"ipv4:{server.address}", DEFAULTS, None, None)
+        send = grpcio.sending(
+            getattr(channel, kind)(echo.CLIENT_STREAM if kind == "stream_unary" else echo.BIDI_STREAM)
+        )
+        call = send(requests(b"1", b"2", b"3"), timeout=10)
+        assert [await call] if kind == "stream_unary" else [message async for message in call]
+        assert await call.code() is grpc.StatusCode.OK
+        await channel.close()
+
+
+@pytest.mark.parametrize("kind", ["stream_unary", "stream_stream"])
+async def test_after_a_call_was_cancelled_no_request_is_sent(kind: str) -> None:
+    """The task that sends them ends, with the next request at the latest: grpc.aio does not end it always."""
+    cancelled = asyncio.Event()
+
+    async def two() -> AsyncIterator[bytes]:
+        yield b"x"
+        await cancelled.wait()
+        yield b"late"
+
+    with Server() as server:
+        channel = grpcio.aio_channel(f"ipv4:{server.address}", DEFAULTS, None, None)
+        call = grpcio.sending(getattr(channel, kind)(echo.CLIENT_STREAM))(two(), timeout=10)
+        await asyncio.to_thread(server.wait_until, lambda server: server.in_flight == 1)
+        call.cancel()
+        cancelled.set()
+        await asyncio.wait([call._async_request_poller], timeout=10)
+        assert call._async_request_poller.done()
+        assert await call.code() is grpc.StatusCode.CANCELLED
+        await channel.close()
+
+
+async def test_a_request_that_is_no_bytes_cancels_the_call() -> None:
+    """As in grpc.aio."""
+    with Server() as server:
+        channel = grpcio.aio_channel(f"ipv4:{server.address}", DEFAULTS, None, None)
+        call = grpcio.sending(channel.stream_unary(echo.CLIENT_STREAM))(requests(b"x", "text"), timeout=10)
+        assert await call.code() is grpc.StatusCode.CANCELLED
+        await channel.close()

@@ -57,6 +57,14 @@ def ended(pid: int) -> int:
     return 99
 
 
+def state(task: Path) -> str:
+    """That of a thread of this process, by its letter (proc(5)): one that has ended meanwhile was running."""
+    try:
+        return (task / "stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return "R"
+
+
 def quiet() -> None:
     """Waits until no other thread of this process has anything to do: C-core's close connections for a moment yet, and
     a fork in the midst of that is one with threads inside of it."""
@@ -65,12 +73,8 @@ def quiet() -> None:
     still = 0
     while still < 5:
         assert time.monotonic() < deadline, "threads of C-core do not come to rest"
-        states = [
-            (task / "stat").read_text().rpartition(")")[2].split()[0]
-            for task in Path("/proc/self/task").iterdir()
-            if task.name != own
-        ]
-        still = 0 if "R" in states or "D" in states else still + 1
+        states = {state(task) for task in Path("/proc/self/task").iterdir() if task.name != own}
+        still = 0 if states & {"R", "D"} else still + 1
         time.sleep(0.01)
 
 

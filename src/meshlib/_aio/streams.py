@@ -18,8 +18,6 @@ __all__ = ["StreamStreamCall", "StreamUnaryCall", "UnaryStreamCall"]
 
 EOF: Final = grpc.aio.EOF
 
-LOST: Final = "grpc.aio cancelled the attempt: it could not end the requests of a connection that was lost"
-
 Ask = Callable[[int], Coroutine[Any, Any, Any]]
 Accept = Callable[[int, Any], bool]
 
@@ -28,18 +26,6 @@ class _Streaming(Engine):
     """What calls with a stream share: headers that come before the end, and attempts that are heard meanwhile."""
 
     requests: Requests | None = None
-
-    def cancelled_here(self, n: int) -> BaseException:
-        """What it means that attempt ``n`` was cancelled on this side.
-
-        grpc.aio itself does so if it wants to tell that the requests have ended and C-core already knows that the
-        connection is gone. Neither the application nor the mesh has asked for that, which would have given the attempt
-        up: it is a lost connection, and no ``CancelledError`` for a task that nobody cancels.
-        """
-        if n in self.given_up or self.requests is None or self.runtime.settings.attempt_interceptors:
-            return asyncio.CancelledError()
-        empty = grpc.aio.Metadata()
-        return grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, empty, empty, details=LOST, debug_error_string=LOST)
 
     async def initial_metadata(self) -> grpc.aio.Metadata:
         """Those of the attempt that counts; that they are handed out makes it so."""
@@ -116,14 +102,10 @@ class _Streaming(Engine):
             return None
         except asyncio.CancelledError:
             task = asyncio.current_task()
-            asked = task is not None and task.cancelling() > 0
-            if n in self.given_up and not (alone and asked):
+            if n in self.given_up and not (alone and task is not None and task.cancelling()):
                 return None
-            cause = self.cancelled_here(n)
-            if asked or isinstance(cause, asyncio.CancelledError):
-                self.cancel()
-                raise
-            self.ended(n, cause)
+            self.cancel()
+            raise
         except grpc.aio.AioRpcError as error:
             self.ended(n, error)
         except Exception as error:  # noqa: BLE001 - grpc.aio raises what the caller is to see, and never ends the call
@@ -245,7 +227,7 @@ class _ResponseStream(_Streaming):
             account = ended(attempt.debug_error_string())
             if code is grpc.StatusCode.CANCELLED and not account:
                 # C-core gives an account of every failure but those that it was asked for here.
-                self.ended(n, self.cancelled_here(n))
+                self.ended(n, asyncio.CancelledError())
                 return
             error = grpc.aio.AioRpcError(
                 code,
@@ -269,10 +251,6 @@ class _StreamUnary(UnaryResponse, _Streaming):
     def request(self, n: int) -> Any:
         assert self.requests is not None
         return self.requests.feed(n)
-
-    def _followed(self, n: int, response: Any, error: BaseException | None) -> None:
-        cancelled = isinstance(error, asyncio.CancelledError)
-        super()._followed(n, response, self.cancelled_here(n) if cancelled else error)
 
     def left(self) -> None:
         assert self.requests is not None

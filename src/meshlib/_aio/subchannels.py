@@ -38,7 +38,7 @@ class Subchannel:
         interceptors = one_per_kind(settings.attempt_interceptors)
         self._channel = factory(self.target, options, settings.credentials, settings.compression, interceptors)
         self.state: Callable[[bool], int] = grpcio.aio_state(self._channel)
-        self.multicallables: Kept[Method, Any] = Kept(partial(_multicallable, self._channel))
+        self.multicallables: Kept[Method, Any] = Kept(partial(_multicallable, self._channel, bool(interceptors)))
         """grpc's multicallables by method: they take bytes, and return messages."""
 
     def close(self) -> None:
@@ -46,6 +46,7 @@ class Subchannel:
         ended(self._channel.close())
 
 
-def _multicallable(channel: Any, method: Method) -> Any:
+def _multicallable(channel: Any, intercepted: bool, method: Method) -> Any:
     make = getattr(channel, method.kind)
-    return make(method.name, None, method.deserializer, method.registered)
+    made = make(method.name, None, method.deserializer, method.registered)
+    return grpcio.sending(made) if method.kind.startswith("stream") and not intercepted else made

@@ -1,0 +1,39 @@
+"""The only package that touches grpcio's private names. Each is covered by a test on the lowest and the newest grpcio.
+
+They are used because the public way costs what a mesh cannot pay, or is not there:
+
+- ``grpc._channel.Channel`` and ``grpc.aio._channel.Channel`` are what the public factories return. Instrumentation
+  packages replace the factories, and would then trace every attempt as if it were a call.
+- ``check_connectivity_state`` asks a connection in a third of a microsecond; ``subscribe`` costs a thread per channel
+  and makes closing take a tenth of a second.
+- ``_InactiveRpcError`` is what blocking calls raise, and applications catch it by that name.
+- ``debug_error_string()`` of a call that grpc itself ended blocks for ever; ``_state`` has the answer.
+- A stream that C-core could not send anywhere a second time, after a GOAWAY that refused it, gets its status and never
+  the end of its messages: ``next()`` blocks for ever, past the deadline. ``_call`` cancels what it waits for; the
+  public ``cancel()`` does nothing once there is a status.
+- A stream of requests whose call the server has ended meanwhile is cancelled by grpc.aio, or said to be an INTERNAL
+  error, and what the server said is lost. ``_cython_call`` sends them without that (:func:`sending`).
+- ``_single_threaded_unary_stream`` makes streams that tell nobody of their end unless somebody reads them, so a mesh
+  could neither retry nor count them. Without it the option of that name changes nothing that a caller sees, but that
+  ``code()`` waits for the end instead of raising.
+- Of the Python in a blocking call six instructions in ten would be grpc's. ``segregated_call`` and the operations of
+  ``cygrpc`` are what they come down to (:class:`UnaryUnary`).
+"""
+
+from meshlib._adapt.grpcio.aio import aio_channel, aio_intercepted, aio_state, sending
+from meshlib._adapt.grpcio.blocking import UnaryUnary, shortened
+from meshlib._adapt.grpcio.sync import channel, debug_string, inactive, let_go, sync_state
+
+__all__ = [
+    "UnaryUnary",
+    "aio_channel",
+    "aio_intercepted",
+    "aio_state",
+    "channel",
+    "debug_string",
+    "inactive",
+    "let_go",
+    "sending",
+    "shortened",
+    "sync_state",
+]

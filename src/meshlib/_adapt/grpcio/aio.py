@@ -1,0 +1,137 @@
+"""The channels of grpc.aio, and their calls."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, cast
+
+import grpc
+import grpc.aio
+import grpc.aio._channel
+from grpc._cython import cygrpc
+
+__all__ = ["aio_channel", "aio_intercepted", "aio_state", "sending"]
+
+_log = logging.getLogger("meshlib")
+
+
+def aio_channel(
+    target: str,
+    options: Sequence[tuple[str, Any]],
+    credentials: grpc.ChannelCredentials | None,
+    compression: grpc.Compression | None,
+    interceptors: Sequence[Any] = (),
+) -> grpc.aio.Channel:
+    """grpc.aio's own channel, to be made inside the loop it will serve."""
+    core = None if credentials is None else credentials._credentials  # type: ignore[attr-defined]
+    made: Any = grpc.aio._channel.Channel(target, options, core, compression, interceptors or None)
+    return cast("grpc.aio.Channel", made)
+
+
+def aio_state(channel: grpc.aio.Channel) -> Callable[[bool], int]:
+    """How to ask a channel of grpc.aio for its connectivity, as :func:`~meshlib._adapt.grpcio.sync_state`."""
+    ask: Callable[[bool], int] = channel._channel.check_connectivity_state  # type: ignore[attr-defined]
+    return ask
+
+
+def sending(made: Any) -> Callable[..., Any]:
+    """What makes a call of grpc.aio's ``made``, a multicallable with a stream of requests and without interceptors: a
+    server that ends the call before it has them all is heard.
+    """
+
+    def call(requests: AsyncIterator[bytes], **options: Any) -> Any:
+        begun = made(None, **options)
+        begun._async_request_poller = begun._loop.create_task(_send(begun, requests))
+        return begun
+
+    return call
+
+
+async def _send(call: Any, requests: AsyncIterator[bytes]) -> None:
+    """Sends ``requests``. They are to end when the call does, for grpc.aio does not always cancel the task that sends
+    them.
+    """
+    try:
+        await call._metadata_sent.wait()
+        async for request in requests:
+            if call.done():
+                return
+            await call._cython_call.send_serialized_message(request)
+        if not call.done():
+            await call._cython_call.send_receive_close()
+    except cygrpc.InternalError:
+        pass  # C-core has ended the call, and is about to say how
+    except asyncio.CancelledError:
+        call.cancel()
+        raise
+    except Exception:  # noqa: BLE001 - a request that is no bytes, which ends the call as in grpc.aio
+        _log.debug("a stream of requests could not be sent", exc_info=True)
+        call.cancel()
+
+
+class _Innermost:
+    """Makes grpc.aio's interceptors run around a call of ours: what stands for the channel is the way to make one."""
+
+    _channel: Callable[[Any, Any], Any]
+
+    async def _run_interceptor(self, interceptors: Sequence[Any], *rest: Any) -> Any:
+        if interceptors:
+            return await super()._run_interceptor(interceptors, *rest)  # type: ignore[misc]
+        details, request = rest[-2:]
+        call = self._channel(details, request)
+        self._last_returned_call_from_interceptors = call
+        return call
+
+
+class _UnaryUnary(_Innermost, grpc.aio._interceptor.InterceptedUnaryUnaryCall):  # type: ignore[misc]
+    pass
+
+
+class _UnaryStream(_Innermost, grpc.aio._interceptor.InterceptedUnaryStreamCall):  # type: ignore[misc]
+    pass
+
+
+class _StreamUnary(_Innermost, grpc.aio._interceptor.InterceptedStreamUnaryCall):  # type: ignore[misc]
+    pass
+
+
+class _StreamStream(_Innermost, grpc.aio._interceptor.InterceptedStreamStreamCall):  # type: ignore[misc]
+    pass
+
+
+_INTERCEPTED: dict[str, Any] = {
+    "unary_unary": _UnaryUnary,
+    "unary_stream": _UnaryStream,
+    "stream_unary": _StreamUnary,
+    "stream_stream": _StreamStream,
+}
+
+
+def aio_intercepted(
+    kind: str,
+    interceptors: Sequence[Any],
+    innermost: Callable[[Any, Any], Any],
+    request: Any,
+    timeout: float | None,
+    metadata: grpc.aio.Metadata,
+    credentials: grpc.CallCredentials | None,
+    wait_for_ready: bool | None,
+    method: str,
+    serializer: Any,
+    deserializer: Any,
+    loop: Any,
+) -> Any:
+    """A call of grpc.aio's that runs ``interceptors`` and then ``innermost(client_call_details, request)``."""
+    return _INTERCEPTED[kind](
+        interceptors,
+        request,
+        timeout,
+        metadata,
+        credentials,
+        wait_for_ready,
+        innermost,
+        method.encode(),
+        serializer,
+        deserializer,
+        loop,
+    )
