@@ -113,8 +113,8 @@ AIO = (
     Mutant(
         name="a quicker hedge cancels the call",
         module="streams",
-        old="not (alone and asked)",
-        new="not asked",
+        old="not (alone and task is not None and task.cancelling())",
+        new="not (task is not None and task.cancelling())",
         kinds=("stream",),
     ),
     Mutant(
