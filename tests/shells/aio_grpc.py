@@ -40,8 +40,6 @@ class Channel:
             previous = dict(metadata or ()).get("grpc-previous-rpc-attempts")
             made = Call(self, self.network.send(method, self.link, timeout, previous), deserializer)
             self.calls.append(made)
-            if self.network.script.uploading:
-                made.sender = self.loop.create_task(made.upload(request))
             return made
 
         return call
@@ -68,22 +66,26 @@ class Call:
         self._callbacks: list[Callable[[Any], None]] = []
         self._news = self._loop.create_future()
         self._cancelled = False
-        self.sender: asyncio.Task[None] | None = None
+        # What sends the requests of a stream, by grpc.aio's own names.
+        self._metadata_sent = asyncio.Event()
+        self._metadata_sent.set()
+        self._cython_call = self
+        self._async_request_poller: asyncio.Task[None] | None = None
         for at, _ in flight.messages:
             self._loop.call_at(at, self._tell_readers)
         self._arm()
 
-    async def upload(self, requests: Any) -> None:
-        """Sends the requests, as fast as the server takes them."""
-        flight = self._flight
-        async for request in requests:
-            self._network.took(flight, len(request))
-            await asyncio.sleep(flight.pace)
-        self._network.took(flight, None)
+    async def send_serialized_message(self, request: bytes) -> None:
+        """Returns when the server has taken it, at its pace."""
+        self._network.took(self._flight, len(request))
+        await asyncio.sleep(self._flight.pace)
+
+    async def send_receive_close(self) -> None:
+        self._network.took(self._flight, None)
 
     def _stop_sending(self) -> None:
-        if self.sender is not None:
-            self.sender.cancel()
+        if self._async_request_poller is not None:
+            self._async_request_poller.cancel()
 
     def _arm(self) -> None:
         if self._flight.ends < float("inf"):

@@ -62,7 +62,8 @@ async def _send(call: Any, requests: AsyncIterator[bytes]) -> None:
     except cygrpc.InternalError:
         pass  # C-core has ended the call, and is about to say how
     except asyncio.CancelledError:
-        call.cancel()
+        if not call.done():  # the loop ends
+            call.cancel()
         raise
     except Exception:  # noqa: BLE001 - a request that is no bytes, which ends the call as in grpc.aio
         _log.debug("a stream of requests could not be sent", exc_info=True)
