@@ -38,7 +38,7 @@ class Load:
         callers: threads, or tasks, that call one after the other.
         size: bytes of a message.
         streaming: a call is a stream of answers, and a figure is that of one message.
-        stub: messages are protobuf's, and there is an item of metadata: as applications call.
+        stub: as generated code calls, with messages of protobuf, a registered method, and an item of metadata.
         with_call: the call is asked for as well as the answer: as interceptors call.
         calls: of a batch, about.
         variants: that are measured under it.
@@ -63,7 +63,7 @@ class Load:
         """What makes one call of it."""
         if self.streaming:
             return variant.calls("unary_stream", echo.SERVER_STREAM)
-        codecs = (BytesValue.SerializeToString, BytesValue.FromString) if self.stub else ()
+        codecs = (BytesValue.SerializeToString, BytesValue.FromString, True) if self.stub else ()
         return variant.calls("unary_unary", echo.UNARY, *codecs, with_call=self.with_call)
 
     @property

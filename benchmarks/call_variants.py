@@ -30,16 +30,16 @@ MESH = "meshlib, all policies"
 TRACED = "meshlib, spans and metrics"
 NAMES = {
     BARE: "one grpcio channel to one server, default arguments",
-    "bare, our arguments": "the same with the arguments of meshlib's subchannels",
-    "three bare in turn": "three such channels, called in turn: what a channel per host costs by itself",
+    "bare, our arguments": "one grpcio channel to one server, with the arguments of meshlib's subchannels",
+    "three bare in turn": "three grpcio channels, default arguments, called in turn: the cost of several channels",
     "grpc round_robin": "one grpcio channel to three servers",
-    "grpc round_robin, retryPolicy": "the same, with a retry policy of the service config",
-    "loop by hand": "three such channels, a lock, a turn, a count of what is in flight, a time-out and one retry",
+    "grpc round_robin, retryPolicy": "one grpcio channel to three servers, with a retry policy of the service config",
+    "loop by hand": "three grpcio channels, our arguments, a lock, a turn, calls in flight counted, time-out, retry",
     "bare + tenacity": "a grpcio channel, each call inside tenacity's retry",
     "bare + opentelemetry": "a grpcio channel with opentelemetry-instrumentation-grpc: spans, which has no metrics",
     "bare + span by hand": "a grpcio channel, each call with one span, attributes as ours, written for speed",
-    BY_HAND: "the same, and one measurement",
-    THREE_BY_HAND: "three such channels, called in turn, each call with one span and one measurement",
+    BY_HAND: "a grpcio channel, each call with one span and one measurement, attributes as ours, written for speed",
+    THREE_BY_HAND: "three grpcio channels, default arguments, called in turn, traced and measured in the same way",
     "Envoy sidecar": "a grpcio channel to an Envoy with one worker, ROUND_ROBIN and retries; its own CPU counted",
     "meshlib, policies off": "three servers, no retries, no outlier detection",
     MESH: "three servers, the defaults, a time-out and a circuit breaker",
@@ -74,7 +74,7 @@ class Variant:
     sidecar: Sidecar | None = None
 
     def calls(self, kind: str, method: str, *codecs: Any, with_call: bool = False) -> Callable[..., Any]:
-        """What makes a call of ``kind`` (``unary_unary``): of its serializer and deserializer, if they are given."""
+        """What makes a call of ``kind`` (``unary_unary``), with what else a stub tells the channel of the method."""
         made = [getattr(channel, kind)(method, *codecs) for channel in self.channels]
         if with_call:
             made = [call.with_call for call in made]

@@ -21,7 +21,7 @@ from random import Random
 from typing import Any
 
 from call_batches import LOADS, Batch, Load, batch, batch_async
-from call_variants import BARE, MESH, NAMES, TRACED, Variant, variants
+from call_variants import BARE, MESH, NAMES, THREE_BY_HAND, TRACED, Variant, variants
 from conditions import conditions
 from figures import interval, percentile
 from plot import plot
@@ -35,6 +35,9 @@ BUDGETS = {
     ("unary, 1 thread", TRACED, BARE): 1.30,
 }
 """DESIGN's, of CPU per call."""
+
+BESIDE = (BARE, "bare, our arguments", "three bare in turn", THREE_BY_HAND)
+"""What the others are compared with."""
 
 SETS = 10
 """How often servers and channels are made."""
@@ -91,7 +94,7 @@ def measure(loads: list[Load], wanted: list[str] | None, rounds: int, quick: boo
         run_set(loads, wanted, rounds // sets + (turn < rounds % sets), quick, found)
     tables: dict[str, dict[str, Any]] = {}
     for load, measured in found.items():
-        beside = {name: measured[name] for name in (BARE, "bare, our arguments") if name in measured}
+        beside = {name: measured[name] for name in BESIDE if name in measured}
         tables[load] = {name: row(measured[name], beside) for name in NAMES if name in measured}
     return tables
 

@@ -20,9 +20,11 @@ from typing import Any
 from call_variants import NAMES, variants
 from conditions import conditions
 
+import meshlib
 from meshlib.testing import ProcessServer, echo
 
 PACKAGES = ("meshlib", "grpc", "opentelemetry")
+MESHLIB = Path(meshlib.__file__).parent
 OTHER = "other"
 """The standard library, and the loop of the variant itself."""
 WARM_UP, CALLS = 50, 20
@@ -33,8 +35,11 @@ LEFT_OUT = "Envoy sidecar"
 @cache
 def package(file: str) -> str:
     """Which package a file belongs to."""
-    parts = Path(file).parts
-    return next((name for name in PACKAGES if name in parts and "benchmarks" not in parts), OTHER)
+    if Path(file).is_relative_to(MESHLIB):
+        return "meshlib"
+    _, installed, inside = file.rpartition("site-packages/")
+    name = inside.partition("/")[0] if installed else ""
+    return name if name in PACKAGES else OTHER
 
 
 class Count:
@@ -54,7 +59,7 @@ class Count:
     def _trace(self, frame: FrameType, event: str, _: Any) -> Any:
         frame.f_trace_opcodes = True
         frame.f_trace_lines = False
-        if event == "opcode":
+        if event == "opcode" and frame.f_code.co_filename != __file__:
             self.found[package(frame.f_code.co_filename)] += 1
         return self._trace
 

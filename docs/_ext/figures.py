@@ -36,7 +36,8 @@ class Figures(SphinxDirective):
 
 def ran(conditions: dict[str, str]) -> str:
     """When, where and how."""
-    return f"*{conditions['date']}; {conditions['machine']}; {conditions['versions']}; `{conditions['command']}`*"
+    where = f"{conditions['machine']}, load {conditions['load']}"
+    return f"*{conditions['date']}; {where}; {conditions['versions']}; `{conditions['command']}`*"
 
 
 def ratio(found: list[float]) -> str:
@@ -52,7 +53,7 @@ class Calls(Figures):
 
     def text(self, found: dict[str, Any]) -> str:
         """Load by load, and what each variant is."""
-        head = ("", "CPU, µs", "of bare (95 %)", "calls/s", "p50, µs", "p99, µs", "p99.9, µs")
+        head = ("", "CPU, µs", "of bare (95 %)", "of three in turn", "calls/s", "p50, µs", "p99, µs", "p99.9, µs")
         parts = []
         for load, rows in found["tables"].items():
             lines = [
@@ -60,6 +61,7 @@ class Calls(Figures):
                     name,
                     f"{row['cpu_us']:.0f}",
                     "1" if name == "bare" else ratio(row["ratio"]["bare"]),
+                    "1" if name == "three bare in turn" else ratio(row["ratio"]["three bare in turn"]),
                     f"{row['calls_per_second']:.0f}",
                     *(f"{row[figure]:.0f}" for figure in ("p50_us", "p99_us", "p999_us")),
                 )

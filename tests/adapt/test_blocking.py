@@ -267,6 +267,24 @@ def test_only_grpcs_own_multicallable_is_shortened(server: Server) -> None:
     channel.close()
 
 
+def test_a_deserializer_is_asked_once(server: Server) -> None:
+    """One that has failed would be asked again in vain, or not in vain, and grpc has told it as a failure."""
+    asked: list[bytes] = []
+
+    def fails_once(data: bytes) -> bytes:
+        asked.append(data)
+        if len(asked) == 1:
+            raise ValueError("not yet")
+        return data
+
+    channel = grpcio.channel(f"ipv4:{server.address}", DEFAULTS, None, None)
+    ours = grpcio.shortened(channel.unary_unary(echo.UNARY, None, fails_once, True))  # type: ignore[call-arg]
+    told = result(ask, ours)
+    channel.close()
+    assert told[2] is grpc.StatusCode.INTERNAL
+    assert asked == [b"x"]
+
+
 class Wrapper:
     """As wrapt's: it looks like the function that it wraps."""
 
@@ -298,5 +316,35 @@ def test_an_agent_that_wraps_grpcs_own_call_hears_of_it(
     made: Any = channel.unary_unary(echo.UNARY)
     assert grpcio.shortened(made) is not made
     monkeypatch.setattr(own, step, wrapper if as_function else Wrapper(wrapped))
+    assert grpcio.shortened(made) is made
+    channel.close()
+
+
+def test_an_agent_that_replaces_grpcs_class_hears_of_it(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By one of its own, that extends it."""
+    own: Any = grpc._channel._UnaryUnaryMultiCallable
+    heard: list[object] = []
+
+    class Watched(own):
+        def __call__(self, *arguments: Any, **options: Any) -> Any:
+            heard.append(arguments)
+            return super().__call__(*arguments, **options)
+
+    monkeypatch.setattr(grpc._channel, "_UnaryUnaryMultiCallable", Watched)
+    channel = grpcio.channel(f"ipv4:{server.address}", DEFAULTS, None, None)
+    assert ask(grpcio.shortened(channel.unary_unary(echo.UNARY))) == b"x"
+    channel.close()
+    assert len(heard) == 1
+
+
+@pytest.mark.parametrize("name", ["_handle_event", "_end_unary_response_blocking"])
+def test_an_agent_that_replaces_a_function_under_grpcs_call_hears_of_it(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """They are called for each call of grpc's own."""
+    replaced = getattr(grpc._channel, name)
+    channel = grpcio.channel("ipv4:127.0.0.1:1", DEFAULTS, None, None)
+    made: Any = channel.unary_unary(echo.UNARY)
+    monkeypatch.setattr(grpc._channel, name, functools.partial(replaced))
     assert grpcio.shortened(made) is made
     channel.close()

@@ -63,3 +63,20 @@ def test_it_is_taken_if_grpc_takes_it(channel: grpc.Channel, item: tuple[str, st
     future = channel.unary_unary(echo.UNARY).future(b"x", timeout=10, metadata=(item,))
     expected = grpc.StatusCode.OK if valid((item,)) else grpc.StatusCode.INTERNAL
     assert future.code() is expected
+
+
+@pytest.mark.parametrize(
+    ("item", "error", "text"),
+    [
+        (5, TypeError, "'int' object is not iterable"),
+        (None, TypeError, "'NoneType' object is not iterable"),
+        (("key",), ValueError, r"need more than 1 value to unpack"),
+        (("key", "value", "more"), ValueError, r"too many values to unpack \(expected 2\)"),
+        (("key", 1), TypeError, "Expected str, not <class 'int'>"),
+        (("key-bin", "text"), TypeError, 'Binary metadata key="key-bin" expected bytes, got'),
+    ],
+)
+def test_what_is_no_metadata_is_refused_in_grpcs_words(item: object, error: type[Exception], text: str) -> None:
+    """grpc itself is not asked: it never frees such a call."""
+    with pytest.raises(error, match=text):
+        valid((item,))  # type: ignore[arg-type]

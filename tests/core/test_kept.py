@@ -1,5 +1,8 @@
 """What is made once for a key, and how much of it is kept."""
 
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
 from meshlib._core.kept import MOST, Kept
 
 
@@ -22,3 +25,20 @@ def test_the_oldest_makes_room() -> None:
     for key in range(MOST + 3):
         assert kept[key] == str(key)
     assert list(kept) == list(range(3, MOST + 3))
+
+
+def test_threads_that_make_room_at_once_do_not_disturb_each_other() -> None:
+    """Each gets what belongs to its key."""
+    kept = Kept(str)
+
+    def run(first: int) -> bool:
+        return all(kept[key] == str(key) for key in range(first, first + 20_000))
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            assert all(pool.map(run, range(0, 400_000, 100_000)))
+    finally:
+        sys.setswitchinterval(interval)
+    assert len(kept) <= MOST + 4

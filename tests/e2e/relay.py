@@ -88,8 +88,8 @@ class Relay:
         """To clients the host is gone, as after a kill -9: connections break, and new ones are refused. Idempotent."""
 
         def cut() -> None:
-            self._stop_listening()
             self._reset()
+            self._stop_listening()
 
         self._do(cut)
 
@@ -132,10 +132,8 @@ class Relay:
         assert self._listener is not None
         self._listen(self._listener)
         await self._closing.wait()
-        self._stop_listening()
         self._reset()
-        for task in self._tasks:
-            task.cancel()
+        self._stop_listening()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=_PATIENCE)
 
@@ -143,7 +141,7 @@ class Relay:
 
     def _listen(self, listener: socket.socket) -> None:
         listener.setblocking(False)
-        self._loop.add_reader(listener, self._accept, listener)
+        self._loop.add_reader(listener, self._accept)
 
     def _stop_listening(self) -> None:
         if self._listener is not None:
@@ -151,11 +149,13 @@ class Relay:
             self._listener.close()
             self._listener = None
 
-    def _accept(self, listener: socket.socket) -> None:
+    def _accept(self) -> bool:
+        """Takes the next connection; whether there was one."""
+        assert self._listener is not None
         try:
-            connection, _ = listener.accept()
-        except OSError:  # whoever came has gone again
-            return
+            connection, _ = self._listener.accept()
+        except (BlockingIOError, ConnectionError):  # whoever came has gone again
+            return False
         connection.setblocking(False)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST)
 
@@ -166,6 +166,7 @@ class Relay:
         task = self._loop.create_task(self._relay(connection))
         self._tasks.add(task)
         task.add_done_callback(ended)
+        return True
 
     async def _relay(self, connection: socket.socket) -> None:
         reader, writer = await asyncio.open_connection(sock=connection)
@@ -211,8 +212,13 @@ class Relay:
         raise ConnectionResetError("the peer has closed")
 
     def _reset(self) -> None:
+        """Of every connection that a client knows to stand, accepted or not."""
+        while self._listener is not None and self._accept():
+            pass
         for writer in tuple(self._writers):
             _abort(writer)
+        for task in self._tasks:
+            task.cancel()
 
 
 def _abort(writer: asyncio.StreamWriter) -> None:

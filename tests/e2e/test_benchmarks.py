@@ -1,5 +1,6 @@
 """The benchmarks run, and write what the pages of the documentation show. No figure of theirs is asserted."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -7,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+import meshlib
 
 ROOT = Path(__file__).parents[2]
 FIGURES = ROOT / "docs" / "figures"
@@ -52,3 +55,18 @@ def test_the_plot_has_a_bar_for_each_variant(tmp_path: Path) -> None:
     quick("calls.py", "--load", load, "--json", tmp_path / "figures.json", "--plot", tmp_path / "plot.svg")
     rows = json.loads((tmp_path / "figures.json").read_text())["tables"][load]
     assert (tmp_path / "plot.svg").read_text().count("<rect ") == len(rows)
+
+
+def test_instructions_are_booked_by_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not by a name that occurs in the path: a clone may be called meshlib, and OpenTelemetry has a folder grpc."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    package = importlib.import_module("instructions").package
+    installed = "/home/u/meshlib/.venv/lib/python3.11/site-packages"
+    for file, expected in (
+        (meshlib.__file__, "meshlib"),
+        (f"{installed}/grpc/_channel.py", "grpc"),
+        (f"{installed}/opentelemetry/instrumentation/grpc/_client.py", "opentelemetry"),
+        (f"{installed}/tenacity/__init__.py", "other"),
+        ("/usr/lib/python3.11/threading.py", "other"),
+    ):
+        assert package(file) == expected

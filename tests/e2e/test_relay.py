@@ -131,10 +131,12 @@ def test_what_is_cut_is_refused_until_it_is_mended(relay: Relay, client: socket.
         assert again.recv(1) == b"x"
 
 
-def test_a_connection_that_comes_as_it_ends_is_reset(relay: Relay) -> None:
+@pytest.mark.parametrize("fault", ["reset", "cut", "close"])
+def test_a_connection_that_has_just_come_is_reset_too(relay: Relay, fault: str) -> None:
     """Wherever the relay is in accepting it: nothing of it is left."""
     for _ in range(50):
-        with Relay(f"127.0.0.1:{relay.address.rpartition(':')[2]}") as second:
+        with Relay(relay.address) as second:
             client = connected(second)
-        with client, pytest.raises(ConnectionResetError):
-            client.recv(1)
+            getattr(second, fault)()
+            with client, pytest.raises(ConnectionResetError):
+                client.recv(1)

@@ -51,6 +51,9 @@ def valid(metadata: Metadata) -> bool:
     for item in metadata:
         try:
             key, value = item
+        except TypeError:
+            iter(item)
+            raise
         except ValueError:
             count = len(item)
             if count > 2:

@@ -6,8 +6,7 @@ from typing import Final, TypeVar, final
 __all__ = ["Kept"]
 
 MOST: Final = 1024
-"""Methods remembered per channel and per host. Applications have fewer, unless they make up names, or a serializer for
-each call."""
+"""More than an application has of methods, unless it makes up names, or a serializer for each call."""
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -30,6 +29,10 @@ class Kept(dict[K, V]):
     def __missing__(self, key: K) -> V:
         made = self._make(key)
         while len(self) >= MOST:
-            self.pop(next(iter(self)), None)
+            try:
+                oldest = next(iter(self), key)
+            except RuntimeError:  # another thread has added one
+                continue
+            self.pop(oldest, None)
         self[key] = made
         return made

@@ -79,7 +79,7 @@ def end(span: Span, call: Call, outcome: Outcome, *, plain: bool) -> None:
     if not plain:
         _end(span, outcome.code, outcome.details, call.attempts[-1].host.endpoint.address if call.attempts else "")
         return
-    span.set_attribute(names.STATUS, "OK")  # of one, this is the shorter way
+    span.set_attribute(names.STATUS, "OK")  # for one, cheaper than `set_attributes`
     span.end()
 
 

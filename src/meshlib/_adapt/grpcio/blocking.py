@@ -91,11 +91,11 @@ class UnaryUnary:
             raise self._error(event)
         message = response.message()
         if message is not None and self._deserialize is not None:
-            data = message
             try:
-                message = self._deserialize(data)
-            except Exception:  # noqa: BLE001 - it is the application's; asked again by grpc, which logs what it raises
-                message = grpc._common.deserialize(data, self._deserialize)
+                message = self._deserialize(message)
+            except Exception as error:  # noqa: BLE001 - it is the application's
+                _log(error)
+                message = None
             if message is None:
                 raise self._error(event, grpc.StatusCode.INTERNAL, _UNREADABLE)
         if with_call:
@@ -132,8 +132,17 @@ class UnaryUnary:
         return cast("grpc.RpcError", error(state))
 
 
+def _log(error: Exception) -> None:
+    """Has grpc log what a deserializer has raised, in its own words."""
+
+    def again(_: bytes) -> None:
+        raise error
+
+    grpc._common.deserialize(b"", again)
+
+
 def _ended(call: Any, response: Any, initial: Any, status: Any) -> Any:
-    """grpc's call object of a call that succeeded."""
+    """grpc's call object of a call that succeeded, but for what a plug-in alone would ask."""
     state: Any = grpc._channel._RPCState(
         (), initial.initial_metadata(), status.trailing_metadata(), _OK, status.details()
     )
@@ -143,17 +152,27 @@ def _ended(call: Any, response: Any, initial: Any, status: Any) -> Any:
     return grpc._channel._MultiThreadedRendezvous(state, call, None, None)
 
 
+_METHODS: Final = ("__call__", "with_call", "_blocking", "_prepare")
+_FUNCTIONS: Final = ("_handle_event", "_end_unary_response_blocking")
+"""What grpc's own call goes through."""
+
+
 def shortened(made: Any) -> Any:
     """A multicallable of ours for one of grpc's, with a short blocking call where there is a way to shorten it: not
-    where there are interceptors, nor where an agent that watches the process has wrapped what grpc's own call goes
-    through, and is to hear of it. Who wraps that later does not hear of connections that stand.
+    where there are interceptors, nor where an agent that watches the process has replaced or wrapped what grpc's own
+    call goes through, and is to hear of it. Who does that later does not hear of connections that stand.
     """
-    own = grpc._channel._UnaryUnaryMultiCallable
-    steps = ("__call__", "with_call", "_blocking", "_prepare")
-    unwrapped = type(made) is own and all(_is_grpcs(getattr(own, step), f"{own.__name__}.{step}") for step in steps)
-    return UnaryUnary(made) if unwrapped else made
+    steps: list[tuple[Any, str]] = [
+        *((getattr(type(made), name, None), f"_UnaryUnaryMultiCallable.{name}") for name in _METHODS),
+        *((getattr(grpc._channel, name), name) for name in _FUNCTIONS),
+    ]
+    return UnaryUnary(made) if all(_is_grpcs(step, name) for step, name in steps) else made
 
 
 def _is_grpcs(function: Any, name: str) -> bool:
     """Whether it is grpc's function of that name: what stands in for it may copy the name, or look into its code."""
-    return type(function) is FunctionType and function.__code__.co_qualname == name
+    return (
+        type(function) is FunctionType
+        and function.__code__.co_qualname == name
+        and function.__globals__ is vars(grpc._channel)
+    )
