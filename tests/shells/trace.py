@@ -1,7 +1,7 @@
 """What was seen in a world, in a form that two of them can be compared in."""
 
 from collections.abc import Callable, Mapping
-from itertools import chain, groupby
+from itertools import chain, groupby, pairwise
 from operator import itemgetter
 from typing import Any, final
 
@@ -39,8 +39,9 @@ class Trace:
 
     def canonical(self, close_at: float) -> list[Entry]:
         """Ordered by time and, in one moment, by call: what two calls do in one moment has no order. What one does has,
-        but for attempts that are given the same request. Of what follows the close only the ends count: each shell
-        takes down its channel in an order of its own.
+        but for attempts that are given the same request. A wait of no length is none: in one moment the call may come
+        before the control plane, or after it. Of what follows the close only the ends count: each shell takes down its
+        channel in an order of its own.
         """
         before = [entry for entry in self._entries if entry[0] < close_at]
         after = [entry for entry in self._entries if entry[0] >= close_at]
@@ -48,7 +49,12 @@ class Trace:
         ordered = sorted(before, key=itemgetter(0, 1))
         groups = ((what, list(group)) for (_, _, what), group in groupby(ordered, key=itemgetter(0, 1, 2)))
         found = [sorted(group, key=itemgetter(3)) if what == "request" else group for what, group in groups]
-        return [*chain.from_iterable(found), *ends]
+        pairs = pairwise([*chain.from_iterable(found), ()])
+        return [*(entry for entry, following in pairs if not _waits_for_nothing(entry, following)), *ends]
+
+
+def _waits_for_nothing(entry: Entry, following: Entry) -> bool:
+    return entry[2:] == ("event", "pick") and following[:4] == (*entry[:2], "event", "in_flight")
 
 
 def difference(name: str, one: list[Entry], other_name: str, other: list[Entry]) -> str:
