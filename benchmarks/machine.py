@@ -10,7 +10,6 @@ import argparse
 import json
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -34,6 +33,7 @@ from meshlib._core.host import Host
 from meshlib._core.policy import HedgingPolicy, Plan, RetryBudget, RetryPolicy
 from meshlib._core.status import OK, Outcome
 from meshlib._core.target import parse_target
+from meshlib._sync.clock import CLOCK
 from meshlib._sync.streams import ResponseStream
 from meshlib.telemetry._channel import Telemetry
 
@@ -56,6 +56,10 @@ class Connected:
 
     def state(self, connect: bool) -> int:
         """READY."""
+        return READY
+
+    def glance(self) -> int | None:
+        """The same."""
         return READY
 
 
@@ -84,7 +88,7 @@ def cluster(hosts: int) -> Cluster:
         "benchmark",
         balancer=RoundRobin(),
         rng=Random(0),
-        lock=threading.Lock(),
+        threads=CLOCK,
         budget=RetryBudget(),
         attention=lambda: None,
     )

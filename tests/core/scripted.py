@@ -3,10 +3,10 @@ list, and a channel that performs a cluster's commands as their docstrings say. 
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from random import Random
 from typing import Any
 
+from meshlib._core.attempts.budget import Holder
 from meshlib._core.attempts.policy import RetryThrottling
 from meshlib._core.attempts.throttle import Throttle
 from meshlib._core.balancing.contracts import Balancer
@@ -44,6 +44,7 @@ from meshlib._core.host import Host
 from meshlib._core.limits.breaker import Breaker
 from meshlib._core.limits.policy import CircuitBreaker
 from meshlib._core.policy import HedgingPolicy, Plan, RetryBudget, RetryPolicy
+from meshlib._core.serial import ALONE, Threads
 from meshlib._core.stages import STAGES
 from meshlib._core.status import Outcome
 
@@ -135,12 +136,22 @@ class ScriptedCluster:
         chosen = self.picks.popleft() if len(self.picks) > 1 else self.picks[0]
         if isinstance(chosen, Host):
             self.in_flight[chosen] += 1
+            call.place = chosen
         elif chosen is None and wait:
             self.waiting.add(call)
         return chosen
 
-    def report(self, host: Host, outcome: Outcome, seconds: float, now: float) -> str:
+    def put_back(self, call: Call) -> None:
+        if call.place is not None:
+            self.in_flight[call.place] -= 1
+            call.place = None
+
+    def report(
+        self, host: Host, outcome: Outcome, seconds: float, now: float, attempt: StartAttempt | None = None
+    ) -> str:
         self.in_flight[host] -= 1
+        if attempt is not None:
+            attempt.seconds = seconds
         self.reports.append((host.endpoint.address, outcome.code))
         return "" if outcome.code == "OK" else self.ejects.pop(host, "")
 
@@ -157,7 +168,7 @@ class ScriptedCluster:
             self.throttle.failed()
         return not self.throttle.allows
 
-    def acquire(self, resting: Call | None = None) -> bool | None:
+    def acquire(self, holder: Holder, resting: Call | None = None) -> bool | None:
         if self.held >= self.breaker.max_retries:
             return None
         if resting is not None:
@@ -165,16 +176,19 @@ class ScriptedCluster:
         if self.held >= self.places:
             return False
         self.held += 1
+        holder.holds = True
         return True
 
-    def force(self) -> bool:
+    def force(self, holder: Holder) -> bool:
         if self.held >= self.breaker.max_retries:
             return False
         self.held += 1
+        holder.holds = True
         return True
 
-    def release(self) -> None:
+    def release(self, holder: Holder) -> None:
         self.held -= 1
+        holder.holds = False
         assert self.held >= 0
 
     def refuse(self, why: str, *, now: float) -> str:
@@ -222,6 +236,9 @@ class Link:
         self.asked += 1
         return self.is_now
 
+    def glance(self) -> int | None:
+        return self.state(True)
+
 
 class Channel:
     """A cluster whose commands are performed at once, on links that a test controls.
@@ -232,7 +249,7 @@ class Channel:
         outlier_detection: who is left out for a while.
         circuit_breaker: how much may be under way.
         throttling: of retries.
-        lock: of the cluster.
+        threads: of the cluster.
         seed: of its random choices.
         unopenable: addresses for which no subchannel can be made.
         defer: leave commands in :attr:`pending` instead; :meth:`perform` takes them from there.
@@ -246,7 +263,7 @@ class Channel:
         outlier_detection: OutlierDetection | None = None,
         circuit_breaker: CircuitBreaker | None = None,
         throttling: RetryThrottling | None = None,
-        lock: AbstractContextManager[Any] | None = None,
+        threads: Threads = ALONE,
         seed: int = 0,
         defer: bool = False,
     ) -> None:
@@ -256,7 +273,7 @@ class Channel:
             "svc-a",
             balancer=balancer or RoundRobin(),
             rng=Random(seed),
-            lock=lock or nullcontext(),
+            threads=threads,
             budget=budget,
             outlier_detection=outlier_detection,
             circuit_breaker=circuit_breaker,

@@ -608,7 +608,7 @@ def test_the_budget_is_of_the_calls_under_way(percent: float, least: int, active
     channel.put("a", CONNECTING, now=0.5)
     for _ in range(waiting):
         channel.call().begin(now=1.0)
-    granted = [channel.cluster.retries.acquire() for _ in range(allowed + 3)]
+    granted = [channel.cluster.retries.acquire(channel.call()) for _ in range(allowed + 3)]
     assert granted == [True] * allowed + [False] * 3
 
 

@@ -7,7 +7,6 @@ their docstrings say, in as few words as possible.
 import heapq
 from collections import deque
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext
 from functools import partial
 from random import Random
 from typing import Any
@@ -52,7 +51,6 @@ class World:
             given.target.text,
             balancer=given.balancer,
             rng=Random(script.seed),
-            lock=nullcontext(),
             budget=given.retry_budget,
             throttling=given.retry_throttling,
             outlier_detection=given.outlier_detection,

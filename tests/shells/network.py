@@ -46,6 +46,10 @@ class Link:
             self._connect(now)
         return self._state
 
+    def glance(self) -> int | None:
+        """The same, for a sweep."""
+        return self.state(True)
+
     def _connect(self, at: float) -> None:
         self._state = CONNECTING
         self._next = at + self.host.connect

@@ -70,7 +70,6 @@ class Runtime:
             settings.target.text,
             balancer=settings.balancer,
             rng=process.clock.rng(),
-            lock=process.clock.lock(),
             budget=settings.retry_budget,
             throttling=settings.retry_throttling,
             outlier_detection=settings.outlier_detection,

@@ -41,6 +41,10 @@ class Subchannel:
         self.multicallables: Kept[Method, Any] = Kept(partial(_multicallable, self._channel, bool(interceptors)))
         """grpc's multicallables by method: they take bytes, and return messages."""
 
+    def glance(self) -> int | None:
+        """The state now. grpc.aio has no lock that one might wait for."""
+        return self.state(True)
+
     def close(self) -> None:
         """Ends the connection and every call on it. Without a grace grpc.aio has nothing to wait for."""
         ended(self._channel.close())

@@ -76,6 +76,10 @@ class Call:
     attempts: tuple[StartAttempt, ...] = ()
     tried: tuple[Host, ...] = ()
     """Hosts it was sent to, oldest first."""
+    place: Host | None = None
+    """Where it has a place for an attempt that has not been made yet."""
+    holds: bool = False
+    """It holds a place in the retry budget for such an attempt."""
     span: object = None
     """Whatever telemetry keeps for the call."""
     waker: Callable[[], None] | None = None
@@ -175,12 +179,12 @@ class Call:
         attempt = self.attempts[n - 1]
         if attempt.seconds is not None:
             raise AssertionError(f"attempt {n} of {self.method} was reported twice")
-        attempt.seconds = seconds = now - attempt.start
+        seconds = now - attempt.start
         if attempt.outcome is None:
             attempt.outcome = outcome
         else:
             outcome = attempt.outcome
-        ejected = self.cluster.report(attempt.host, outcome, seconds, now)
+        ejected = self.cluster.report(attempt.host, outcome, seconds, now, attempt)
         if ejected:
             attempt.ejected = ejected
         if self.observer is not None and (self.every_event or outcome.code != "OK"):
@@ -278,14 +282,19 @@ class Call:
         if self.attempts:
             count = len(self.attempts)
             attempt = StartAttempt(count + 1, host, timeout, why, now, count - self._refused)
-            if self._failure is not None:
-                attempt.holds, self._failure.holds = self._failure.holds, False
-            self.attempts = (*self.attempts, attempt)
             self.tried = (*self.tried, host)
+            # It is either the place of the call or that of an attempt, whatever is raised where.
+            self.attempts = (*self.attempts, attempt)
+            self.place = None  # uninterrupted
+            holder = self if self.holds else self._failure
+            if holder is not None and holder.holds:  # uninterrupted
+                holder.holds = False  # uninterrupted
+                attempt.holds = True  # uninterrupted
         else:
             attempt = StartAttempt(1, host, timeout, why, now, 0)
-            self.attempts = (attempt,)
             self.tried = (host,)
+            self.attempts = (attempt,)
+            self.place = None  # uninterrupted
         if self.streaming and self.reading:
             attempt.active = now
         self.state = FLYING
@@ -356,10 +365,9 @@ class Call:
 
     def _back_off(self, attempt: StartAttempt, delay: float, why: str, now: float) -> Commands:
         """Another attempt follows after ``delay``, its place in the budget held meanwhile."""
-        place = self.cluster.retries.acquire(self)
+        place = self.cluster.retries.acquire(attempt, self)
         if place is None:
             return self._final(attempt, self.cluster.retries.refuse(RETRIES_FULL, now=now), now)
-        attempt.holds = place
         if not place:
             # Judged when the back-off ends: by then it shows whether the host was lost.
             delay = max(delay, LOSS_SHOWS)
@@ -381,10 +389,9 @@ class Call:
             if not lost and self._may_yet_be_lost(attempt, now):
                 self._resume_at = now + LOSS_SHOWS
                 return NOTHING
-            if not lost or not self.cluster.retries.force():
+            if not lost or not self.cluster.retries.force(attempt):
                 why = self.cluster.retries.refuse(RETRIES_FULL if lost else OVER_BUDGET, now=now)
                 return self._final(attempt, why, now)
-            attempt.holds = True
         return self._start(self._why, now)
 
     def _may_yet_be_lost(self, attempt: StartAttempt, now: float) -> bool:
@@ -460,8 +467,26 @@ class Call:
     def _free(self, attempt: StartAttempt) -> None:
         """Gives its place in the retry budget back, if it holds one."""
         if attempt.holds:
-            attempt.holds = False
-            self.cluster.retries.release()
+            self.cluster.retries.release(attempt)
+
+    def abandon(self, outcome: Outcome, *, now: float) -> "tuple[StartAttempt, ...]":
+        """The call ends with ``outcome``, after an exception was raised between any two lines of its machine, and what
+        the machine was doing is left half done. Returns the attempts that are still to be reported.
+
+        Raised it was by a signal handler of the application's; what has been counted is given back.
+        """
+        self.state = DONE
+        self.cluster.leave(self)
+        self.cluster.put_back(self)
+        if self.holds:
+            self.cluster.retries.release(self)
+        for attempt in self.attempts:
+            self._free(attempt)
+            if attempt.outcome is None:
+                attempt.outcome = outcome
+            attempt.dropped = True
+        self._flying = 0
+        return tuple(attempt for attempt in self.attempts if attempt.seconds is None)
 
     def explain(self, outcome: Outcome) -> str:
         """What the mesh did for a call that failed after several attempts, as the details of its error."""

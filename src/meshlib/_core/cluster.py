@@ -1,16 +1,21 @@
 """The machine of one service in one channel: what it asks of the shell, and who waits for it.
 
-Two kinds of thread use it. Callers come through :meth:`Cluster.pick` and :meth:`Cluster.report`, which take the lock,
-do little and never wait. The control plane feeds it answers and timers and performs its commands. What a caller notices
-and the control plane must act on (a host that went away, a drained one) is left as state, and ``attention`` is called.
+Two kinds of thread use it. Callers come through :meth:`Cluster.pick` and :meth:`Cluster.report`, which do little and
+never wait. The control plane feeds it answers and timers and performs its commands. What a caller notices and the
+control plane must act on (a host that went away, a drained one) is left as state, and ``attention`` is called.
+
+Either may come back in the middle of any step, on the same thread: from a signal handler or a finalizer. So nothing
+here takes a lock (:mod:`meshlib._core.serial`). Attempts are counted in stretches that nothing interrupts. What changes
+hosts is a serialized step. A connection is asked for its state outside of steps, since that takes a lock of grpc's; the
+answer is applied in one, unless a newer one has been.
 """
 
 import math
 from collections import deque
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from functools import partial
 from random import Random
-from typing import TYPE_CHECKING, Any, Final, final
+from typing import TYPE_CHECKING, Final, TypeVar, final
 
 from meshlib._core.attempts.admission import Admission
 from meshlib._core.attempts.budget import Budget
@@ -19,8 +24,8 @@ from meshlib._core.attempts.throttle import Throttle
 from meshlib._core.balancing.contracts import Balancer
 from meshlib._core.balancing.priorities import Priorities
 from meshlib._core.balancing.rotation import Rotation
-from meshlib._core.commands import Close, ClusterCommand, Lookup, Open, Rebuild, StateChanged, Wake
-from meshlib._core.connectivity import CONNECTING, IDLE, NAMES, SHUTDOWN, aggregate
+from meshlib._core.commands import Close, ClusterCommand, Lookup, Open, Rebuild, StartAttempt, StateChanged, Wake
+from meshlib._core.connectivity import CONNECTING, IDLE, NAMES, READY, SHUTDOWN, aggregate
 from meshlib._core.endpoint import Resolution, merged
 from meshlib._core.events import ChannelEvent, ChannelObserver, PanicChanged, ResolutionFailed
 from meshlib._core.health.outlier import Outliers
@@ -29,6 +34,7 @@ from meshlib._core.host import Host, Subchannel
 from meshlib._core.hosts import Hosts
 from meshlib._core.limits.breaker import Breaker
 from meshlib._core.limits.policy import CircuitBreaker
+from meshlib._core.serial import ALONE, Threads, WorkSerializer
 from meshlib._core.snapshot import HostSnapshot
 from meshlib._core.status import Outcome, local
 from meshlib._core.waiting import Waiting
@@ -39,10 +45,12 @@ if TYPE_CHECKING:
 
 __all__ = ["CLOSED", "Cluster"]
 
+T = TypeVar("T")
+
 Commands = tuple[ClusterCommand, ...]
 
 SWEPT_AT_ONCE: Final = 64
-"""Connections looked at without giving the lock away: about 30 microseconds."""
+"""Connections whose changes are applied in one step, at most."""
 
 CLOSED: Final = local("CANCELLED", "Channel closed!")
 """What a waiting call is told when its channel closes: grpc's own words."""
@@ -56,12 +64,12 @@ class Cluster:
         name: the target as written, for messages.
         balancer: chooses among the hosts of one priority; :class:`Priorities` says which that is, too.
         rng: every random choice of the channel.
-        lock: guards every step; the shell's, so that the core names no thread.
+        threads: of the shell, so that the core names none.
         budget: of retries; None: no limit.
         throttling: of retries; None: no limit.
         outlier_detection: who is left out for a while; None: nobody.
         circuit_breaker: how much may be under way; None: no limit.
-        attention: tells the control plane to call :meth:`on_timer` soon; called outside the lock.
+        attention: tells the control plane to call :meth:`on_timer` soon; called outside of steps.
         observer: hears the events of the channel.
     """
 
@@ -71,9 +79,9 @@ class Cluster:
         *,
         balancer: Balancer,
         rng: Random,
-        lock: AbstractContextManager[Any],
         budget: RetryBudget | None,
         attention: Callable[[], None],
+        threads: Threads = ALONE,
         throttling: RetryThrottling | None = None,
         outlier_detection: OutlierDetection | None = None,
         circuit_breaker: CircuitBreaker | None = None,
@@ -82,6 +90,8 @@ class Cluster:
         self.name = name
         self.rng = rng
         self.in_flight = 0
+        self.ended = 0
+        """Attempts that have ended so far."""
         self.closed = False
         self.failure = ""
         """Why the last resolution failed; empty after a good one."""
@@ -96,12 +106,13 @@ class Cluster:
         """Priorities whose ejected hosts are used as well."""
         self.observer = observer
         self._events: deque[ChannelEvent] | None = None if observer is None else deque()
-        self.hosts = hosts = Hosts(self._events)
-        self._usable = hosts.usable
+        self.hosts = Hosts(self._events)
         if not isinstance(balancer, Priorities):
             balancer = Priorities(balancer=balancer, overprovisioning_factor=None)
         self._priorities = balancer
-        self._lock = lock
+        self._serializer = WorkSerializer(threads)
+        self._commands: deque[ClusterCommand] = deque()
+        """What the steps so far ask of the shell, and it has not been given yet."""
         self._attention = attention
         self.connectivity = IDLE
         """The channel's own state."""
@@ -115,7 +126,6 @@ class Cluster:
         self._waiting = waiting = Waiting()
         throttle = None if throttling is None else Throttle(throttling)
         self.retries = Admission(
-            lock,
             self.budget,
             throttle,
             waiting,
@@ -137,75 +147,92 @@ class Cluster:
             breaker refuses it; or None, and then the call is registered to be woken (unless ``wait`` is False).
         """
         waiting = self._waiting
-        with self._lock:
+        while True:
             if waiting.calls or waiting.resting:
                 waiting.forget(call)
+            ended = self.ended
             rotation = self._rotation
-            chosen: Host | Outcome | None = None if rotation is None else rotation.pick(call, self._usable, now)
+            chosen: Host | Outcome | None = None if rotation is None else rotation.pick(call, self.usable, now)
             if chosen is None:
-                chosen = self._pick_failing(call, wait)
-            attention = False
+                chosen = self._pick_failing(call, wait, now)
             if type(chosen) is Host:
-                in_flight = self.in_flight
-                if in_flight < self.breaker.max_requests:
-                    chosen.in_flight += 1
-                    self.in_flight = in_flight + 1
+                # It may have left since it was asked for its connection; and the call has its place from here on,
+                # whatever is raised before there is an attempt to say so.
+                if chosen.removed or chosen.subchannel is None:  # uninterrupted
+                    continue
+                in_flight = self.in_flight  # uninterrupted
+                if in_flight < self.breaker.max_requests:  # uninterrupted
+                    chosen.in_flight += 1  # uninterrupted
+                    self.in_flight = in_flight + 1  # uninterrupted
+                    call.place = chosen  # uninterrupted
                 else:
                     chosen = self.breaker.refuse_request(self.note, now=now)
             elif chosen is None and wait:
                 chosen = self._wait(call, now)
-                attention = chosen is None
-            version = self.hosts.version
-            if version != self._seen:
-                self._seen = version
-                attention = True
-        if attention:
-            self._attention()
-        return chosen
+                if chosen is None and (ended != self.ended or rotation is not self._rotation or self.closed):
+                    continue  # what it waits for came before it was registered
+                if chosen is None:
+                    self._attention()
+            if self.hosts.version != self._seen:
+                self._notice()
+            return chosen
 
-    def report(self, host: Host, outcome: Outcome, seconds: float, now: float) -> str:
-        """An attempt on ``host`` ended after ``seconds``; its place is free.
+    def put_back(self, call: "Call") -> None:
+        """The place that ``call`` has at a host is free again: there will be no attempt."""
+        host = call.place
+        if host is not None:
+            host.in_flight -= 1  # uninterrupted
+            self.in_flight -= 1  # uninterrupted
+            call.place = None  # uninterrupted
+            self._attention()
+
+    def report(
+        self, host: Host, outcome: Outcome, seconds: float, now: float, attempt: StartAttempt | None = None
+    ) -> str:
+        """An attempt on ``host`` ended after ``seconds``; its place is free, and ``attempt`` says so.
 
         Returns:
             Why that had the host ejected; empty: it had not.
         """
+        host.in_flight -= 1  # uninterrupted
+        self.in_flight -= 1  # uninterrupted
+        self.ended += 1  # uninterrupted
+        if attempt is not None:  # uninterrupted
+            attempt.seconds = seconds  # uninterrupted
         ejected = ""
-        with self._lock:
-            host.in_flight -= 1
-            self.in_flight -= 1
-            if outcome.code == "OK":
-                host.successes += 1
-                judged = host.struck
-            else:
-                host.failures += 1
-                judged = True
-                if outcome.code == "UNAVAILABLE":
-                    self.hosts.usable(host, now=now)
-            rotation = self._rotation
-            if rotation is not None and rotation.listens:
-                rotation.report(host, outcome.code, seconds, now=now)
-            if judged and self.outliers is not None:
-                ejected = self._judge(self.outliers, host, outcome, now - seconds, now)
-            attention = host.removed and host.in_flight == 0
-            if self._waiting.calls and rotation is not None:
-                attention = self._waiting.freed = True
-            version = self.hosts.version
-            if version != self._seen:
-                self._seen = version
-                attention = True
-        if attention:
-            self._attention()
+        rotation = self._rotation
+        if outcome.code == "OK":
+            host.successes += 1
+            if host.struck or (rotation is not None and rotation.listens):
+                ejected = self._run(partial(self._reported, host, outcome, seconds, None, now), "")
+        else:
+            host.failures += 1
+            look = self._look(host) if outcome.code == "UNAVAILABLE" else None
+            ejected = self._run(partial(self._reported, host, outcome, seconds, look, now), "")
+        if host.removed or self._waiting.calls or self.hosts.version != self._seen:
+            freed = bool(self._waiting.calls) and rotation is not None
+            if freed:
+                self._waiting.freed = True
+            if freed or (host.removed and host.in_flight == 0) or self.hosts.version != self._seen:
+                self._notice()
         return ejected
 
     def leave(self, call: "Call") -> None:
         """``call`` waits no more, neither for a host nor for its next attempt."""
-        with self._lock:
-            self._waiting.forget(call)
+        self._waiting.forget(call)
+
+    def usable(self, host: Host, *, now: float) -> bool:
+        """Asks the connection of ``host`` whether a call may be sent to it."""
+        look = self._look(host)
+        if look is None:
+            return False
+        if look[2] != host.state:
+            self._run(partial(self.hosts.seen, (look,), now=now), None)
+        return look[2] == READY
 
     def lost(self, host: Host, *, since: float, now: float) -> bool:
         """Whether ``host`` has left, or has been without its connection at any time since then."""
-        with self._lock:
-            return not self.hosts.usable(host, now=now) or host.lost_at >= since
+        return not self.usable(host, now=now) or host.lost_at >= since
 
     def note(self, event: ChannelEvent) -> None:
         """Tells ``event`` to whoever listens, with the next step of the control plane."""
@@ -216,59 +243,68 @@ class Cluster:
 
     def on_resolved(self, resolution: Resolution, *, now: float) -> Commands:
         """The resolver named endpoints, an answer that may be the same as before."""
-        with self._lock:
+
+        def step() -> None:
             if self.closed:
-                return ()
+                return
             self.resolved = True
             self.resolutions["ok"] += 1
             self.failure = "" if resolution.endpoints else "the resolver named no endpoint"
             if self.outliers is not None:
                 self.outliers.begin(now=now)
-            to_open = self.hosts.replace(merged(resolution.endpoints), now=now)
-            commands = self._settle(now)
-        self._publish()
-        return (*map(Open, to_open), *commands)
+            self._commands += map(Open, self.hosts.replace(merged(resolution.endpoints), now=now))
+            self._settle(now)
+
+        return self._step(step)
 
     def on_resolution_failed(self, reason: str, *, now: float) -> Commands:
         """The resolver failed: the last good endpoints stay."""
-        with self._lock:
+
+        def step() -> None:
             if self.closed:
-                return ()
+                return
             self.resolved = True
             self.resolutions["failed"] += 1
             if reason != self.failure:
                 self.note(ResolutionFailed(at=now, reason=reason, kept=len(self.hosts)))
             self.failure = reason
-            commands = self._settle(now)
-        self._publish()
-        return tuple(commands)
+            self._settle(now)
+
+        return self._step(step)
 
     def opened(self, host: Host, subchannel: Subchannel, *, now: float) -> Commands:
         """``host`` has a subchannel, which is to connect."""
-        with self._lock:
-            if not self.hosts.opened(host, subchannel):
-                return (Close(host),)
-            self._watch.hurry(now=now)
-        return ()
+
+        def step() -> None:
+            if self.closed or not self.hosts.opened(host, subchannel):
+                self._commands.append(Close(host, subchannel))
+            else:
+                self._watch.hurry(now=now)
+
+        return self._step(step)
 
     def on_connectivity(self, host: Host, state: int, *, now: float) -> Commands:
         """The connection of ``host`` is in ``state`` now."""
-        with self._lock:
-            if self.closed:
-                return ()
-            self.hosts.set_state(host, state, now=now)
-            commands = self._settle(now)
-        self._publish()
-        return tuple(commands)
+
+        def step() -> None:
+            if not self.closed:
+                self.hosts.set_state(host, state, now=now)
+                self._settle(now)
+
+        return self._step(step)
 
     def on_timer(self, *, now: float) -> Commands:
         """The time of :meth:`next_timer` has come, or ``attention`` was called."""
         swept = now >= self._watch.at
         if swept:
             self._sweep(now)
-        with self._lock:
+
+        def step() -> None:
             if self.closed:
-                return ()
+                return
+            if self._serializer.torn:
+                self._serializer.torn = False
+                self._commands += self.hosts.mend()
             if swept:
                 self._watch.looked(
                     len(self.hosts.seats), waiting=bool(self._waiting.calls), quiet=self._quiet(), now=now
@@ -279,9 +315,9 @@ class Cluster:
                 self.hosts.judged(found, now=now)
             if now >= self._stale_at:
                 self.hosts.version += 1
-            commands = self._settle(now)
-        self._publish()
-        return tuple(commands)
+            self._settle(now)
+
+        return self._step(step)
 
     def next_timer(self) -> float | None:
         """The monotonic second of the next :meth:`on_timer`, or None."""
@@ -292,18 +328,26 @@ class Cluster:
         return None if timer == math.inf else timer
 
     def rebuild(self, *, now: float) -> Commands:
-        """Makes pickers for the hosts of now. Runs the balancer's code, off the lock."""
-        with self._lock:
-            version = self.hosts.version
-            if self.closed or version == self._built:
-                return ()
-            tiers = self.hosts.tiers(self._priorities, first=self._previous is None)
+        """Makes pickers for the hosts of now. Runs the balancer's code, outside of steps."""
+        # Before the hosts are looked at: what changes meanwhile asks for another rebuild.
+        version = self.hosts.version
+        if self.closed or version == self._built:
+            return self._take()
+        tiers = self.hosts.tiers(self._priorities, first=self._previous is None)
         rotation = None
         if tiers:
-            rotation = Rotation(self._priorities.balancer, tiers, rng=self.rng, events=self._events, now=now)
-        with self._lock:
+            rotation = Rotation(
+                self._priorities.balancer,
+                tiers,
+                rng=self.rng,
+                events=self._events,
+                now=now,
+                serializer=self._serializer,
+            )
+
+        def step() -> None:
             if self.closed:
-                return ()
+                return
             if rotation is not None:
                 if self._previous is not None:
                     rotation.adopt(self._previous, now=now)
@@ -316,24 +360,22 @@ class Cluster:
             if rotation is not None and rotation.panic != self.panic:
                 self.panic = rotation.panic
                 self.note(PanicChanged(at=now, priorities=self.panic))
-            commands = self._settle(now)
-        self._publish()
-        return tuple(commands)
+            self._settle(now)
+
+        return self._step(step)
 
     def close(self, *, now: float) -> Commands:
         """The channel closes: waiting calls are woken, every host is closed whatever it has in flight."""
-        with self._lock:
-            if self.closed:
-                return ()
-            self.closed = True
-            self._rotation = self._previous = None
-            self.panic = ()
-            self.connectivity = SHUTDOWN
-            closing = self.hosts.clear()
-            self._seen = self.hosts.version
-            calls = self._waiting.take_all()
+        closed = self.closed  # uninterrupted
+        self.closed = True  # uninterrupted
+        if closed:
+            return self._take()
+        # At once, also in the middle of another step; what that may still bring back goes when it has ended.
+        self._clear()
+        self._commands.append(StateChanged(SHUTDOWN))
+        self._run(self._clear, None)
         self._publish()
-        return (*((Wake(calls),) if calls else ()), *closing, StateChanged(SHUTDOWN))
+        return self._take()
 
     # What is known.
 
@@ -358,20 +400,82 @@ class Cluster:
 
     def snapshot(self, *, now: float) -> tuple[HostSnapshot, ...]:
         """The hosts as they are now."""
-        with self._lock:
-            return self.hosts.snapshot(now=now)
+        return self.hosts.snapshot(now=now)
 
     def __repr__(self) -> str:
         return f"<Cluster {self.name} {self.ready} ready of {len(self.hosts)} {NAMES[self.connectivity]}>"
 
-    # Steps, under the lock.
+    def _notice(self) -> None:
+        """There is something for the control plane to act on."""
+        self._seen = self.hosts.version
+        self._attention()
 
-    def _pick_failing(self, call: "Call", wait: bool) -> Host | Outcome | None:
+    # Steps, and how they are run.
+
+    def _run(self, step: Callable[[], T], otherwise: T) -> T:
+        """Runs a serialized step for a caller; ``otherwise``: it is left to the one beneath."""
+        found = self._serializer.run(step, otherwise)
+        if self._commands:
+            self._attention()  # steps of the control plane were left to this thread
+        return found
+
+    def _step(self, step: Callable[[], None]) -> Commands:
+        """Runs a serialized step for the control plane. Returns what is asked of it by now."""
+        self._serializer.run(step, None)
+        self._publish()
+        return self._take()
+
+    def _take(self) -> Commands:
+        taken = []
+        while self._commands:
+            try:
+                taken.append(self._commands.popleft())
+            except IndexError:  # another thread was quicker
+                break
+        return tuple(taken)
+
+    def _clear(self) -> None:
+        """Takes everything out; also in the middle of another step."""
+        self._rotation = self._previous = None
+        self.panic = ()
+        self.connectivity = SHUTDOWN
+        closing = self.hosts.clear()
+        self._seen = self.hosts.version
+        calls = self._waiting.take_all()
+        self._commands += (*((Wake(calls),) if calls else ()), *closing)
+
+    def _look(self, host: Host) -> tuple[Host, int, int] | None:
+        """Asks the connection of ``host``, outside of steps; None: it has none."""
+        subchannel = host.subchannel
+        if host.removed or subchannel is None:
+            return None
+        stamp = host.stamp
+        try:
+            return host, stamp, subchannel.state(True)
+        except ValueError:
+            return None  # closed this moment
+
+    def _reported(
+        self, host: Host, outcome: Outcome, seconds: float, look: tuple[Host, int, int] | None, now: float
+    ) -> str:
+        """What the end of an attempt changes, beside what is counted; why it had the host ejected."""
+        if look is not None:
+            self.hosts.seen((look,), now=now)
+        rotation = self._rotation
+        if rotation is not None and rotation.listens:
+            rotation.report(host, outcome.code, seconds, now=now)
+        if self.outliers is not None and (outcome.code != "OK" or host.struck):
+            return self._judge(self.outliers, host, outcome, now - seconds, now)
+        return ""
+
+    def _pick_failing(self, call: "Call", wait: bool, now: float) -> Host | Outcome | None:
         """The rotation has no host. A call that does not wait for one is sent to a failing host all the same, once
         nothing is resolving or connecting any more: grpc refuses it within a millisecond, with the true reason."""
         if self.closed:
             return CLOSED
-        if not self.resolved or self._reachable() or (wait and self.hosts.redialled()) or call.wait_for_ready:
+        if not self.resolved or self._reachable():
+            return None
+        if (wait and self._run(self.hosts.redialled, False)) or call.wait_for_ready:
             return None
         return self.hosts.failing(call.tried) or local("UNAVAILABLE", self.situation())
 
@@ -405,22 +509,33 @@ class Cluster:
         return "" if not found or host.ejection is None else host.ejection.why
 
     def _sweep(self, now: float) -> None:
-        """Looks at every connection; takes the lock itself, and gives it away in between: there may be thousands."""
+        """Looks at every connection, and applies what has changed, in a step for every few: there may be thousands."""
         seats = self.hosts.seats
         for first in range(0, len(seats), SWEPT_AT_ONCE):
-            with self._lock:
-                for host in seats[first : first + SWEPT_AT_ONCE]:
-                    self.hosts.usable(host, now=now)
+            changed = []
+            for host in seats[first : first + SWEPT_AT_ONCE]:
+                subchannel = host.subchannel
+                if subchannel is None or host.removed:
+                    continue
+                stamp = host.stamp
+                try:
+                    state = subchannel.glance()
+                except ValueError:
+                    continue  # closed this moment
+                if state is not None and state != host.state:
+                    changed.append((host, stamp, state))
+            if changed:
+                self._run(partial(self.hosts.seen, changed, now=now), None)
 
     def _quiet(self) -> bool:
         """Whether every host is connected, and nobody has called since this was last asked."""
-        called, self._called = self._called, sum(host.successes + host.failures for host in self.hosts.seats)
+        called, self._called = self._called, self.ended
         return called == self._called and not self.in_flight and self.ready == len(self.hosts.seats)
 
-    def _settle(self, now: float) -> list[ClusterCommand]:
-        """What the changes so far ask of the shell."""
-        hosts = self.hosts
-        commands: list[ClusterCommand] = [Close(host) for host in hosts.drained()]
+    def _settle(self, now: float) -> None:
+        """Asks of the shell what the changes so far call for."""
+        hosts, commands = self.hosts, self._commands
+        commands += map(Close, hosts.drained())
         commands += hosts.redialling
         hosts.redialling.clear()
         if hosts.lost:
@@ -440,11 +555,15 @@ class Cluster:
             self.connectivity = state
             commands.append(StateChanged(state))
         self._watch.settle(seats=bool(hosts.seats), now=now)
-        return commands
 
-    # Events are noted under the lock and told outside it.
+    # Events are noted in steps and told outside of them.
 
     def _publish(self) -> None:
-        if self.observer is not None:
-            while self._events:
-                self.observer.on_channel_event(self._events.popleft())
+        if self.observer is None:
+            return
+        while self._events:
+            try:
+                event = self._events.popleft()
+            except IndexError:  # another thread was quicker
+                break
+            self.observer.on_channel_event(event)

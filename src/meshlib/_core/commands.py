@@ -7,7 +7,7 @@ from meshlib._core.status import OK, Outcome
 
 if TYPE_CHECKING:
     from meshlib._core.call import Call
-    from meshlib._core.host import Host
+    from meshlib._core.host import Host, Subchannel
 
 __all__ = [
     "ANSWERED",
@@ -143,14 +143,14 @@ class Open:
 
 @final
 class Close:
-    """The command to close the subchannel that ``host`` has now: it has left and its last attempt has ended, or it is
-    to have another."""
+    """The command to close a subchannel of ``host``, the one that it has now unless another is named: it has left and
+    its last attempt has ended, or it is to have another."""
 
     __slots__ = ("host", "subchannel")
 
-    def __init__(self, host: "Host") -> None:
+    def __init__(self, host: "Host", subchannel: "Subchannel | None" = None) -> None:
         self.host = host
-        self.subchannel = host.subchannel
+        self.subchannel = subchannel or host.subchannel
 
     def __repr__(self) -> str:
         return f"<close {self.host.endpoint.address}>"

@@ -70,17 +70,15 @@ class HedgedCall(Call):
         place = retries.throttle is None or retries.throttle.allows
         why = "" if place else THROTTLED
         if place:
-            granted = retries.acquire()
+            granted = retries.acquire(self)
             why = "" if granted else RETRIES_FULL if granted is None else OVER_BUDGET
         if why:
             self._hedges.stop(retries.refuse(why, now=now))
             return NOTHING
         host = self.cluster.pick(self, now=now, wait=False)
         if type(host) is Host:
-            copy = self._send(host, "hedge", now)
-            copy.holds = True
-            return (copy,)
-        retries.release()
+            return (self._send(host, "hedge", now),)
+        retries.release(self)
         if isinstance(host, Outcome):
             self._broken(host, now)
         self._hedges.stop(host.details if isinstance(host, Outcome) else "there was no host for a further copy")

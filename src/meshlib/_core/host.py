@@ -10,10 +10,18 @@ __all__ = ["Ejection", "Host", "Record", "Subchannel"]
 
 
 class Subchannel(Protocol):
-    """The connection of a host, as far as the core asks about it: under the channel's lock, never after its Close."""
+    """The connection of a host, as far as the core asks about it: never inside a step, and not on after its Close.
+
+    Raises:
+        ValueError: it was closed a moment ago.
+    """
 
     def state(self, connect: bool) -> int:
-        """The connectivity now, without blocking; with ``connect`` an idle one starts to connect."""
+        """The connectivity now; with ``connect`` an idle one starts to connect."""
+        ...
+
+    def glance(self) -> int | None:
+        """The same, an idle one starts to connect; None: it cannot be told without waiting for another thread."""
         ...
 
 
@@ -85,7 +93,7 @@ class Record:
 class Host:
     """One endpoint in one channel: the same object for as long as the endpoint stays, whatever its weight or priority.
 
-    Written under the channel's lock only.
+    Written in serialized steps only, but for what is counted.
     """
 
     __slots__ = (
@@ -98,6 +106,7 @@ class Host:
         "lost_at",
         "record",
         "removed",
+        "stamp",
         "state",
         "struck",
         "subchannel",
@@ -109,6 +118,8 @@ class Host:
         self.endpoint = endpoint
         self.subchannel: Subchannel | None = None
         self.state = CONNECTING
+        self.stamp = 0
+        """Goes up with each change of the connection: one that was looked at before it has been overtaken."""
         self.failing = False
         """Its connection broke, or could not be made, and has not come back since."""
         self.removed = False

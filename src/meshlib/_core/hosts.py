@@ -26,7 +26,8 @@ Key = tuple[str, str | None]
 
 @final
 class Hosts:
-    """The hosts of one channel, in the order they were first named. Every method runs under the channel's lock.
+    """The hosts of one channel, in the order they were first named. What changes them is part of a serialized step of
+    the channel, but for :meth:`clear`; questions may be put at any moment, also in the middle of a change.
 
     Args:
         events: takes what happened; None: nobody listens.
@@ -125,16 +126,19 @@ class Hosts:
 
     def opened(self, host: Host, subchannel: Subchannel) -> bool:
         """``host`` has a subchannel. Returns whether it is still of use."""
+        if host.removed or host.subchannel is not None:
+            return False
         host.subchannel = subchannel
-        if not host.removed:
-            self._seat()
-        return not host.removed
+        host.stamp += 1
+        self._seat()
+        return True
 
     def set_state(self, host: Host, state: int, *, now: float) -> None:
         """The connection of ``host`` is in ``state`` now."""
         before = host.state
         if state == before:
             return
+        host.stamp += 1
         host.state = state
         if before == READY:
             host.lost_at = now
@@ -160,15 +164,12 @@ class Hosts:
             self.lost = True
             self.version += 1
 
-    def usable(self, host: Host, *, now: float) -> bool:
-        """Asks the connection of ``host`` whether a call may be sent to it."""
-        subchannel = host.subchannel
-        if host.removed or subchannel is None:
-            return False
-        state = subchannel.state(True)
-        if state != host.state:
-            self.set_state(host, state, now=now)
-        return state == READY
+    def seen(self, looks: Iterable[tuple[Host, int, int]], *, now: float) -> None:
+        """Connections were looked at: the host, its stamp before the look, the state. A look that was overtaken by a
+        change says nothing."""
+        for host, stamp, state in looks:
+            if host.stamp == stamp:
+                self.set_state(host, state, now=now)
 
     def judged(self, found: Iterable[Outlier], *, now: float) -> None:
         """Outlier detection found these: who is ejected leaves the rotation."""
@@ -194,38 +195,71 @@ class Hosts:
         """Has every failing host that nobody has asked for since it lost its connection dialled anew, rather than wait
         for the end of its back-off: as grpc's own channel, which is idle then, would at this call. Whether there are
         any."""
-        again = [host for host in self.seats if host.failing and host.unasked and host.in_flight == 0]
-        self.redialling += (*map(Open, again), *map(Close, again))
+        again = [host for host in self.seats if host.failing and host.unasked and host.subchannel is not None]
+        closing = []
         for host in again:
-            host.unasked = False
-            host.dials += 1
-            host.state = CONNECTING
-            host.subchannel = None
-        if again:
+            close = Close(host)
+            # Whoever picks a host counts itself in if there is a subchannel: also without an interruption.
+            if host.in_flight == 0:  # uninterrupted
+                host.subchannel = None  # uninterrupted
+                closing.append(close)
+                host.unasked = False
+                host.dials += 1
+                host.stamp += 1
+                host.state = CONNECTING
+        self.redialling += (*(Open(close.host) for close in closing), *closing)
+        if closing:
             self._seat()
-        return bool(again)
+        return bool(closing)
 
     def drained(self) -> list[Host]:
         """Those that left and whose last call has ended, to be closed; each is told once."""
-        ended = [key for key, host in self._leaving.items() if host.in_flight == 0] if self._leaving else []
-        closing = [host for key in ended if (host := self._leaving.pop(key)).subchannel is not None]
+        closing = []
+        for key in list(self._leaving) if self._leaving else ():
+            host = self._leaving.get(key)
+            if host is not None and host.in_flight == 0:
+                self._leaving.pop(key, None)
+                if host.subchannel is not None:
+                    closing.append(host)
         self.disconnected += sum(host.state == READY for host in closing)
         return closing
 
     def clear(self) -> list[Close]:
-        """The channel closes: all are gone. Returns how their connections end, the given up ones among them."""
-        hosts = [*self._named.values(), *self._leaving.values()]
+        """The channel closes: all are gone. Returns how their connections end, the given up ones among them.
+
+        Also in the middle of another step, which may bring some back: then it is called again when that has ended.
+        """
+        none: dict[Key, Host] = {}
+        nobody: dict[Key, Host] = {}
+        nothing: list[Open | Close] = []
+        named, leaving, redialling = self._named, self._leaving, self.redialling  # uninterrupted
+        self._named = none  # uninterrupted
+        self._leaving = nobody  # uninterrupted
+        self.redialling = nothing  # uninterrupted
+        # One that is just leaving is in both.
+        hosts = list(dict.fromkeys([*list(named.values()), *list(leaving.values())]))
         for host in hosts:
             host.removed = True
         self.disconnected += sum(host.state == READY for host in hosts)
-        self._named = {}
-        self._leaving = {}
         self.seats = ()
         self.ready = 0
         self.version += 1
-        given_up = [command for command in self.redialling if isinstance(command, Close)]
-        self.redialling.clear()
+        given_up = [command for command in redialling if isinstance(command, Close)]
         return [*given_up, *(Close(host) for host in hosts if host.subchannel is not None)]
+
+    def mend(self) -> list[Open]:
+        """Puts right what a step may have left half done when an exception cut it short; returns what is still to be
+        opened."""
+        named = self._named
+        for key in list(self._leaving):
+            host = self._leaving.get(key)
+            if host is not None and named.get(key) is host:
+                self._leaving.pop(key, None)
+                host.removed = False
+        self.ready = sum(host.state == READY for host in named.values())
+        self._seat()
+        self.version += 1
+        return [Open(host) for host in named.values() if host.subchannel is None and not host.removed]
 
     # Questions.
 
@@ -257,7 +291,7 @@ class Hosts:
     def failing(self, tried: Sequence[Host]) -> Host | None:
         """Where a call can be sent though nobody is ready, to learn the true reason: a host of the first priority, each
         in turn, and another than those ``tried`` where there is one."""
-        seats = [host for host in self.seats if host.ejection is None]
+        seats = [h for h in self.seats if h.ejection is None and not h.removed and h.subchannel is not None]
         best = min((host.endpoint.priority for host in seats), default=0)
         alike = [host for host in seats if host.endpoint.priority == best]
         self._turn += 1

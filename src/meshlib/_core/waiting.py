@@ -11,7 +11,8 @@ __all__ = ["Waiting"]
 
 @final
 class Waiting:
-    """Those that wait, oldest first. Every method runs under the channel's lock."""
+    """Those that wait, oldest first. Any thread may call any method at any moment: each change of a dictionary is one
+    step, and nobody walks through one that may change."""
 
     __slots__ = ("calls", "freed", "resting")
 
@@ -26,17 +27,18 @@ class Waiting:
     def add(self, call: "Call", *, most: float) -> bool:
         """``call`` waits for a host, unless ``most`` do already. One that has waited, and was woken in vain, is not
         refused for those that came meanwhile."""
-        if len(self.calls) >= most and not call.waited:
-            return False
+        call.woken = False  # before it is registered: it may be woken from then on
         self.calls[call] = None
+        if len(self.calls) > most and not call.waited:
+            self.calls.pop(call, None)
+            return False
         call.waited = True
-        call.woken = False
         return True
 
     def rest(self, call: "Call") -> None:
         """``call`` backs off."""
-        self.resting[call] = None
         call.woken = False
+        self.resting[call] = None
 
     def forget(self, call: "Call") -> None:
         """``call`` waits no more."""
@@ -49,19 +51,15 @@ class Waiting:
         freed, self.freed = self.freed, False
         if not self.calls:
             return ()
-        if freed:
-            calls = tuple(self.calls)
-        elif not reachable():
-            calls = tuple(call for call in self.calls if not call.wait_for_ready)
-        else:
+        if not freed and reachable():
             return ()
-        for call in calls:
-            del self.calls[call]
-        return calls
+        return _taken(self.calls, [call for call in tuple(self.calls) if freed or not call.wait_for_ready])
 
     def take_all(self) -> "tuple[Call, ...]":
         """Takes out everybody: the channel closes."""
-        calls = (*self.calls, *self.resting)
-        self.calls.clear()
-        self.resting.clear()
-        return calls
+        return _taken(self.calls, list(self.calls)) + _taken(self.resting, list(self.resting))
+
+
+def _taken(kept: "dict[Call, None]", calls: "list[Call]") -> "tuple[Call, ...]":
+    """Those of ``calls`` that were there to be taken out: others have left meanwhile."""
+    return tuple(call for call in calls if kept.pop(call, call) is None)

@@ -21,7 +21,8 @@ EACH_WAITING: Final = 1e-5
 
 @final
 class Watch:
-    """The time of the next look. Every method runs under the channel's lock."""
+    """The time of the next look. Only its two stores are ever in doubt if one method runs in the middle of another, and
+    either value will do: a look too many, or one that is a moment late."""
 
     __slots__ = ("_gap", "at")
 

@@ -6,9 +6,14 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 __all__ = ["CLOCK", "Clock", "Event"]
+
+PAUSE: Final = 0.0002
+PAUSES: Final = 100
+"""How long, and how often, a thread waits for another to leave a step: that one may be beneath a signal handler, and
+away for as long as that takes."""
 
 
 class Event(Protocol):
@@ -35,6 +40,14 @@ class Clock:
     def lock(self) -> AbstractContextManager[Any]:
         """A lock that is not re-entrant."""
         return threading.Lock()
+
+    ident: Callable[[], int] = staticmethod(threading.get_ident)
+    """The calling thread."""
+
+    def pause(self, turn: int) -> bool:
+        """Waits a moment for another thread, ``turn`` times before this one; False: long enough."""
+        time.sleep(PAUSE)
+        return turn < PAUSES
 
     def event(self) -> Event:
         """A flag to wait for."""

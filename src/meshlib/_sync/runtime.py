@@ -63,7 +63,7 @@ class Runtime:
             settings.target.text,
             balancer=settings.balancer,
             rng=self.clock.rng(),
-            lock=self.clock.lock(),
+            threads=self.clock,
             budget=settings.retry_budget,
             throttling=settings.retry_throttling,
             outlier_detection=settings.outlier_detection,

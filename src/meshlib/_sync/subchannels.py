@@ -44,6 +44,10 @@ class Subchannel:
         """grpc's multicallables by method: they take bytes, and return messages. ``ValueError``: the channel is closed,
         in grpc's own words."""
 
+    def glance(self) -> int | None:
+        """The state now."""
+        return self.state(True)
+
     def close(self) -> None:
         """Ends the connection and every call on it."""
         self._registry.close()

@@ -24,7 +24,7 @@ from meshlib._adapt.errors import MeshRpcError
 from meshlib._adapt.metadata import INVALID_METADATA, Metadata, for_attempt, valid
 from meshlib._control.methods import Method
 from meshlib._core.call import Call
-from meshlib._core.commands import ANSWERED, Commands, Finish, StartAttempt
+from meshlib._core.commands import ANSWERED, Finish, StartAttempt
 from meshlib._core.policy import Plan
 from meshlib._core.status import OK, Outcome, local
 from meshlib._core.view import CallMesh
@@ -92,65 +92,67 @@ def blocking(
         plan.wait_for_ready if wait_for_ready is None else wait_for_ready,
     )
     telemetry = runtime.telemetry
-    sent = telemetry.started(call, metadata, started)
-    commands = call.begin(started) if sendable else call.on_cancel(INVALID_METADATA, now=started)
-    while True:
-        if not commands:
-            commands = waited(runtime, call)
-            continue
-        command = commands[0]
-        if type(command) is not StartAttempt:
-            break
-        if gate.closed:
-            gate.wait()
-        subchannel: Any = command.host.subchannel
-        try:
-            send = subchannel.multicallables[method]
-            if with_call:
-                send = send.with_call
-            carried = sent or None
-            if command.previous or command.carrier:
-                carried = for_attempt(sent, command.previous, command.carrier)
-            result = send(data, command.timeout, carried, credentials, None, compression)
-        except BaseException as error:
-            if not isinstance(error, grpc.RpcError) or not hasattr(error, "trailing_metadata"):
-                # Bad metadata, a closed channel, an interceptor, KeyboardInterrupt: the caller gets what was raised and
-                # the host its place back. In this order, so that no policy thinks of trying again.
-                call.on_cancel(RAISED, now=now())
-                call.on_outcome(command.n, RAISED, now=now())
-                telemetry.ended(call, RAISED, now())
-                raise
-            outcome = attempt_failed(error, subchannel)
-        else:
-            outcome = OK
-        ended = now()
-        commands = call.on_outcome(command.n, outcome, ended)
-        if commands is ANSWERED:
-            if telemetry.listens:
-                telemetry.ended(call, OK, ended)
-            if with_call:
-                result[1].mesh = CallMesh(call, OK)
-            return result
-    assert type(command) is Finish
-    telemetry.ended(call, command.outcome, now())
-    if command.outcome.code == "OK":
-        if with_call:
-            result[1].mesh = CallMesh(call, command.outcome)
-        return result
-    raise failure(call, command.outcome)
-
-
-def waited(runtime: Runtime, call: Call) -> Commands:
-    """Blocks until ``call`` has something to do."""
+    told = False
     try:
-        runtime.wait(call)
+        sent = telemetry.started(call, metadata, started)
+        commands = call.begin(started) if sendable else call.on_cancel(INVALID_METADATA, now=started)
+        while True:
+            if not commands:
+                runtime.wait(call)
+                ended = now()
+                commands = call.on_endpoints(now=ended) if call.woken else call.on_timer(now=ended)
+                continue
+            command = commands[0]
+            if type(command) is not StartAttempt:
+                break
+            if gate.closed:
+                gate.wait()
+            subchannel: Any = command.host.subchannel
+            try:
+                send = subchannel.multicallables[method]
+                if with_call:
+                    send = send.with_call
+                carried = sent or None
+                if command.previous or command.carrier:
+                    carried = for_attempt(sent, command.previous, command.carrier)
+                result = send(data, command.timeout, carried, credentials, None, compression)
+            except grpc.RpcError as error:
+                if not hasattr(error, "trailing_metadata"):
+                    raise  # an interceptor's own
+                outcome = attempt_failed(error, subchannel)
+            else:
+                outcome = OK
+            ended = now()
+            commands = call.on_outcome(command.n, outcome, ended)
+            if commands is ANSWERED:
+                if telemetry.listens:
+                    told = True
+                    telemetry.ended(call, OK, ended)
+                if with_call:
+                    result[1].mesh = CallMesh(call, OK)
+                return result
+        assert type(command) is Finish
+        told = True
+        telemetry.ended(call, command.outcome, now())
+        if command.outcome.code == "OK":
+            if with_call:
+                result[1].mesh = CallMesh(call, command.outcome)
+            return result
+        raise failure(call, command.outcome)
     except BaseException:
-        now = runtime.now()
-        call.on_cancel(RAISED, now=now)
-        runtime.telemetry.ended(call, RAISED, now)
+        # Bad metadata, a closed channel, an interceptor, or what a signal handler raised between any two lines: the
+        # caller gets what was raised, and the host its place back.
+        if not told:
+            abandon(runtime, call)
         raise
+
+
+def abandon(runtime: Runtime, call: Call) -> None:
+    """Ends a call inside which something was raised. No policy is asked whether to try again."""
     now = runtime.now()
-    return call.on_endpoints(now=now) if call.woken else call.on_timer(now=now)
+    for attempt in call.abandon(RAISED, now=now):
+        call.on_outcome(attempt.n, RAISED, now)
+    runtime.telemetry.ended(call, RAISED, now)
 
 
 def attempt_failed(error: Any, subchannel: Subchannel) -> Outcome:

@@ -8,6 +8,12 @@ from meshlib._core.attempts.budget import Budget
 from meshlib._core.policy import RetryBudget
 
 
+class Holder:
+    """Who takes a place."""
+
+    holds = False
+
+
 @pytest.mark.parametrize(
     ("percent", "least", "active", "limit"),
     [
@@ -38,24 +44,26 @@ def test_no_policy_is_no_limit() -> None:
     """``None`` is off."""
     budget = Budget(None)
     assert budget.limit(0) == math.inf
-    assert all(budget.acquire(0) for _ in range(1000))
+    assert all(budget.acquire(0, Holder()) for _ in range(1000))
 
 
 def test_places_are_taken_and_given_back() -> None:
     """One each; a limit that sinks takes no place away."""
     budget = Budget(RetryBudget(budget_percent=50.0, min_retry_concurrency=1))
-    assert [budget.acquire(6) for _ in range(4)] == [True, True, True, False]
+    holders = [Holder() for _ in range(4)]
+    assert [budget.acquire(6, holder) for holder in holders] == [True, True, True, False]
+    assert [holder.holds for holder in holders] == [True, True, True, False]
     assert budget.held == 3
-    assert not budget.acquire(2)
-    budget.release()
-    budget.release()
-    assert not budget.acquire(2)
-    budget.release()
-    assert budget.acquire(2)
+    assert not budget.acquire(2, holders[3])
+    budget.release(holders[0])
+    budget.release(holders[1])
+    assert not budget.acquire(2, holders[3])
+    budget.release(holders[2])
+    assert budget.acquire(2, holders[3])
     assert budget.held == 1
 
 
 def test_a_place_is_given_back_once() -> None:
     """Twice is a fault of ours."""
     with pytest.raises(AssertionError, match="given back twice"):
-        Budget(None).release()
+        Budget(None).release(Holder())

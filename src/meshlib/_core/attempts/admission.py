@@ -2,10 +2,9 @@
 
 import math
 from collections.abc import Callable
-from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, final
 
-from meshlib._core.attempts.budget import Budget
+from meshlib._core.attempts.budget import Budget, Holder
 from meshlib._core.attempts.throttle import Throttle
 from meshlib._core.events import ChannelEvent
 from meshlib._core.limits.refusals import Refusals
@@ -19,22 +18,20 @@ __all__ = ["Admission"]
 
 @final
 class Admission:
-    """What calls ask before they try again. Each method takes the channel's lock.
+    """What calls ask before they try again.
 
     Args:
-        lock: the channel's.
         budget: counts the places.
         throttle: counts the tokens; None: there is no throttling.
         waiting: knows who backs off.
-        active: how many attempts are under way or calls wait for a host; asked under the lock.
+        active: how many attempts are under way or calls wait for a host.
         note: hears that retries are refused.
     """
 
-    __slots__ = ("_active", "_budget", "_lock", "_note", "_refusals", "_waiting", "throttle")
+    __slots__ = ("_active", "_budget", "_note", "_refusals", "_waiting", "throttle")
 
     def __init__(
         self,
-        lock: AbstractContextManager[Any],
         budget: Budget,
         throttle: Throttle | None,
         waiting: Waiting,
@@ -42,7 +39,6 @@ class Admission:
         active: Callable[[], int],
         note: Callable[[ChannelEvent], None],
     ) -> None:
-        self._lock = lock
         self._budget = budget
         self.throttle = throttle
         self._waiting = waiting
@@ -50,30 +46,26 @@ class Admission:
         self._note = note
         self._refusals: dict[str, Refusals] = {}
 
-    def acquire(self, resting: "Call | None" = None) -> bool | None:
-        """A place in the retry budget, if there is one; None: the circuit breaker allows no more. But for that the
-        closing channel wakes ``resting``, a call that backs off now."""
-        with self._lock:
-            if self._budget.full:
-                return None
-            if resting is not None:
-                self._waiting.rest(resting)
-            return self._budget.acquire(self._active() + 1)
+    def acquire(self, holder: Holder, resting: "Call | None" = None) -> bool | None:
+        """A place in the retry budget for ``holder``, if there is one; None: the circuit breaker allows no more. But
+        for that the closing channel wakes ``resting``, a call that backs off now."""
+        if self._budget.full:
+            return None
+        if resting is not None:
+            self._waiting.rest(resting)
+        return self._budget.acquire(self._active() + 1, holder)
 
-    def force(self) -> bool:
+    def force(self, holder: Holder) -> bool:
         """A place beyond the retry budget, for a call that its host took with it; the circuit breaker's limit holds."""
-        with self._lock:
-            return self._budget.force()
+        return self._budget.force(holder)
 
-    def release(self) -> None:
+    def release(self, holder: Holder) -> None:
         """The place is free again."""
-        with self._lock:
-            self._budget.release()
+        self._budget.release(holder)
 
     def refuse(self, why: str, *, now: float) -> str:
         """A retry was not made, for want of a place or of tokens; returns ``why``."""
-        with self._lock:
-            event = self._refusals.setdefault(why, Refusals(why)).one_more(now=now)
+        event = self._refusals.setdefault(why, Refusals(why)).one_more(now=now)
         if event is not None:
             self._note(event)
         return why
@@ -94,9 +86,8 @@ class Admission:
         throttle = self.throttle
         if throttle is None:
             return False
-        with self._lock:
-            if ok:
-                throttle.succeeded()
-            else:
-                throttle.failed()
-            return not throttle.allows
+        if ok:
+            throttle.succeeded()
+        else:
+            throttle.failed()
+        return not throttle.allows

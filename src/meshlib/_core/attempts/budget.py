@@ -1,7 +1,7 @@
 """How many retries may be under way in one channel: Envoy's retry budget."""
 
 import math
-from typing import Final, final
+from typing import Final, Protocol, final
 
 from meshlib._core.attempts.policy import RetryBudget
 
@@ -16,9 +16,16 @@ LOSS_PATIENCE: Final = 0.2
 shows it later. grpc's words for a lost connection are not proof enough: a server may pass them on."""
 
 
+class Holder(Protocol):
+    """Who takes a place: an attempt, or a call for an attempt that is to follow."""
+
+    holds: bool
+    """Whether it has one. Counted and noted without an interruption, so that no place is lost to an exception."""
+
+
 @final
 class Budget:
-    """Counts the retries of one channel. Every method runs under the channel's lock.
+    """Counts the retries of one channel.
 
     Args:
         policy: None: no limit.
@@ -43,27 +50,29 @@ class Budget:
         # Multiplied before it is divided: 29 % of 100 is 29, not 28.999999999999996.
         return max(policy.budget_percent * active // 100, policy.min_retry_concurrency)
 
-    def acquire(self, active: int) -> bool:
-        """Takes a place for one retry, if there is one."""
-        if self.held >= self.limit(active) or self.full:
-            return False
-        return self._give()
+    def acquire(self, active: int, holder: Holder) -> bool:
+        """Takes a place for one retry, if there is one: ``holder`` has it then."""
+        return self._take(min(self.limit(active), self.most), holder)
 
-    def force(self) -> bool:
+    def force(self, holder: Holder) -> bool:
         """Takes a place beyond the policy's limit, unless the circuit breaker has none left."""
-        return not self.full and self._give()
+        return self._take(self.most, holder)
 
-    def _give(self) -> bool:
-        self.held += 1
-        self.granted += 1
-        return True
+    def _take(self, limit: float, holder: Holder) -> bool:
+        if self.held < limit:  # uninterrupted
+            self.held += 1  # uninterrupted
+            self.granted += 1  # uninterrupted
+            holder.holds = True  # uninterrupted
+            return True
+        return False
 
     @property
     def full(self) -> bool:
         """Whether the circuit breaker has no place left."""
         return self.held >= self.most
 
-    def release(self) -> None:
-        """Gives a place back: the retry has ended."""
-        assert self.held > 0, "a place of the retry budget was given back twice"
-        self.held -= 1
+    def release(self, holder: Holder) -> None:
+        """Gives the place of ``holder`` back: the retry has ended."""
+        assert holder.holds, "a place of the retry budget was given back twice"
+        holder.holds = False  # uninterrupted
+        self.held -= 1  # uninterrupted

@@ -14,7 +14,7 @@ TOKEN: Final = 1000
 
 @final
 class Throttle:
-    """The tokens of one channel. Every method runs under the channel's lock.
+    """The tokens of one channel.
 
     The first attempt of a call is never held back, and an attempt that grpc made anew by itself counts for nothing.
 
@@ -44,11 +44,13 @@ class Throttle:
     def failed(self) -> None:
         """An attempt failed with a status that its policy retries or calls non-fatal, or with a pushback that forbids
         another. Other failures say something of the request, not of the server, and are not told."""
-        self._left = max(self._left - TOKEN, 0)
+        left = self._left - TOKEN  # uninterrupted
+        self._left = left if left > 0 else 0  # noqa: FURB136 # uninterrupted
 
     def succeeded(self) -> None:
         """An attempt ended with OK."""
-        self._left = min(self._left + self._ratio, self._most)
+        left = self._left + self._ratio  # uninterrupted
+        self._left = left if left < self._most else self._most  # noqa: FURB136 # uninterrupted
 
     def __repr__(self) -> str:
         if self._policy is None:

@@ -75,7 +75,7 @@ class Report:
 
 
 class Picker(Protocol):
-    """Chooses among the hosts of one membership. Every method runs under the channel's lock: plain state is safe."""
+    """Chooses among the hosts of one membership. One method at a time is called: plain state is safe."""
 
     stale_at: float = math.inf
     """Monotonic second at which this picker wants to be rebuilt (weights that move with time)."""

@@ -74,6 +74,8 @@ class LeastRequest:
 
 @final
 class _ChoicesPicker(Picker):
+    reentrant = True
+
     def __init__(self, hosts: tuple[Host, ...], choice_count: int, rng: Random) -> None:
         self._hosts = hosts
         self._size = len(hosts)
@@ -97,6 +99,8 @@ class _FullScanPicker(Picker):
     Nobody has less than nothing to do: a host drawn from all that is idle is one of the least busy, and each of them is
     as likely to be the first such. With more hosts than calls under way a few draws find one, and nobody is counted.
     """
+
+    reentrant = True
 
     def __init__(self, hosts: tuple[Host, ...], rng: Random) -> None:
         self._hosts = hosts

@@ -25,6 +25,8 @@ class PickFirst:
 
 @final
 class _PickFirstPicker(Picker):
+    reentrant = True
+
     def __init__(self, hosts: tuple[Host, ...]) -> None:
         self._hosts = hosts
 

@@ -187,6 +187,7 @@ class Spread(Picker):
         self._pickers = [picker for _, picker in pickers]
         self._bounds = list(accumulate(percent for percent, _ in pickers))
         self._random = rng.random
+        self.reentrant = all(getattr(picker, "reentrant", False) for picker in self._pickers)
 
     def pick(self, call: PickInfo, *, now: float) -> Host | None:
         bounds = self._bounds

@@ -29,6 +29,8 @@ class Random:
 
 @final
 class _RandomPicker(Picker):
+    reentrant = True
+
     def __init__(self, hosts: tuple[Host, ...], rng: Generator) -> None:
         self._hosts = hosts
         self._last = len(hosts) - 1

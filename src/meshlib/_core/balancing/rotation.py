@@ -7,6 +7,7 @@ end) is told once, made good by taking each host in turn, and never takes a call
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from random import Random
 from typing import Final, Protocol, final
 
@@ -16,6 +17,7 @@ from meshlib._core.balancing.round_robin import RoundRobin
 from meshlib._core.connectivity import READY
 from meshlib._core.events import ChannelEvent, PluginFailed
 from meshlib._core.host import Host
+from meshlib._core.serial import WorkSerializer
 
 __all__ = ["Rotation"]
 
@@ -47,8 +49,11 @@ class Asking(PickInfo, Protocol):
 
 @final
 class Rotation:
-    """The hosts of one membership, at least one, and the pickers made for them, one a tier. Made off the channel's
-    lock, used under it.
+    """The hosts of one membership, at least one, and the pickers made for them, one a tier.
+
+    Of the pickers, those of this package whose :attr:`reentrant` says so are asked as they are: a pick in the middle of
+    another does no harm. The others are asked in serialized steps of the channel. A pick that finds such a step beneath
+    itself takes each host in turn.
 
     Args:
         balancer: makes the pickers.
@@ -56,17 +61,21 @@ class Rotation:
         rng: for the pickers.
         events: takes what goes wrong; None: nobody listens.
         now: monotonic seconds.
+        serializer: of the steps of the channel.
     """
 
     __slots__ = (
+        "_choose",
         "_events",
         "_forced",
         "_listeners",
         "_made_at",
         "_members",
         "_name",
+        "_ours",
         "_pick",
         "_pickers",
+        "_serializer",
         "_tiers",
         "_told",
         "_turn",
@@ -82,7 +91,9 @@ class Rotation:
         rng: Random,
         events: deque[ChannelEvent] | None,
         now: float,
+        serializer: WorkSerializer,
     ) -> None:
+        self._serializer = serializer
         self._name = type(balancer).__name__
         self._tiers = tiers
         self._members = frozenset(host for tier in tiers for host in tier.hosts)
@@ -99,7 +110,10 @@ class Rotation:
         chooser = pickers[0]
         if len(tiers) > 1:
             chooser = Spread([(tier.percent, self._pickers[tier.priority]) for tier in tiers], rng)
-        self._pick: Callable[..., object] = chooser.pick
+        self._choose: Callable[..., object] = chooser.pick
+        reentrant = all(_is_ours(picker) and getattr(picker, "reentrant", False) for picker in pickers)
+        self._pick: Callable[..., object] = chooser.pick if reentrant else self._pick_serialized
+        self._ours = all(map(_is_ours, pickers))
         self._listeners = [picker for picker in pickers if _overrides(picker, "done")]
         self.listens = bool(self._listeners)
         """Whether a picker wants to know how attempts end."""
@@ -110,19 +124,19 @@ class Rotation:
         tried = call.tried
         left = call.reselections if tried else None
         for _ in ASKS if left is None else range(left + 1):
-            try:
-                host = self._pick(call, now=now)
-            except Exception as error:  # noqa: BLE001 - a plug-in's failure must not be a call's
-                self._failed("pick", error, now)
-                break
+            host = self._pick(call, now=now)
             if type(host) is not Host or host not in self._members:
                 if host is None:
                     return None
-                self._failed("pick", f"returned {host!r}, which is none of its hosts", now)
+                if host is not _NOBODY:
+                    self._failed("pick", f"returned {host!r}, which is none of its hosts", now)
                 break
             subchannel = host.subchannel
             # Nearly always it is connected, and known to be: seen at a look, without a call of ours.
-            ready = subchannel is not None and not host.removed and host.state == READY == subchannel.state(True)
+            try:
+                ready = subchannel is not None and not host.removed and host.state == READY == subchannel.state(True)
+            except ValueError:
+                ready = False  # closed this moment
             if (
                 (ready or usable(host, now=now))
                 and (host.ejection is None or host in self._forced)
@@ -131,6 +145,18 @@ class Rotation:
                 return host
             left = None if left is None else left - 1
         return self._search(call, usable, now)
+
+    def _pick_serialized(self, call: Asking, *, now: float) -> object:
+        return self._serializer.run(partial(self._pick_guarded, call, now), _NOBODY, later=False)
+
+    def _pick_guarded(self, call: Asking, now: float) -> object:
+        try:
+            return self._choose(call, now=now)
+        except Exception as error:
+            if self._ours:
+                raise  # none of them raises: it was raised by a signal handler of the application's
+            self._failed("pick", error, now)
+            return _NOBODY
 
     def report(self, host: Host, code: str, seconds: float, *, now: float) -> None:
         """An attempt ended: tells the pickers that listen."""
@@ -167,7 +193,7 @@ class Rotation:
         """Each host in turn, the first tier before the next: one the call has not been to, else any."""
         tried = call.tried
         again = None
-        self._turn += 1
+        self._turn += 1  # uninterrupted
         for tier in self._tiers:
             size = len(tier.hosts)
             for step in range(size):
@@ -199,9 +225,15 @@ class Rotation:
         )
 
 
+_NOBODY: Final = object()
+"""Instead of a host: the picker failed, or could not be asked now."""
 _IN_TURN: Final = "calls are spread over the ready hosts in turn"
 _IGNORED: Final = "it goes on without"
 _INSTEAD: Final = {"picker": _IN_TURN, "pick": _IN_TURN}
+
+
+def _is_ours(picker: object) -> bool:
+    return type(picker).__module__.startswith(f"{__package__}.")
 
 
 def _overrides(picker: Picker, method: str) -> bool:

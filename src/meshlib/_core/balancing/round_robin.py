@@ -38,12 +38,13 @@ class _RoundRobinPicker(Picker):
         self._size = len(hosts)
         self._turn = start
         self._schedule = None if equal_weights(hosts) else Schedule(hosts, WEIGHT, skipped=start)
+        self.reentrant = self._schedule is None
 
     def pick(self, call: PickInfo, *, now: float) -> Host:
         if self._schedule is not None:
             return self._schedule.pick()
-        turn = self._turn
-        self._turn = turn + 1
+        turn = self._turn  # uninterrupted
+        self._turn = turn + 1  # uninterrupted
         return self._hosts[turn % self._size]
 
     def adopt(self, previous: Picker, *, now: float) -> None:

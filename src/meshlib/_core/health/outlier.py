@@ -44,7 +44,7 @@ class Outlier:
 
 @final
 class Outliers:
-    """The outlier detection of one channel. Every method runs under the channel's lock.
+    """The outlier detection of one channel. Every method is part of a serialized step of the channel.
 
     ``hosts`` is always all the hosts of the channel: those that are ejected count against the share that may be.
 

@@ -14,7 +14,7 @@ __all__ = ["Breaker"]
 
 @final
 class Breaker:
-    """The limits of one channel, and how its calls are told of them. Every method runs under the channel's lock.
+    """The limits of one channel, and how its calls are told of them.
 
     Args:
         policy: None: no limits.

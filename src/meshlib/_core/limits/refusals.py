@@ -13,7 +13,7 @@ PAUSE: Final = 10.0
 
 @final
 class Refusals:
-    """What one limit has refused. Every method runs under the channel's lock.
+    """What one limit has refused.
 
     Args:
         why: which limit, in words.
@@ -28,8 +28,8 @@ class Refusals:
 
     def one_more(self, *, now: float) -> Refusing | None:
         """It refuses one more; what to tell, if it is time to."""
-        self.count += 1
-        if now - self._told_at < PAUSE:
+        self.count += 1  # uninterrupted
+        if now - self._told_at < PAUSE:  # uninterrupted
             return None
-        self._told_at = now
+        self._told_at = now  # uninterrupted
         return Refusing(at=now, why=self.why, refused=self.count)

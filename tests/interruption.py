@@ -1,0 +1,134 @@
+"""Runs a step of a test in the middle of other code: at one chosen instruction of meshlib's.
+
+Signal handlers, finalizers and callbacks of weak references run where CPython looks for them: as a function begins,
+after a call, after a jump back, and where a container is allocated. Counting such places first, and then interrupting
+at each of them in turn, tries every one there is.
+"""
+
+import dis
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterable
+from functools import cache
+from pathlib import Path
+from random import Random
+from types import CodeType, FrameType
+from typing import Any, Final
+
+import meshlib
+
+__all__ = ["PLAIN", "count", "interrupt", "points"]
+
+OURS: Final = str(Path(meshlib.__file__).parent)
+EVERY: Final = 7
+"""Of so many places one is tried, unless ``MESHLIB_EVERY_POINT`` is set."""
+
+PLAIN: Final = frozenset(
+    {
+        "CACHE", "COMPARE_OP", "CONTAINS_OP", "COPY", "EXTENDED_ARG", "IS_OP", "JUMP_FORWARD", "LOAD_ATTR",
+        "LOAD_CONST", "LOAD_DEREF", "LOAD_FAST", "LOAD_FAST_BORROW", "LOAD_FAST_BORROW_LOAD_FAST_BORROW",
+        "LOAD_FAST_CHECK", "LOAD_FAST_LOAD_FAST", "LOAD_GLOBAL", "LOAD_SMALL_INT", "NOP", "NOT_TAKEN",
+        "POP_EXCEPT", "POP_JUMP_FORWARD_IF_FALSE", "POP_JUMP_FORWARD_IF_NONE", "POP_JUMP_FORWARD_IF_NOT_NONE",
+        "POP_JUMP_FORWARD_IF_TRUE", "POP_JUMP_IF_FALSE", "POP_JUMP_IF_NONE", "POP_JUMP_IF_NOT_NONE",
+        "POP_JUMP_IF_TRUE", "POP_TOP", "PUSH_EXC_INFO", "RERAISE", "BINARY_OP", "RETURN_CONST",
+        "RETURN_VALUE", "STORE_ATTR", "STORE_DEREF", "STORE_FAST", "STORE_FAST_LOAD_FAST",
+        "STORE_FAST_STORE_FAST", "SWAP", "TO_BOOL", "UNARY_NOT",
+    }
+)  # fmt: skip
+"""Instructions that call nothing, jump back nowhere and allocate nothing that the collector knows: after one of them
+CPython does not look."""
+
+
+@cache
+def _places(code: CodeType) -> frozenset[int]:
+    """Offsets of the instructions before which CPython looks."""
+    found = set()
+    before = "RETURN_VALUE"
+    for instruction in dis.get_instructions(code):
+        if before not in PLAIN and instruction.opname != "PUSH_EXC_INFO":
+            found.add(instruction.offset)
+        if "BACKWARD" in instruction.opname:
+            found.add(instruction.argval)
+        before = instruction.opname
+    return frozenset(found)
+
+
+class _Interruption:
+    """Runs ``step`` at place number ``at`` of code whose file begins with one of ``where``."""
+
+    def __init__(self, where: tuple[str, ...], at: int, step: Callable[[], object]) -> None:
+        self.seen = 0
+        self._where = where
+        self._at = at
+        self._step = step
+        self._thread = threading.get_ident()
+        self._inside = False
+
+    def trace(self, frame: FrameType, event: str, _: Any) -> Any:
+        """For ``sys.settrace``."""
+        if event == "call" and not frame.f_code.co_filename.startswith(self._where):
+            return None
+        frame.f_trace_opcodes = True
+        frame.f_trace_lines = False
+        if event == "opcode" and frame.f_lasti in _places(frame.f_code):
+            self._place()
+        return self.trace
+
+    def monitor(self, code: CodeType, offset: int) -> object:
+        """For ``sys.monitoring``, which hears of every thread."""
+        if not code.co_filename.startswith(self._where):
+            return sys.monitoring.DISABLE
+        if threading.get_ident() == self._thread and offset in _places(code):
+            self._place()
+        return None
+
+    def _place(self) -> None:
+        if self._inside:
+            return
+        self.seen += 1
+        if self.seen == self._at:
+            self._inside = True
+            try:
+                self._step()
+            finally:
+                self._inside = False
+
+
+def interrupt(
+    outer: Callable[[], object], at: int, step: Callable[[], object], where: Iterable[str] = ("_core",)
+) -> int:
+    """Runs ``outer``, and ``step`` at its place number ``at``, counted in the packages ``where`` of meshlib. Returns
+    how many places there were."""
+    interruption = _Interruption(tuple(os.path.join(OURS, name) for name in where), at, step)
+    if sys.version_info < (3, 12):
+        before = sys.gettrace()
+        sys.settrace(interruption.trace)
+        try:
+            outer()
+        finally:
+            sys.settrace(before)
+        return interruption.seen
+    monitoring, event = sys.monitoring, sys.monitoring.events.INSTRUCTION
+    monitoring.use_tool_id(monitoring.DEBUGGER_ID, __name__)
+    monitoring.register_callback(monitoring.DEBUGGER_ID, event, interruption.monitor)
+    monitoring.set_events(monitoring.DEBUGGER_ID, event)
+    monitoring.restart_events()
+    try:
+        outer()
+    finally:
+        monitoring.set_events(monitoring.DEBUGGER_ID, 0)
+        monitoring.free_tool_id(monitoring.DEBUGGER_ID)
+    return interruption.seen
+
+
+def count(outer: Callable[[], object], where: Iterable[str] = ("_core",)) -> int:
+    """How many places ``outer`` has."""
+    return interrupt(outer, 0, lambda: None, where)
+
+
+def points(total: int, rng: Random, every: int = EVERY) -> range:
+    """The places to interrupt at: one in ``every`` from a random one on, or all."""
+    if os.environ.get("MESHLIB_EVERY_POINT"):
+        return range(1, total + 1)
+    return range(1 + rng.randrange(every), total + 1, every)
