@@ -1,8 +1,13 @@
 """The stages of ``scripts/test`` one at a time, and the tests at both ends of what the dependencies may be."""
 
-import re
+import sys
+from collections.abc import Iterable
+from pathlib import Path
 
 import nox
+
+sys.path.insert(0, str(Path(__file__).with_name("scripts")))
+from environments import lowest
 
 nox.needs_version = ">=2026.4"
 nox.options.default_venv_backend = "virtualenv"
@@ -13,14 +18,9 @@ PYTHONS = nox.project.python_versions(PROJECT)  # from the classifiers
 DEVELOPED_ON = PYTHONS[0]  # the oldest: what it accepts, the others do
 
 
-def install(session: nox.Session, *groups: str, pins: tuple[str, ...] = ()) -> None:
+def install(session: nox.Session, *groups: str, pins: Iterable[str] = ()) -> None:
     """The project, editable, with dependency groups, and with some dependencies held at one version."""
     session.install("--editable", ".", *pins, *(f"--group={group}" for group in groups))
-
-
-def lowest() -> tuple[str, ...]:
-    """Every runtime dependency at the lower bound of its range."""
-    return tuple(re.sub(r">=([^,]+).*", r"==\1", text) for text in PROJECT["project"]["dependencies"])
 
 
 @nox.session(python=DEVELOPED_ON)

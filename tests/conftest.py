@@ -1,9 +1,11 @@
 """What holds for every test: it is repeatable, it stays on this machine, and it ends what it began.
 
 * One seed a run, in the header; ``MESHLIB_SEED=<n>`` repeats it, for Hypothesis and for the ``rng`` fixture alike.
+  Workers of pytest-xdist share the seed of the process that started them.
 * No packet leaves loopback by a Python socket, and no name goes to the system's resolver.
 * After each test outside ``tests/core`` the threads, asyncio tasks and file descriptors are what they were before it.
-* A component that is not there skips a test, or fails it where ``CI`` or ``MESHLIB_REQUIRE_REAL`` is set.
+* A component that is not there skips a test, or fails it where ``CI`` or ``MESHLIB_REQUIRE_REAL`` is set: there any
+  skip fails the run.
 """
 
 import asyncio
@@ -50,6 +52,14 @@ def pytest_configure(config: pytest.Config) -> None:
     config.option.hypothesis_seed = seed
     for name in [name for name in os.environ if _FOREIGN.fullmatch(name)]:
         del os.environ[name]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out tests of newer Pythons: they are deselected, since a skip counts as a missing component."""
+    newer = [item for item in items if any(sys.version_info < mark.args for mark in item.iter_markers("python"))]
+    if newer:
+        config.hook.pytest_deselected(items=newer)
+        items[:] = [item for item in items if item not in set(newer)]
 
 
 def pytest_report_header(config: pytest.Config) -> str:
@@ -190,6 +200,27 @@ def require_real() -> Callable[[str, str], Path]:
         return Path(found) if found else _missing(f"{program} is not installed; it comes with {package}")
 
     return find
+
+
+def _skipped(config: pytest.Config) -> list[Any]:
+    """Reports of skipped tests. Only the process that prints the summary has them, not the workers of pytest-xdist."""
+    reporter: Any = config.pluginmanager.get_plugin("terminalreporter")
+    return list(reporter.stats.get("skipped", ())) if reporter and not hasattr(config, "workerinput") else []
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail a run that skipped anything where every component has to be there."""
+    if _must_be_there() and _skipped(session.config) and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Say why a run without a failed test failed."""
+    if _must_be_there() and (skipped := _skipped(config)):
+        terminalreporter.write_line(
+            f"{len(skipped)} skipped: with CI or MESHLIB_REQUIRE_REAL set, that fails the run", red=True
+        )
 
 
 def _missing(reason: str) -> NoReturn:

@@ -55,21 +55,22 @@ def run(tmp_path: Path) -> Callable[..., str]:
     (tmp_path / "tests").mkdir()
     shutil.copy(tests / "conftest.py", tmp_path / "tests")
     shutil.copy(tests.parent / "pyproject.toml", tmp_path)
+    outside = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}  # of our own worker
 
-    def run(source: str, **environment: str) -> str:
+    def run(source: str, *arguments: str, **environment: str) -> str:
         # Half a second is long enough for what ends by itself here, and short for what does not.
         source = f"{PRELUDE}\nsys.modules['tests.conftest']._DEADLINE = 0.5\n{source}"
         (tmp_path / "tests" / "test_planted.py").write_text(source, encoding="utf-8")
         result = subprocess.run(
-            [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"],
+            [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments],
             cwd=tmp_path,
-            env={**os.environ, "COLUMNS": "200", **environment},
+            env={**outside, "COLUMNS": "200", **environment},
             capture_output=True,
             text=True,
             timeout=50,
             check=False,
         )
-        return result.stdout + result.stderr
+        return f"{result.stdout}{result.stderr}exit code {result.returncode}"
 
     return run
 
@@ -172,3 +173,48 @@ def test_it(component):
     output = run(source, **environment)
     assert outcome in output
     assert "no-such-program is not installed; it comes with a package" in output
+
+
+SKIPS = """
+def test_it():
+    pytest.skip("no reason")
+
+def test_other():
+    pass
+"""
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+@pytest.mark.parametrize(("ci", "code"), [("true", 1), ("", 0)])
+def test_a_skip_fails_the_run_in_ci(run: Callable[..., str], ci: str, code: int, workers: str) -> None:
+    """Where every component has to be there nothing is skipped, side by side or not."""
+    output = run(SKIPS, f"-n{workers}", CI=ci, MESHLIB_REQUIRE_REAL="")
+    assert "1 passed, 1 skipped" in output
+    assert ("1 skipped: with CI or MESHLIB_REQUIRE_REAL set, that fails the run" in output) == bool(code)
+    assert output.endswith(f"exit code {code}")
+
+
+def test_a_test_of_a_newer_python_is_not_collected(run: Callable[..., str]) -> None:
+    """It is deselected, not skipped, so that a run on an older Python has no skip."""
+    output = run(
+        "@pytest.mark.python(3, 11)\ndef test_today():\n    pass\n\n"
+        "@pytest.mark.python(99, 0)\ndef test_later():\n    pass\n",
+        CI="true",
+    )
+    assert "1 passed, 1 deselected" in output
+    assert output.endswith("exit code 0")
+
+
+def test_workers_share_the_seed_and_check_themselves(run: Callable[..., str]) -> None:
+    """Each worker of pytest-xdist has the seed of the header, and names what a test left behind in its process."""
+    source = """
+@pytest.mark.parametrize("n", range(4))
+def test_it(n, seed):
+    kept.append(os.open(os.devnull, os.O_RDONLY))
+    pytest.fail(f"seed {seed}, worker {os.environ['PYTEST_XDIST_WORKER']}")
+"""
+    output = run(source, "-n2", "--dist=load", MESHLIB_SEED="77")
+    assert "MESHLIB_SEED=77," in output
+    assert output.count("Failed: seed 77, worker gw0") == output.count("Failed: seed 77, worker gw1") > 0
+    assert output.count("left behind 0.5 s after the test: ") >= 4
+    assert "4 failed, 4 errors" in output

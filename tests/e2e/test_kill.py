@@ -9,6 +9,8 @@ from tests.e2e.load import KINDS, SHELLS, Kind, Load, Shell
 
 from meshlib.testing import ProcessServer
 
+pytestmark = pytest.mark.alone  # attempts per call are asserted and printed
+
 KILLS = 20
 INSIDE = 8
 CALLERS = 30

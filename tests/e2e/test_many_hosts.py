@@ -17,6 +17,8 @@ from tests.e2e.many_hosts_server import METHOD
 import meshlib
 from meshlib import aio
 
+pytestmark = pytest.mark.alone  # the memory of a host is printed, and a thousand hosts have a deadline
+
 PROGRAM = Path(__file__).with_name("many_hosts_server.py")
 HOSTS = [f"127.0.{1 + n // 250}.{1 + n % 250}" for n in range(1000)]
 ROUNDS = 3

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.alone  # latencies are printed
+
 ROLLING = Path(__file__).parents[2] / "benchmarks" / "rolling.py"
 CALLERS = 16
 CALLS, RESTARTS = 1600, 2

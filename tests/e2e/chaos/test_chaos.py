@@ -45,6 +45,7 @@ PATIENCE = 15.0  # seconds: room for a time-out and a back-off of every attempt
 SHELLS: dict[str, Any] = {"sync": SyncCallers, "aio": AioCallers}
 
 
+@pytest.mark.alone  # time-outs are short; what it did is printed
 @pytest.mark.timeout(60 + 20 * EPOCHS)
 @pytest.mark.parametrize("shell", SHELLS)
 def test_chaos(shell: str, seed: int, rng: Random, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,58 @@
+"""The scripts of the README: what they read, share and name is there."""
+
+import ast
+import re
+import runpy
+import sys
+import tomllib
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SCRIPTS = ROOT / "scripts"
+
+
+@pytest.fixture
+def environments() -> Any:
+    """The module that the scripts share."""
+    spec = spec_from_file_location("environments", SCRIPTS / "environments.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", ["environments.py", "test", "matrix", "demo"])
+def test_an_old_python_can_read_a_script(name: str) -> None:
+    """It has to, to find a new one."""
+    ast.parse((SCRIPTS / name).read_text(), feature_version=(3, 7))
+
+
+def test_the_lowest_dependencies_are_all_of_them(environments: Any) -> None:
+    """Each runtime dependency is pinned at its lower bound, and grpcio among them."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    expected = [re.sub(r">=([\w.]+).*", r"==\1", dependency) for dependency in project["dependencies"]]
+    assert environments.lowest() == expected
+    assert environments.floor() == expected[:1]
+    assert expected[0].startswith("grpcio==")
+
+
+def test_what_the_matrix_leaves_out_exists(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that was renamed is not run without anybody's decision."""
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    independent = runpy.run_path(str(SCRIPTS / "matrix"))["INDEPENDENT"]
+    monkeypatch.delitem(sys.modules, "environments", raising=False)
+    assert independent
+    assert [path for path in independent if not (ROOT / path).exists()] == []
+
+
+def test_workers_leave_out_what_is_alone(environments: Any) -> None:
+    """There are more workers than one, also on one core."""
+    arguments = environments.side_by_side()
+    assert int(arguments[arguments.index("-n") + 1]) >= 2
+    assert arguments[arguments.index("-m") + 1] == "not alone"
