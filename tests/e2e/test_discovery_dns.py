@@ -296,7 +296,7 @@ async def test_failures_keep_the_last_good_endpoints(ask: Ask, target: str, faul
         server.add(SRV, "SRV", "0 1 50051 a.mesh.test", ttl=0)
         server.add("a.mesh.test", "A", "127.0.0.11", ttl=0)
         server.add(NAME, "A", "127.0.0.11", "127.0.0.12", ttl=0)
-        asked = ask(target, **refreshing(server, query_timeout=0.05, timeout=0.1))
+        asked = ask(target, **refreshing(server, query_timeout=0.2, timeout=0.4))
         good = await asked.endpoints()
         server.fault(**FAULTS[fault])  # type: ignore[arg-type]
         await asked.failure()
@@ -330,7 +330,7 @@ async def test_a_failure_is_never_nothing(ask: Ask, fault: str) -> None:
     """Not even with ``allow_empty``: that nobody knows is not that there is nothing."""
     with DnsServer() as server:
         server.add(NAME, "A", "127.0.0.11", "127.0.0.12", ttl=0)
-        asked = ask("svc-a:1", **refreshing(server, allow_empty=True, query_timeout=0.05, timeout=0.1))
+        asked = ask("svc-a:1", **refreshing(server, allow_empty=True, query_timeout=0.2, timeout=0.4))
         await asked.endpoints()
         server.fault(**FAULTS[fault])  # type: ignore[arg-type]
         await asked.failure()
@@ -342,7 +342,7 @@ async def test_a_failing_srv_question_does_not_lead_to_the_addresses(ask: Ask, f
     with DnsServer() as server:
         server.add(NAME, "A", "127.0.0.99")
         server.fault(SRV, "SRV", **FAULTS[fault])  # type: ignore[arg-type]
-        told = await ask("svc-a", nameservers=(server.address,), query_timeout=0.05, timeout=0.1).failure()
+        told = await ask("svc-a", nameservers=(server.address,), query_timeout=0.2, timeout=0.4).failure()
         assert "no SRV records are asked for if the target has a port, as in svc-a:50051" in told
         assert set(types(server)) == {"SRV"}
 
