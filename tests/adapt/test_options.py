@@ -77,8 +77,23 @@ def test_a_subchannel_that_is_dialled_anew_shares_no_connection_with_the_one_bef
 
 @pytest.mark.parametrize(
     ("address", "target"),
-    [("10.0.0.7:50051", "ipv4:10.0.0.7:50051"), ("[::1]:50051", "ipv6:[::1]:50051"), ("unix:/run/a", "unix:/run/a")],
+    [
+        ("10.0.0.7:50051", "ipv4:10.0.0.7:50051"),
+        ("[::1]:50051", "ipv6:[::1]:50051"),
+        ("[fe80::1%eth0]:50051", "ipv6:[fe80::1%25eth0]:50051"),
+        ("unix:/run/a", "unix:/run/a"),
+        ("unix:/run/a?b#c%3Fd", "unix:/run/a%3Fb%23c%253Fd"),
+    ],
 )
 def test_an_address_becomes_a_target_that_needs_no_lookup(address: str, target: str) -> None:
-    """So that C-core's own DNS never runs."""
+    """So that C-core's own DNS never runs. It decodes the target once."""
     assert native_target(address) == target
+
+
+def test_several_addresses_become_one_target() -> None:
+    """C-core takes addresses of one family in a target, and pick_first for several of one host."""
+    assert native_target("10.0.0.7:1", "[fd00::7]:1") == "ipv6:[::ffff:10.0.0.7]:1,[fd00::7]:1"
+    assert native_target("[fd00::7]:1", "10.0.0.7:2") == "ipv6:[fd00::7]:1,[::ffff:10.0.0.7]:2"
+    options = for_subchannel((("grpc.lb_policy_name", "round_robin"), ("x", 1)), None, alternatives=True)
+    assert [value for name, value in options if name == "grpc.lb_policy_name"] == ["pick_first"]
+    assert ("x", 1) in options

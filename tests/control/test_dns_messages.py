@@ -1,13 +1,10 @@
 """What a name server's message means, and what a resolv.conf says."""
 
-from pathlib import Path
-
 import dns.exception
 import dns.message
 import pytest
 
-from meshlib._adapt.dns import answer, dns_config, question
-from meshlib._core.address import HostPort
+from meshlib._adapt.dns import answer, question
 from meshlib._core.discovery.srv import SrvRecord
 
 SOA = ". 30 IN SOA ns. hostmaster. 1 3600 600 86400 7"
@@ -86,30 +83,3 @@ def test_nonsense() -> None:
     """A loop of aliases is an error of dnspython's, for the one who asks to catch."""
     with pytest.raises(dns.exception.DNSException):
         answer(message("a. IN A", answers="a. 5 IN CNAME b.\nb. 5 IN CNAME a."))
-
-
-@pytest.mark.parametrize(
-    ("text", "nameservers", "search", "ndots"),
-    [
-        ("nameserver 10.0.0.2\nnameserver ::1\n", ["10.0.0.2:53", "[::1]:53"], (), 1),
-        ("search a.example b.example.\noptions ndots:5 timeout:1\nnameserver 10.0.0.2", ["10.0.0.2:53"],
-         ("a.example", "b.example"), 5),
-        ("domain a.example\nnameserver 10.0.0.2", ["10.0.0.2:53"], ("a.example",), 1),
-        ("search .\nnameserver 10.0.0.2", ["10.0.0.2:53"], (), 1),
-        ("# nothing", ["127.0.0.1:53"], (), 1),
-    ],
-)  # fmt: skip
-def test_resolv_conf(tmp_path: Path, text: str, nameservers: list[str], search: tuple[str, ...], ndots: int) -> None:
-    """Name servers, search domains and ndots; without a server the one on this machine, as libc does."""
-    path = tmp_path / "resolv.conf"
-    path.write_text(text)
-    config = dns_config(path)
-    assert [str(server) for server in config.nameservers] == nameservers
-    if search or "search" in text:
-        assert config.search == search
-    assert config.ndots == ndots
-
-
-def test_no_resolv_conf(tmp_path: Path) -> None:
-    """The name server on this machine."""
-    assert dns_config(tmp_path / "none").nameservers == (HostPort(host="127.0.0.1", port=53),)

@@ -60,3 +60,19 @@ def test_merging_loses_no_weight(endpoints: list[Endpoint]) -> None:
     assert sum(each.weight for each in once) == sum(each.weight for each in endpoints)
     assert merged(once) == once
     assert len({each.address for each in once}) == len(once)
+
+
+@pytest.mark.parametrize("alternatives", ["[::1]:1", None, ["svc-a:1"], ["unix:/a"], ["[::1]"], [1]])
+def test_bad_alternatives(alternatives: Any) -> None:
+    """They are addresses that can be connected to without a look-up, over TCP."""
+    with pytest.raises(ConfigError, match="alternatives"):
+        Endpoint(address="10.0.0.7:1", alternatives=alternatives)
+
+
+def test_alternatives_are_a_tuple_and_tell_endpoints_apart() -> None:
+    """A list is taken; a unix socket has none."""
+    one, two = Endpoint(address="10.0.0.7:1", alternatives=["[::1]:1"]), Endpoint(address="10.0.0.7:1")  # type: ignore[arg-type]
+    assert one.alternatives == ("[::1]:1",)
+    assert one != two
+    with pytest.raises(ConfigError, match="cannot be given beside the path of a unix socket"):
+        Endpoint(address="unix:/a", alternatives=("[::1]:1",))

@@ -96,12 +96,14 @@ def test_only_a_single_listed_host_is_the_servers_address() -> None:
         ("unix:///run/a.sock", "/run/a.sock"),
         ("unix:/run/%61.sock", "/run/a.sock"),
         ("unix:/run/%C3%BC.sock", "/run/ü.sock"),
+        ("unix:/run/a%3Fb%23c%253Fd.sock", "/run/a?b#c%3Fd.sock"),
     ],
 )
 def test_a_unix_socket(text: str, path: str) -> None:
     """Relative and absolute; the authority is localhost."""
     target = parse_target(text)
     assert (target.path, target.authority) == (path, "localhost")
+    assert parse_target(target.uri).path == path
 
 
 @pytest.mark.parametrize("text", ["xds:///svc-a", "xds:svc-a", "unix-abstract:a", "vsock:2:5000", "google-c2p:///svc"])
@@ -118,6 +120,12 @@ def test_a_registered_scheme() -> None:
     assert (target.scheme, target.nameserver, target.host) == ("consul", "dc1", "team/svc-a")
     assert (target.authority, target.uri) == ("team/svc-a", "consul://dc1/team%2Fsvc-a")
     assert parse_target("zk:///svc-a", any_scheme=True).scheme == "zk"
+
+
+def test_a_registered_scheme_may_be_that_of_urls() -> None:
+    """Whoever registers it, or gives a resolver, knows what it means."""
+    assert parse_target("grpc://svc-a:80", schemes=["grpc"]).host == ""
+    assert parse_target("http://svc-a:80", any_scheme=True).nameserver == "svc-a:80"
 
 
 def test_an_unknown_scheme_lists_the_known() -> None:
@@ -166,6 +174,18 @@ def test_registered_schemes_are_looked_at_only_for_unknown_ones(text: str) -> No
         ("ipv6:1.2.3.4:1", r"must be an address such as \[::1\]:50051"),
         ("unix:", "the path of the socket is missing"),
         ("unix://run/a.sock", "write unix:///run/a.sock"),
+        ("unix:/run/a?b.sock", "in a path write %3F and %23"),
+        ("unix:/run/a,b.sock", "holds a comma"),
+        ("http://svc-a:80", "a target is no URL; write svc-a:80$"),
+        ("http://svc-a", "a target is no URL; write svc-a$"),
+        ("HTTP://svc-a:80/", "write svc-a:80$"),
+        (
+            "https://svc-a:443/v1?x=1",
+            r"write svc-a:443, with credentials=grpc\.ssl_channel_credentials\(\); a target has no",
+        ),
+        ("grpc://user:secret@svc-a:80", "write svc-a:80$"),
+        ("grpcs://[::1]:443", r"write \[::1\]:443, with credentials"),
+        ("tcp://", "write svc-a:50051$"),
     ],
 )
 def test_a_malformed_target(text: str, complaint: str) -> None:

@@ -95,6 +95,19 @@ async def test_many_instances(bind: Bind, ask: Ask, number: int) -> None:
     assert await next_of(told) == sorted((f"127.0.1.{n + 1}:{5000 + n}", 1, 0) for n in range(number))
 
 
+async def test_a_wildcard_catches_no_srv_target(bind: Bind, ask: Ask, tmp_path: Path) -> None:
+    """Targets of SRV records are complete names: the wildcard of a search domain has an answer for any other."""
+    (tmp_path / "resolv.conf").write_text("search mesh.test\noptions ndots:5\n")
+    bind.add("*.mesh.test", "A", "127.0.0.66")
+    bind.add("a.mesh.test", "A", "127.0.0.11")
+    bind.add("a.mesh.test", "AAAA", "::1")
+    bind.add("_grpc._tcp.svc-b.mesh.test", "SRV", "0 1 50051 a.mesh.test")
+    shared, told = ask("srv:///_grpc._tcp.svc-b")
+    assert await next_of(told) == [("127.0.0.11:50051", 1, 0)]
+    assert shared.resolution is not None
+    assert [each.alternatives for each in shared.resolution.endpoints] == [("[::1]:50051",)]
+
+
 async def test_an_alias(bind: Bind, ask: Ask) -> None:
     """Within its zone BIND follows a CNAME, and the least TTL of the chain counts."""
     bind.add("web.mesh.test", "CNAME", NAME, ttl=3)
@@ -119,7 +132,7 @@ async def test_a_name_that_does_not_exist(bind: Bind, ask: Ask) -> None:
     _, told = ask("svc-a.mesh.test.")
     assert await failure_of(told) == (
         f"DNS knows no address of 'svc-a.mesh.test.' (SRV _grpc._tcp.svc-a.mesh.test. from {bind.address}: NXDOMAIN; "
-        f"A svc-a.mesh.test. from {bind.address}: NXDOMAIN)"
+        f"A svc-a.mesh.test. from {bind.address}: NXDOMAIN; AAAA svc-a.mesh.test. from {bind.address}: NXDOMAIN)"
     )
 
 

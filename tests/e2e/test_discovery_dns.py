@@ -115,7 +115,8 @@ async def test_a_bare_name_is_its_srv_records(ask: Ask) -> None:
             ("127.0.0.12:5002", 1, 0),
             ("127.0.0.13:5004", 1, 9),
         ]
-        assert types(server) == ["SRV", "A", "A", "A"]
+        assert types(server)[0] == "SRV"
+        assert sorted(types(server)[1:]) == ["A", "A", "A", "AAAA", "AAAA", "AAAA"]
 
 
 @pytest.mark.parametrize("absence", ["NXDOMAIN", "NODATA"])
@@ -171,8 +172,102 @@ async def test_a_list_of_hosts(ask: Ask) -> None:
             ("127.0.0.1:5", "localhost:5"),
             ("127.0.0.11:6", "a:6"),
         }
-        names = [query.name for query in server.queries]
+        names = [query.name for query in server.queries if query.type == "A"]
         assert sorted(names[:2]) == sorted(names[2:]) == ["a.mesh.test", "b.mesh.test"], "neither waits for the other"
+
+
+@pytest.mark.parametrize("target", ["svc-a", f"srv:///{SRV}", f"srv:///{SRV}."])
+async def test_srv_targets_are_complete_names(ask: Ask, machine: SystemFiles, tmp_path: Path, target: str) -> None:
+    """Search domains are not appended to them, with few dots or many: a wildcard in one would lead to a stranger."""
+    (tmp_path / "resolv.conf").write_text("search mesh.test\noptions ndots:5\n")
+    with DnsServer() as server:
+        server.add(SRV, "SRV", "0 1 1 a.mesh.test", "0 1 2 single")
+        server.add("a.mesh.test", "A", "127.0.0.11")
+        server.add("single", "A", "127.0.0.12")
+        for stranger in ("a.mesh.test.mesh.test", "single.mesh.test"):
+            server.add(stranger, "A", "127.0.0.66")
+        found = await ask(target, nameservers=(server.address,)).addresses()
+        assert found == ["127.0.0.11:1", "127.0.0.12:2"]
+        assert not any(query.name.endswith(".mesh.test.mesh.test") for query in server.queries if query.type != "SRV")
+
+
+async def test_a_name_in_the_hosts_file_needs_no_name_server(ask: Ask) -> None:
+    """A bare name's SRV records are asked for first; where no server answers, the hosts file counts."""
+    with DnsServer() as server:
+        server.fault(rcode="SERVFAIL")
+        assert await ask("pinned", nameservers=(server.address,)).addresses() == ["127.0.0.77:80"]
+
+
+PAIRED = [("127.0.0.11:1", ("[::1]:1",))]
+
+
+@pytest.mark.parametrize("target", ["svc-a", "static:///a:1"])
+@pytest.mark.parametrize(
+    ("family", "expected"),
+    [("auto", PAIRED), ("all", PAIRED), ("v4", [("127.0.0.11:1", ())]), ("v6", [("[::1]:1", ())])],
+)
+async def test_a_host_with_an_address_of_each_family(
+    ask: Ask, target: str, family: str, expected: list[tuple[str, tuple[str, ...]]]
+) -> None:
+    """The target of a SRV record and an entry of a list are one host: one endpoint with an alternative."""
+    with DnsServer() as server:
+        server.add(SRV, "SRV", "0 1 1 a.mesh.test")
+        server.add("a.mesh.test", "A", "127.0.0.11")
+        server.add("a.mesh.test", "AAAA", "::1")
+        found = await ask(target, nameservers=(server.address,), family=family).next()
+        assert [(each.address, each.alternatives) for each in found if isinstance(each, Endpoint)] == expected
+
+
+async def test_several_addresses_of_a_family_are_not_paired(ask: Ask) -> None:
+    """DNS does not say which belong together: the family decides, as for the addresses of a plain name."""
+    with DnsServer() as server:
+        server.add(SRV, "SRV", "0 1 1 a.mesh.test")
+        server.add("a.mesh.test", "A", "127.0.0.11", "127.0.0.12")
+        server.add("a.mesh.test", "AAAA", "::1")
+        server.add(NAME, "A", "127.0.0.13")
+        server.add(NAME, "AAAA", "::1")
+        policy = {"nameservers": (server.address,)}
+        assert await ask("svc-a", **policy).addresses() == ["127.0.0.11:1", "127.0.0.12:1"]
+        assert await ask("svc-a", family="all", **policy).addresses() == ["127.0.0.11:1", "127.0.0.12:1", "[::1]:1"]
+        assert await ask("svc-a:1", family="all", **policy).addresses() == ["127.0.0.13:1", "[::1]:1"]
+        found = await ask("svc-a:1", **policy).next()
+        assert [(each.address, each.alternatives) for each in found if isinstance(each, Endpoint)] == [
+            ("127.0.0.13:1", ())
+        ]
+
+
+async def test_an_alternative_stays_while_no_server_answers_for_it(ask: Ask) -> None:
+    """A lost answer does not change the host, whose connection would be made anew."""
+    with DnsServer() as server:
+        server.add("a.mesh.test", "A", "127.0.0.11", ttl=0)
+        server.add("a.mesh.test", "AAAA", "::1", ttl=0)
+        asked = ask("static:///a:1", **refreshing(server))
+        assert await asked.addresses() == ["127.0.0.11:1"]
+        server.fault("a.mesh.test", "AAAA", rcode="SERVFAIL")
+        before = len(server.queries)
+        await asyncio.to_thread(server.wait_for_queries, before + 6)
+        assert asked.nothing_more()
+        assert asked.shared.resolution is not None
+        assert [each.alternatives for each in asked.shared.resolution.endpoints] == [("[::1]:1",)]
+
+
+@pytest.mark.parametrize(
+    ("family", "expected"),
+    [
+        ("auto", ("127.0.0.1:1", "[::1]:1")),
+        ("all", ("127.0.0.1:1", "[::1]:1")),
+        ("v4", ("127.0.0.1:1",)),
+        ("v6", ("[::1]:1",)),
+    ],
+)
+@pytest.mark.parametrize("target", ["localhost:1", "dns:///db.localhost:1"])
+async def test_localhost_is_one_host(
+    ask: Ask, tmp_path: Path, target: str, family: str, expected: tuple[str, ...]
+) -> None:
+    """It has both loopback addresses, also where the hosts file has one of them."""
+    (tmp_path / "hosts").write_text("127.0.0.1 localhost\n")
+    found = await ask(target, family=family).next()
+    assert [(each.address, *each.alternatives) for each in found if isinstance(each, Endpoint)] == [expected]
 
 
 async def test_the_least_ttl_counts(ask: Ask) -> None:
@@ -373,7 +468,7 @@ async def test_no_host_of_several_can_be_resolved(ask: Ask) -> None:
     with DnsServer() as server:
         server.fault("b.mesh.test", rcode="SERVFAIL")
         told = await ask("static:///a:1,b:2", nameservers=(server.address,)).failure()
-        assert told.startswith("none of 2 hosts has an address: no name server could tell A b.mesh.test.")
+        assert told.startswith("none of 2 hosts has an address: no name server answered the A query for b.mesh.test.")
         assert "A a.mesh.test." in told
 
 

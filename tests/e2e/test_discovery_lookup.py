@@ -6,6 +6,7 @@ from pathlib import Path
 
 import dns.flags
 import dns.message
+import dns.rcode
 import dns.rrset
 import pytest
 
@@ -25,8 +26,8 @@ Files = Callable[..., SystemFiles]
 def files(tmp_path: Path) -> Files:
     """The machine's two files, with the text of the test's choice."""
 
-    def write(*, resolv_conf: str = "nameserver 127.0.0.1\n", hosts: str = "") -> SystemFiles:
-        (tmp_path / "resolv.conf").write_text(resolv_conf)
+    def write(*, resolv_conf: str | bytes = "nameserver 127.0.0.1\n", hosts: str = "") -> SystemFiles:
+        (tmp_path / "resolv.conf").write_bytes(resolv_conf.encode() if isinstance(resolv_conf, str) else resolv_conf)
         (tmp_path / "hosts").write_text(hosts)
         return SystemFiles(tmp_path / "resolv.conf", tmp_path / "hosts")
 
@@ -62,7 +63,7 @@ async def test_a_host_with_both_families(files: Files, family: Family, ips: tupl
 
 
 async def test_a_host_with_ipv6_alone(files: Files) -> None:
-    """``auto`` takes AAAA where there is no A; of a name that does not exist neither is asked further."""
+    """``auto`` takes AAAA where there is no A, whatever the server says of A."""
     with DnsServer() as server:
         server.add(NAME, "AAAA", "::1")
         lookup = Lookup(DnsPolicy(), files(), [server.address])
@@ -70,7 +71,9 @@ async def test_a_host_with_ipv6_alone(files: Files) -> None:
         with pytest.raises(ResolveError) as caught:
             await lookup.inquire().addresses("none.mesh.test")
         assert caught.value.absent
-        assert asked(server) == [(NAME, "A"), (NAME, "AAAA"), ("none.mesh.test", "A")]
+        assert asked(server) == [
+            (NAME, "A"), (NAME, "AAAA"), ("none.mesh.test", "A"), ("none.mesh.test", "AAAA"),
+        ]  # fmt: skip
 
 
 @pytest.mark.parametrize("text", ["127.0.0.1", "::1", "0:0:0:0:0:0:0:1"])
@@ -116,10 +119,10 @@ async def test_search_domains(files: Files) -> None:
         server.add("svc-a.three.test", "A", "127.0.0.13")
         lookup = Lookup(DnsPolicy(), files(resolv_conf="search one.test two.test three.test\n"), [server.address])
         assert (await lookup.inquire().addresses("svc-a")).ips == ("127.0.0.12",)
-        assert asked(server) == [("svc-a.one.test", "A"), ("svc-a.two.test", "A")]
+        assert asked(server) == [("svc-a.one.test", "A"), ("svc-a.one.test", "AAAA"), ("svc-a.two.test", "A")]
         with pytest.raises(ResolveError, match=r"DNS knows no address of 'svc-a\.'"):
             await lookup.inquire().addresses("svc-a.")
-        assert asked(server)[2:] == [("svc-a", "A")]
+        assert asked(server)[3:] == [("svc-a", "A"), ("svc-a", "AAAA")]
 
 
 async def test_search_domains_of_a_service(files: Files) -> None:
@@ -195,7 +198,7 @@ async def test_aliases_that_the_server_leaves_to_the_client(files: Files) -> Non
     transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(OneByOne, local_addr=("127.0.0.1", 0))
     try:
         host, port = transport.get_extra_info("sockname")
-        lookup = Lookup(DnsPolicy(), files(), [f"{host}:{port}"])
+        lookup = Lookup(DnsPolicy(family="v4"), files(), [f"{host}:{port}"])
         found = await lookup.inquire().addresses("a.test")
         assert (found.ips, found.ttl) == (("127.0.0.11",), 9.0)
         with pytest.raises(ResolveError, match="one alias too many") as caught:
@@ -239,15 +242,15 @@ async def test_a_server_that_does_not_know(files: Files, rcode: str) -> None:
         with pytest.raises(ResolveError) as caught:
             await Lookup(DnsPolicy(), files(), [bad.address]).inquire().addresses(NAME)
         assert not caught.value.absent
-        expected = f"no name server could tell A {NAME}. (A {NAME}. from {bad.address}: {rcode})"
-        assert str(caught.value) == expected
-        assert len(bad.queries) == 1
+        twice = " (2 times)" if rcode in ("NOTIMP", "FORMERR") else ""  # once more, without EDNS
+        assert str(caught.value) == (
+            f"no name server answered the A query for {NAME}. (A {NAME}. from {bad.address}: {rcode}{twice}; "
+            f"AAAA {NAME}. from {bad.address}: {rcode}{twice})"
+        )
         both = Lookup(DnsPolicy(), files(), [bad.address, good.address])
         found = await both.inquire().addresses(NAME)
-        assert [(step.source, step.answer) for step in found.steps] == [
-            (bad.address, rcode),
-            (good.address, "1 record"),
-        ]
+        asked_bad = [(bad.address, rcode)] * (2 if twice else 1)
+        assert [(step.source, step.answer) for step in found.steps] == [*asked_bad, (good.address, "1 record")]
 
 
 async def test_a_name_that_does_not_exist(files: Files) -> None:
@@ -259,7 +262,8 @@ async def test_a_name_that_does_not_exist(files: Files) -> None:
         assert (caught.value.absent, caught.value.ttl) == (True, 7.0)
         assert str(caught.value) == (
             f"DNS knows no address of 'svc-a' (A svc-a.one.test. from {server.address}: NXDOMAIN; "
-            f"A svc-a. from {server.address}: NXDOMAIN)"
+            f"AAAA svc-a.one.test. from {server.address}: NXDOMAIN; A svc-a. from {server.address}: NXDOMAIN; "
+            f"AAAA svc-a. from {server.address}: NXDOMAIN)"
         )
 
 
@@ -268,7 +272,7 @@ async def test_a_silent_server_is_asked_again_until_the_deadline(files: Files) -
     with DnsServer() as server:
         server.add(NAME, "A", "127.0.0.11")
         server.fault(NAME, drop=True, times=2)
-        lookup = Lookup(DnsPolicy(query_timeout=0.05, timeout=5.0), files(), [server.address])
+        lookup = Lookup(DnsPolicy(family="v4", query_timeout=0.05, timeout=5.0), files(), [server.address])
         assert (await lookup.inquire().addresses(NAME)).ips == ("127.0.0.11",)
         assert len(server.queries) == 3
         server.fault(NAME, drop=True)
@@ -343,10 +347,152 @@ async def test_the_policy_names_the_servers(files: Files) -> None:
 
 
 async def test_a_malformed_resolv_conf(files: Files) -> None:
-    """The error names the file."""
-    lookup = Lookup(DnsPolicy(), files(resolv_conf="nameserver example.org\n"))
-    with pytest.raises(ResolveError, match=r"resolv.conf is malformed: .*example.org"):
-        await lookup.inquire().addresses(NAME)
+    """What glibc skips ends no resolution: host names, other encodings, domains that no name can have."""
+    with DnsServer() as server:
+        server.add("svc-a.good.test", "A", "127.0.0.11")
+        lookup = Lookup(
+            DnsPolicy(),
+            files(resolv_conf=b"nameserver example.org\nsearch a..b \xff\xfe good.test\n"),
+            [server.address],
+        )
+        assert (await lookup.inquire().addresses("svc-a")).ips == ("127.0.0.11",)
+        assert [str(each) for each in lookup.files.dns().nameservers] == ["127.0.0.1:53"]
+
+
+async def test_the_environment_of_the_resolver(tmp_path: Path) -> None:
+    """``LOCALDOMAIN`` replaces the search domains, ``RES_OPTIONS`` adds options, and both may change at any time."""
+    (tmp_path / "resolv.conf").write_text("search one.test\n")
+    environ: dict[str, str] = {}
+    with DnsServer() as server:
+        server.add("svc-a.one.test", "A", "127.0.0.11")
+        server.add("svc-a.two.test", "A", "127.0.0.12")
+        lookup = Lookup(
+            DnsPolicy(), SystemFiles(tmp_path / "resolv.conf", tmp_path / "hosts", environ), [server.address]
+        )
+        assert (await lookup.inquire().addresses("svc-a")).ips == ("127.0.0.11",)
+        environ.update(LOCALDOMAIN="two.test", RES_OPTIONS="use-vc")
+        assert (await lookup.inquire().addresses("svc-a")).ips == ("127.0.0.12",)
+        assert [(query.name, query.transport) for query in server.queries] == [
+            ("svc-a.one.test", "udp"),
+            ("svc-a.two.test", "tcp"),
+        ]
+
+
+async def test_a_domain_without_an_answer_does_not_hide_the_name_as_written(files: Files) -> None:
+    """A stale search domain ends the search; but what the user wrote may be complete if it has a dot."""
+    with DnsServer() as server:
+        server.fault("svc-a.mesh.test.stale.test", rcode="SERVFAIL")
+        server.fault("_grpc._tcp.svc-a.mesh.test.stale.test", rcode="SERVFAIL")
+        server.add(NAME, "A", "127.0.0.11", ttl=60)
+        server.add("svc-a.mesh.test.two.test", "A", "127.0.0.12")
+        server.add(SRV, "SRV", "0 1 80 a.mesh.test", ttl=60)
+        resolv_conf = "search stale.test two.test\noptions ndots:5\n"
+        lookup = Lookup(DnsPolicy(), files(resolv_conf=resolv_conf), [server.address])
+        found = await lookup.inquire().addresses(NAME)
+        assert (found.ips, found.ttl) == (("127.0.0.11",), 5.0)
+        assert (await lookup.inquire().services("_grpc._tcp", NAME)).ttl == 5.0
+        server.remove(NAME)
+        with pytest.raises(ResolveError, match=r"answered the A query for svc-a\.mesh\.test\.stale\.test\.") as caught:
+            await lookup.inquire().addresses(NAME)
+        assert not caught.value.absent
+
+
+async def test_a_name_that_becomes_too_long(files: Files) -> None:
+    """No server is asked for what DNS cannot have, and none is thought dead for it."""
+    with DnsServer() as server:
+        name = ".".join(["a" * 60] * 4)
+        server.add(name, "A", "127.0.0.11")
+        lookup = Lookup(DnsPolicy(), files(), [server.address])
+        with pytest.raises(ResolveError, match="too long for a name") as caught:
+            await lookup.inquire().services("_a-service-of-a-long-name._tcp", name)
+        assert caught.value.absent
+        assert (await lookup.inquire().addresses(name)).ips == ("127.0.0.11",)
+
+
+class WithoutEdns(asyncio.DatagramProtocol):
+    """A name server from before EDNS: it answers such questions with a code, or not at all."""
+
+    def __init__(self, rcode: str | None) -> None:
+        self.rcode = rcode
+        self.edns: list[bool] = []
+
+    def connection_made(self, transport: asyncio.DatagramTransport) -> None:  # type: ignore[override]
+        self.transport = transport
+
+    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+        query = dns.message.from_wire(data)
+        self.edns.append(query.edns >= 0)
+        response = dns.message.make_response(query, recursion_available=True)
+        response.use_edns(False)
+        if query.edns < 0:
+            response.answer.append(dns.rrset.from_text(query.question[0].name, 9, "IN", "A", "127.0.0.11"))
+        elif self.rcode is None:
+            return
+        else:
+            response.set_rcode(dns.rcode.from_text(self.rcode))
+            response.question = []  # many send the header alone
+        self.transport.sendto(response.to_wire(), addr)
+
+
+@pytest.mark.parametrize("rcode", ["FORMERR", "NOTIMP", None])
+async def test_a_server_that_does_not_take_edns(files: Files, rcode: str | None) -> None:
+    """It is asked again without, and from then on not with it; silence is taken for a refusal, too."""
+    server = WithoutEdns(rcode)
+    transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(lambda: server, ("127.0.0.1", 0))
+    try:
+        host, port = transport.get_extra_info("sockname")
+        policy = DnsPolicy(family="v4", query_timeout=0.1, timeout=2.0)
+        lookup = Lookup(policy, files(), [f"{host}:{port}"])
+        for _ in range(3):
+            assert (await lookup.inquire().addresses(NAME)).ips == ("127.0.0.11",)
+        assert server.edns == [True, False, False, False]
+    finally:
+        transport.close()
+
+
+@pytest.mark.parametrize("family", ["auto", "all"])
+@pytest.mark.parametrize("broken", ["A", "AAAA"])
+@pytest.mark.parametrize("fault", ["SERVFAIL", "NXDOMAIN", "silence"])
+async def test_one_family_is_broken(files: Files, family: Family, broken: str, fault: str) -> None:
+    """The other is used: some load balancers fail AAAA, some firewalls drop it, some servers deny what has no A."""
+    with DnsServer() as server:
+        server.add(NAME, "A", "127.0.0.11")
+        server.add(NAME, "AAAA", "::1")
+        if fault == "silence":
+            server.fault(rdtype=broken, drop=True)
+        else:
+            server.fault(rdtype=broken, rcode=fault)
+        policy = DnsPolicy(family=family, query_timeout=0.1, timeout=2.0)
+        lookup = Lookup(policy, files(), [server.address])
+        expected = ("::1",) if broken == "A" else ("127.0.0.11",)
+        assert (await lookup.inquire().addresses(NAME)).ips == expected
+        if family == "all" and fault != "NXDOMAIN":
+            server.heal()
+            assert (await lookup.inquire().addresses(NAME)).ips == ("127.0.0.11", "::1")
+
+
+async def test_questions_for_ipv6_that_are_never_answered_are_not_waited_for(files: Files) -> None:
+    """After two in a row they are not put for a while where there is an A record."""
+    with DnsServer() as server:
+        server.add(NAME, "A", "127.0.0.11")
+        server.fault(rdtype="AAAA", drop=True)
+        lookup = Lookup(DnsPolicy(family="all", query_timeout=0.05), files(), [server.address])
+        for _ in range(5):
+            found = await lookup.inquire().addresses(NAME, known=("127.0.0.11", "::1"))
+            assert found.ips == ("127.0.0.11", "::1"), "the last good address of the family that is silent stays"
+        rounds = [query.type for query in server.queries]
+        assert rounds.count("A") == 5
+        assert rounds[-3:] == ["A"] * 3
+
+
+async def test_a_name_without_ipv6_is_not_asked_for_it_each_time(files: Files) -> None:
+    """That there is no AAAA record holds for as long as the SOA says (RFC 2308)."""
+    with DnsServer(negative_ttl=60) as server:
+        server.add(NAME, "A", "127.0.0.11")
+        lookup = Lookup(DnsPolicy(), files(), [server.address])
+        for _ in range(3):
+            assert (await lookup.inquire().addresses(NAME, pair=True)).ips == ("127.0.0.11",)
+        assert sorted(query.type for query in server.queries) == ["A", "A", "A", "AAAA"]
 
 
 # --- resources ---

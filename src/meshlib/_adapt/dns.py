@@ -1,12 +1,10 @@
-"""DNS messages and configuration as core values: the translation, and nothing that waits.
+"""DNS messages as core values: the translation, and nothing that waits.
 
-Only what a stub needs of dnspython is used: its messages, its parsers, and its reading of /etc/resolv.conf. Its
-resolver is not, because that one keeps time by the wall clock, and tells neither which server said what nor whether a
-name does not exist or nobody knows.
+Only the messages of dnspython and their parsers are used. Its resolver is not: it keeps time by the wall clock, and
+reports neither which server answered what nor whether a name does not exist or no server knew.
 """
 
 import ipaddress
-import os
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -16,34 +14,17 @@ import dns.name
 import dns.rcode
 import dns.rdatatype
 import dns.rdtypes.IN.SRV
-import dns.resolver
 import dns.rrset
 
-from meshlib._core.address import HostPort
 from meshlib._core.discovery.srv import SrvRecord
 
-__all__ = ["Answer", "DnsConfig", "RecordType", "answer", "dns_config", "question"]
+__all__ = ["Answer", "RecordType", "answer", "question"]
 
 RecordType = Literal["A", "AAAA", "SRV"]
 
 PAYLOAD: Final = 1232
 """Bytes of a UDP answer that cross every network in one piece (DNS flag day 2020); 20 SRV records do not fit into the
 512 bytes that a question without EDNS allows."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DnsConfig:
-    """Whom to ask, and how to complete a relative name: resolv.conf(5).
-
-    Args:
-        nameservers: in the order in which they are asked.
-        search: domains, without a final dot.
-        ndots: a name with so many dots is tried as it stands before the search domains, any other after them.
-    """
-
-    nameservers: tuple[HostPort, ...]
-    search: tuple[str, ...] = ()
-    ndots: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,28 +57,18 @@ class Answer:
         return len(self.addresses) + len(self.records)
 
 
-def dns_config(path: str | os.PathLike[str]) -> DnsConfig:
-    """The system's configuration. Without a file, or a name server in it: the one on this machine, as libc has it.
+def question(name: str, rdtype: RecordType, *, edns: bool = True) -> dns.message.QueryMessage:
+    """A recursive question for the absolute ``name``.
 
-    Raises:
-        ValueError: the file names a server that is no address.
+    Args:
+        name: ends with a dot.
+        rdtype: what is asked for.
+        edns: whether the question carries EDNS (RFC 6891). Some name servers refuse or drop such questions.
     """
-    system = dns.resolver.Resolver(configure=False)
-    try:
-        system.read_resolv_conf(os.fspath(path))
-    except dns.resolver.NoResolverConfiguration:
-        system.nameservers = ["127.0.0.1"]
-    search = system.search or ([system.domain] if len(system.domain) > 1 else [])
-    return DnsConfig(
-        nameservers=tuple(HostPort(host=str(server), port=system.port) for server in system.nameservers),
-        search=tuple(domain.to_text(omit_final_dot=True) for domain in search if len(domain) > 1),
-        ndots=1 if system.ndots is None else system.ndots,
-    )
-
-
-def question(name: str, rdtype: RecordType) -> dns.message.QueryMessage:
-    """A recursive question for the absolute ``name``, with EDNS."""
-    return dns.message.make_query(dns.name.from_text(name, dns.name.root), rdtype, use_edns=0, payload=PAYLOAD)
+    asked = dns.name.from_text(name, dns.name.root)
+    if not edns:
+        return dns.message.make_query(asked, rdtype)
+    return dns.message.make_query(asked, rdtype, use_edns=0, payload=PAYLOAD)
 
 
 def answer(response: dns.message.Message) -> Answer:

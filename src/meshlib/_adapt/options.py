@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from typing import Any, Final
+from urllib.parse import quote
 
 from meshlib._core.errors import ConfigError
 
@@ -18,9 +19,11 @@ __all__ = [
 
 Options = tuple[tuple[str, Any], ...]
 
+LB_POLICY: Final = "grpc.lb_policy_name"
+
 DEFAULTS: Final[Options] = (
     # Reconnects by itself after a disconnect, where pick_first would go idle and stay so.
-    ("grpc.lb_policy_name", "round_robin"),
+    (LB_POLICY, "round_robin"),
     ("grpc.initial_reconnect_backoff_ms", 100),
     # Also the time-out of one connection attempt.
     ("grpc.min_reconnect_backoff_ms", 5000),
@@ -78,7 +81,7 @@ def without_retries(options: Options) -> bool:
     return next((value for name, value in reversed(options) if name == "grpc.enable_retries"), 1) == 0
 
 
-def for_subchannel(options: Options, authority: str | None, *, dials: int = 0) -> Options:
+def for_subchannel(options: Options, authority: str | None, *, dials: int = 0, alternatives: bool = False) -> Options:
     """The options of the channel to one endpoint.
 
     Args:
@@ -86,7 +89,11 @@ def for_subchannel(options: Options, authority: str | None, *, dials: int = 0) -
         authority: what ``:authority`` and the TLS name are to be, unless the user's options say.
         dials: how often the endpoint was dialled anew. Channels with equal options share a connection, and its
             back-off; this makes them differ.
+        alternatives: whether the endpoint has several addresses. pick_first connects to one of them (gRFC A61); any
+            other policy would take each for a host of its own.
     """
+    if alternatives:
+        options = (*(pair for pair in options if pair[0] != LB_POLICY), (LB_POLICY, "pick_first"))
     given = {name for name, _ in options}
     own = [pair for pair in DEFAULTS if pair[0] not in given]
     if dials:
@@ -97,11 +104,31 @@ def for_subchannel(options: Options, authority: str | None, *, dials: int = 0) -
     return (*own, *users)
 
 
-def native_target(address: str) -> str:
-    """The target that makes C-core connect to ``address`` without a look-up."""
-    if address.startswith(("unix:", "unix-abstract:", "vsock:")):
+def native_target(address: str, *alternatives: str) -> str:
+    """The target that makes C-core connect to ``address`` without a look-up, or to the first alternative that it can.
+
+    It is a URI: C-core decodes it once. A target has addresses of one family, so IPv4 ones among several are written as
+    IPv6; C-core connects to, and reports, the IPv4 address.
+    """
+    if address.startswith("unix:"):
+        return f"unix:{_encoded(address.removeprefix('unix:'))}"
+    if address.startswith(("unix-abstract:", "vsock:")):
         return address
-    return f"ipv6:{address}" if address.startswith("[") else f"ipv4:{address}"
+    if alternatives:
+        return f"ipv6:{','.join(_encoded(_as_ipv6(each)) for each in (address, *alternatives))}"
+    return f"ipv6:{_encoded(address)}" if address.startswith("[") else f"ipv4:{address}"
+
+
+def _as_ipv6(address: str) -> str:
+    if address.startswith("["):
+        return address
+    ip, _, port = address.rpartition(":")
+    return f"[::ffff:{ip}]:{port}"
+
+
+def _encoded(text: str) -> str:
+    """``text`` as the path of a URI (RFC 3986): what is not a part of the path otherwise is percent-encoded."""
+    return quote(text, safe="/:[],@!$&'()*+;=~")
 
 
 def health_checked(service: str) -> tuple[str, str]:

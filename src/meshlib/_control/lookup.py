@@ -1,56 +1,67 @@
 """Asking DNS: one question to several servers, one name under several domains, each with a deadline.
 
-Every result, good or bad, comes with the steps that led to it. The difference between "there is no such name" and
-"nobody could tell" is kept to the end, because they are acted upon differently. Sockets live exactly as long as the
-question, also if it is cancelled; nothing is cached, because the answer's TTL decides when to ask again.
+Every result, good or bad, comes with the steps that led to it. "There is no such name" and "no server knows" stay
+distinct to the end, because they are acted upon differently. Sockets live exactly as long as the question, also if it
+is cancelled. Nothing is cached: the TTL of the answer decides when to ask again.
 """
 
 import asyncio
-import socket
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import final
+from typing import Final, final
 
-import dns.asyncbackend
-import dns.asyncquery
-import dns.exception
-
-from meshlib._adapt.dns import Answer, RecordType, answer, question
+from meshlib._adapt.dns import Answer, RecordType
+from meshlib._control.exchange import FAULTS, exchange, possible
+from meshlib._control.families import Families, Ipv6
 from meshlib._control.system import SystemFiles
 from meshlib._core.address import HostPort, canonical_ip, parse_host_port
-from meshlib._core.discovery.names import LOOPBACK, candidates, is_localhost, of_family
+from meshlib._core.discovery.families import RETRY, grouped
+from meshlib._core.discovery.names import candidates, is_localhost, listed, still_to_try
 from meshlib._core.discovery.policy import DnsPolicy
 from meshlib._core.discovery.srv import SrvRecord
 from meshlib._core.discovery.steps import ResolveError, Step
 
 __all__ = ["Addresses", "Inquiry", "Lookup", "Services"]
 
-SOCKETS = 64
-"""Questions under way at once: a target that lists a thousand names must not use up the process's file descriptors."""
+SOCKETS: Final = 64
+"""Questions in flight at once: a target that lists a thousand names must not use up the process's file descriptors."""
 
-LATE = 30.0
-"""Seconds for which a name server that was of no use stands behind the others. Not for ever: the first of a list may be
-the only one that knows the names of this network."""
+LATE: Final = 30.0
+"""Seconds for which a name server that did not answer is asked after the others. Not for ever: the first of a list may
+be the only one that knows the names of this network."""
 
-ALIASES = 8
+PLAIN: Final = 300.0
+"""Seconds for which a name server that refused EDNS is asked without it (RFC 6891 section 6.2.2)."""
+
+ALIASES: Final = 8
 """CNAMEs that are followed where a server leaves that to the client."""
+
+_NO_EDNS: Final = frozenset({"FORMERR", "NOTIMP", "BADVERS"})
+"""How name servers refuse EDNS: those that do not know it, and those that know another version."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Addresses:
-    """What a host name stands for.
+    """The addresses of a host name.
 
     Args:
         ips: at least one.
         ttl: seconds; None for what never changes.
         local: whether no name server was asked.
+        paired: whether they are the IPv4 and the IPv6 address of one host.
         steps: what was tried.
     """
 
     ips: tuple[str, ...]
     ttl: float | None
     local: bool = False
+    paired: bool = False
     steps: tuple[Step, ...] = ()
+
+    @property
+    def hosts(self) -> tuple[tuple[str, ...], ...]:
+        """The addresses host by host: that of the endpoint, then its alternatives."""
+        return (self.ips,) if self.paired else tuple((ip,) for ip in self.ips)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +80,7 @@ class Lookup:
     Args:
         policy: the knobs.
         files: the machine's configuration.
-        nameservers: whom to ask; empty: those of ``policy``, and if there are none those of the machine.
+        nameservers: the servers to ask; empty: those of ``policy``, and if there are none those of the machine.
     """
 
     def __init__(self, policy: DnsPolicy, files: SystemFiles, nameservers: Iterable[str] = ()) -> None:
@@ -77,6 +88,8 @@ class Lookup:
         self.files = files
         self._named = tuple(parse_host_port(server) for server in tuple(nameservers) or policy.nameservers)
         self._late: dict[HostPort, float] = {}
+        self._plain: dict[HostPort, float] = {}
+        self.ipv6 = Ipv6()
         self.sockets = asyncio.Semaphore(SOCKETS)
 
     def inquire(self) -> "Inquiry":
@@ -84,7 +97,7 @@ class Lookup:
         return Inquiry(self, asyncio.get_running_loop().time() + self.policy.timeout)
 
     async def servers(self) -> tuple[HostPort, ...]:
-        """Whom to ask, those that were of no use when they were last asked at the end.
+        """The servers to ask; those that did not answer when they were last asked come last.
 
         Raises:
             ResolveError: a name server is given by a name that cannot be resolved.
@@ -96,11 +109,20 @@ class Lookup:
         return tuple(sorted(servers, key=lambda server: self._late.get(server, now) > now))
 
     def note(self, server: HostPort, *, useful: bool) -> None:
-        """A server of no use is asked after the others for a while, so that a dead one is not waited for each time."""
+        """A server that did not answer is asked after the others for a while, so as not to wait for it each time."""
         if useful:
             self._late.pop(server, None)
         else:
             self._late[server] = asyncio.get_running_loop().time() + LATE
+
+    def takes_edns(self, server: HostPort) -> bool:
+        """Whether ``server`` is asked with EDNS."""
+        return self._plain.get(server, 0.0) <= asyncio.get_running_loop().time()
+
+    def note_plain(self, server: HostPort, *, refused: bool) -> None:
+        """``server`` answered without EDNS, and before that refused it, or did not answer."""
+        until = asyncio.get_running_loop().time() + (PLAIN if refused else LATE)
+        self._plain[server] = max(until, self._plain.get(server, 0.0))
 
     async def _named_server(self, server: HostPort) -> list[HostPort]:
         """Name servers of a compose file, ``consul:8600``, are found as this machine finds names."""
@@ -121,65 +143,100 @@ class Inquiry:
         self._deadline = deadline
         self._silence = f"no answer within {lookup.policy.query_timeout:g} s"
 
-    async def addresses(self, host: str) -> Addresses:
+    async def addresses(
+        self, host: str, *, absolute: bool = False, pair: bool = False, known: tuple[str, ...] = ()
+    ) -> Addresses:
         """The addresses of a host: a literal itself, else from the hosts file, else from DNS with search domains.
 
+        Args:
+            host: a name or an address.
+            absolute: the name is complete even without a final dot.
+            pair: whether one A and one AAAA record make one host with two addresses.
+            known: the last good addresses. Those of a family that no server answers for stay.
+
         Raises:
-            ResolveError: there are none, or no server could tell.
+            ResolveError: there are none, or no server knew.
         """
         ip = canonical_ip(host)
         if ip is not None:
             return Addresses(ips=(ip,), ttl=None, local=True)
         policy, files = self._lookup.policy, self._lookup.files
-        listed = files.hosts().get(host.lower().removesuffix("."), LOOPBACK if is_localhost(host) else ())
-        ips = of_family(listed, policy.family)
+        here = listed(files.hosts(), host)
+        ips, paired = grouped(here, policy.family, pair=pair)
         if ips:
             step = Step(question=host, source=files.hosts_path, answer=_counted(len(ips), "address", "addresses"))
-            return Addresses(ips=ips, ttl=policy.max_ttl, local=True, steps=(step,))
+            return Addresses(ips=ips, ttl=policy.max_ttl, local=True, paired=paired, steps=(step,))
         steps: list[Step] = []
         ttls = []
-        for name in self._candidates(host):
-            found = await self._host(name, steps)
-            if found.addresses:
-                return Addresses(ips=found.addresses, ttl=found.ttl, steps=tuple(steps))
+        failure: ResolveError | None = None
+        names = self._candidates(host, absolute=absolute)
+        while names:
+            try:
+                found = await self._host(names[0], steps, pair=pair, known=known)
+            except ResolveError as error:
+                failure = failure or error
+                names = still_to_try(host, names[1:])
+                continue
+            ips, paired = grouped(found.addresses, policy.family, pair=pair)
+            if ips:
+                ttl = found.ttl if failure is None else min(found.ttl, RETRY)
+                return Addresses(ips=ips, ttl=ttl, paired=paired, steps=tuple(steps))
             ttls.append(found.ttl)
+            names = names[1:]
+        if failure is not None:
+            raise ResolveError(failure.reason, steps)
         raise ResolveError(f"DNS knows no address of {host!r}", steps, absent=True, ttl=min(ttls, default=0.0))
 
     async def services(self, service: str, host: str) -> Services:
         """The SRV records ``service.host``, search domains applied to the host.
 
         Raises:
-            ResolveError: there are none, or no server could tell.
+            ResolveError: there are none, or no server knew.
         """
         steps: list[Step] = []
         ttls = []
-        for name in () if is_localhost(host) else self._candidates(host):
-            found = await self._ask(f"{service}.{name}" if service else name, "SRV", steps)
+        failure: ResolveError | None = None
+        names = () if is_localhost(host) else self._candidates(host)
+        while names:
+            try:
+                found = await self._ask(f"{service}.{names[0]}" if service else names[0], "SRV", steps)
+            except ResolveError as error:
+                failure = failure or error
+                names = still_to_try(host, names[1:])
+                continue
             if found.records:
-                return Services(records=found.records, ttl=found.ttl, steps=tuple(steps))
+                ttl = found.ttl if failure is None else min(found.ttl, RETRY)
+                return Services(records=found.records, ttl=ttl, steps=tuple(steps))
             ttls.append(found.ttl)
+            names = names[1:]
+        if failure is not None:
+            raise ResolveError(failure.reason, steps)
         raise ResolveError(f"DNS knows no SRV record of {host!r}", steps, absent=True, ttl=min(ttls, default=0.0))
 
-    def _candidates(self, host: str) -> tuple[str, ...]:
+    def _candidates(self, host: str, *, absolute: bool = False) -> tuple[str, ...]:
+        if absolute and not host.endswith("."):
+            host += "."
         config = self._lookup.files.dns()
         return candidates(host, config.search, config.ndots)
 
-    async def _host(self, name: str, steps: list[Step]) -> Answer:
-        """The A and AAAA records of an absolute name, as the family wants them. Most hosts are asked for once."""
-        family = self._lookup.policy.family
-        if family in ("v4", "v6"):
-            return await self._ask(name, "A" if family == "v4" else "AAAA", steps)
-        first = await self._ask(name, "A", steps)
-        if first.code == "NXDOMAIN" or (first.addresses and family == "auto"):
-            return first
-        second = await self._ask(name, "AAAA", steps)
-        ttl = min((each.ttl for each in (first, second) if each.addresses), default=min(first.ttl, second.ttl))
-        return Answer(code=first.code, addresses=first.addresses + second.addresses, ttl=ttl)
+    async def _host(self, name: str, steps: list[Step], *, pair: bool, known: tuple[str, ...]) -> Answer:
+        """The A and AAAA records of an absolute name, as far as the family needs them.
+
+        Where no server answers for one family, the other is used, and the last good addresses of the first stay.
+        """
+        policy = self._lookup.policy
+        if policy.family in ("v4", "v6"):
+            return await self._ask(name, "A" if policy.family == "v4" else "AAAA", steps)
+        families = Families(self._ask, policy, self._lookup.ipv6, pair=pair, known=known)
+        return await families.ask(name, steps)
 
     async def _ask(self, name: str, rdtype: RecordType, steps: list[Step]) -> Answer:
         """The certain answer to one question, aliases followed."""
         ttl = float("inf")
         for _ in range(ALIASES):
+            if not possible(name):
+                steps.append(Step(question=f"{rdtype} {name}", source="this machine", answer="too long for a name"))
+                return Answer(code="NXDOMAIN")
             found = await self._ask_servers(name, rdtype, steps)
             ttl = min(ttl, found.ttl)
             if found.alias is None:
@@ -188,62 +245,53 @@ class Inquiry:
         raise ResolveError(f"{name} is one alias too many", steps)
 
     async def _ask_servers(self, name: str, rdtype: RecordType, steps: list[Step]) -> Answer:
-        """The first certain answer. A server that is silent is asked again in the next round, one that answers anything
-        else is not asked again."""
+        """The first certain answer.
+
+        A server that does not answer is asked again in the next round, one that refuses EDNS at once, both without it;
+        one that answers anything else is not asked again.
+        """
         lookup, loop = self._lookup, asyncio.get_running_loop()
         left = list(await lookup.servers())
+        plain: dict[HostPort, bool] = {}
         while left and loop.time() < self._deadline:
             server = left.pop(0)
-            found, said = await self._ask_server(server, name, rdtype)
+            edns = server not in plain and lookup.takes_edns(server)
+            found, said = await self._ask_server(server, name, rdtype, edns=edns)
             ttl = found.ttl if found and found.found else None
             steps.append(Step(question=f"{rdtype} {name}", source=str(server), answer=said, ttl=ttl))
+            if found is not None and edns and found.code in _NO_EDNS:
+                plain[server] = True
+                left.insert(0, server)
+                continue
             lookup.note(server, useful=found is not None and found.certain)
             if found is None and said == self._silence:
+                plain.setdefault(server, False)
                 left.append(server)
             elif found is not None and found.certain:
+                if server in plain:
+                    lookup.note_plain(server, refused=plain[server])
                 return found
-        raise ResolveError(f"no name server could tell {rdtype} {name}", steps)
+        raise ResolveError(f"no name server answered the {rdtype} query for {name}", steps)
 
-    async def _ask_server(self, server: HostPort, name: str, rdtype: RecordType) -> tuple[Answer | None, str]:
-        """What the server answers, if it does, and how a step tells it."""
+    async def _ask_server(
+        self, server: HostPort, name: str, rdtype: RecordType, *, edns: bool
+    ) -> tuple[Answer | None, str]:
+        """What the server answers, if it does, and how a step reports it."""
+        tcp = self._lookup.files.dns().tcp
         try:
             async with (
                 asyncio.timeout_at(self._deadline),
                 self._lookup.sockets,
                 asyncio.timeout(self._lookup.policy.query_timeout),
             ):
-                found = await _exchange(server, name, rdtype)
+                found = await exchange(server, name, rdtype, edns=edns, tcp=tcp)
         except TimeoutError:
             return None, self._silence
-        except (OSError, EOFError, dns.exception.DNSException) as error:
+        except FAULTS as error:
             return None, f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         if found.code == "NOERROR" and not found.found:
             return found, f"an alias for {found.alias}" if found.alias else f"no {rdtype} record"
         return found, _counted(found.found, "record", "records") if found.found else found.code
-
-
-async def _exchange(server: HostPort, name: str, rdtype: RecordType) -> Answer:
-    """One question to one server, over UDP and, if the answer is truncated, over TCP.
-
-    A connected socket, so that the kernel drops what others send and a closed port is known at once; packets that do
-    not match the question are not taken for its answer.
-    """
-    backend = dns.asyncbackend.get_backend("asyncio")
-    query = question(name, rdtype)
-    family = socket.AF_INET6 if ":" in server.host else socket.AF_INET
-    where = (server.host, server.port)
-    opened = backend.make_socket(family, socket.SOCK_DGRAM, destination=where)  # type: ignore[no-untyped-call]
-    async with await opened as udp:
-        response, _ = await dns.asyncquery.udp_with_fallback(
-            query,
-            server.host,
-            port=server.port or 53,
-            udp_sock=udp,
-            backend=backend,
-            ignore_unexpected=True,
-            ignore_errors=True,
-        )
-    return answer(response)
 
 
 def _counted(number: int, one: str, many: str) -> str:

@@ -6,52 +6,68 @@ They keep the same contract as those of plug-ins and add ``steps``, what the las
 
 import asyncio
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Final, final
+from typing import Any, NamedTuple, final
 
 from meshlib._control.lookup import Addresses, Inquiry, Lookup
 from meshlib._control.plugins import TracedResolver
-from meshlib._core.address import HostPort, join
+from meshlib._core.address import HostPort
 from meshlib._core.discovery import environment, srv
+from meshlib._core.discovery.families import RETRY
+from meshlib._core.discovery.names import is_localhost
 from meshlib._core.discovery.policy import DnsPolicy
 from meshlib._core.discovery.steps import ResolveError, Step
-from meshlib._core.endpoint import Endpoint, Resolution, merged
+from meshlib._core.endpoint import Resolution, endpoint, merged
 from meshlib._core.target import Target
 
 __all__ = ["DnsResolver", "Hosts", "ListResolver", "Overridable", "SrvResolver"]
 
 _log = logging.getLogger("meshlib")
 
-RETRY: Final = 5.0
-"""Seconds until the next look if some of several hosts could not be resolved; the others are not asked in vain."""
+Grouped = tuple[tuple[str, ...], ...]
+"""The addresses of a name, host by host: that of the endpoint, then its alternatives."""
+
+
+class Found(NamedTuple):
+    """The TTL of several hosts, None if they never change, and what was tried."""
+
+    ttl: float | None
+    steps: tuple[Step, ...]
 
 
 @final
 class Hosts:
-    """Several host names, each looked up once. One that fails keeps its last good addresses and holds up no other."""
+    """Several host names, each looked up once. One that fails keeps its last good addresses and holds up no other.
 
-    def __init__(self, name: str, policy: DnsPolicy) -> None:
+    Args:
+        name: of the target, for log lines.
+        policy: the knobs.
+        absolute: the names are complete, as those in DNS records are.
+    """
+
+    def __init__(self, name: str, policy: DnsPolicy, *, absolute: bool = False) -> None:
         self._name = name
         self._policy = policy
-        self._good: dict[str, tuple[str, ...]] = {}
+        self._absolute = absolute
+        self._good: dict[str, Addresses] = {}
         self._told: set[str] = set()
 
-    async def addresses(self, inquiry: Inquiry, hosts: Iterable[str]) -> tuple[dict[str, tuple[str, ...]], Addresses]:
-        """IP addresses by host, those without left out; and the TTL and steps of all, with all addresses.
+    async def addresses(self, inquiry: Inquiry, hosts: Iterable[str]) -> tuple[dict[str, Grouped], Found]:
+        """IP addresses by host, those without left out; and the TTL and steps of all.
 
         Raises:
             ResolveError: none of the hosts could be resolved now.
         """
         hosts = tuple(dict.fromkeys(hosts))
-        found = await asyncio.gather(*map(inquiry.addresses, hosts), return_exceptions=True)
-        good: dict[str, tuple[str, ...]] = {}
+        found = await asyncio.gather(*(self._one(inquiry, host) for host in hosts), return_exceptions=True)
+        good: dict[str, Addresses] = {}
         steps: list[Step] = []
         ttls: list[float] = []
         failures: dict[str, ResolveError] = {}
         for host, each in zip(hosts, found, strict=True):
             if isinstance(each, Addresses):
-                good[host] = each.ips
+                good[host] = each
                 ttls += [] if each.ttl is None else [each.ttl]
             elif isinstance(each, ResolveError):
                 failures[host] = each
@@ -66,7 +82,11 @@ class Hosts:
         self._tell(failures, good)
         self._good = good
         ttl = min([*ttls, RETRY] if failures else ttls, default=None)
-        return good, Addresses(ips=tuple(ip for ips in good.values() for ip in ips), ttl=ttl, steps=tuple(steps))
+        return {host: each.hosts for host, each in good.items()}, Found(ttl=ttl, steps=tuple(steps))
+
+    def _one(self, inquiry: Inquiry, host: str) -> Coroutine[Any, Any, Addresses]:
+        known = self._good.get(host)
+        return inquiry.addresses(host, absolute=self._absolute, pair=True, known=() if known is None else known.ips)
 
     def _tell(self, failures: Mapping[str, ResolveError], good: Mapping[str, object]) -> None:
         for host in failures.keys() - self._told:
@@ -84,6 +104,7 @@ class DnsResolver:
         self._target = target
         self._lookup = lookup
         self._srv = SrvResolver(target, lookup) if target.service else None
+        self._good: tuple[str, ...] = ()
         self._warned = False
 
     async def resolve(self, previous: Resolution | None) -> Resolution:
@@ -96,25 +117,30 @@ class DnsResolver:
                 return services
             before = self._srv.steps
         try:
-            found = await inquiry.addresses(self._target.host)
+            host = self._target.host
+            found = await inquiry.addresses(host, pair=is_localhost(host), known=self._good)
         except ResolveError as error:
             self.steps = (*before, *error.steps)
             raise ResolveError(error.reason, self.steps, absent=error.absent, ttl=error.ttl) from None
         self.steps = (*before, *found.steps)
+        self._good = found.ips
         self._warn(found)
         port = self._target.port or self._target.default_port
-        return Resolution(endpoints=merged(Endpoint(address=join(ip, port)) for ip in found.ips), ttl=found.ttl)
+        return Resolution(endpoints=merged(endpoint(ips, port) for ips in found.hosts), ttl=found.ttl)
 
     async def _services(self, inquiry: Inquiry) -> Resolution | None:
-        """What SRV says; None if it says nothing. Only certainty leads on to the addresses: were it enough that SRV
-        failed, one lost packet would send all traffic to whatever else has that name."""
+        """The endpoints of the SRV records; None if there are none, which leads on to the addresses.
+
+        Only certainty does: if a failure did, one lost packet would send all traffic to whatever else has that name. A
+        name in the hosts file has addresses that no name server is needed for.
+        """
         assert self._srv is not None
         try:
             return await self._srv.resolve_within(inquiry)
         except ResolveError as error:
             if self._srv.listed:
                 raise
-            if error.absent:
+            if error.absent or self._lookup.files.hosts().get(self._target.host.lower().removesuffix(".")):
                 return None
             hint = f"no SRV records are asked for if the target has a port, as in {self._target.host}:50051"
             raise ResolveError(f"{error.reason}; {hint}", error.steps) from None
@@ -142,7 +168,7 @@ class SrvResolver:
         """Whether there were records when they were last asked for, whatever became of their targets."""
         self._target = target
         self._lookup = lookup
-        self._hosts = Hosts(str(target), lookup.policy)
+        self._hosts = Hosts(str(target), lookup.policy, absolute=True)
 
     async def resolve(self, previous: Resolution | None) -> Resolution:
         """The endpoints now."""
@@ -193,9 +219,9 @@ class ListResolver:
         self.steps = found.steps
         return Resolution(
             endpoints=merged(
-                Endpoint(address=join(ip, entry.port or 0), authority=str(entry) if own_authority else None)
+                endpoint(ips, entry.port or 0, authority=str(entry) if own_authority else None)
                 for entry in entries
-                for ip in by_host.get(entry.host, ())
+                for ips in by_host.get(entry.host, ())
             ),
             ttl=found.ttl,
         )

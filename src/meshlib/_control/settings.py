@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import grpc
 import grpc.aio
 
-from meshlib._adapt.options import Options, checked, for_subchannel, native_target, without_retries
+from meshlib._adapt.options import SERVICE_CONFIG, Options, checked, for_subchannel, native_target, without_retries
 from meshlib._control.balancers import REGISTRY as BALANCERS
 from meshlib._control.configs import configured, either, merged
 from meshlib._control.notices import announce
@@ -75,7 +75,10 @@ class Settings:
             return self.target.text, self.options
         endpoint = host.endpoint
         authority = endpoint.authority or self.target.authority
-        return native_target(endpoint.address), for_subchannel(self.options, authority, dials=host.dials)
+        # pick_first, which tries several addresses, watches no health (gRFC A17): a health check has the first alone.
+        alternatives = () if any(name == SERVICE_CONFIG for name, _ in self.options) else endpoint.alternatives
+        options = for_subchannel(self.options, authority, dials=host.dials, alternatives=bool(alternatives))
+        return native_target(endpoint.address, *alternatives), options
 
 
 def settle(

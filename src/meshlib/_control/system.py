@@ -1,13 +1,13 @@
-"""What this machine's files say about names: /etc/resolv.conf and /etc/hosts, read again when they have changed."""
+"""The machine's own configuration of names: /etc/resolv.conf and /etc/hosts, read again when they have changed."""
 
 import os
+import socket
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Generic, TypeVar, final
 
-from meshlib._adapt.dns import DnsConfig, dns_config
 from meshlib._core.discovery.names import parse_hosts
-from meshlib._core.discovery.steps import ResolveError
+from meshlib._core.discovery.resolv_conf import DnsConfig, parse_resolv_conf
 
 __all__ = ["SystemFiles"]
 
@@ -17,28 +17,31 @@ Path = str | os.PathLike[str]
 
 @final
 class SystemFiles:
-    """The two files. Reading is a matter of microseconds, so it happens where it is needed.
+    """The two files. Reading them takes microseconds, so it happens where they are needed.
 
     Args:
         resolv_conf: resolv.conf(5).
         hosts: hosts(5).
+        environ: holds ``LOCALDOMAIN`` and ``RES_OPTIONS``, if they are set.
     """
 
-    def __init__(self, resolv_conf: Path = "/etc/resolv.conf", hosts: Path = "/etc/hosts") -> None:
+    def __init__(
+        self,
+        resolv_conf: Path = "/etc/resolv.conf",
+        hosts: Path = "/etc/hosts",
+        environ: Mapping[str, str] = os.environ,
+    ) -> None:
         self.hosts_path = os.fspath(hosts)
-        self._dns = _Watched(resolv_conf, dns_config)
-        self._hosts = _Watched(hosts, _read_hosts)
+        self._dns = _Watched(resolv_conf, self._read_dns)
+        self._hosts = _Watched(hosts, lambda path: parse_hosts(_text(path)))
+        self._environ = environ
 
     def dns(self) -> DnsConfig:
-        """Name servers and search domains.
+        """Name servers and search domains; those of a file that cannot be read are those of an empty one."""
+        return self._dns.value((self._environ.get("LOCALDOMAIN"), self._environ.get("RES_OPTIONS")))
 
-        Raises:
-            ResolveError: the file makes no sense.
-        """
-        try:
-            return self._dns.value()
-        except ValueError as error:
-            raise ResolveError(f"{self._dns.path} is malformed: {error}") from error
+    def _read_dns(self, path: str) -> DnsConfig:
+        return parse_resolv_conf(_text(path), hostname=socket.gethostname(), environ=self._environ)
 
     def hosts(self) -> Mapping[str, tuple[str, ...]]:
         """Addresses by lower-case name; a file that cannot be read lists none."""
@@ -46,26 +49,26 @@ class SystemFiles:
 
 
 class _Watched(Generic[T]):
-    """What ``read`` makes of a file, made again when the file is another one."""
+    """What ``read`` makes of a file, made again when the file or anything else it depends on has changed."""
 
     def __init__(self, path: Path, read: Callable[[str], T]) -> None:
         self.path = os.fspath(path)
         self._read = read
-        self._made: tuple[tuple[int, ...], T] | None = None
+        self._made: tuple[tuple[object, ...], T] | None = None
 
-    def value(self) -> T:
-        stamp: tuple[int, ...] = ()
+    def value(self, others: tuple[object, ...] = ()) -> T:
+        stamp: tuple[object, ...] = others
         with suppress(OSError):
             found = os.stat(self.path)
-            stamp = (found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size)
+            stamp = (*others, found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size)
         if self._made is None or self._made[0] != stamp:
             self._made = (stamp, self._read(self.path))
         return self._made[1]
 
 
-def _read_hosts(path: str) -> dict[str, tuple[str, ...]]:
+def _text(path: str) -> str:
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return parse_hosts(file.read())
+        with open(path, encoding="utf-8", errors="replace", newline="") as file:
+            return file.read()
     except OSError:
-        return {}
+        return ""

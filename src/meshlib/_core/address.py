@@ -8,7 +8,7 @@ import ipaddress
 import re
 from dataclasses import dataclass
 
-__all__ = ["HostPort", "canonical_ip", "is_endpoint_address", "join", "parse_host_port"]
+__all__ = ["HostPort", "canonical_ip", "is_endpoint_address", "is_name", "join", "parse_host_port"]
 
 _LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 
@@ -52,6 +52,15 @@ def is_endpoint_address(address: str) -> bool:
     except ValueError:
         return False
     return parsed.is_ip and parsed.port is not None
+
+
+def is_name(text: str) -> bool:
+    """Whether ``text`` can be a host or domain name: one that a name server can be asked for."""
+    try:
+        _check_name(text)
+    except ValueError:
+        return False
+    return True
 
 
 def parse_host_port(text: str) -> HostPort:

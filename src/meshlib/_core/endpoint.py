@@ -1,11 +1,12 @@
 """What a resolver names: values, equal by content."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from meshlib._core.address import is_endpoint_address, join
 from meshlib._core.errors import ConfigError
 
-__all__ = ["Endpoint", "Resolution", "merged"]
+__all__ = ["Endpoint", "Resolution", "endpoint", "merged"]
 
 MAX_WEIGHT = 2**32 - 1
 MAX_PRIORITY = 2**16 - 1
@@ -22,6 +23,8 @@ class Endpoint:
         locality: where it runs, free text.
         authority: the ``:authority`` and TLS name for this endpoint; None means the target's own.
         attributes: further facts a resolver knows, as key and value.
+        alternatives: further addresses of the same instance, ``IP:port``, in the order in which they are tried. The
+            first that can be connected to is used (Happy Eyeballs, gRFC A61).
     """
 
     address: str
@@ -30,10 +33,20 @@ class Endpoint:
     locality: str = ""
     authority: str | None = None
     attributes: tuple[tuple[str, str], ...] = ()
+    alternatives: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.address or not isinstance(self.address, str):
             raise ConfigError("address", self.address, 'must be text such as "10.0.0.7:50051" or "unix:/run/a.sock"')
+        given: object = self.alternatives
+        if isinstance(given, str) or not isinstance(given, Iterable):
+            raise ConfigError("alternatives", given, 'must be addresses such as ("[fd00::7]:50051",)')
+        object.__setattr__(self, "alternatives", tuple(given))
+        for address in self.alternatives:
+            if not isinstance(address, str) or not is_endpoint_address(address) or address.startswith("unix:"):
+                raise ConfigError("alternatives", address, 'must be IP:port, such as "[fd00::7]:50051"')
+        if self.alternatives and self.address.startswith("unix:"):
+            raise ConfigError("alternatives", self.alternatives, "cannot be given beside the path of a unix socket")
         _whole("weight", self.weight, 1, MAX_WEIGHT)
         _whole("priority", self.priority, 0, MAX_PRIORITY)
 
@@ -49,6 +62,12 @@ class Resolution:
 
     endpoints: tuple[Endpoint, ...]
     ttl: float | None = None
+
+
+def endpoint(ips: Sequence[str], port: int, *, authority: str | None = None) -> Endpoint:
+    """The endpoint of one host with one port: at its first address, the others are alternatives."""
+    address, *alternatives = (join(ip, port) for ip in ips)
+    return Endpoint(address=address, alternatives=tuple(alternatives), authority=authority)
 
 
 def merged(endpoints: Iterable[Endpoint]) -> tuple[Endpoint, ...]:

@@ -20,8 +20,8 @@ from meshlib._core.snapshot import HostSnapshot
 
 __all__ = ["Hosts"]
 
-Key = tuple[str, str | None]
-"""What tells two hosts apart: address and authority."""
+Key = tuple[str, str | None, tuple[str, ...]]
+"""What tells two hosts apart: address, authority and alternatives. A connection is made to all of them."""
 
 
 @final
@@ -92,7 +92,7 @@ class Hosts:
         """Makes the hosts those of ``endpoints``; returns the ones that need a subchannel."""
         wanted: dict[Key, Endpoint] = {}
         for endpoint in endpoints:
-            key = (endpoint.address, endpoint.authority)
+            key = (endpoint.address, endpoint.authority, endpoint.alternatives)
             if key not in wanted or endpoint.priority < wanted[key].priority:
                 wanted[key] = endpoint
         before = self._named
@@ -120,7 +120,7 @@ class Hosts:
             self._seat()
             self.version += 1
             if self._events is not None:
-                addresses = [tuple(address for address, _ in keys) for keys in (added, removed)]
+                addresses = [tuple(address for address, *_ in keys) for keys in (added, removed)]
                 self._events.append(EndpointsChanged(at=now, added=addresses[0], removed=addresses[1]))
         return to_open
 

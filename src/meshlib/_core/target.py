@@ -17,6 +17,9 @@ BUILT_IN_SCHEMES = frozenset({"dns", "srv", "static", "ipv4", "ipv6", "unix"})
 NATIVE_SCHEMES = frozenset({"xds", "unix-abstract", "vsock", "google-c2p"})
 """Schemes that only gRPC's C-core understands: the text goes, as written, to one grpc channel."""
 
+URL_SCHEMES = frozenset({"http", "https", "grpc", "grpcs", "h2", "h2c", "tcp", "ssl", "tls"})
+"""What URLs of servers begin with; no scheme of gRPC's."""
+
 DEFAULT_SERVICE = "_grpc._tcp"
 PORT_SECURE, PORT_PLAIN, PORT_DNS = 443, 80, 53
 
@@ -120,6 +123,8 @@ def _parse(text: str, default_port: int, lenient: bool, any_scheme: bool, scheme
         return Target(text=text, scheme=scheme, uri=text, authority=None, native=True)
     if scheme not in BUILT_IN_SCHEMES:
         if not any_scheme and scheme not in schemes:
+            if scheme in URL_SCHEMES:
+                raise ValueError(_url_hint(scheme, rest))
             raise unknown_name("target scheme", scheme, {*BUILT_IN_SCHEMES, *NATIVE_SCHEMES, *schemes})
         server, path = _split_authority(rest)
         name = _decoded(path)
@@ -150,6 +155,20 @@ def _split_scheme(text: str) -> tuple[str, str]:
     if scheme in ("srv", "static") and rest.isdigit():
         return "", text
     return (scheme, rest) if scheme in BUILT_IN_SCHEMES | NATIVE_SCHEMES else ("", text)
+
+
+def _url_hint(scheme: str, rest: str) -> str:
+    """What to write instead of a URL."""
+    place = rest.removeprefix("//")
+    name = re.split("[/?#]", place)[0].rpartition("@")[2]
+    try:
+        parse_host_port(name)
+    except ValueError:
+        name = "svc-a:50051"
+    secure = scheme in ("https", "grpcs", "ssl", "tls")
+    more = ", with credentials=grpc.ssl_channel_credentials()" if secure else ""
+    path = "; a target has no path: the method names it" if place.rstrip("/") != re.split("[/?#]", place)[0] else ""
+    return f"a target is no URL; write {name}{more}{path}"
 
 
 def _split_authority(rest: str) -> tuple[str, str]:
@@ -240,10 +259,15 @@ def _unix(text: str, rest: str) -> Target:
     """``unix:relative``, ``unix:/absolute`` and ``unix:///absolute``."""
     if rest.startswith("//") and not rest.startswith("///"):
         raise ValueError(f"nothing can stand between // and /; write unix:///{rest[2:]}")
+    if "?" in rest or "#" in rest:
+        raise ValueError("a query or a fragment has no meaning here; in a path write %3F and %23")
     path = _decoded(rest.removeprefix("//"))
     if not path:
         raise ValueError("the path of the socket is missing; write unix:///run/svc-a.sock")
-    return Target(text=text, scheme="unix", uri=f"unix:{path}", authority="localhost", path=path)
+    if "," in path:
+        raise ValueError("the path of a socket holds a comma, which grpc takes for a list of paths; name it otherwise")
+    uri = f"unix:{path.replace('%', '%25').replace('?', '%3F').replace('#', '%23')}"
+    return Target(text=text, scheme="unix", uri=uri, authority="localhost", path=path)
 
 
 def _nameserver(server: str, *, strict: bool) -> str:

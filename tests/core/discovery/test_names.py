@@ -1,9 +1,8 @@
-"""Search domains, the hosts file, families: what stands between a name and a question."""
+"""Search domains and the hosts file: what precedes a question."""
 
 import pytest
 
-from meshlib._core.discovery.names import candidates, is_localhost, of_family, parse_hosts
-from meshlib._core.discovery.policy import Family
+from meshlib._core.discovery.names import candidates, is_localhost, listed, parse_hosts, still_to_try
 
 SEARCH = ("ns.example", "example")
 
@@ -50,24 +49,36 @@ def test_a_hosts_file() -> None:
 
 
 @pytest.mark.parametrize(
-    ("family", "expected"),
-    [
-        ("auto", ("1.1.1.1", "2.2.2.2")),
-        ("v4", ("1.1.1.1", "2.2.2.2")),
-        ("v6", ("::1",)),
-        ("all", ("::1", "1.1.1.1", "2.2.2.2")),
-    ],
-)
-def test_families(family: Family, expected: tuple[str, ...]) -> None:
-    """``auto`` is IPv4 if there is any."""
-    assert of_family(["::1", "1.1.1.1", "2.2.2.2"], family) == expected
-    assert of_family(["::1"], "auto") == ("::1",)
-
-
-@pytest.mark.parametrize(
     ("name", "expected"),
     [("localhost", True), ("LocalHost.", True), ("a.localhost", True), ("localhost.example", False), ("svc-a", False)],
 )
 def test_localhost(name: str, expected: bool) -> None:
     """RFC 6761: localhost and what is below it never leave this machine."""
     assert is_localhost(name) is expected
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("localhost", ("127.0.0.1", "::1")),
+        ("db.localhost", ("127.0.0.1", "::1")),
+        ("pinned.localhost", ("127.0.0.9",)),
+        ("Web.", ("10.0.0.7",)),
+        ("none", ()),
+    ],
+)
+def test_what_needs_no_name_server(name: str, expected: tuple[str, ...]) -> None:
+    """The hosts file; and for localhost both loopbacks, also where the file has one of them."""
+    hosts = {"localhost": ("127.0.0.1",), "web": ("10.0.0.7",), "pinned.localhost": ("127.0.0.9",)}
+    assert listed(hosts, name) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "ndots", "expected"),
+    [("svc-a", 1, ()), ("svc-a.x", 5, ("svc-a.x.",)), ("svc-a.x", 1, ())],
+)
+def test_what_is_tried_after_a_name_that_no_server_answered_for(
+    name: str, ndots: int, expected: tuple[str, ...]
+) -> None:
+    """Only the name as written, and only if it has a dot."""
+    assert still_to_try(name, candidates(name, SEARCH, ndots)[1:]) == expected

@@ -2,6 +2,7 @@
 
 import math
 from collections import defaultdict
+from collections.abc import Mapping
 from fractions import Fraction
 
 import pytest
@@ -19,9 +20,14 @@ def record(target: str, *, weight: int = 0, priority: int = 0, port: int = 80) -
     return SrvRecord(priority=priority, weight=weight, port=port, target=target)
 
 
+def alone(hosts: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[tuple[str], ...]]:
+    """Each address is a host of its own."""
+    return {name: tuple((ip,) for ip in ips) for name, ips in hosts.items()}
+
+
 def shares(*records: SrvRecord, hosts: dict[str, tuple[str, ...]] | None = None) -> list[tuple[str, int, int]]:
     """Address, weight and priority of the endpoints."""
-    found = endpoints(records, HOSTS if hosts is None else hosts)
+    found = endpoints(records, alone(HOSTS if hosts is None else hosts))
     return [(endpoint.address, endpoint.weight, endpoint.priority) for endpoint in found]
 
 
@@ -75,6 +81,17 @@ def test_ipv6() -> None:
     assert shares(record("a"), hosts={"a": ("FE80:0::1",)}) == [("[fe80::1]:80", 1, 0)]
 
 
+def test_a_host_with_two_addresses_is_one_endpoint() -> None:
+    """Its weight is not divided; the addresses after the first are alternatives, with the port of the record."""
+    found = endpoints(
+        [record("a", weight=3), record("b", weight=1)], {"a": [("10.0.0.1", "fd00::1")], "b": [("10.0.0.2",)]}
+    )
+    assert [(each.address, each.weight, each.alternatives) for each in found] == [
+        ("10.0.0.2:80", 1, ()),
+        ("10.0.0.1:80", 3, ("[fd00::1]:80",)),
+    ]
+
+
 def test_a_dot_means_not_offered() -> None:
     """The target "." names nothing, alone or beside others; nor does a port of 0."""
     assert targets([record("")]) == ()
@@ -110,10 +127,10 @@ def test_a_target_without_address_is_left_out() -> None:
 )  # fmt: skip
 def test_the_shares_are_those_of_the_records(records: list[SrvRecord], hosts: dict[str, tuple[str, ...]]) -> None:
     """Any records: addresses are unique, weights are valid, and where 32 bits suffice the shares are exact."""
-    found = endpoints(records, hosts)
+    found = endpoints(records, alone(hosts))
     assert len({endpoint.address for endpoint in found}) == len(found)
     assert all(1 <= endpoint.weight <= MAX_WEIGHT for endpoint in found)
-    assert found == endpoints(reversed(records), hosts)
+    assert found == endpoints(reversed(records), alone(hosts))
 
     seen: set[str] = set()
     for priority in sorted({endpoint.priority for endpoint in found}):
@@ -134,7 +151,7 @@ def test_shares_that_32_bits_cannot_hold() -> None:
     """Targets of 5, 7, 11 ... 29 addresses have no small common denominator: nearly equal is all there is."""
     sizes = (5, 7, 11, 13, 17, 19, 23, 29)
     hosts = {f"t{size}": tuple(f"10.0.{size}.{n}" for n in range(size)) for size in sizes}
-    found = endpoints([record(target, weight=65535) for target in hosts], hosts)
+    found = endpoints([record(target, weight=65535) for target in hosts], alone(hosts))
     assert max(endpoint.weight for endpoint in found) == MAX_WEIGHT
     for size in sizes:
         share = sum(endpoint.weight for endpoint in found if endpoint.address.startswith(f"10.0.{size}."))

@@ -1,14 +1,13 @@
-"""What stands between a host name and a question to a name server: the hosts file, search domains, address families.
+"""What precedes a question to a name server: the hosts file and search domains.
 
-A stub resolver has to do these things itself; each follows the manual page that administrators go by.
+A stub resolver has to do these things itself; each follows the manual page that administrators know.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 
 from meshlib._core.address import canonical_ip
-from meshlib._core.discovery.policy import Family
 
-__all__ = ["candidates", "is_localhost", "of_family", "parse_hosts"]
+__all__ = ["candidates", "is_localhost", "listed", "parse_hosts", "still_to_try"]
 
 LOOPBACK = ("127.0.0.1", "::1")
 LONGEST = 253
@@ -44,9 +43,19 @@ def is_localhost(name: str) -> bool:
     return name.lower().removesuffix(".").rpartition(".")[2] == "localhost"
 
 
-def of_family(addresses: Iterable[str], family: Family) -> tuple[str, ...]:
-    """The addresses that count; ``auto`` takes IPv4 if there is any."""
-    addresses = tuple(addresses)
-    v4 = tuple(address for address in addresses if ":" not in address)
-    v6 = tuple(address for address in addresses if ":" in address)
-    return {"v4": v4, "v6": v6, "auto": v4 or v6, "all": addresses}[family]
+def listed(hosts: Mapping[str, tuple[str, ...]], name: str) -> tuple[str, ...]:
+    """The addresses of ``name`` that need no name server: those of the hosts file, and of localhost both loopbacks.
+
+    Many hosts files have one line for localhost, ``127.0.0.1``, and servers may listen on ``::1``.
+    """
+    found = hosts.get(name.lower().removesuffix("."), ())
+    return LOOPBACK if is_localhost(name) and set(found) <= set(LOOPBACK) else found
+
+
+def still_to_try(name: str, names: Sequence[str]) -> tuple[str, ...]:
+    """Those of ``names``, the candidates that are left, that are tried after one that no server answered for.
+
+    The name as written, if it has a dot. Not a further search domain: its service of that name is another one, and one
+    lost answer would send it the traffic. glibc goes on after SERVFAIL.
+    """
+    return tuple(each for each in names if each == f"{name}." and "." in name)

@@ -34,31 +34,35 @@ def targets(records: Iterable[SrvRecord]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(record.target for record in records if record.target and record.port))
 
 
-def endpoints(records: Iterable[SrvRecord], addresses: Mapping[str, Sequence[str]]) -> tuple[Endpoint, ...]:
+def endpoints(records: Iterable[SrvRecord], hosts: Mapping[str, Sequence[Sequence[str]]]) -> tuple[Endpoint, ...]:
     """The endpoints behind the records.
 
     Args:
         records: the whole set, in any order.
-        addresses: IP addresses of each target; one that is missing has no endpoint now.
+        hosts: the hosts of each target, each by its IP addresses: that of the endpoint, then its alternatives. A target
+            that is missing has no endpoint now.
 
     Returns:
-        Endpoints in order of priority. A target with several addresses divides its weight among them; equal addresses
+        Endpoints in order of priority. A target with several hosts divides its weight among them; equal addresses
         of one tier are one endpoint, their weights added, and of several tiers they stand in the first; the weights of
         a tier are scaled to whole numbers.
     """
     found: dict[str, Endpoint] = {}
-    usable = sorted(record for record in records if record.port and addresses.get(record.target))
+    usable = sorted(record for record in records if record.port and hosts.get(record.target))
     for priority, tier in groupby(usable, key=lambda record: record.priority):
         shares: dict[str, Fraction] = {}
+        alternatives: dict[str, tuple[str, ...]] = {}
         members = tuple(tier)
         for record, share in zip(members, _shares(members), strict=True):
-            hosts = addresses[record.target]
-            for ip in hosts:
-                address = join(ip, record.port)
-                shares[address] = shares.get(address, Fraction(0)) + share / len(hosts)
+            behind = hosts[record.target]
+            for ips in behind:
+                address, *others = (join(ip, record.port) for ip in ips)
+                shares[address] = shares.get(address, Fraction(0)) + share / len(behind)
+                alternatives.setdefault(address, tuple(others))
         whole = _whole(tuple(shares.values()))
         for address, weight in zip(shares, whole, strict=True):
-            found.setdefault(address, Endpoint(address=address, weight=weight, priority=priority))
+            made = Endpoint(address=address, weight=weight, priority=priority, alternatives=alternatives[address])
+            found.setdefault(address, made)
     return tuple(found.values())
 
 
