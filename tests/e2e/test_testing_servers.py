@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -263,6 +264,47 @@ def test_meaningless_faults_are_refused() -> None:
 
 
 # --- life ---
+
+
+@pytest.mark.parametrize(
+    ("method", "complaint"),
+    [
+        ("meshlib.testing.Echo/Unary", r"must be written '/package\.Service/Method'.*did you mean '/meshlib"),
+        ("Unary", "must be written"),
+        ("/pkg.Greeter/", "must be written"),
+        ("/meshlib.testing.Echo/Unarry", "did you mean '/meshlib.testing.Echo/Unary'"),
+        ("/pkg.Greeter/greet", "did you mean '/pkg.Greeter/Greet'"),
+        ("/pkg.Other/Greet", "no service of this server has the method"),
+        (7, "must be written"),
+    ],
+)  # fmt: skip
+def test_a_fault_of_a_method_that_no_call_can_have_is_refused(method: Any, complaint: str) -> None:
+    """A misspelt method would let the test pass for nothing; what generic handlers know is known."""
+
+    class Proxy(grpc.GenericRpcHandler):  # type: ignore[misc]
+        """Takes whatever is of one service, as proxies do."""
+
+        def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
+            if handler_call_details.method.startswith("/pkg.Proxied/"):
+                return grpc.unary_unary_rpc_method_handler(lambda *_: b"")
+            return None
+
+    def add(server: grpc.Server) -> None:
+        handlers = {"Greet": grpc.unary_unary_rpc_method_handler(lambda *_: b"")}
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("pkg.Greeter", handlers),))
+        server.add_registered_method_handlers("pkg.Greeter", handlers)
+        server.add_generic_rpc_handlers((Proxy(),))
+
+    with Server(add=add) as server:
+        with pytest.raises(ValueError, match=complaint):
+            server.fault(method=method)
+        for known in (echo.UNARY, "/pkg.Greeter/Greet", "/pkg.Proxied/Anything"):
+            server.fault(method=known, code="UNAVAILABLE")
+        server.stop()
+        server.start()
+        server.fault(method=echo.BIDI_STREAM, times=1)
+        with channel_to(server) as channel, pytest.raises(grpc.RpcError):
+            channel.unary_unary("/pkg.Proxied/Anything")(b"", timeout=DEADLINE)
 
 
 def test_a_server_keeps_its_port_while_it_is_down() -> None:

@@ -131,6 +131,7 @@ class Channel(grpc.aio.Channel):
         if grace is not None and grace < 0:
             raise ValueError(f"grace must be non-negative, got {grace}.")
         lease.closed = True
+        self._multicallables.report(lease.settings.target.text, lease.settings.policies)
         runtime = lease.present
         if runtime is None:
             lease.connectivity.changed(SHUTDOWN)

@@ -41,6 +41,11 @@ class Process:
             known = self._resolutions[loop] = Resolutions(clock=weakref.proxy(loop).time, rng=self.clock.rng())
         return known
 
+    @property
+    def loops(self) -> "list[tuple[asyncio.AbstractEventLoop, Resolutions]]":
+        """The loops that channels have been used on, and what they look up there."""
+        return list(self._resolutions.items())
+
     def inherited(self) -> list[object]:
         """Everything that a child must not let go of."""
         runtimes = list(self.runtimes)

@@ -1,11 +1,15 @@
 """The methods of a channel, and what is made for each of them once."""
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterable
 from typing import Any, final
 
 from meshlib._core.kept import Kept
+from meshlib._core.policy import unmatched
 
 __all__ = ["Method", "Multicallables"]
+
+_log = logging.getLogger("meshlib")
 
 
 @final
@@ -38,11 +42,18 @@ class Multicallables:
         make: makes the one of a method.
     """
 
-    __slots__ = ("_kept", "_make")
+    __slots__ = ("_kept", "_made", "_make")
 
     def __init__(self, make: Callable[[Method], Any]) -> None:
-        self._make = make
-        self._kept: Kept[Any, Any] = Kept(lambda key: make(Method(*key)))
+        self._made: set[str] | None = set()
+
+        def noted(method: Method) -> Any:
+            if self._made is not None:
+                self._made.add(method.name)
+            return make(method)
+
+        self._make = noted
+        self._kept: Kept[Any, Any] = Kept(lambda key: noted(Method(*key)))
 
     def get(self, kind: str, method: str, serializer: Any, deserializer: Any, registered: bool | None) -> Any:
         """The one of a method as a stub names it."""
@@ -52,3 +63,15 @@ class Multicallables:
         except TypeError:  # a serializer that cannot be hashed
             return self._make(Method(*key))
         return self._kept[key]
+
+    def report(self, target: str, policies: Iterable[str]) -> None:
+        """Logs the keys of ``methods=`` that match no method here though their service has some; once.
+
+        Args:
+            target: of the channel.
+            policies: the keys.
+        """
+        made, self._made = self._made, None
+        for name, close in unmatched(policies, made or ()):
+            hint = f"; did you mean {close}?" if close else ""
+            _log.info("%s: methods[%r] matched no method that was called or that a stub named%s", target, name, hint)

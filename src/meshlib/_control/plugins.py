@@ -39,6 +39,11 @@ class TracedResolver(Protocol):
         """Of the last resolution."""
         ...
 
+    @property
+    def outdated(self) -> bool:
+        """Whether what the last answer was made from is known to have changed."""
+        ...
+
     async def resolve(self, previous: Resolution | None) -> Resolution:
         """As :class:`meshlib.discovery.Resolver`."""
         ...
@@ -49,6 +54,7 @@ class FixedResolver:
     """Endpoints that the target itself names and that need no lookup."""
 
     steps: tuple[Step, ...] = ()
+    outdated = False
 
     def __init__(self, resolution: Resolution) -> None:
         self._resolution = resolution
@@ -63,6 +69,7 @@ class PluginResolver:
     """A user's resolver: ``async def`` on this loop, ``def`` in a thread of its own for each question."""
 
     steps: tuple[Step, ...] = ()
+    outdated = False
 
     def __init__(self, resolver: Resolver) -> None:
         self._resolver = resolver

@@ -99,6 +99,8 @@ class Hosts:
 class DnsResolver:
     """A name, bare or after ``dns:``: SRV records if the target asks for them, then addresses with one port."""
 
+    outdated = False
+
     def __init__(self, target: Target, lookup: Lookup) -> None:
         self.steps: tuple[Step, ...] = ()
         self._target = target
@@ -162,6 +164,8 @@ class DnsResolver:
 class SrvResolver:
     """A set of SRV records, and the addresses of their targets."""
 
+    outdated = False
+
     def __init__(self, target: Target, lookup: Lookup) -> None:
         self.steps: tuple[Step, ...] = ()
         self.listed = False
@@ -197,6 +201,8 @@ class SrvResolver:
 @final
 class ListResolver:
     """The hosts that a target lists; each is its own authority."""
+
+    outdated = False
 
     def __init__(self, target: Target, lookup: Lookup) -> None:
         self.steps: tuple[Step, ...] = ()
@@ -238,10 +244,22 @@ class Overridable:
         self._listed = ListResolver(target, lookup)
         self._environ = environ
         self._ttl = lookup.policy.max_ttl
+        self._read: str | None = None
+        self._asked = False
+
+    @property
+    def outdated(self) -> bool:
+        """Whether the environment has another value than at the last resolution."""
+        return self._asked and self._read != self._value
+
+    @property
+    def _value(self) -> str | None:
+        return self._environ.get(environment.variable(self._host))
 
     async def resolve(self, previous: Resolution | None) -> Resolution:
         """The endpoints now. The environment is read each time, so an override has a TTL as well."""
         self.steps = ()
+        self._asked, self._read = True, self._value
         entries = environment.override(self._environ, self._host)
         chosen = self._listed if entries else self._inner
         try:

@@ -55,6 +55,8 @@ class Settings:
     interceptors: tuple[Any, ...] = ()
     attempt_interceptors: tuple[Any, ...] = ()
     methods: MethodTable = field(default_factory=MethodTable)
+    policies: tuple[str, ...] = ()
+    """The keys of ``methods=``, without those of a service config."""
     retry_budget: RetryBudget | None = field(default_factory=RetryBudget)
     retry_throttling: RetryThrottling | None = None
     outlier_detection: OutlierDetection | None = field(default_factory=OutlierDetection)
@@ -166,6 +168,7 @@ def settle(
         interceptors=tuple(interceptors or ()) if as_grpc else _interceptors("interceptors", interceptors, aio=aio),
         attempt_interceptors=_interceptors("attempt_interceptors", attempt_interceptors, aio=aio),
         methods=table.without_retries() if as_grpc and without_retries(given) else table,
+        policies=tuple(methods or ()),
         retry_budget=retry_budget if isinstance(retry_budget, RetryBudget) else None,
         retry_throttling=_throttling(retry_budget, config.retry_throttling),
         outlier_detection=outlier_detection,

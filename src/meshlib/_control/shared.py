@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Hashable, Mapping
 from random import Random
 from typing import TYPE_CHECKING, Final, final
-from weakref import WeakValueDictionary
+from weakref import WeakSet, WeakValueDictionary
 
 from meshlib._control.plugins import FixedResolver, PluginResolver, TracedResolver
 from meshlib._control.sources import Source, fixed
@@ -54,18 +54,36 @@ class Resolutions:
         self._environ = environ
         self._files = files
         self._shared: WeakValueDictionary[Hashable, SharedResolution] = WeakValueDictionary()
+        self._all: WeakSet[SharedResolution] = WeakSet()
         self._lookups: WeakValueDictionary[Hashable, Lookup] = WeakValueDictionary()
         self._tasks: set[asyncio.Task[None]] = set()
 
     def get(self, source: Source) -> "SharedResolution":
-        """The resolution of ``source``, shared with others that ask the same thing. Idle until subscribed to."""
+        """The resolution of ``source``, shared with others that ask the same thing. Idle until subscribed to.
+
+        One whose environment has changed since its last question serves those that have it, and looks again; who is new
+        begins afresh.
+        """
         shared = self._shared.get(source.key)
+        if shared is not None and shared.outdated:
+            shared.resolve_now()
+            shared = None
         if shared is None:
             shared = SharedResolution(
                 source, self._resolver(source), self._refresh(source), clock=self._clock, tasks=self._tasks
             )
             self._shared[source.key] = shared
+            self._all.add(shared)
         return shared
+
+    def take(self, host: str, resolution: Resolution) -> None:
+        """``resolution`` is the answer to every question for ``host`` that is asked here now, whoever was to answer it.
+
+        For tests, which know the endpoints and need not wait for the next question.
+        """
+        for shared in tuple(self._all):
+            if shared.source.target.host == host:
+                shared.take(resolution)
 
     async def aclose(self) -> None:
         """Ends every question. Waits for sockets to be closed, but not for a plug-in that will not end."""
@@ -156,6 +174,11 @@ class SharedResolution:
         return self._refresh.error
 
     @property
+    def outdated(self) -> bool:
+        """Whether what the last answer was made from is known to have changed."""
+        return self._resolver.outdated
+
+    @property
     def steps(self) -> tuple[Step, ...]:
         """What the last question tried."""
         return self._resolver.steps
@@ -188,9 +211,7 @@ class SharedResolution:
         token = object()
         self._subscribers[token] = on_resolved, on_failed
         if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._run(), name=f"meshlib resolution {self}")
-            self._tasks.add(self._task)
-            self._task.add_done_callback(self._tasks.discard)
+            self._begin()
         elif self.error is not None:
             self.hurry()
         if self.resolution is not None:
@@ -198,6 +219,13 @@ class SharedResolution:
             if self.error is not None:
                 on_failed(str(self.error))
         return lambda: self._unsubscribe(token)
+
+    def take(self, resolution: Resolution) -> None:
+        """``resolution`` is the answer now, in the place of that of a question under way."""
+        if self._task is not None:
+            self._task.cancel()
+            self._begin()
+            self._tell(resolution)
 
     def hurry(self) -> None:
         """A host became failing: ask at once, but not more often than the floor allows."""
@@ -218,6 +246,11 @@ class SharedResolution:
             self._task.cancel()
             self._task = None
             self._refresh.abandon()
+
+    def _begin(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._run(), name=f"meshlib resolution {self}")
+        self._tasks.add(self._task)
+        self._task.add_done_callback(self._tasks.discard)
 
     async def _run(self) -> None:
         # A plug-in may swallow the cancellation; its task ends here all the same, and what it says counts no more.
@@ -243,8 +276,10 @@ class SharedResolution:
     async def _ask(self) -> None:
         self._asked_at = self._clock()
         outcome = await self._outcome(self._refresh.begin(now=self._asked_at))
-        if self._task is not asyncio.current_task():
-            return
+        if self._task is asyncio.current_task():
+            self._tell(outcome)
+
+    def _tell(self, outcome: Resolution | ResolveError) -> None:
         now = self._clock()
         news: Resolution | ResolveError | None
         if isinstance(outcome, Resolution):

@@ -5,8 +5,9 @@ seconds. An object is on, ``None`` is off. Each family of knobs stands beside wh
 ``discovery/policy.py``); here is what settles them for one method.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from enum import Enum
 from typing import Final
 
@@ -32,6 +33,7 @@ __all__ = [
     "RetryThrottling",
     "TelemetryPolicy",
     "Unset",
+    "unmatched",
 ]
 
 
@@ -146,3 +148,19 @@ class MethodTable:
             stream_timeout=stream_timeout,
             wait_for_ready=wait_for_ready is True,
         )
+
+
+def unmatched(policies: Iterable[str], methods: Collection[str]) -> list[tuple[str, str]]:
+    """The keys of a table that match none of ``methods`` though methods of their service are among them.
+
+    Returns:
+        Each with the method that it resembles most, empty if none is close.
+    """
+    found = []
+    for name in policies:
+        service, _, method = name.rpartition("/")
+        siblings = sorted(each for each in methods if each.rpartition("/")[0] == service)
+        if siblings and method != "*" and name not in siblings:
+            close = get_close_matches(name, siblings, n=1)
+            found.append((name, close[0] if close else ""))
+    return found

@@ -105,6 +105,8 @@ class _Plain(grpc.Channel):
     def close(self) -> None:
         self.connectivity.close()
         self.lease.close()
+        settings = self.lease.settings
+        self._multicallables.report(settings.target.text, settings.policies)
 
     def __enter__(self) -> Self:
         return self

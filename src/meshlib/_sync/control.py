@@ -114,6 +114,11 @@ class Process:
         if thread is not None and thread is not threading.current_thread():
             thread.join(EXIT_PATIENCE)
 
+    @property
+    def resolutions(self) -> "Resolutions | None":
+        """What the channels look up on the control thread, if there is one."""
+        return self._resolutions
+
     def blocked(self) -> int:
         """Attempts that threads are inside of."""
         return sum(runtime.blocked() for runtime in self.runtimes)

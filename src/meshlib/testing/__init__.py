@@ -5,7 +5,8 @@
 * ``ProcessServer``: the same in a process of its own, for kill -9, SIGSTOP and SIGTERM.
 * ``DnsServer``: a name server in this process, with every fault that a resolver must survive.
 * ``hosts``, ``shares``: a balancer alone on the bench, without servers.
-* The pytest fixtures ``mesh_servers`` and ``mesh_dns`` (``meshlib.testing.plugin``), wherever meshlib is installed.
+* The pytest fixtures ``mesh_service``, ``mesh_servers`` and ``mesh_dns`` (``meshlib.testing.plugin``), wherever meshlib
+  is installed.
 
 Each is imported when it is first named, so that the pytest plugin costs nothing where it is not used.
 """

@@ -19,6 +19,7 @@ import grpc
 from meshlib.testing.addresses import reserve, reserve_one_port
 from meshlib.testing.echo import add_echo_to_server
 from meshlib.testing.journal import Journal
+from meshlib.testing.services import Services
 from meshlib.testing.traffic import CallFault, Metadata, Received, Traffic
 
 _STOP_SECONDS = 10.0
@@ -98,6 +99,7 @@ class Server:
             return
         self._handlers = ThreadPoolExecutor(self._workers, thread_name_prefix=self.name)
         server = grpc.server(self._handlers, interceptors=[self._traffic], options=tuple(self._options))
+        self._services = Services(server)
         add_echo_to_server(server)
         if self._add is not None:
             self._add(server)
@@ -204,9 +206,14 @@ class Server:
             after: Go wrong after this many response messages or at the end of fewer. At 0 and with a code the handler
                 does not run at all; at 1 a unary handler runs and its response is lost.
             initial_metadata: Send the response headers first, which commits a call that would have been retried.
-            method: Only calls of this method, ``/package.Service/Method``.
+            method: Only calls of this method, ``/package.Service/Method``, which a service of this server must have.
             times: For so many calls; None is until ``heal``.
+
+        Raises:
+            ValueError: The arguments contradict each other, or no call can match ``method``.
         """
+        if method is not None:
+            self._services.check(method)
         if hang and (code is not None or delay):
             raise ValueError(f"a call that hangs does not end: code={code!r} and delay={delay} contradict hang=True")
         if after < 0 or delay < 0:

@@ -1,7 +1,7 @@
 """Endpoints from the environment: ``MESHLIB_SVC_A_ENDPOINTS=127.0.0.1:5001,127.0.0.1:5002``.
 
-For tests and for a developer's machine, where neither DNS nor a registry knows the service. It comes before everything
-else, and it is read at each resolution, so that a test can set it after the channel was built.
+For tests and for a developer's machine, where neither DNS nor a registry knows the service. It precedes everything
+else. It is read at each resolution, and a channel that is new never gets the endpoints of an earlier value.
 """
 
 import re

@@ -1,0 +1,65 @@
+"""Servers in the place of a service: what the fixture ``mesh_service`` sets up."""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from threading import Event
+
+from meshlib._aio import control as aio_control
+from meshlib._control.shared import Resolutions
+from meshlib._core.endpoint import Endpoint, Resolution
+from meshlib._core.target import parse_target
+from meshlib._sync import control as sync_control
+
+__all__ = ["host_of", "redirect"]
+
+_TTL = 30.0
+"""Seconds until channels look at the environment again by themselves."""
+
+_SECONDS = 10.0
+
+
+def host_of(name: str) -> str:
+    """The host of a target, which the environment can override.
+
+    Raises:
+        ValueError: it has none: it is an address, a list or a socket.
+    """
+    target = parse_target(name, any_scheme=True)
+    if not target.host or target.is_ip or target.entries or target.native:
+        raise ValueError(f"{name!r} names no service that servers could stand in for; a name such as svc-a does")
+    return target.host
+
+
+def redirect(host: str, addresses: Sequence[str]) -> None:
+    """Have the channels of this process that are in use send their calls for ``host`` to ``addresses`` now.
+
+    The environment, which is to be set before, does it for all others. Returns when the channels of threads do so;
+    those of an event loop do before anything else happens on it.
+    """
+    resolution = Resolution(endpoints=tuple(Endpoint(address=address) for address in addresses), ttl=_TTL)
+    process = sync_control.current()
+    loop, resolutions = process.loop, process.resolutions
+    if loop is not None and resolutions is not None:
+        done = Event()
+        with suppress(RuntimeError):  # the last channel was closed meanwhile
+            loop.call_soon_threadsafe(_take, resolutions, host, resolution, done)
+            if not done.wait(_SECONDS):
+                raise TimeoutError(f"the channels to {host} did not take the endpoints in {_SECONDS:g} s")
+    try:
+        running = asyncio.get_running_loop()
+    except RuntimeError:
+        running = None
+    for each, table in aio_control.current().loops:
+        if each is running:
+            table.take(host, resolution)
+        else:
+            with suppress(RuntimeError):  # the loop is closed
+                each.call_soon_threadsafe(table.take, host, resolution)
+
+
+def _take(resolutions: Resolutions, host: str, resolution: Resolution, done: Event) -> None:
+    try:
+        resolutions.take(host, resolution)
+    finally:
+        done.set()
