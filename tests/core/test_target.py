@@ -155,6 +155,9 @@ def test_registered_schemes_are_looked_at_only_for_unknown_ones(text: str) -> No
     [
         ("", "is empty"),
         ("a b", "the part 'a b'"),
+        ("10.0.0.300:1", "'10.0.0.300' is no IPv4 address"),
+        ("static:///010.0.0.2:1", "without leading zeros"),
+        ("dns:///svc-a:1,10.0.0.2:1", "must be a number|more than one colon"),
         ("svc-a:http", "must be a number from 1 to 65535"),
         ("h1:1,h2:2", "write a list of hosts as static:///h1:1,h2:2"),
         ("dns:", "the host name is empty"),

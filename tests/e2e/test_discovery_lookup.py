@@ -403,7 +403,7 @@ async def test_a_name_that_becomes_too_long(files: Files) -> None:
         name = ".".join(["a" * 60] * 4)
         server.add(name, "A", "127.0.0.11")
         lookup = Lookup(DnsPolicy(), files(), [server.address])
-        with pytest.raises(ResolveError, match="too long for a name") as caught:
+        with pytest.raises(ResolveError, match="cannot be a name in DNS") as caught:
             await lookup.inquire().services("_a-service-of-a-long-name._tcp", name)
         assert caught.value.absent
         assert (await lookup.inquire().addresses(name)).ips == ("127.0.0.11",)
@@ -441,11 +441,12 @@ async def test_a_server_that_does_not_take_edns(files: Files, rcode: str | None)
     transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(lambda: server, ("127.0.0.1", 0))
     try:
         host, port = transport.get_extra_info("sockname")
-        policy = DnsPolicy(family="v4", query_timeout=0.1, timeout=2.0)
+        policy = DnsPolicy(family="v4", query_timeout=0.2, timeout=5.0)
         lookup = Lookup(policy, files(), [f"{host}:{port}"])
         for _ in range(3):
             assert (await lookup.inquire().addresses(NAME)).ips == ("127.0.0.11",)
-        assert server.edns == [True, False, False, False]
+        assert server.edns[0]
+        assert not any(server.edns[1:])
     finally:
         transport.close()
 

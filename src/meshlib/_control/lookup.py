@@ -235,7 +235,7 @@ class Inquiry:
         ttl = float("inf")
         for _ in range(ALIASES):
             if not possible(name):
-                steps.append(Step(question=f"{rdtype} {name}", source="this machine", answer="too long for a name"))
+                steps.append(Step(question=f"{rdtype} {name}", source="this machine", answer="cannot be a name in DNS"))
                 return Answer(code="NXDOMAIN")
             found = await self._ask_servers(name, rdtype, steps)
             ttl = min(ttl, found.ttl)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 __all__ = ["HostPort", "canonical_ip", "is_endpoint_address", "is_name", "join", "parse_host_port"]
 
+_DOTTED_QUAD = re.compile(r"\d+(\.\d+){3}")
 _LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 
 
@@ -81,7 +82,8 @@ def parse_host_port(text: str) -> HostPort:
             raise ValueError(f"{text!r} has more than one colon; an IPv6 address with a port is written [IPv6]:port")
         return HostPort(host=text)
     host, colon, port = text.partition(":")
-    _check_name(host)
+    if canonical_ip(host) is None:
+        _check_name(host)
     return HostPort(host=host, port=_port(text, port) if colon else None)
 
 
@@ -95,6 +97,8 @@ def _check_name(host: str) -> None:
     """The limits of RFC 1035 section 2.3.4, told while the configuration is read and not by a name server later."""
     if not host:
         raise ValueError("the host name is empty")
+    if _DOTTED_QUAD.fullmatch(host):
+        raise ValueError(f"{host!r} is no IPv4 address; its parts are 0 to 255, without leading zeros")
     if not host.isascii():
         raise ValueError(f"host name {host!r} must be ASCII; write the xn-- form of an international name")
     if len(host.removesuffix(".")) > 253:
