@@ -27,6 +27,8 @@ from typing import Any, NoReturn
 import pytest
 from hypothesis import Phase, settings
 
+from meshlib.testing import flush_logs
+
 # --- repeatable ----------------------------------------------------------------------
 
 # A deadline per example would be an assertion on speed. The blob of a failure repeats it without the seed. To explain
@@ -141,6 +143,7 @@ def _nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
         return sorted(new) + sorted(repr(thread) for thread in _threads() - threads)
 
     yield
+    flush_logs(_DEADLINE)  # no record comes after the handlers of this test are gone
     end = time.monotonic() + _DEADLINE
     while leaked := left():
         if time.monotonic() > end:

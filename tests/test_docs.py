@@ -48,6 +48,10 @@ def test_the_pages_run(page: Path, svc_a: None) -> None:
         exec(compile("\n" * line + block[1], page, "exec"), namespace)
 
 
+LOGGING = re.compile(r"(_log|log|logger|_deferred)\.(debug|info|warning|error|exception)")
+"""Calls that log, by the plain loggers and those of the log thread."""
+
+
 def holes(text: str) -> str:
     """A message with what differs taken out; bounds of a range are of that kind, whether written out or not."""
     return re.sub(r"from \S+ to \S+$", "from {} to {}", HOLE.sub("{}", text))
@@ -76,7 +80,7 @@ def messages() -> Iterator[tuple[str, str]]:
             if not isinstance(node, ast.Call) or not node.args:
                 continue
             called = ast.unparse(node.func)
-            if called.startswith("_log.") and called != "_log.isEnabledFor":
+            if LOGGING.fullmatch(called):
                 text = written(node.args[0])
                 assert text is not None, f"{path}:{node.lineno} logs what cannot be found in the catalogue"
                 yield f"{path.name}:{node.lineno}", re.sub(r"%[.\d]*[srdf]", "{}", text)

@@ -15,6 +15,7 @@ from meshlib._core.discovery.policy import DnsPolicy
 from meshlib._core.discovery.steps import ResolveError
 from meshlib._core.endpoint import Endpoint, Resolution
 from meshlib._core.target import parse_target
+from meshlib.testing import flush_logs
 
 Clock = Callable[[], float]
 Virtually = Callable[[Callable[[Clock], Coroutine[Any, Any, None]]], None]
@@ -150,6 +151,7 @@ def test_a_failing_resolver_is_asked_again_with_a_back_off(
 
     with caplog.at_level(logging.INFO, "meshlib"):
         virtually(main)
+    flush_logs()
     told = [(record.levelname, record.getMessage()) for record in caplog.records]
     assert [level for level, _ in told] == ["WARNING", "WARNING", "INFO"]
     assert (
@@ -325,6 +327,7 @@ def test_a_plugin_that_ignores_its_cancellation_counts_no_more(
         await asyncio.sleep(100)
 
     virtually(main)
+    flush_logs()
     assert "meshlib resolution svc-a:1 ignores that it was cancelled" in caplog.text
 
 
@@ -373,6 +376,7 @@ def test_a_channel_that_fails_does_not_hurt_the_others(
         channel.leave()
 
     virtually(main)
+    flush_logs()
     assert "our own mistake" in caplog.text
 
 

@@ -15,7 +15,7 @@ from meshlib._control.system import SystemFiles
 from meshlib._core.discovery.policy import DnsPolicy
 from meshlib._core.endpoint import Endpoint
 from meshlib._core.target import parse_target
-from meshlib.testing import DnsServer
+from meshlib.testing import DnsServer, flush_logs
 
 NAME = "svc-a.mesh.test"
 SRV = f"_grpc._tcp.{NAME}"
@@ -455,6 +455,7 @@ async def test_one_of_several_hosts_fails(ask: Ask, caplog: pytest.LogCaptureFix
         assert await asked.addresses() == ["127.0.0.12:2", "127.0.0.21:1"]
         server.set(SRV, "SRV", "0 1 1 a.mesh.test", ttl=0)
         assert await asked.addresses() == ["127.0.0.21:1"]
+    flush_logs()
     warnings = [record.getMessage() for record in caplog.records]
     assert sum("svc-a: host new.mesh.test cannot be resolved, it is left out" in text for text in warnings) == 1
     assert (
@@ -494,6 +495,7 @@ async def test_one_address_behind_a_name(ask: Ask, caplog: pytest.LogCaptureFixt
         await asyncio.to_thread(server.wait_for_queries, 3)
         for target in ("localhost:1", "127.0.0.1:1", "pinned:1"):
             await ask(target).endpoints()
+    flush_logs()
     (warning,) = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert "svc-a:1: one address behind the name, 127.0.0.11" in warning.getMessage()
     assert "headless" in warning.getMessage()

@@ -12,7 +12,7 @@ from tests.e2e.test_policies import QUICK, Caller, caller
 from tests.e2e.test_telemetry import Metrics, Traces, events, metrics, traces
 
 import meshlib
-from meshlib.testing import servers
+from meshlib.testing import flush_logs, servers
 
 __all__ = ["metrics", "traces"]  # fixtures
 
@@ -62,6 +62,7 @@ async def test_an_ejection_and_panic(
             await until(lambda: it.channel.mesh.snapshot().panic == (), "panic is over")
     assert told(traces, "outlier", "meshlib.outlier.ejected") == [why, why]
     assert True in told(traces, "in_flight", "meshlib.panic")
+    flush_logs()
     assert caplog.text.count("is ejected for 0.2 s: " + why) == 2
     assert "too few hosts of priority 0 are healthy; ejected ones are used as well" in caplog.text
     assert "enough hosts are healthy again; ejected ones are left out" in caplog.text
@@ -100,6 +101,7 @@ async def test_a_refusal_of_the_circuit_breaker(
             server.heal()
             await hanging
     assert told(traces, "breaker", "meshlib.breaker.refused") == [why] * 3
+    flush_logs()
     assert caplog.text.count("refuses calls or retries") == 1
     assert caplog.text.count(f"UNAVAILABLE after 0 attempts ({why})") == 3
 
@@ -127,5 +129,6 @@ async def test_a_retry_and_one_that_is_refused(
             await until(lambda: f"refuses calls or retries, 1 so far: {why}" in caplog.text, "the log says so")
     assert told(traces, "retry", "meshlib.retry.refused") == ["all 2 attempts were used", why]
     assert len(told(traces, "retry", "meshlib.retry.delay")) == 1
+    flush_logs()
     assert f"UNAVAILABLE after 1 attempt ({server.address} first: UNAVAILABLE; {why})" in caplog.text
     assert "UNAVAILABLE after 2 attempts" in caplog.text

@@ -18,7 +18,7 @@ from tests.e2e.load import SHELLS, Load, Shell
 import meshlib
 from meshlib.balancing import Host, Picker, PickInfo, Report, register_balancer
 from meshlib.discovery import Endpoint, Resolution, Target, register_resolver
-from meshlib.testing import Server, echo, servers
+from meshlib.testing import Server, echo, flush_logs, servers
 
 DEADLINE = 10.0
 
@@ -175,6 +175,7 @@ def test_a_bad_answer_keeps_the_last_good_one(shell: Shell, how: str, caplog: py
             load.wait_for_calls(3)
             assert told in str(load.channel.mesh.snapshot().resolution_error)
         assert load.failed == []
+    flush_logs()
     messages = [record.getMessage() for record in caplog.records if told in record.getMessage()]
     caplog.clear()  # their tracebacks hold the resolver
     assert len(messages) == 1

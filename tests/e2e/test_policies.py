@@ -15,7 +15,7 @@ from tests.e2e.load import SHELLS, Shell
 
 import meshlib
 import meshlib.aio
-from meshlib.testing import Server, echo, servers
+from meshlib.testing import Server, echo, flush_logs, servers
 
 pytestmark = pytest.mark.parametrize("shell", SHELLS)
 
@@ -140,6 +140,7 @@ async def test_a_bad_host_is_ejected_and_comes_back(shell: Shell, caplog: pytest
             while bad.calls.total() == before:
                 await it.unary()
             assert it.channel.mesh.snapshot().retries >= 5
+    flush_logs()
     said = [record.getMessage() for record in caplog.records if bad.address in record.getMessage()]
     assert any(f"{bad.address} is ejected for 0.3 s: 5 gateway failures" in line for line in said)
     assert any(f"{bad.address} is ejected no more" in line for line in said)
@@ -157,6 +158,7 @@ async def test_the_log_tells_of_each_call_that_did_not_go_straight(
             server.fault(code="NOT_FOUND", times=1)
             await it.failure()
     address = server.address
+    flush_logs()
     assert [record.getMessage() for record in caplog.records if echo.UNARY in record.getMessage()] == [
         f"{echo.UNARY}: OK after 2 attempts ({address} first: UNAVAILABLE; {address} retry: OK)",
         f"{echo.UNARY}: NOT_FOUND after 1 attempt ({address} first: NOT_FOUND; NOT_FOUND is not retried)",
@@ -171,6 +173,7 @@ async def test_the_log_tells_of_a_hedge_that_was_not_needed(shell: Shell, caplog
         server.fault(hang=True)
         async with caller(shell, server, retry=hedging, retry_budget=None) as it:
             await it.unary()
+    flush_logs()
     (said,) = [record.getMessage() for record in caplog.records if echo.UNARY in record.getMessage()]
     assert f"OK after 2 attempts ({server.address} first: OK; {server.address} hedge: " in said
 

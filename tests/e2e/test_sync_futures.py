@@ -11,7 +11,7 @@ import pytest
 from tests.e2e.sync_mesh import WAIT, idle, mesh, reported, until
 
 import meshlib
-from meshlib.testing import echo, servers
+from meshlib.testing import echo, flush_logs, servers
 
 
 def kinds(channel: grpc.Channel) -> dict[str, Callable[..., Any]]:
@@ -334,6 +334,7 @@ def test_a_callback_that_raises_harms_nobody(caplog: pytest.LogCaptureFixture) -
         future.add_callback(lambda: 1 / 0)
         future.add_callback(done.set)
         assert done.wait(WAIT)
+        flush_logs()
         assert any("a callback of a call failed" in record.message for record in caplog.records)
         assert channel.unary_unary(echo.UNARY).future(b"y").result(WAIT) == b"y"
 

@@ -15,7 +15,7 @@ from meshlib._control.settings import settle
 from meshlib._core.endpoint import Endpoint
 from meshlib._core.host import Host
 from meshlib._sync.subchannels import Method, Subchannel
-from meshlib.testing import DnsServer, Server, echo
+from meshlib.testing import DnsServer, Server, echo, flush_logs
 
 
 class Raises(grpc.UnaryUnaryClientInterceptor):
@@ -117,6 +117,7 @@ def test_telemetry_that_fails_fails_no_call(caplog: pytest.LogCaptureFixture) ->
         unary = channel.unary_unary(echo.UNARY)
         assert unary(b"x", timeout=5) == b"x"
         assert unary.future(b"x", timeout=5).result(timeout=5) == b"x"
+    flush_logs()
     assert sum("telemetry failed" in record.getMessage() for record in caplog.records) == 1
 
 

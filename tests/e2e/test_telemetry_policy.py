@@ -20,7 +20,7 @@ from tests.e2e.test_telemetry import DEADLINE, METHODS, Metrics, Traces, call, m
 
 import meshlib
 from meshlib import aio
-from meshlib.testing import Server, echo, servers
+from meshlib.testing import Server, echo, flush_logs, servers
 
 __all__ = ["metrics", "traces"]  # fixtures
 
@@ -183,6 +183,7 @@ def test_a_line_for_each_call(shell: Shell, caplog: pytest.LogCaptureFixture) ->
         assert lines(caplog) == []
         for kind in METHODS:
             assert call(shell, kind, static(server), telemetry=meshlib.TelemetryPolicy(access_log=True)) == "OK"
+    flush_logs()
     assert [record.__dict__["meshlib.method"] for record in lines(caplog)] == [m[1:] for m in METHODS.values()]
     for record in lines(caplog):
         assert record.getMessage().endswith(f" s, 1 attempts, host {server.address}, flags -")

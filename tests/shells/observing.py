@@ -17,6 +17,7 @@ from meshlib._core.connectivity import NAMES
 from meshlib._core.discovery.steps import ResolveError
 from meshlib._core.endpoint import Resolution
 from meshlib._core.snapshot import ChannelSnapshot
+from meshlib.testing import flush_logs
 
 __all__ = ["Failed", "errorless", "look", "seen", "settings", "trailing"]
 
@@ -143,6 +144,7 @@ def errorless() -> Iterator[None]:
     try:
         yield
     finally:
+        flush_logs()
         for logger in loggers:
             logger.removeFilter(heard)
     assert not errors, f"logged as errors: {errors}"

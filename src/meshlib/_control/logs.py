@@ -1,8 +1,8 @@
 """What a channel says to the log, under the logger ``meshlib``."""
 
-import logging
 from typing import final
 
+from meshlib._adapt.deferred_log import DeferredLogger
 from meshlib._core.events import (
     ChannelEvent,
     EndpointsChanged,
@@ -18,7 +18,7 @@ from meshlib._core.events import (
 
 __all__ = ["ChannelLog"]
 
-_log = logging.getLogger("meshlib")
+_log = DeferredLogger("meshlib")
 
 
 @final

@@ -1,10 +1,10 @@
 """Drives the machine of one service on an event loop: feeds it answers and time, performs what it asks."""
 
 import asyncio
-import logging
 from collections.abc import Callable, Iterable
 from typing import Protocol, final
 
+from meshlib._adapt.deferred_log import DeferredLogger
 from meshlib._control.plugins import in_thread
 from meshlib._core.cluster import Cluster
 from meshlib._core.commands import Close, ClusterCommand, Lookup, Open, Rebuild, StateChanged, Wake
@@ -14,7 +14,7 @@ from meshlib._core.host import Host, Subchannel
 
 __all__ = ["Discovery", "Plane", "Pool"]
 
-_log = logging.getLogger("meshlib")
+_log = DeferredLogger("meshlib")
 
 
 class Discovery(Protocol):
@@ -179,7 +179,7 @@ class Plane:
             try:
                 pending.extend(self._one(command))
             except Exception:  # noqa: BLE001 - one command must not keep the others from being performed
-                _log.exception("the control plane could not perform %r; it goes on", command)
+                _log.exception("the control plane could not perform %s; it goes on", repr(command))
 
     def _one(self, command: ClusterCommand) -> Iterable[ClusterCommand]:
         """Performs one command; returns what follows from it."""

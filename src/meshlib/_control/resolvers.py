@@ -5,11 +5,11 @@ They keep the same contract as those of plug-ins and add ``steps``, what the las
 """
 
 import asyncio
-import logging
 from collections.abc import Collection, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, final
 
+from meshlib._adapt.deferred_log import DeferredLogger
 from meshlib._control.lookup import Addresses, Inquiry, Lookup
 from meshlib._control.plugins import TracedResolver
 from meshlib._core.address import HostPort
@@ -23,7 +23,7 @@ from meshlib._core.target import Target
 
 __all__ = ["DnsResolver", "Hosts", "ListResolver", "Overridable", "SrvResolver"]
 
-_log = logging.getLogger("meshlib")
+_log = DeferredLogger("meshlib")
 
 Grouped = tuple[tuple[str, ...], ...]
 """The addresses of a name, host by host: that of the endpoint, then its alternatives."""

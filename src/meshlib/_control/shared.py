@@ -5,13 +5,13 @@ Ten channels to one name put one question a TTL, not ten, and see the same endpo
 """
 
 import asyncio
-import logging
 import os
 from collections.abc import Callable, Hashable, Mapping
 from random import Random
 from typing import TYPE_CHECKING, Final, final
 from weakref import WeakSet, WeakValueDictionary
 
+from meshlib._adapt.deferred_log import DeferredLogger
 from meshlib._control.plugins import FixedResolver, PluginResolver, TracedResolver
 from meshlib._control.sources import Source, fixed
 from meshlib._core.discovery.refresh import Refresh
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Resolutions", "SharedResolution"]
 
-_log = logging.getLogger("meshlib")
+_log = DeferredLogger("meshlib")
 
 PATIENCE: Final = 1.0
 """Seconds that closing gives to plug-ins that were cancelled; one that ignores it is left to itself."""

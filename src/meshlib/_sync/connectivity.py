@@ -1,19 +1,19 @@
 """The state of a channel for those who watch it: ``subscribe`` and what grpc builds on it."""
 
-import logging
 import threading
 from collections.abc import Callable
 from typing import Final, final
 
 import grpc
 
+from meshlib._adapt.deferred_log import DeferredLogger
 from meshlib._core.connectivity import IDLE, SHUTDOWN
 from meshlib._sync import control
 from meshlib._sync.clock import CLOCK, Clock
 
 __all__ = ["Connectivity"]
 
-_log = logging.getLogger("meshlib")
+_log = DeferredLogger("meshlib")
 
 STATES: Final = (
     grpc.ChannelConnectivity.IDLE,

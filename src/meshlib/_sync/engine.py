@@ -10,7 +10,6 @@ starts, reported once).
 """
 
 import contextvars
-import logging
 from collections.abc import Callable
 from functools import partial
 from threading import get_ident
@@ -19,6 +18,7 @@ from typing import Any, Final, Protocol, final
 import grpc
 
 from meshlib._adapt import outcomes
+from meshlib._adapt.deferred_log import DeferredLogger
 from meshlib._adapt.grpcio import let_go
 from meshlib._adapt.metadata import INVALID_METADATA, Metadata, for_attempt, valid
 from meshlib._control.methods import Method
@@ -36,7 +36,7 @@ from meshlib._sync.waiting import Monitor, Place, Timer
 
 __all__ = ["ABANDONED", "CANCELLED", "Attempt", "Engine"]
 
-_log = logging.getLogger("meshlib")
+_log = DeferredLogger("meshlib")
 
 CANCELLED: Final = local("CANCELLED", "Locally cancelled by application!")
 ABANDONED: Final = local("CANCELLED", "Cancelled upon garbage collection!")
@@ -383,7 +383,7 @@ class Engine:
             self._aside(lambda: self._finish(command, Place.ASIDE))
             return
         call, outcome = self.call, command.outcome
-        self.runtime.telemetry.ended(call, outcome, self.runtime.now())
+        self.runtime.telemetry.ended(call, outcome, self.runtime.now(), place is not Place.USER)
         call.waker = self._lease = None
         if isinstance(self._request, Requests):
             self._request.close()
@@ -414,4 +414,4 @@ def _call_all(callbacks: list[Callable[[], None]]) -> None:
         try:
             callback()
         except Exception:  # noqa: BLE001 - it is the application's, and others wait for their turn
-            _log.exception("a callback of a call failed: %r", callback)
+            _log.exception("a callback of a call failed: %s", repr(callback))

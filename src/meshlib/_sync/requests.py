@@ -6,10 +6,10 @@ pulls at a time, and what it gets is there for all. So a request that the thread
 goes to the next attempt.
 """
 
-import logging
 from collections.abc import Callable, Iterator
 from typing import Any, Final, Protocol, final
 
+from meshlib._adapt.deferred_log import DeferredLogger
 from meshlib._core.attempts.replay import Replay
 from meshlib._core.status import Outcome, local
 from meshlib._sync.clock import Clock
@@ -17,7 +17,7 @@ from meshlib._sync.waiting import Monitor
 
 __all__ = ["ITERATING_FAILED", "SERIALIZING_FAILED", "Consumer", "Requests"]
 
-_log = logging.getLogger("meshlib")
+_log = DeferredLogger("meshlib")
 
 ITERATING_FAILED: Final = local("UNKNOWN", "Exception iterating requests!")
 SERIALIZING_FAILED: Final = local("INTERNAL", "Exception serializing request!")

@@ -3,12 +3,14 @@
 import logging
 from typing import Final
 
+from meshlib._adapt.deferred_log import DeferredLogger
 from meshlib._core.call import Call
 from meshlib._core.status import Outcome
 
 __all__ = ["FLAGS", "flags", "write"]
 
 _log: Final = logging.getLogger("meshlib.access")
+_deferred: Final = DeferredLogger("meshlib.access")
 
 FLAGS: Final = {
     "UH": "there was no host to send to",
@@ -22,14 +24,18 @@ FLAGS: Final = {
 """Envoy's response flags that there are, and what each says of a call."""
 
 
-def write(call: Call, outcome: Outcome, seconds: float, target: str) -> None:
-    """Logs the end of a call at INFO: never payloads, metadata or the status message."""
+def write(call: Call, outcome: Outcome, seconds: float, target: str, *, deferred: bool) -> None:
+    """Logs the end of a call at INFO: never payloads, metadata or the status message.
+
+    ``deferred``: handlers run on the log thread.
+    """
     if not _log.isEnabledFor(logging.INFO):
         return
     attempts = call.attempts
     host = attempts[-1].host.endpoint.address if attempts else "-"
     shown = flags(call, outcome)
-    _log.info(
+    log = _deferred if deferred else _log
+    log.info(
         "%s %s %.6f s, %d attempts, host %s, flags %s",
         call.method[1:],
         outcome.code,

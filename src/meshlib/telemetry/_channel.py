@@ -10,6 +10,7 @@ from opentelemetry.context import Context
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import SpanKind, TracerProvider
 
+from meshlib._adapt.deferred_log import DeferredLogger
 from meshlib._adapt.metadata import Metadata
 from meshlib._core.call import Call
 from meshlib._core.events import AttemptEnded, CallEvent
@@ -28,6 +29,7 @@ from meshlib.telemetry._spans import Traced, attempt_event, carried, end, event
 __all__ = ["Telemetry"]
 
 _log = logging.getLogger("meshlib")
+_deferred: Final = DeferredLogger("meshlib")
 
 LOOK_INTERVAL: Final = 0.1
 """Seconds between two looks for a global provider."""
@@ -101,15 +103,17 @@ class Telemetry:
             self._failed()
             return metadata
 
-    def ended(self, call: Call, outcome: Outcome, now: float) -> None:
-        """The call ended; told once. Need not be told of a call that succeeded at once while nobody :attr:`listens`."""
+    def ended(self, call: Call, outcome: Outcome, now: float, deferred: bool = False) -> None:
+        """The call ended; told once. Need not be told of a call that succeeded at once while nobody :attr:`listens`.
+        ``deferred``: this thread is not the caller's, so no log handler may run on it."""
         plain = outcome.code == "OK" and len(call.attempts) == 1
         if not plain and _log.isEnabledFor(logging.DEBUG):
             # As text: whoever keeps the record is not to keep the call.
             told = story(call.attempts, outcome.code, call.verdict)
-            _log.debug("%s: %s", call.method, told, extra=self._extra)
+            log = _deferred if deferred else _log
+            log.debug("%s: %s", call.method, told, extra=self._extra)
         if self._policy.access_log:
-            access_log.write(call, outcome, now - call.begun, self._target)
+            access_log.write(call, outcome, now - call.begun, self._target, deferred=deferred)
         if not self._found:
             return
         try:
@@ -186,10 +190,12 @@ class Telemetry:
         self._instruments.attempt_duration.record(ended.seconds, attributes, surroundings)
 
     def _failed(self) -> None:
-        """Said once per channel: what fails for one call fails for the next."""
+        """Logs the first failure of a channel: what fails for one call fails for the next. May run in a locked step."""
         if not self._told:
             self._told = True
-            _log.exception("telemetry failed, and calls go on without it; check the span processors and propagators")
+            _deferred.exception(
+                "telemetry failed, and calls go on without it; check the span processors and propagators"
+            )
 
 
 def _stands_in(provider: object) -> bool:

@@ -5,6 +5,7 @@
 * ``ProcessServer``: the same in a process of its own, for kill -9, SIGSTOP and SIGTERM.
 * ``DnsServer``: a name server in this process, with every fault that a resolver must survive.
 * ``hosts``, ``shares``: a balancer alone on the bench, without servers.
+* ``flush_logs``: waits until log handlers have had the records that are handled on the log thread.
 * The pytest fixtures ``mesh_service``, ``mesh_servers`` and ``mesh_dns`` (``meshlib.testing.plugin``), wherever meshlib
   is installed.
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from meshlib.testing import echo
     from meshlib.testing.balancing import SimulatedCall, SimulatedHost, hosts, shares
     from meshlib.testing.dns import DnsServer, Query
+    from meshlib.testing.logs import flush_logs
     from meshlib.testing.processes import ProcessServer
     from meshlib.testing.server import Server, Tls, servers
     from meshlib.testing.traffic import Received
@@ -33,6 +35,8 @@ __all__ = [
     # names
     "DnsServer",
     "Query",
+    # logs
+    "flush_logs",
     # balancers
     "hosts",
     "shares",
@@ -48,6 +52,7 @@ _HOMES = {
     "Received": "traffic",
     "DnsServer": "dns",
     "Query": "dns",
+    "flush_logs": "logs",
     "hosts": "balancing",
     "shares": "balancing",
     "SimulatedHost": "balancing",
