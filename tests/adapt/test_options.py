@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from meshlib import ConfigError
-from meshlib._adapt.options import checked, for_subchannel, native_target
+from meshlib._adapt.options import checked, for_subchannel, native_target, numbered
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_cores_retries_never_multiply_ours() -> None:
 
 def test_a_subchannel_that_is_dialled_anew_shares_no_connection_with_the_one_before() -> None:
     """Equal options would have it wait for the end of the other one's back-off."""
-    assert len({for_subchannel((), None, dials=dials) for dials in range(3)}) == 3
+    assert len({numbered(for_subchannel((), None), number) for number in range(3)}) == 3
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ __all__ = [
     "for_subchannel",
     "health_checked",
     "native_target",
+    "numbered",
     "service_config",
     "without_retries",
 ]
@@ -81,14 +82,12 @@ def without_retries(options: Options) -> bool:
     return next((value for name, value in reversed(options) if name == "grpc.enable_retries"), 1) == 0
 
 
-def for_subchannel(options: Options, authority: str | None, *, dials: int = 0, alternatives: bool = False) -> Options:
+def for_subchannel(options: Options, authority: str | None, *, alternatives: bool = False) -> Options:
     """The options of the channel to one endpoint.
 
     Args:
         options: the user's, checked.
         authority: what ``:authority`` and the TLS name are to be, unless the user's options say.
-        dials: how often the endpoint was dialled anew. Channels with equal options share a connection, and its
-            back-off; this makes them differ.
         alternatives: whether the endpoint has several addresses. pick_first connects to one of them (gRFC A61); any
             other policy would take each for a host of its own.
     """
@@ -96,12 +95,16 @@ def for_subchannel(options: Options, authority: str | None, *, dials: int = 0, a
         options = (*(pair for pair in options if pair[0] != LB_POLICY), (LB_POLICY, "pick_first"))
     given = {name for name, _ in options}
     own = [pair for pair in DEFAULTS if pair[0] not in given]
-    if dials:
-        own.append(("meshlib.dials", dials))
     if authority is not None and not given & _NAMING:
         own.append(("grpc.default_authority", authority))
     users = tuple((name, _without_retries(value) if name == SERVICE_CONFIG else value) for name, value in options)
     return (*own, *users)
+
+
+def numbered(options: Options, number: int) -> Options:
+    """``options`` that are equal only to those of the same ``number``: C-core gives channels of equal options one
+    connection, and its back-off."""
+    return (*options, ("meshlib.dials", number)) if number else options
 
 
 def native_target(address: str, *alternatives: str) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, final
 
 from meshlib._aio.clock import CLOCK, Clock
 from meshlib._control.shared import Resolutions
+from meshlib._core.sharing import Sharing
 
 if TYPE_CHECKING:
     from meshlib._aio.runtime import Runtime
@@ -25,10 +26,12 @@ class Process:
 
     Args:
         clock: locks and loops.
+        sharing: which of its subchannels share a connection; None: that of a process that has inherited none.
     """
 
-    def __init__(self, clock: Clock = CLOCK) -> None:
+    def __init__(self, clock: Clock = CLOCK, sharing: Sharing | None = None) -> None:
         self.clock = clock
+        self.sharing = Sharing() if sharing is None else sharing
         self.runtimes: weakref.WeakSet[Runtime] = weakref.WeakSet()
         self._resolutions: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Resolutions] = (
             weakref.WeakKeyDictionary()
@@ -65,7 +68,7 @@ def _after_fork_in_child() -> None:
     global _process
     if _process.runtimes:
         _parked.append(_process.inherited())
-    _process = Process(_process.clock)
+    _process = Process(_process.clock, _process.sharing.child())
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

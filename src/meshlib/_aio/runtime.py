@@ -94,7 +94,7 @@ class Runtime:
 
     def open(self, host: Host) -> Subchannel:
         """A subchannel for ``host``."""
-        return Subchannel(host, self.settings, self._factory)
+        return Subchannel(host, self.settings, self.process.sharing, self._factory)
 
     def close(self, host: Host, subchannel: Any) -> None:
         """Ends a subchannel."""

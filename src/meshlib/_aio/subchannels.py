@@ -13,6 +13,7 @@ from meshlib._control.methods import Method
 from meshlib._control.settings import Settings
 from meshlib._core.host import Host
 from meshlib._core.kept import Kept
+from meshlib._core.sharing import Sharing
 
 __all__ = ["Factory", "Subchannel"]
 
@@ -28,13 +29,16 @@ class Subchannel:
     Args:
         host: whose connection it is.
         settings: the channel's.
+        sharing: of the process.
         factory: makes the channel of grpc.aio.
     """
 
     __slots__ = ("_channel", "multicallables", "state", "target")
 
-    def __init__(self, host: Host, settings: Settings, factory: Factory = grpcio.aio_channel) -> None:
-        self.target, options = settings.subchannel(host)
+    def __init__(
+        self, host: Host, settings: Settings, sharing: Sharing | None = None, factory: Factory = grpcio.aio_channel
+    ) -> None:
+        self.target, options = settings.subchannel(host, sharing)
         interceptors = one_per_kind(settings.attempt_interceptors)
         self._channel = factory(self.target, options, settings.credentials, settings.compression, interceptors)
         self.state: Callable[[bool], int] = grpcio.aio_state(self._channel)

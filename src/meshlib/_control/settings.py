@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any, Final
 import grpc
 import grpc.aio
 
-from meshlib._adapt.options import SERVICE_CONFIG, Options, checked, for_subchannel, native_target, without_retries
+from meshlib._adapt.options import (
+    SERVICE_CONFIG,
+    Options,
+    checked,
+    for_subchannel,
+    native_target,
+    numbered,
+    without_retries,
+)
 from meshlib._control.balancers import REGISTRY as BALANCERS
 from meshlib._control.configs import configured, either, merged
 from meshlib._control.notices import announce
@@ -31,6 +39,7 @@ from meshlib._core.policy import (
     RetryThrottling,
     TelemetryPolicy,
 )
+from meshlib._core.sharing import Sharing
 from meshlib._core.target import Target, parse_target
 
 if TYPE_CHECKING:
@@ -71,16 +80,28 @@ class Settings:
         balancer = self.balancer.balancer if isinstance(self.balancer, Priorities) else self.balancer
         return not type(balancer).__module__.startswith("meshlib.")
 
-    def subchannel(self, host: Host) -> tuple[str, Options]:
-        """The target and the options of grpc's channel to ``host``."""
+    def subchannel(self, host: Host, sharing: Sharing | None = None) -> tuple[str, Options]:
+        """The target and the options of grpc's channel to ``host``.
+
+        Args:
+            host: where it goes.
+            sharing: of the process; None: what is failing is shared, too.
+        """
         if self.target.native:
-            return self.target.text, self.options
-        endpoint = host.endpoint
-        authority = endpoint.authority or self.target.authority
-        # pick_first, which tries several addresses, watches no health (gRFC A17): a health check has the first alone.
-        alternatives = () if any(name == SERVICE_CONFIG for name, _ in self.options) else endpoint.alternatives
-        options = for_subchannel(self.options, authority, dials=host.dials, alternatives=bool(alternatives))
-        return native_target(endpoint.address, *alternatives), options
+            target, options = self.target.text, self.options
+        else:
+            endpoint = host.endpoint
+            authority = endpoint.authority or self.target.authority
+            # pick_first, which tries several addresses, watches no health (gRFC A17): a check has the first alone.
+            watched = any(name == SERVICE_CONFIG for name, _ in self.options)
+            alternatives = () if watched else endpoint.alternatives
+            target = native_target(endpoint.address, *alternatives)
+            options = for_subchannel(self.options, authority, alternatives=bool(alternatives))
+        if sharing is None:
+            return target, options
+        # As text, for not every value that grpc's own factories take can be a key.
+        number = sharing.number((target, repr(options), self.credentials), host)
+        return target, numbered(options, number)
 
 
 def settle(

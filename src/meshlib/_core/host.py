@@ -97,6 +97,7 @@ class Host:
     """
 
     __slots__ = (
+        "__weakref__",
         "dials",
         "ejection",
         "endpoint",

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, final
 
 from meshlib._control.shared import Resolutions
+from meshlib._core.sharing import Sharing
 from meshlib._sync.clock import CLOCK, Clock, Event
 
 if TYPE_CHECKING:
@@ -68,10 +69,12 @@ class Process:
 
     Args:
         clock: time, locks and threads.
+        sharing: which of its subchannels share a connection; None: that of a process that has inherited none.
     """
 
-    def __init__(self, clock: Clock = CLOCK) -> None:
+    def __init__(self, clock: Clock = CLOCK, sharing: Sharing | None = None) -> None:
         self.clock = clock
+        self.sharing = Sharing() if sharing is None else sharing
         self.lock = clock.lock()
         """Guards the making of runtimes and the life of the control thread."""
         self.pid = os.getpid()
@@ -167,7 +170,7 @@ def _after_fork_in_child() -> None:
         for runtime in runtimes:
             runtime.live = False
         _parked.append((_process, runtimes, list(_process.live)))
-    _process = Process(_process.clock)
+    _process = Process(_process.clock, _process.sharing.child())
 
 
 def _at_exit() -> None:

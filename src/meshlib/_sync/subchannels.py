@@ -11,6 +11,7 @@ from meshlib._control.methods import Method
 from meshlib._control.settings import Settings
 from meshlib._core.host import Host
 from meshlib._core.kept import Kept
+from meshlib._core.sharing import Sharing
 
 __all__ = ["CLOSED_CHANNEL", "Subchannel"]
 
@@ -27,13 +28,16 @@ class Subchannel:
     Args:
         host: whose connection it is.
         settings: the channel's.
+        sharing: of the process.
         factory: makes the grpc channel.
     """
 
     __slots__ = ("_channel", "_registry", "multicallables", "state", "target")
 
-    def __init__(self, host: Host, settings: Settings, factory: Factory = grpcio.channel) -> None:
-        self.target, options = settings.subchannel(host)
+    def __init__(
+        self, host: Host, settings: Settings, sharing: Sharing | None = None, factory: Factory = grpcio.channel
+    ) -> None:
+        self.target, options = settings.subchannel(host, sharing)
         self._channel = factory(self.target, options, settings.credentials, settings.compression)
         self.state: Callable[[bool], int] = grpcio.sync_state(self._channel)
         interceptors = settings.attempt_interceptors

@@ -1,0 +1,136 @@
+"""A new channel dials at once, whatever an older channel to the same address is waiting for."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+import meshlib
+from meshlib import aio
+from meshlib.testing import ProcessServer, Server, echo
+
+DEADLINE = 10.0
+PATIENT = [("grpc.initial_reconnect_backoff_ms", 60_000), ("grpc.max_reconnect_backoff_ms", 60_000)]
+"""After one failure nothing is dialled for a minute. That C-core shares it takes equal options."""
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Waits for what nobody announces."""
+    deadline = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < deadline, f"not in {DEADLINE} s"
+        time.sleep(0.005)
+
+
+def failing(channel: Any) -> bool:
+    """Whether its only host backs off."""
+    return [host.state for host in channel.mesh.snapshot().hosts] == ["TRANSIENT_FAILURE"]
+
+
+def sync_channel(server: ProcessServer) -> meshlib.Channel:
+    """A channel that fails at once and dials rarely."""
+    return meshlib.channel(f"static:///{server.address}", retry=None, options=PATIENT)
+
+
+def call(channel: grpc.Channel) -> bytes:
+    """One call."""
+    answer: bytes = channel.unary_unary(echo.UNARY)(b"x", timeout=DEADLINE)
+    return answer
+
+
+def connections(server: Server) -> int:
+    """Established TCP connections to ``server``, as the kernel counts them."""
+    lines = [line for table in ("tcp", "tcp6") for line in Path(f"/proc/self/net/{table}").read_text().splitlines()]
+    return sum(line.split()[2].endswith(f":{server.port:04X}") and line.split()[3] == "01" for line in lines)
+
+
+def test_channels_to_one_address_share_a_connection() -> None:
+    """As those of grpc do, as long as it works."""
+    with Server() as server, ExitStack() as channels:
+        for _ in range(5):
+            channel = channels.enter_context(meshlib.channel(f"static:///{server.address}"))
+            assert call(channel) == b"x"
+        assert connections(server) == 1
+
+
+def test_a_new_channel_does_not_wait_for_the_back_off_of_an_older_one() -> None:
+    """The server is back, and grpc's own new channel would find it."""
+    with ProcessServer() as server, sync_channel(server) as old:
+        call(old)
+        server.kill()
+        until(lambda: failing(old))
+        server.start()
+        for _ in range(3):
+            with sync_channel(server) as new:
+                assert call(new) == b"x"
+        assert failing(old)
+
+
+async def test_a_new_channel_does_not_wait_for_the_back_off_of_an_older_one_in_asyncio() -> None:
+    """The same in asyncio."""
+
+    def channel() -> aio.Channel:
+        return aio.channel(f"static:///{server.address}", retry=None, options=PATIENT)
+
+    with ProcessServer() as server:
+        async with channel() as old:
+            assert await old.unary_unary(echo.UNARY)(b"x", timeout=DEADLINE) == b"x"
+            server.kill()
+            await asyncio.to_thread(until, lambda: failing(old))
+            await asyncio.to_thread(server.start)
+            for _ in range(3):
+                async with channel() as new:
+                    assert await new.unary_unary(echo.UNARY)(b"x", timeout=DEADLINE) == b"x"
+            assert failing(old)
+
+
+def test_a_new_event_loop_does_not_wait_for_the_back_off_of_the_last() -> None:
+    """What was made on a loop that has ended may still be there, and dials for ever."""
+
+    async def first() -> aio.Channel:
+        channel = aio.channel(f"static:///{server.address}", retry=None, options=PATIENT)
+        assert await channel.unary_unary(echo.UNARY)(b"x", timeout=DEADLINE) == b"x"
+        server.kill()
+        await asyncio.to_thread(until, lambda: failing(channel))
+        return channel
+
+    async def second() -> None:
+        async with aio.channel(f"static:///{server.address}", retry=None, options=PATIENT) as channel:
+            assert await channel.unary_unary(echo.UNARY)(b"x", timeout=DEADLINE) == b"x"
+
+    with ProcessServer() as server:
+        old = asyncio.run(first())
+        server.start()
+        asyncio.run(second())
+        del old
+
+
+@pytest.mark.parametrize("state", ["connected", "failing"])
+def test_a_forked_child_does_not_wait_for_what_its_parent_had(state: str) -> None:
+    """Connections that were copied at the fork are dead, and say nothing of the server."""
+    with ProcessServer() as server, sync_channel(server) as channel:
+        call(channel)
+        if state == "failing":
+            server.kill()
+            until(lambda: failing(channel))
+            server.start()
+        pid = os.fork()
+        if pid == 0:
+            status = 3
+            try:
+                status = 0 if call(channel) == b"x" else 4
+            finally:
+                os._exit(status)
+        deadline = time.monotonic() + 2 * DEADLINE
+        while not (ended := os.waitpid(pid, os.WNOHANG))[0]:
+            if time.monotonic() > deadline:
+                os.kill(pid, signal.SIGKILL)
+            time.sleep(0.005)
+        assert os.waitstatus_to_exitcode(ended[1]) == 0
