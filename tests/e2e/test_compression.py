@@ -51,21 +51,16 @@ async def test_requests_are_compressed_as_asked(
     shell: Shell, channel: grpc.Compression | None, call: grpc.Compression | None, small: bool, kind: str
 ) -> None:
     """Small on the wire, or as large as they are; what arrives is the same."""
-    if (shell, kind) == ("sync", "stream_unary") and call is not None:
-        pytest.skip("grpc's own sync channel loses it, see below")
     with Server() as server, Relay(server.address) as relay:
         async with caller(shell, name=f"static:///{relay.address}", **arguments(channel)) as it:
             assert (await sent(it.channel, relay, shell, kind, call) < SMALL) is small, relay.up
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("channel", "call"), [(GZIP, NONE), (None, GZIP), (NONE, GZIP)])
 @pytest.mark.parametrize("shell", SHELLS)
-async def test_where_grpc_has_ways_of_its_own_they_stay(
-    shell: Shell, channel: grpc.Compression | None, call: grpc.Compression | None, kind: str
-) -> None:
-    """``NoCompression`` of a call does not beat the channel's in grpc, and its sync channel loses the compression of a
-    call with a stream of requests and one response. Whatever it does, meshlib does the same."""
+async def test_where_grpc_has_ways_of_its_own_they_stay(shell: Shell, kind: str) -> None:
+    """``NoCompression`` of a call does not beat the channel's in grpc. Whatever it does, meshlib does the same."""
+    channel, call = GZIP, NONE
     with Server() as server, Relay(server.address) as relay:
         async with caller(shell, name=f"static:///{relay.address}", **arguments(channel)) as it:
             ours = await sent(it.channel, relay, shell, kind, call)
@@ -77,6 +72,57 @@ async def test_where_grpc_has_ways_of_its_own_they_stay(
             async with grpc.aio.insecure_channel(relay.address, **arguments(channel)) as native:
                 theirs = await sent(native, relay, shell, kind, call)
     assert (ours < SMALL) is (theirs < SMALL), (ours, theirs)
+
+
+class _Sync(
+    grpc.UnaryUnaryClientInterceptor,  # type: ignore[type-arg]
+    grpc.UnaryStreamClientInterceptor,  # type: ignore[type-arg]
+    grpc.StreamUnaryClientInterceptor,  # type: ignore[type-arg]
+    grpc.StreamStreamClientInterceptor,  # type: ignore[type-arg]
+):
+    """Goes on with the call as it is."""
+
+    def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
+        assert details.compression is GZIP
+        assert not any(key.startswith("grpc-internal") for key, _ in details.metadata or ())
+        return continuation(details, request)
+
+    intercept_unary_stream = intercept_stream_unary = intercept_stream_stream = intercept_unary_unary
+
+
+class _UnaryUnary(grpc.aio.UnaryUnaryClientInterceptor):
+    """The same in asyncio, where one class has one kind."""
+
+    async def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
+        return await continuation(details, request)
+
+
+class _UnaryStream(grpc.aio.UnaryStreamClientInterceptor):
+    async def intercept_unary_stream(self, continuation: Any, details: Any, request: Any) -> Any:
+        return await continuation(details, request)
+
+
+class _StreamUnary(grpc.aio.StreamUnaryClientInterceptor):
+    async def intercept_stream_unary(self, continuation: Any, details: Any, requests: Any) -> Any:
+        return await continuation(details, requests)
+
+
+class _StreamStream(grpc.aio.StreamStreamClientInterceptor):
+    async def intercept_stream_stream(self, continuation: Any, details: Any, requests: Any) -> Any:
+        return await continuation(details, requests)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("where", ["interceptors", "attempt_interceptors"])
+@pytest.mark.parametrize("shell", SHELLS)
+async def test_interceptors_do_not_lose_the_compression(shell: Shell, where: str, kind: str) -> None:
+    """Neither those of the call nor those of its attempts; what they see is what the application asked for."""
+    given: list[Any] = (
+        [_Sync()] if shell == "sync" else [_UnaryUnary(), _UnaryStream(), _StreamUnary(), _StreamStream()]
+    )
+    with Server() as server, Relay(server.address) as relay:
+        async with caller(shell, name=f"static:///{relay.address}", **{where: given}) as it:
+            assert await sent(it.channel, relay, shell, kind, GZIP) < SMALL
 
 
 @pytest.mark.parametrize("scope", ["channel", "call"])
@@ -97,8 +143,6 @@ async def test_retries_are_compressed_too(shell: Shell, scope: str) -> None:
 @pytest.mark.parametrize("kind", ["unary_unary", "stream_unary"])
 def test_blocking_calls_are_compressed(kind: str, way: str, scope: str, compression: grpc.Compression | None) -> None:
     """Those of the sync shell have ways of their own, beside the future's."""
-    if (kind, scope) == ("stream_unary", "call") and compression is not None:
-        pytest.skip("grpc's own sync channel loses it, see above")
     channel, call = (compression, None) if scope == "channel" else (None, compression)
     with (
         Server() as server,

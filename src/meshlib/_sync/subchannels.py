@@ -41,9 +41,8 @@ class Subchannel:
         self._channel = factory(self.target, options, settings.credentials, settings.compression)
         self.state: Callable[[bool], int] = grpcio.sync_state(self._channel)
         interceptors = settings.attempt_interceptors
-        self._registry = _Registry(
-            grpc.intercept_channel(self._channel, *interceptors) if interceptors else self._channel
-        )
+        calls: Any = grpcio.Compressing(self._channel)
+        self._registry = _Registry(grpc.intercept_channel(calls, *interceptors) if interceptors else calls)
         self.multicallables: Kept[Method, Any] = Kept(self._registry.multicallable)
         """grpc's multicallables by method: they take bytes, and return messages. ``ValueError``: the channel is closed,
         in grpc's own words."""
@@ -64,7 +63,7 @@ class _Registry:
 
     __slots__ = ("_calls", "_closed", "_lock")
 
-    def __init__(self, calls: grpc.Channel) -> None:
+    def __init__(self, calls: Any) -> None:
         self._calls = calls
         self._closed = False
         self._lock = threading.Lock()

@@ -22,9 +22,10 @@ They are used because the public way costs what a mesh cannot pay, or is not the
 
 from meshlib._adapt.grpcio.aio import aio_channel, aio_intercepted, aio_state, sending
 from meshlib._adapt.grpcio.blocking import UnaryUnary, shortened
-from meshlib._adapt.grpcio.sync import channel, debug_string, inactive, let_go, sync_state
+from meshlib._adapt.grpcio.sync import Compressing, channel, debug_string, inactive, let_go, sync_state
 
 __all__ = [
+    "Compressing",
     "UnaryUnary",
     "aio_channel",
     "aio_intercepted",

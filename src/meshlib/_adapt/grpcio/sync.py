@@ -1,12 +1,16 @@
 """grpc's channels for threads, and their calls."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any, cast, final
 
 import grpc
 import grpc._channel
 
-__all__ = ["channel", "debug_string", "inactive", "let_go", "sync_state"]
+__all__ = ["Compressing", "channel", "debug_string", "inactive", "let_go", "sync_state"]
+
+_COMPRESSION = "grpc-internal-encoding-request"
+"""The metadata by which C-core is asked to compress a call, which it takes out (``grpc/compression.h``)."""
+_ALGORITHMS = {grpc.Compression.Deflate: "deflate", grpc.Compression.Gzip: "gzip"}
 
 
 def channel(
@@ -47,3 +51,50 @@ def let_go(call: Any) -> None:
     """Wakes whoever still waits for messages of a call that C-core has refused."""
     if getattr(getattr(call, "_state", None), "due", None):
         call._call.cancel(grpc.StatusCode.CANCELLED.value[0], "the call was refused")
+
+
+@final
+class Compressing:
+    """The multicallables of a channel of grpc's, each of which compresses when asked to.
+
+    Args:
+        channel: grpc's own, or what stands for it.
+    """
+
+    def __init__(self, channel: Any) -> None:
+        self.unary_unary = channel.unary_unary
+        self.unary_stream = channel.unary_stream
+        self.stream_stream = channel.stream_stream
+        self._stream_unary = channel.stream_unary
+
+    def stream_unary(self, *arguments: Any) -> "_StreamUnary":
+        """One with a stream of requests and one response."""
+        return _StreamUnary(self._stream_unary(*arguments))
+
+
+@final
+class _StreamUnary(grpc.StreamUnaryMultiCallable):  # type: ignore[type-arg]
+    """grpc's own, whose ``future`` drops the compression of the call."""
+
+    def __init__(self, made: Any) -> None:
+        self._made = made
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        return self._made(*arguments, **named)
+
+    def with_call(self, *arguments: Any, **named: Any) -> Any:
+        return self._made.with_call(*arguments, **named)
+
+    def future(
+        self,
+        request_iterator: Any,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> Any:
+        algorithm = _ALGORITHMS.get(compression) if compression is not None else None
+        if algorithm is not None:
+            metadata, compression = (*(metadata or ()), (_COMPRESSION, algorithm)), None
+        return self._made.future(request_iterator, timeout, metadata, credentials, wait_for_ready, compression)
