@@ -1,12 +1,19 @@
 """Channel options: what is refused where the channel is made, and what a subchannel gets."""
 
 import json
+import logging
 from typing import Any
 
+import grpc.experimental
 import pytest
 
 from meshlib import ConfigError
-from meshlib._adapt.options import checked, for_subchannel, native_target, numbered
+from meshlib._adapt.options import WITHOUT_EFFECT, checked, for_subchannel, native_target, numbered
+from meshlib._control.settings import Settings, settle
+from meshlib._core.balancing.pick_first import PickFirst
+from meshlib._core.balancing.round_robin import RoundRobin
+from meshlib._core.endpoint import Endpoint
+from meshlib._core.host import Host
 
 
 @pytest.mark.parametrize(
@@ -97,3 +104,162 @@ def test_several_addresses_become_one_target() -> None:
     options = for_subchannel((("grpc.lb_policy_name", "round_robin"), ("x", 1)), None, alternatives=True)
     assert [value for name, value in options if name == "grpc.lb_policy_name"] == ["pick_first"]
     assert ("x", 1) in options
+
+
+# Every channel argument of C-core (grpc/impl/channel_arg_names.h, 1.85) that a client may be given, and what becomes of
+# it: "obeyed" by the subchannels, as it was written; "refused"; or what meshlib does about it.
+OBEYED: dict[str, Any] = {
+    "grpc.absolute_max_metadata_size": 16384,
+    "grpc.address_http_proxy": "127.0.0.1:3128",
+    "grpc.address_http_proxy_enabled_addresses": "10.0.0.0/8",
+    "grpc.census": 0,
+    "grpc.client_idle_timeout_ms": 2**31 - 1,
+    "grpc.compression_enabled_algorithms_bitset": 7,
+    "grpc.default_authority": "svc-a",
+    "grpc.default_compression_algorithm": 2,
+    "grpc.default_compression_level": 1,
+    "grpc.disable_client_authority_filter": 1,
+    "grpc.dns_ares_query_timeout": 0,
+    "grpc.dns_enable_srv_queries": 0,
+    "grpc.dscp": 10,
+    "grpc.enable_channelz": 0,
+    "grpc.enable_http_proxy": 1,
+    "grpc.enable_retries": 0,
+    "grpc.experimental.enable_hedging": 1,
+    "grpc.experimental.http2.enable_preferred_frame_size": 1,
+    "grpc.experimental.tcp_max_read_chunk_size": 8192,
+    "grpc.experimental.tcp_min_read_chunk_size": 1024,
+    "grpc.experimental.tcp_read_chunk_size": 8192,
+    "grpc.experimental.tcp_tx_zerocopy_enabled": 1,
+    "grpc.experimental.tcp_tx_zerocopy_max_simultaneous_sends": 4,
+    "grpc.experimental.tcp_tx_zerocopy_send_bytes_threshold": 16384,
+    "grpc.happy_eyeballs_connection_attempt_delay_ms": 100,
+    "grpc.http2.bdp_probe": 0,
+    "grpc.http2.hpack_table_size.decoder": 4096,
+    "grpc.http2.hpack_table_size.encoder": 4096,
+    "grpc.http2.initial_sequence_number": 1,
+    "grpc.http2.lookahead_bytes": 65536,
+    "grpc.http2.max_frame_size": 16384,
+    "grpc.http2.max_pings_without_data": 0,
+    "grpc.http2.min_time_between_pings_ms": 1000,
+    "grpc.http2.ping_timeout_ms": 1000,
+    "grpc.http2.true_binary": 1,
+    "grpc.http2.write_buffer_size": 65536,
+    "grpc.http2_scheme": "http",
+    "grpc.http_proxy": "http://127.0.0.1:3128",
+    "grpc.inhibit_health_checking": 1,
+    "grpc.initial_reconnect_backoff_ms": 500,
+    "grpc.keepalive_permit_without_calls": 1,
+    "grpc.keepalive_time_ms": 10000,
+    "grpc.keepalive_timeout_ms": 1000,
+    "grpc.loadreporting": 0,
+    "grpc.max_channel_trace_event_memory_per_node": 0,
+    "grpc.max_concurrent_streams": 100,
+    "grpc.max_metadata_size": 8192,
+    "grpc.max_receive_message_length": -1,
+    "grpc.max_reconnect_backoff_ms": 9000,
+    "grpc.max_send_message_length": -1,
+    "grpc.min_reconnect_backoff_ms": 1000,
+    "grpc.minimal_stack": 1,
+    "grpc.optimization_target": "latency",
+    "grpc.per_message_compression": 0,
+    "grpc.per_message_decompression": 0,
+    "grpc.per_rpc_retry_buffer_size": 1024,
+    "grpc.primary_user_agent": "svc-b",
+    "grpc.secondary_user_agent": "svc-c",
+    "grpc.security_frame_allowed": 1,
+    "grpc.service_config_disable_resolution": 1,
+    "grpc.ssl_target_name_override": "svc-a",
+    "grpc.surface_user_agent": 0,
+    "grpc.tcp_receive_buffer_size": 65536,
+    "grpc.testing.fixed_reconnect_backoff_ms": 100,
+    "grpc.tsi.max_frame_size": 16384,
+    "grpc.use_local_subchannel_pool": 1,
+    grpc.experimental.ChannelOptions.SingleThreadedUnaryStream: 1,
+}
+REFUSED: dict[str, Any] = {
+    "grpc.client_idle_timeout_ms": 60_000,
+    "grpc.dns_ares_query_timeout": 1000,
+    "grpc.dns_enable_srv_queries": 1,
+    "grpc.dns_min_time_between_resolutions_ms": 1000,
+    "grpc.experimental.grpclb_channel_args": "any",
+    "grpc.grpclb_call_timeout_ms": 1000,
+    "grpc.grpclb_fallback_timeout_ms": 1000,
+    "grpc.lb.ring_hash.ring_size_cap": 4096,
+    "grpc.lb_policy_name": "weighted_round_robin",
+    "grpc.priority_failover_timeout_ms": 1000,
+    "grpc.service_config_disable_resolution": 0,
+}
+
+
+def subchannel(settings: Settings) -> dict[str, Any]:
+    """The options of the channel to a host, each of which has one value."""
+    _, options = settings.subchannel(Host(Endpoint(address="10.0.0.7:1")))
+    assert len({name for name, _ in options}) == len(options)
+    return dict(options)
+
+
+@pytest.mark.parametrize("as_grpc", [False, True])
+@pytest.mark.parametrize("name", OBEYED)
+def test_an_option_that_works_on_one_address_reaches_it(name: str, as_grpc: bool) -> None:
+    """As it was written, whatever meshlib has for a default."""
+    assert subchannel(settle("svc-a", options=[(name, OBEYED[name])], as_grpc=as_grpc))[name] == OBEYED[name]
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_an_option_that_can_have_no_effect_is_refused_with_the_reason(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """grpc's own factories take whatever grpc takes, and the log says what they do not do, once."""
+    reason, _ = WITHOUT_EFFECT[name]
+    with pytest.raises(ConfigError) as error:
+        settle("svc-a", options=[(name, REFUSED[name])])
+    assert str(error.value) == f"options[{name!r}]={REFUSED[name]!r}: {reason}"
+    with caplog.at_level(logging.WARNING, "meshlib"):
+        for _ in range(2):
+            settle(f"svc-{name.replace('.', '-').replace('_', '-')}", options=[(name, REFUSED[name])], as_grpc=True)
+    assert [f"the option ({name!r}, {REFUSED[name]!r}) {reason}" in text for text in caplog.messages] == [True]
+
+
+def test_the_table_is_complete() -> None:
+    """What is refused is in it."""
+    assert set(REFUSED) == set(WITHOUT_EFFECT)
+
+
+def test_a_target_of_grpcs_own_keeps_all_options() -> None:
+    """C-core resolves and balances there, so everything works."""
+    options = tuple(REFUSED.items())
+    assert settle("xds:///svc-a", options=options).options == options
+
+
+@pytest.mark.parametrize(("name", "balancer"), [("pick_first", PickFirst), (b"round_robin", RoundRobin)])
+def test_the_policy_of_the_option_is_the_balancer(name: str | bytes, balancer: type) -> None:
+    """On the channel to one host it would have nothing to choose from."""
+    settings = settle("svc-a", options=[("grpc.lb_policy_name", name)])
+    assert type(settings.balancer) is balancer
+    assert subchannel(settings)["grpc.lb_policy_name"] == "round_robin"
+
+
+def test_two_balancers_are_refused() -> None:
+    """One of them would be ignored."""
+    with pytest.raises(ConfigError, match=r"^balancer='random': is in options\['grpc.lb_policy_name'\] as well"):
+        settle("svc-a", balancer="random", options=[("grpc.lb_policy_name", "pick_first")])
+
+
+def test_a_proxy_that_the_user_names_is_used() -> None:
+    """The default that hides those of the environment would hide this one as well."""
+    proxy = ("grpc.http_proxy", "http://127.0.0.1:3128")
+    assert "grpc.enable_http_proxy" not in subchannel(settle("svc-a", options=[proxy]))
+    both = [proxy, ("grpc.enable_http_proxy", 0)]
+    assert subchannel(settle("svc-a", options=both))["grpc.enable_http_proxy"] == 0
+
+
+def test_a_longer_first_back_off_is_not_cut_by_the_longest() -> None:
+    """Our longest is 5 s, less than what grpc takes without being told."""
+    made = subchannel(settle("svc-a", options=[("grpc.initial_reconnect_backoff_ms", 20_000)]))
+    assert made["grpc.max_reconnect_backoff_ms"] == 20_000
+
+
+def test_an_idle_connection_is_kept() -> None:
+    """C-core would close it after half an hour, only to be asked for it again at once."""
+    assert subchannel(settle("svc-a"))["grpc.client_idle_timeout_ms"] == 2**31 - 1

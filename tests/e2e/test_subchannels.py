@@ -278,6 +278,27 @@ def test_a_proxy_of_the_environment_is_not_for_the_mesh(
         assert {result.code for result in load.results} == {"UNAVAILABLE"}
 
 
+@both_shells
+def test_a_proxy_that_the_application_names_is_asked(shell: Shell) -> None:
+    """It is asked for a tunnel to the address of the host; this one has none to give."""
+    with Server() as server, socket.create_server(("127.0.0.1", 0)) as listener:
+        proxy = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        asked: list[bytes] = []
+
+        def serve() -> None:
+            with listener.accept()[0] as connection:
+                asked.append(connection.recv(4096))
+
+        serving = threading.Thread(target=serve)
+        serving.start()
+        options: dict[str, Any] = {"options": [("grpc.http_proxy", proxy)], "retry": None}
+        with Load(static(server), shell=shell, callers=1, **options) as load:
+            load.wait_for_calls(1)
+            serving.join(DEADLINE)
+        assert {result.code for result in load.results} == {"UNAVAILABLE"}
+        assert asked[0].startswith(f"CONNECT {server.address} HTTP/1.".encode())
+
+
 # --- authority ---
 
 

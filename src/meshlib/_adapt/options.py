@@ -1,7 +1,7 @@
 """Channel options: what a user may give, and what a subchannel gets."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -9,33 +9,65 @@ from meshlib._core.errors import ConfigError
 
 __all__ = [
     "Options",
+    "balancer",
     "checked",
     "for_subchannel",
     "health_checked",
     "native_target",
     "numbered",
     "service_config",
+    "without_effect",
     "without_retries",
 ]
 
 Options = tuple[tuple[str, Any], ...]
 
 LB_POLICY: Final = "grpc.lb_policy_name"
-
+_MOST_BACK_OFF: Final = 5000
+_LONGEST: Final = ("grpc.max_reconnect_backoff_ms", _MOST_BACK_OFF)
 DEFAULTS: Final[Options] = (
     # Reconnects by itself after a disconnect, where pick_first would go idle and stay so.
     (LB_POLICY, "round_robin"),
     ("grpc.initial_reconnect_backoff_ms", 100),
     # Also the time-out of one connection attempt.
     ("grpc.min_reconnect_backoff_ms", 5000),
-    ("grpc.max_reconnect_backoff_ms", 5000),
+    _LONGEST,
     # An address no longer matches the names in no_proxy, so a proxy for the outside world would catch it.
     ("grpc.enable_http_proxy", 0),
+    # After 30 minutes without a call C-core would close the connection, only to be asked for it again.
+    ("grpc.client_idle_timeout_ms", 2**31 - 1),
 )
 """What a subchannel gets unless the user's options say otherwise."""
 
 # With either of them the user names the server; grpc takes the second for the first if it stands alone.
 _NAMING: Final = frozenset({"grpc.default_authority", "grpc.ssl_target_name_override"})
+BALANCERS: Final = frozenset({"pick_first", "round_robin"})
+"""Values of that option that meshlib has a balancer of the same name for."""
+_NO_POLICY: Final = "configures a balancing policy of grpc's, and none runs here; use balancer="
+WITHOUT_EFFECT: Final[Mapping[str, tuple[str, Callable[[Any], bool]]]] = {
+    # Of each option: why it can have no effect, and for which values that matters.
+    "grpc.client_idle_timeout_ms": (
+        "cannot be followed: a channel dials its hosts again as soon as a connection ends; close the channel instead",
+        lambda value: not isinstance(value, int) or value < 2**31 - 1,
+    ),
+    "grpc.dns_ares_query_timeout": ("has no effect: meshlib looks names up itself; use dns=DnsPolicy(timeout=)", bool),
+    "grpc.dns_enable_srv_queries": ("has no effect: meshlib looks names up itself; use a target srv:///", bool),
+    "grpc.dns_min_time_between_resolutions_ms": (
+        "has no effect: meshlib looks names up itself; use dns=DnsPolicy(min_ttl=, max_ttl=)",
+        lambda _: True,
+    ),
+    "grpc.grpclb_call_timeout_ms": (_NO_POLICY, lambda _: True),
+    "grpc.grpclb_fallback_timeout_ms": (_NO_POLICY, lambda _: True),
+    "grpc.experimental.grpclb_channel_args": (_NO_POLICY, lambda _: True),
+    "grpc.lb.ring_hash.ring_size_cap": (_NO_POLICY, lambda _: True),
+    LB_POLICY: ("names a balancing policy that is not grpc's pick_first or round_robin; use balancer=", lambda _: True),
+    "grpc.priority_failover_timeout_ms": (_NO_POLICY, lambda _: True),
+    "grpc.service_config_disable_resolution": (
+        "has no effect: meshlib takes no service config from DNS; use service_config=",
+        lambda value: not value,
+    ),
+}
+"""Options of a client that C-core would follow on a channel to a name, and cannot on one to a single address."""
 _RETRIES: Final = ("retryPolicy", "hedgingPolicy")
 SERVICE_CONFIG: Final = "grpc.service_config"
 _NUMBERS: Final = ("_ms", "_message_length", "_size", "grpc.enable_", "max_concurrent_streams", "_calls", "_data")
@@ -82,6 +114,25 @@ def without_retries(options: Options) -> bool:
     return next((value for name, value in reversed(options) if name == "grpc.enable_retries"), 1) == 0
 
 
+def balancer(options: Options) -> tuple[str | None, Options]:
+    """The balancer that the user's options name, None if there is none; and the other options."""
+    named = next((value for name, value in reversed(options) if name == LB_POLICY), None)
+    text = named.decode(errors="replace") if isinstance(named, bytes) else named
+    if text not in BALANCERS:
+        return None, options
+    return text, tuple(pair for pair in options if pair[0] != LB_POLICY)
+
+
+def without_effect(options: Options) -> list[tuple[str, Any, str]]:
+    """Those of the user's options that can have no effect: name, value and why."""
+    found = []
+    for name, value in options:
+        reason, matters = WITHOUT_EFFECT.get(name, ("", bool))
+        if reason and matters(value):
+            found.append((name, value, reason))
+    return found
+
+
 def for_subchannel(options: Options, authority: str | None, *, alternatives: bool = False) -> Options:
     """The options of the channel to one endpoint.
 
@@ -93,9 +144,14 @@ def for_subchannel(options: Options, authority: str | None, *, alternatives: boo
     """
     if alternatives:
         options = (*(pair for pair in options if pair[0] != LB_POLICY), (LB_POLICY, "pick_first"))
-    given = {name for name, _ in options}
+    given = dict(options)
     own = [pair for pair in DEFAULTS if pair[0] not in given]
-    if authority is not None and not given & _NAMING:
+    if "grpc.http_proxy" in given:
+        own = [pair for pair in own if pair[0] != "grpc.enable_http_proxy"]
+    first = given.get("grpc.initial_reconnect_backoff_ms")
+    if isinstance(first, int) and first > _MOST_BACK_OFF and _LONGEST in own:
+        own[own.index(_LONGEST)] = (_LONGEST[0], first)
+    if authority is not None and not given.keys() & _NAMING:
         own.append(("grpc.default_authority", authority))
     users = tuple((name, _without_retries(value) if name == SERVICE_CONFIG else value) for name, value in options)
     return (*own, *users)

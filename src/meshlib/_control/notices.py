@@ -8,7 +8,7 @@ from typing import Final
 from meshlib._adapt.options import Options
 from meshlib._core.target import Target
 
-__all__ = ["announce"]
+__all__ = ["announce", "unheeded"]
 
 _log = logging.getLogger("meshlib")
 
@@ -22,7 +22,7 @@ def announce(target: Target, options: Options, *, secure: bool, environ: Mapping
     """Logs that a channel is in plaintext, and that a proxy will not be used, once per target and once per proxy."""
     if not secure and target.scheme != "unix" and _first(f"plaintext {target.text}"):
         _log.info("%s: plaintext; pass credentials=grpc.ssl_channel_credentials() to encrypt", target.text)
-    if any(name == "grpc.enable_http_proxy" for name, _ in options):
+    if any(name in ("grpc.enable_http_proxy", "grpc.http_proxy") for name, _ in options):
         return
     variable = next((name for name in PROXY_VARIABLES if environ.get(name)), None)
     if variable is not None and not target.native and _first(f"proxy {variable}"):
@@ -31,6 +31,12 @@ def announce(target: Target, options: Options, *, secure: bool, environ: Mapping
             'no_proxy entry by name would spare; pass options=[("grpc.enable_http_proxy", 1)] to use it',
             variable,
         )
+
+
+def unheeded(target: Target, name: str, value: object, reason: str) -> None:
+    """Logs that an option has no effect, once per target and option."""
+    if _first(f"option {name} {target.text}"):
+        _log.warning("%s: the option (%r, %r) %s", target.text, name, value, reason)
 
 
 def _first(what: str) -> bool:

@@ -9,17 +9,20 @@ import grpc
 import grpc.aio
 
 from meshlib._adapt.options import (
+    LB_POLICY,
     SERVICE_CONFIG,
     Options,
     checked,
     for_subchannel,
     native_target,
     numbered,
+    without_effect,
     without_retries,
 )
+from meshlib._adapt.options import balancer as balancer_of
 from meshlib._control.balancers import REGISTRY as BALANCERS
 from meshlib._control.configs import configured, either, merged
-from meshlib._control.notices import announce
+from meshlib._control.notices import announce, unheeded
 from meshlib._control.plugins import REGISTRY as RESOLVERS
 from meshlib._control.sources import Source, source
 from meshlib._core.balancing.contracts import Balancer
@@ -176,13 +179,19 @@ def settle(
         schemes=RESOLVERS,
     )
     given = checked(options, as_grpc=as_grpc)
+    named = None
+    if not parsed.native:
+        named, given = balancer_of(given)
+        _unheeded(given, parsed, as_grpc=as_grpc)
+        if named is not None and balancer != "round_robin":
+            raise ConfigError("balancer", balancer, f"is in options[{LB_POLICY!r}] as well; give one of the two")
     config, given = configured(service_config, given, target=parsed, as_grpc=as_grpc)
     table = MethodTable(retry=retry, timeout=timeout, methods=merged(methods, config))
     announce(parsed, given, secure=credentials is not None)
     return Settings(
         target=parsed,
         source=source(parsed, dns or DnsPolicy(), resolver),
-        balancer=either("balancer", balancer, "round_robin", BALANCERS.resolve(balancer), config.balancer),
+        balancer=either("balancer", balancer, "round_robin", BALANCERS.resolve(named or balancer), config.balancer),
         credentials=credentials,
         options=given,
         compression=compression,
@@ -198,6 +207,14 @@ def settle(
         tracer_provider=tracer_provider,
         meter_provider=meter_provider,
     )
+
+
+def _unheeded(options: Options, target: Target, *, as_grpc: bool) -> None:
+    """Refuses options that can have no effect; grpc's own factories take them, and the log says so."""
+    for name, value, reason in without_effect(options):
+        if not as_grpc:
+            raise ConfigError(f"options[{name!r}]", value, reason)
+        unheeded(target, name, value, reason)
 
 
 def _throttling(argument: RetryBudget | RetryThrottling | None, said: RetryThrottling | None) -> RetryThrottling | None:
