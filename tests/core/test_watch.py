@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from meshlib._core.watch import QUIET, SWEEP, WATCH_FIRST, WATCH_LAST, Watch
+from meshlib._core.watch import GROWTH, LONG, QUIET, SWEEP, WATCH_FIRST, WATCH_LAST, Watch
 
 
 def test_ten_times_a_second_while_nobody_waits() -> None:
@@ -21,17 +21,30 @@ def test_ten_times_a_second_while_nobody_waits() -> None:
     assert watch.at == math.inf
 
 
-def test_often_while_somebody_waits() -> None:
-    """From half a millisecond, doubling, to 20 ms."""
-    assert (WATCH_FIRST, WATCH_LAST, SWEEP) == (0.0005, 0.02, 0.1)
+@pytest.mark.parametrize("who", ["waiting", "watched"])
+def test_often_while_somebody_waits(who: str) -> None:
+    """From 0.3 ms, half as long again each time, to 20 ms: a call, or somebody who is to be told of readiness."""
+    assert (WATCH_FIRST, GROWTH, WATCH_LAST, SWEEP) == (0.0003, 1.5, 0.02, 0.1)
     watch = Watch()
     watch.hurry(now=0.0)
     looks = []
-    for _ in range(8):
+    for _ in range(14):
         looks.append(watch.at)
-        watch.looked(1, waiting=True, quiet=False, now=watch.at)
-    gaps = [round((after - before) * 1000, 6) for before, after in zip([0.0, *looks], looks, strict=False)]
-    assert gaps == [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 20.0, 20.0]
+        watch.looked(1, waiting=who == "waiting", watched=who == "watched", quiet=True, now=watch.at)
+    gaps = [after - before for before, after in zip([0.0, *looks], looks, strict=False)]
+    assert gaps == pytest.approx([min(WATCH_FIRST * GROWTH**n, WATCH_LAST) for n in range(14)])
+    assert gaps[-1] == pytest.approx(WATCH_LAST)
+
+
+def test_who_is_told_of_changes_for_ever_is_not_in_a_hurry_for_ever() -> None:
+    """A call is: it has a deadline."""
+    watch = Watch()
+    watch.hurry(now=0.0)
+    watch.looked(1, waiting=False, watched=True, quiet=True, now=LONG)
+    assert watch.at == LONG + SWEEP
+    watch.hurry(now=LONG)
+    watch.looked(1, waiting=False, watched=True, quiet=True, now=LONG)
+    assert watch.at < LONG + WATCH_LAST
 
 
 def test_hurry_never_puts_a_look_off() -> None:
@@ -52,6 +65,17 @@ def test_less_often_while_nothing_happens() -> None:
         watch.looked(1, waiting=False, quiet=quiet, now=now)
         gaps.append(watch.at - now)
     assert gaps == pytest.approx([SWEEP, 0.2, 0.4, 0.8, QUIET, QUIET, SWEEP])
+
+
+def test_it_rests_once_looks_are_rare() -> None:
+    """Then many channels may share a timer."""
+    watch = Watch()
+    watch.hurry(now=0.0)
+    rests = []
+    for quiet in (True, True, True, True, True, False):
+        watch.looked(1, waiting=False, quiet=quiet, now=watch.at)
+        rests.append(watch.resting)
+    assert rests == [False, False, False, False, True, False]
 
 
 @pytest.mark.parametrize(

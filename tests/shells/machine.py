@@ -111,6 +111,7 @@ class World:
             command = pending.popleft()
             if isinstance(command, Open):
                 link = self.network.open(command.host.endpoint.address)
+                link.state(True)
                 pending.extend(self.cluster.opened(command.host, link, now=self.now))
             elif isinstance(command, Close):
                 self.shut(command.subchannel)
@@ -128,7 +129,13 @@ class World:
         due = self.cluster.next_timer()
         self._token = token = object()
         if due is not None:
-            self.at(due, lambda: self.step() if token is self._token else None)
+            self.at(due, lambda: self.timer() if token is self._token else None)
+
+    def timer(self) -> None:
+        if self.cluster.look(now=self.now):
+            self.arm()
+        else:
+            self.step()
 
     def ask(self) -> None:
         """Puts the question if it is due, else waits until it is."""

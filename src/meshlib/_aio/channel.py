@@ -113,6 +113,9 @@ class Channel(grpc.aio.Channel):
     async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
         lease = self._lease
         lease.refresh()  # now: who began to wait before the next first call would be forgotten at it
+        runtime = lease.present
+        if runtime is not None and not runtime.closed:
+            runtime.hurry()
         await lease.connectivity.left(last_observed_state)
 
     async def channel_ready(self) -> None:

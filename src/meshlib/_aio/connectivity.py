@@ -30,6 +30,11 @@ class Connectivity:
         self.state = IDLE
         self._waiters: list[asyncio.Future[None]] = []
 
+    @property
+    def watched(self) -> bool:
+        """Whether anybody waits."""
+        return bool(self._waiters)
+
     def changed(self, state: int) -> None:
         """The channel is in ``state`` now. SHUTDOWN is the last."""
         if self.state == SHUTDOWN:

@@ -2,7 +2,6 @@
 
 import asyncio
 import weakref
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, final
 
 import grpc.aio
@@ -41,7 +40,7 @@ class Runtime:
         settings: what the channel is built from.
         process: whose resolutions it shares.
         loop: the application's own.
-        watch: told the channel's own state whenever it changes.
+        connectivity: told the channel's own state whenever it changes.
         telemetry: of the channel.
         factory: makes channels of grpc.aio.
     """
@@ -52,7 +51,7 @@ class Runtime:
         process: Process,
         loop: asyncio.AbstractEventLoop,
         *,
-        watch: Callable[[int], None],
+        connectivity: Connectivity,
         telemetry: "Telemetry",
         factory: Factory = aio_channel,
     ) -> None:
@@ -65,7 +64,7 @@ class Runtime:
         self.calls: set[Engine] = set()
         """Those under way."""
         self._factory = factory
-        self._watch = watch
+        self._connectivity = connectivity
         self.cluster = Cluster(
             settings.target.text,
             balancer=settings.balancer,
@@ -76,6 +75,7 @@ class Runtime:
             circuit_breaker=settings.circuit_breaker,
             attention=self._attention,
             observer=ChannelLog(settings.target.text),
+            watched=lambda: connectivity.watched,
         )
         self.plane = Plane(
             self.cluster,
@@ -102,7 +102,12 @@ class Runtime:
 
     def state_changed(self, state: int) -> None:
         """The channel's own state is another."""
-        self._watch(state)
+        self._connectivity.changed(state)
+
+    def hurry(self) -> None:
+        """Somebody begins to wait for the channel to be ready."""
+        self.cluster.hurry(now=self.now())
+        self.plane.attention()
 
     def resolve_now(self) -> None:
         """Has the name looked up at once."""
@@ -211,7 +216,7 @@ class Lease:
             self.settings,
             process,
             loop,
-            watch=self.connectivity.changed,
+            connectivity=self.connectivity,
             telemetry=self.telemetry,
             factory=self._factory,
         )

@@ -6,6 +6,7 @@ from typing import Protocol, final
 
 from meshlib._adapt.deferred_log import DeferredLogger
 from meshlib._control.plugins import in_thread
+from meshlib._control.rest import RestingChannels, resting_channels
 from meshlib._core.cluster import Cluster
 from meshlib._core.commands import Close, ClusterCommand, Lookup, Open, Rebuild, StateChanged, Wake
 from meshlib._core.connectivity import TRANSIENT_FAILURE
@@ -95,6 +96,7 @@ class Plane:
         self._build_aside = build_aside
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._rest: RestingChannels | None = None
         self._building: asyncio.Task[object] | None = None
         self._unsubscribe: Callable[[], None] | None = None
         self._asked = False
@@ -105,6 +107,7 @@ class Plane:
         if self._stopped or self._loop is not None:
             return
         self._loop = asyncio.get_running_loop()
+        self._rest = resting_channels(self._clock)
         self._discovery = self._find_discovery()
         self._step()
         self._unsubscribe = self._discovery.subscribe(self._on_resolved, self._on_failed)
@@ -140,6 +143,8 @@ class Plane:
             self._unsubscribe()
         if self._timer is not None:
             self._timer.cancel()
+        if self._rest is not None:
+            self._rest.forget(self)
         if self._building is not None:
             self._building.cancel()
         self._perform(self._cluster.close(now=self._clock()))
@@ -161,14 +166,28 @@ class Plane:
         self._perform(self._cluster.on_timer(now=self._clock()))
         self._arm()
 
+    def look(self, early: float = 0.0) -> None:
+        """The machine's time has come, or will in ``early`` seconds: most often connections are as they were."""
+        if self._stopped:
+            return
+        if self._cluster.look(now=self._clock(), early=early):
+            self._arm()
+        else:
+            self._step()
+
     def _arm(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        at = self._cluster.next_timer()
-        if at is not None and not self._stopped:
-            assert self._loop is not None
-            self._timer = self._loop.call_later(max(0.0, at - self._clock()), self._step)
+        assert self._loop is not None
+        assert self._rest is not None
+        at = None if self._stopped else self._cluster.next_timer()
+        if at is not None and self._cluster.resting:
+            self._rest.put(self, at)
+            return
+        self._rest.forget(self)
+        if at is not None:
+            self._timer = self._loop.call_later(max(0.0, at - self._clock()), self.look)
 
     def _perform(self, commands: Iterable[ClusterCommand]) -> None:
         pending = list(commands)
@@ -205,6 +224,7 @@ class Plane:
         now = self._clock()
         try:
             subchannel = self._pool.open(host)
+            subchannel.state(True)  # it begins to connect, rather than at the first look
         except Exception:  # noqa: BLE001 - one host must not end the control of the others
             _log.exception("no channel could be made for %s; the host counts as failing", host.endpoint.address)
             return self._cluster.on_connectivity(host, TRANSIENT_FAILURE, now=now)

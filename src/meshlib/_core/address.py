@@ -7,6 +7,7 @@ written canonically (RFC 5952) wherever an endpoint is made.
 import ipaddress
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 __all__ = ["HostPort", "canonical_ip", "is_endpoint_address", "is_name", "join", "parse_host_port"]
 
@@ -30,6 +31,7 @@ class HostPort:
         return canonical_ip(self.host) is not None
 
 
+@lru_cache(1024)
 def canonical_ip(host: str) -> str | None:
     """The one spelling of an IP literal (RFC 5952), or None if ``host`` is a name. A zone (``%eth0``) is kept."""
     try:

@@ -71,6 +71,7 @@ class Cluster:
         circuit_breaker: how much may be under way; None: no limit.
         attention: tells the control plane to call :meth:`on_timer` soon; called outside of steps.
         observer: hears the events of the channel.
+        watched: whether somebody waits for the channel to be ready, other than with a call.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class Cluster:
         outlier_detection: OutlierDetection | None = None,
         circuit_breaker: CircuitBreaker | None = None,
         observer: ChannelObserver | None = None,
+        watched: Callable[[], bool] = lambda: False,
     ) -> None:
         self.name = name
         self.rng = rng
@@ -133,8 +135,11 @@ class Cluster:
             note=self.note,
         )
         self._watch = Watch()
-        self._called = 0
-        """Attempts that had ended at the last sweep."""
+        self._watched = watched
+        self._last = (0, 0)
+        """What had happened by the last sweep."""
+        self._judged = (0, 0)
+        """The same, by the last sweep of outlier detection."""
         self._stale_at = math.inf
 
     # What callers do.
@@ -283,6 +288,10 @@ class Cluster:
 
         return self._step(step)
 
+    def hurry(self, *, now: float) -> None:
+        """Somebody begins to wait for the channel to be ready; to be followed by ``attention``."""
+        self._watch.hurry(now=now)
+
     def on_connectivity(self, host: Host, state: int, *, now: float) -> Commands:
         """The connection of ``host`` is in ``state`` now."""
 
@@ -306,10 +315,9 @@ class Cluster:
                 self._serializer.torn = False
                 self._commands += self.hosts.mend()
             if swept:
-                self._watch.looked(
-                    len(self.hosts.seats), waiting=bool(self._waiting.calls), quiet=self._quiet(), now=now
-                )
+                self._looked(now)
             if self.outliers is not None and now >= self.outliers.sweep_at:
+                self._judged = self._happened()
                 returned, found = self.outliers.sweep(self.hosts.named, now=now)
                 self.hosts.returned(returned, now=now)
                 self.hosts.judged(found, now=now)
@@ -318,6 +326,35 @@ class Cluster:
             self._settle(now)
 
         return self._step(step)
+
+    @property
+    def resting(self) -> bool:
+        """Whether nobody has called for a while, and nothing has changed."""
+        return self._watch.resting and not self._waiting.calls
+
+    def look(self, *, now: float, early: float = 0.0) -> bool:
+        """The time of :meth:`next_timer` has come, or will in ``early`` seconds: asks the connections, if that is all
+        there is to do. Returns whether nothing has changed; else :meth:`on_timer` is to be called."""
+        hosts, outliers = self.hosts, self.outliers
+        if self.closed or self._events or self._commands or self._serializer.torn:
+            return False
+        if now >= self._stale_at or hosts.version != self._built:
+            return False
+        if outliers is not None and now >= outliers.sweep_at:
+            if self._judged != self._happened() or any(host.ejection or host.record.times for host in hosts):
+                return False
+            outliers.begin(now=now, anew=True)
+        if now >= self._watch.at - early:
+            try:
+                for host in hosts.seats:
+                    subchannel = host.subchannel
+                    state = None if subchannel is None else subchannel.glance()
+                    if state is not None and state != host.state:
+                        return False
+            except ValueError:
+                return False  # the channel was closed this moment
+            self._looked(now)
+        return True
 
     def next_timer(self) -> float | None:
         """The monotonic second of the next :meth:`on_timer`, or None."""
@@ -527,10 +564,21 @@ class Cluster:
             if changed:
                 self._run(partial(self.hosts.seen, changed, now=now), None)
 
-    def _quiet(self) -> bool:
-        """Whether every host is connected, and nobody has called since this was last asked."""
-        called, self._called = self._called, self.ended
-        return called == self._called and not self.in_flight and self.ready == len(self.hosts.seats)
+    def _looked(self, now: float) -> None:
+        """All connections have been asked: sets the time of the next look."""
+        seen, self._last = self._last, self._happened()
+        self._watch.looked(
+            len(self.hosts.seats),
+            waiting=bool(self._waiting.calls),
+            quiet=seen == self._last and not self.in_flight,
+            watched=self._watched() and self.connectivity != READY,
+            now=now,
+        )
+
+    def _happened(self) -> tuple[int, int]:
+        """Counts what happens."""
+        hosts = self.hosts
+        return self.ended, hosts.connected + hosts.not_connected + hosts.disconnected + hosts.version
 
     def _settle(self, now: float) -> None:
         """Asks of the shell what the changes so far call for."""

@@ -1,4 +1,4 @@
-"""When the connections are looked at: often while a call waits for one, else just often enough."""
+"""When the connections are looked at: often while somebody waits for one, else just often enough."""
 
 import math
 from typing import Final, final
@@ -6,12 +6,15 @@ from typing import Final, final
 __all__ = ["QUIET", "SWEEP", "WATCH_FIRST", "WATCH_LAST", "Watch"]
 
 SWEEP: Final = 0.1
-"""Seconds between two looks at the connections of all hosts while nobody waits."""
+"""Seconds between two looks at the connections of all hosts while there are calls, and none waits for a connection."""
 QUIET: Final = 1.0
-"""The same while all are connected and nobody calls: doubling, from ``SWEEP`` to this. A call asks for itself."""
-WATCH_FIRST: Final = 0.0005
+"""The same while nobody calls and nothing changes: doubling, from ``SWEEP`` to this. A call asks for itself."""
+WATCH_FIRST: Final = 0.0003
 WATCH_LAST: Final = 0.02
-"""The same while a call waits for a host: from the first value, doubling, to the last."""
+GROWTH: Final = 1.5
+"""The same while somebody waits for a connection: from the first value, each half as long again, to the last."""
+LONG: Final = 10.0
+"""Seconds after which who waits for readiness, and not with a call, is no reason to look more often than ``SWEEP``."""
 EACH: Final = 1e-4
 """Seconds between two looks for each connection, at least: a look at one takes a microsecond, so looking takes about a
 hundredth of a processor however many they are."""
@@ -24,24 +27,42 @@ class Watch:
     """The time of the next look. Only its two stores are ever in doubt if one method runs in the middle of another, and
     either value will do: a look too many, or one that is a moment late."""
 
-    __slots__ = ("_gap", "at")
+    __slots__ = ("_gap", "_since", "at")
 
     def __init__(self) -> None:
         self.at = math.inf
         """Monotonic second; infinite while there is nothing to look at."""
         self._gap = SWEEP
+        self._since = 0.0
+        """When somebody last began to wait."""
+
+    @property
+    def resting(self) -> bool:
+        """Whether nothing has happened for a while."""
+        return self._gap == QUIET
 
     def hurry(self, *, now: float) -> None:
         """Somebody begins to wait for a connection, or one is new."""
         self._gap = WATCH_FIRST
+        self._since = now
         self.at = min(self.at, now + WATCH_FIRST)
 
-    def looked(self, seats: int, *, waiting: bool, quiet: bool, now: float) -> None:
-        """All ``seats`` were looked at; ``quiet``: they are connected, and nobody has called since the last time."""
-        if waiting:
-            self._gap = min(self._gap * 2, WATCH_LAST)
+    def looked(self, seats: int, *, waiting: bool, quiet: bool, now: float, watched: bool = False) -> None:
+        """All ``seats`` were looked at.
+
+        Args:
+            seats: how many connections there are.
+            waiting: whether a call waits for one.
+            quiet: whether nobody has called since the last time, and nothing has changed.
+            now: monotonic second.
+            watched: whether somebody else waits for the channel to be ready.
+        """
+        if waiting or (watched and now - self._since < LONG):
+            self._gap = min(self._gap * GROWTH, WATCH_LAST)
+        elif quiet:
+            self._gap = min(max(self._gap * 2, SWEEP), QUIET)
         else:
-            self._gap = min(max(self._gap * 2, SWEEP), QUIET) if quiet else SWEEP
+            self._gap = SWEEP
         self.at = now + max(self._gap, seats * (EACH_WAITING if waiting else EACH))
 
     def settle(self, *, seats: bool, now: float) -> None:

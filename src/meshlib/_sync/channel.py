@@ -42,7 +42,7 @@ class _Plain(grpc.Channel):
             policy=settings.telemetry,
         )
         self.connectivity = Connectivity(clock)
-        self.lease = Lease(settings, self.connectivity.changed, telemetry, factory=factory)
+        self.lease = Lease(settings, self.connectivity, telemetry, factory=factory)
         lease = self.lease
         self._multicallables = Multicallables(lambda method: _KINDS[method.kind](lease, method))
 
@@ -98,6 +98,9 @@ class _Plain(grpc.Channel):
         self.connectivity.subscribe(callback)
         if try_to_connect and not self.lease.closed:
             self.lease.runtime()
+        runtime = self.lease.present
+        if runtime is not None and not runtime.closed:
+            runtime.hurry()
 
     def unsubscribe(self, callback: Callback) -> None:
         self.connectivity.unsubscribe(callback)

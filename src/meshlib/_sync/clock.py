@@ -2,6 +2,8 @@
 
 import asyncio
 import random
+import selectors
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -14,6 +16,7 @@ PAUSE: Final = 0.0002
 PAUSES: Final = 100
 """How long, and how often, a thread waits for another to leave a step: that one may be beneath a signal handler, and
 away for as long as that takes."""
+_MILLISECOND: Final = 0.001
 
 
 class Event(Protocol):
@@ -26,6 +29,24 @@ class Event(Protocol):
     def wait(self, timeout: float | None = None) -> bool:
         """Waits until set, at most ``timeout`` seconds; whether it is set."""
         ...
+
+
+if sys.platform == "linux":
+
+    class _Selector(selectors.EpollSelector):
+        """epoll counts in whole milliseconds, rounded up, and a connection to loopback takes less than one."""
+
+        def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+            if timeout is None or not 0 < timeout < _MILLISECOND:
+                return super().select(timeout)
+            ready = super().select(0)
+            if not ready:
+                time.sleep(timeout)
+                ready = super().select(0)
+            return ready
+
+else:
+    _Selector = None
 
 
 class Clock:
@@ -61,7 +82,9 @@ class Clock:
 
     def loop(self) -> asyncio.AbstractEventLoop:
         """An event loop for the control thread."""
-        return asyncio.new_event_loop()
+        if _Selector is None:
+            return asyncio.new_event_loop()
+        return asyncio.SelectorEventLoop(_Selector())
 
 
 CLOCK = Clock()

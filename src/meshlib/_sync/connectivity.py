@@ -42,6 +42,11 @@ class Connectivity:
         self._subscribers: list[tuple[Callback, list[int]]] = []
         self._delivering = False
 
+    @property
+    def watched(self) -> bool:
+        """Whether anybody is told."""
+        return bool(self._subscribers)
+
     def changed(self, state: int) -> None:
         """The channel is in ``state`` now."""
         self._own()

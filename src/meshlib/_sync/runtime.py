@@ -15,6 +15,7 @@ from meshlib._core.cluster import Cluster
 from meshlib._core.commands import Close, Wake
 from meshlib._core.host import Host
 from meshlib._sync import control
+from meshlib._sync.connectivity import Connectivity
 from meshlib._sync.control import Process
 from meshlib._sync.subchannels import CLOSED_CHANNEL, Factory, Subchannel
 from meshlib._sync.waiting import Timer
@@ -32,7 +33,7 @@ class Runtime:
     Args:
         settings: what the channel is built from.
         process: whose control thread it uses; the caller holds its lock.
-        watch: told the channel's own state whenever it changes, on the control thread.
+        connectivity: told the channel's own state whenever it changes, on the control thread.
         telemetry: of the channel.
         factory: makes grpc channels.
     """
@@ -42,7 +43,7 @@ class Runtime:
         settings: Settings,
         process: Process,
         *,
-        watch: Callable[[int], None],
+        connectivity: Connectivity,
         telemetry: "Telemetry",
         factory: Factory = grpc_channel,
     ) -> None:
@@ -58,7 +59,7 @@ class Runtime:
         """Attempts no thread is blocked in: those of futures and streams."""
         self._aside_lock = self.clock.lock()
         self._factory = factory
-        self._watch = watch
+        self._connectivity = connectivity
         self.cluster = Cluster(
             settings.target.text,
             balancer=settings.balancer,
@@ -70,6 +71,7 @@ class Runtime:
             circuit_breaker=settings.circuit_breaker,
             attention=self._attention,
             observer=ChannelLog(settings.target.text),
+            watched=lambda: connectivity.watched,
         )
         self.loop, resolutions = process.attach(self)
         self.plane = Plane(
@@ -93,7 +95,12 @@ class Runtime:
 
     def state_changed(self, state: int) -> None:
         """The channel's own state is another."""
-        self._watch(state)
+        self._connectivity.changed(state)
+
+    def hurry(self) -> None:
+        """Somebody begins to wait for the channel to be ready."""
+        self.cluster.hurry(now=self.now())
+        self.plane.attention()
 
     # Calls.
 
@@ -160,17 +167,17 @@ class Lease:
 
     Args:
         settings: what the channel is built from.
-        watch: told the channel's own state whenever it changes.
+        connectivity: told the channel's own state whenever it changes.
         telemetry: of the channel.
         factory: makes grpc channels.
     """
 
-    __slots__ = ("__weakref__", "_factory", "_watch", "closed", "latest", "settings", "telemetry")
+    __slots__ = ("__weakref__", "_connectivity", "_factory", "closed", "latest", "settings", "telemetry")
 
     def __init__(
         self,
         settings: Settings,
-        watch: Callable[[int], None],
+        connectivity: Connectivity,
         telemetry: "Telemetry",
         *,
         factory: Factory = grpc_channel,
@@ -178,7 +185,7 @@ class Lease:
         self.settings = settings
         self.telemetry = telemetry
         self.closed = False
-        self._watch = watch
+        self._connectivity = connectivity
         self._factory = factory
         self.latest: Runtime | None = None
         """The last one made: in use as long as it is live."""
@@ -210,7 +217,11 @@ class Lease:
             runtime = self.latest
             if runtime is None or runtime.process is not process:
                 runtime = self.latest = Runtime(
-                    self.settings, process, watch=self._watch, telemetry=self.telemetry, factory=self._factory
+                    self.settings,
+                    process,
+                    connectivity=self._connectivity,
+                    telemetry=self.telemetry,
+                    factory=self._factory,
                 )
                 weakref.finalize(self, runtime.abandon).atexit = False
             return runtime

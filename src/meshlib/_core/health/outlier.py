@@ -67,9 +67,14 @@ class Outliers:
         self.overflow = 0
         """Outliers that were to be ejected and stayed, because as many as may be were ejected already."""
 
-    def begin(self, *, now: float) -> None:
-        """There are hosts: the first interval begins, if it has not yet."""
-        if self.sweep_at == math.inf:
+    def begin(self, *, now: float, anew: bool = False) -> None:
+        """There are hosts: the first interval begins, if it has not yet.
+
+        Args:
+            now: monotonic second.
+            anew: the interval is over, and there is nothing to judge: the next one begins.
+        """
+        if anew or self.sweep_at == math.inf:
             self.sweep_at = now + self._policy.interval
 
     # Failures in a row.

@@ -1,0 +1,87 @@
+"""One timer for all channels of an event loop whose connections stand and that nobody calls."""
+
+import asyncio
+import weakref
+from collections.abc import Callable
+from typing import Final, Protocol, final
+
+__all__ = ["RestingChannels", "resting_channels"]
+
+SLACK: Final = 0.25
+"""Seconds by which a channel is looked at early, so that many share one turn of the loop."""
+AT_ONCE: Final = 256
+"""Channels that are looked at in one turn: about a millisecond."""
+
+
+class Resting(Protocol):
+    """The control plane of a channel at rest."""
+
+    def look(self, early: float) -> None:
+        """Its time has come, or will in ``early`` seconds."""
+        ...
+
+
+@final
+class RestingChannels:
+    """When each is to be looked at. On the loop.
+
+    Args:
+        clock: monotonic seconds.
+    """
+
+    __slots__ = ("__weakref__", "_at", "_clock", "_due", "_timer")
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._at: dict[Resting, float] = {}
+        self._due = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def put(self, channel: Resting, at: float) -> None:
+        """``channel`` is to be looked at then, once."""
+        self._at[channel] = at
+        if self._timer is None or at < self._due:
+            self._arm(at)
+
+    def forget(self, channel: Resting) -> None:
+        """``channel`` is at rest no more."""
+        self._at.pop(channel, None)
+        if not self._at and self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _arm(self, at: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._due = at
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(max(0.0, at - self._clock()), self._run)
+
+    def _run(self) -> None:
+        self._timer = None
+        now = self._clock()
+        due = [channel for channel, at in self._at.items() if at <= now]
+        if due:
+            due += [channel for channel, at in self._at.items() if now < at <= now + SLACK]
+        for channel in due[:AT_ONCE]:
+            if self._at.pop(channel, None) is not None:
+                channel.look(SLACK)
+        if self._at:
+            self._arm(min(self._at.values()))
+
+
+_by_loop: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, weakref.ref[RestingChannels]]" = (
+    weakref.WeakKeyDictionary()
+)
+"""Weak both ways: the channels keep theirs, and its timer would keep the loop."""
+
+
+def resting_channels(clock: Callable[[], float]) -> RestingChannels:
+    """Those of the running loop."""
+    loop = asyncio.get_running_loop()
+    known = _by_loop.get(loop)
+    shared = None if known is None else known()
+    if shared is None:
+        shared = RestingChannels(clock)
+        _by_loop[loop] = weakref.ref(shared)
+    return shared
