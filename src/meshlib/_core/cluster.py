@@ -52,6 +52,10 @@ Commands = tuple[ClusterCommand, ...]
 SWEPT_AT_ONCE: Final = 64
 """Connections whose changes are applied in one step, at most."""
 
+POSTPONED: Final = 0.02
+"""Seconds until the control plane tries a step again that finds another thread inside: that one may be beneath a signal
+handler, and away for as long as that takes."""
+
 CLOSED: Final = local("CANCELLED", "Channel closed!")
 """What a waiting call is told when its channel closes: grpc's own words."""
 
@@ -141,6 +145,8 @@ class Cluster:
         self._judged = (0, 0)
         """The same, by the last sweep of outlier detection."""
         self._stale_at = math.inf
+        self._postponed = -math.inf
+        """Monotonic second before which there is no use in another :meth:`on_timer`."""
 
     # What callers do.
 
@@ -309,6 +315,7 @@ class Cluster:
             self._sweep(now)
 
         def step() -> None:
+            self._postponed = -math.inf
             if self.closed:
                 return
             if self._serializer.torn:
@@ -325,7 +332,8 @@ class Cluster:
                 self.hosts.version += 1
             self._settle(now)
 
-        return self._step(step)
+        self._postponed = now + POSTPONED
+        return self._step(step, later=False)
 
     @property
     def resting(self) -> bool:
@@ -362,7 +370,7 @@ class Cluster:
             return None
         sweep_at = math.inf if self.outliers is None else self.outliers.sweep_at
         timer = min(self._watch.at, self._stale_at, sweep_at)
-        return None if timer == math.inf else timer
+        return None if timer == math.inf else max(timer, self._postponed)
 
     def rebuild(self, *, now: float) -> Commands:
         """Makes pickers for the hosts of now. Runs the balancer's code, outside of steps."""
@@ -456,9 +464,9 @@ class Cluster:
             self._attention()  # steps of the control plane were left to this thread
         return found
 
-    def _step(self, step: Callable[[], None]) -> Commands:
-        """Runs a serialized step for the control plane. Returns what is asked of it by now."""
-        self._serializer.run(step, None)
+    def _step(self, step: Callable[[], None], *, later: bool = True) -> Commands:
+        """Runs a serialized step for the control plane, which waits for nobody. Returns what is asked of it by now."""
+        self._serializer.run(step, None, later=later, patient=False)
         self._publish()
         return self._take()
 
@@ -561,8 +569,8 @@ class Cluster:
                     continue  # closed this moment
                 if state is not None and state != host.state:
                     changed.append((host, stamp, state))
-            if changed:
-                self._run(partial(self.hosts.seen, changed, now=now), None)
+            if changed:  # if another thread is inside, the next sweep will see the same
+                self._serializer.run(partial(self.hosts.seen, changed, now=now), None, later=False, patient=False)
 
     def _looked(self, now: float) -> None:
         """All connections have been asked: sets the time of the next look."""

@@ -74,11 +74,11 @@ class WorkSerializer:
         """Whether the calling thread is inside a step."""
         return self.owner == self._ident()
 
-    def run(self, step: Callable[[], T], otherwise: T, *, later: bool = True) -> T:
+    def run(self, step: Callable[[], T], otherwise: T, *, later: bool = True, patient: bool = True) -> T:
         """Runs ``step``, and returns what it returns.
 
-        If another one is under way and does not end in a moment, ``otherwise`` is returned, and the thread that is
-        inside runs ``step`` when it has done with its own; with ``later=False`` nobody does.
+        If another one is under way and does not end in a moment (``patient``) or at once, ``otherwise`` is returned,
+        and the thread that is inside runs ``step`` when it has done with its own; with ``later=False`` nobody does.
         """
         me = self._ident()
         turn = 0
@@ -93,7 +93,7 @@ class WorkSerializer:
                 finally:
                     self.owner = 0  # uninterrupted
                 break
-            if self.owner == me or not self._pause(turn):
+            if self.owner == me or not patient or not self._pause(turn):
                 if later:
                     self._left.append(step)
                 found = otherwise

@@ -8,7 +8,8 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any, Final, Protocol
+from queue import Empty, SimpleQueue
+from typing import Any, Final, Protocol, final
 
 __all__ = ["CLOCK", "Clock", "Event"]
 
@@ -49,6 +50,28 @@ else:
     _Selector = None
 
 
+@final
+class _Flag:
+    """A flag that may be set, and waited for, in the middle of being set or waited for. ``threading.Event`` has a lock
+    in Python, so that a signal handler that sets one waits for itself."""
+
+    __slots__ = ("_queue",)
+
+    def __init__(self) -> None:
+        self._queue: SimpleQueue[None] = SimpleQueue()
+
+    def set(self) -> None:
+        self._queue.put(None)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        try:
+            self._queue.get(timeout=None if timeout is None else max(0.0, timeout))
+        except Empty:
+            return False
+        self._queue.put(None)  # it stays set
+        return True
+
+
 class Clock:
     """The real world."""
 
@@ -72,7 +95,7 @@ class Clock:
 
     def event(self) -> Event:
         """A flag to wait for."""
-        return threading.Event()
+        return _Flag()
 
     def spawn(self, target: Callable[[], None], name: str) -> threading.Thread:
         """Starts a daemon thread."""

@@ -1,6 +1,5 @@
 """The state of a channel for those who watch it: ``subscribe`` and what grpc builds on it."""
 
-import threading
 from collections.abc import Callable
 from typing import Final, final
 
@@ -8,6 +7,7 @@ import grpc
 
 from meshlib._adapt.deferred_log import DeferredLogger
 from meshlib._core.connectivity import IDLE, SHUTDOWN
+from meshlib._core.serial import WorkSerializer
 from meshlib._sync import control
 from meshlib._sync.clock import CLOCK, Clock
 
@@ -38,8 +38,10 @@ class Connectivity:
         self.state = IDLE
         self._process = control.current()
         self._clock = clock
-        self._lock = threading.Lock()
+        self._serializer = WorkSerializer(clock)
         self._subscribers: list[tuple[Callback, list[int]]] = []
+        self._untold = False
+        """There is something to tell."""
         self._delivering = False
 
     @property
@@ -49,41 +51,54 @@ class Connectivity:
 
     def changed(self, state: int) -> None:
         """The channel is in ``state`` now."""
-        self._own()
-        with self._lock:
-            if self.state == SHUTDOWN:
-                return
-            self.state = state
-            for _, untold in self._subscribers:
-                untold.append(state)
-            self._deliver()
+
+        def step() -> None:
+            if self.state != SHUTDOWN:
+                self.state = state
+                for _, untold in self._subscribers:
+                    untold.append(state)
+                self._untold = bool(self._subscribers)
+
+        self._run(step)
 
     def subscribe(self, callback: Callback) -> None:
         """``callback`` is told the state of now and every later one."""
-        self._own()
-        with self._lock:
+
+        def step() -> None:
             self._subscribers.append((callback, [self.state]))
-            self._deliver()
+            self._untold = True
+
+        self._run(step)
 
     def unsubscribe(self, callback: Callback) -> None:
         """``callback`` is told no more."""
-        self._own()
-        with self._lock:
+
+        def step() -> None:
             for position, (known, _) in enumerate(self._subscribers):
                 if known == callback:
                     del self._subscribers[position]
                     break
 
+        self._run(step)
+
     def close(self) -> None:
         """The channel is closed, and nobody is told any more."""
-        self._own()
-        with self._lock:
+
+        def step() -> None:
             self.state = SHUTDOWN
             self._subscribers.clear()
 
+        self._run(step)
+
+    def _run(self, step: Callable[[], None]) -> None:
+        """Runs ``step``, or leaves it to the step beneath; then whatever there is to tell is told."""
+        self._own()
+        self._serializer.run(step, None)
+        self._deliver()
+
     def _own(self) -> None:
-        """Starts afresh in a forked child: the lock may be held by a thread that is not here, and the state is that of
-        the parent's connections."""
+        """Starts afresh in a forked child: a thread that is not here may be inside a step, and the state is that of the
+        parent's connections."""
         if self._process is control.current():
             return
         subscribers = [(callback, [IDLE]) for callback, _ in self._subscribers]
@@ -91,19 +106,30 @@ class Connectivity:
         self._subscribers = subscribers
 
     def _deliver(self) -> None:
-        if not self._delivering and any(untold for _, untold in self._subscribers):
-            self._delivering = True
-            self._clock.spawn(self._run, "meshlib-connectivity")
+        if self._untold and not self._delivering:  # uninterrupted
+            self._delivering = True  # uninterrupted
+            try:
+                self._clock.spawn(self._tell, "meshlib-connectivity")
+            except BaseException:
+                self._delivering = False
+                raise
 
-    def _run(self) -> None:
+    def _tell(self) -> None:
         while True:
-            with self._lock:
-                due = [(callback, untold.pop(0)) for callback, untold in self._subscribers if untold]
-                if not due:
-                    self._delivering = False
-                    return
+            due = self._serializer.run(self._take, None, later=False)
+            if due is None:
+                continue  # another thread is inside, and has been waited for
+            if not due:
+                self._delivering = False
+                self._deliver()  # for what came after the look
+                return
             for callback, state in due:
                 try:
                     callback(STATES[state])
                 except Exception:  # noqa: BLE001 - it is the application's
                     _log.exception("a connectivity callback raised; the others are told all the same")
+
+    def _take(self) -> list[tuple[Callback, int]]:
+        due = [(callback, untold.pop(0)) for callback, untold in self._subscribers if untold]
+        self._untold = bool(due)
+        return due

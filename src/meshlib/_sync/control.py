@@ -75,67 +75,106 @@ class Process:
     def __init__(self, clock: Clock = CLOCK, sharing: Sharing | None = None) -> None:
         self.clock = clock
         self.sharing = Sharing() if sharing is None else sharing
-        self.lock = clock.lock()
-        """Guards the making of runtimes and the life of the control thread."""
         self.pid = os.getpid()
-        self.loop: asyncio.AbstractEventLoop | None = None
-        self._resolutions: Resolutions | None = None
+        self._control: _Control | None = None
+        """The control thread, while there is one."""
         self.runtimes: weakref.WeakSet[Runtime] = weakref.WeakSet()
         self.live: weakref.WeakSet[object] = weakref.WeakSet()
         """Calls under way on futures and streams; a child must not collect them."""
-        self._attached: set[Runtime] = set()
-        self._thread: threading.Thread | None = None
+        self._attached: dict[Runtime, _Control] = {}
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """That of the control thread, if there is one."""
+        control = self._control
+        return None if control is None else control.loop
 
     def attach(self, runtime: "Runtime") -> tuple[asyncio.AbstractEventLoop, Resolutions]:
-        """``runtime`` needs the control thread from now on: its loop, and what the channels look up on it. Called under
-        :attr:`lock`."""
-        if self.loop is None or self._resolutions is None:
-            loop = self.clock.loop()
-            # They live and end with the loop: its tasks and events are of no use on another.
-            resolutions = self._resolutions = Resolutions(clock=self.clock.now, rng=self.clock.rng())
-            started = self.clock.event()
-            self._thread = self.clock.spawn(lambda: _run(loop, resolutions, started), "meshlib-control")
-            started.wait(EXIT_PATIENCE)
-            self.loop = loop
-        self._attached.add(runtime)
+        """``runtime`` needs the control thread from now on: its loop, and what the channels look up on it.
+
+        Two threads, or a thread and its signal handler, may start one at once. There is no lock that one of them could
+        wait for: one of the two is ended again.
+        """
         self.runtimes.add(runtime)
-        return self.loop, self._resolutions
+        while True:
+            control = self._control
+            if control is None:
+                made = _Control(self.clock)
+                if self._control is None:  # uninterrupted
+                    self._control = control = made  # uninterrupted
+                else:
+                    made.end()
+                    continue
+            self._attached[runtime] = control
+            if self._control is control:
+                return control.loop, control.resolutions
+            # Its last runtime was detached this moment.
+            self._attached.pop(runtime, None)
 
     def detach(self, runtime: "Runtime", last: Callable[[], None]) -> None:
         """``runtime`` needs it no more: ``last`` runs on the loop, which ends with the last runtime."""
-        with self.lock:
-            if runtime not in self._attached or self.loop is None:
-                return
-            self._attached.discard(runtime)
-            loop, thread = self.loop, self._thread
-            if self._attached:
-                loop.call_soon_threadsafe(last)
-                return
-            self.loop = self._thread = self._resolutions = None
-        loop.call_soon_threadsafe(last)
-        loop.call_soon_threadsafe(loop.stop)
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(EXIT_PATIENCE)
+        control = self._attached.pop(runtime, None)
+        if control is None:
+            return
+        control.soon(last)
+        if not self._attached and self._control is control:  # uninterrupted
+            self._control = None  # uninterrupted
+            control.end()
 
     @property
     def resolutions(self) -> "Resolutions | None":
         """What the channels look up on the control thread, if there is one."""
-        return self._resolutions
+        control = self._control
+        return None if control is None else control.resolutions
 
     def blocked(self) -> int:
         """Attempts that threads are inside of."""
         return sum(runtime.blocked() for runtime in self.runtimes)
 
 
-def _run(loop: asyncio.AbstractEventLoop, resolutions: Resolutions, started: Event) -> None:
-    asyncio.set_event_loop(loop)
-    loop.call_soon(started.set)
-    try:
-        loop.run_forever()
-    finally:
-        loop.run_until_complete(resolutions.aclose())
-        asyncio.set_event_loop(None)
-        loop.close()
+@final
+class _Control:
+    """The control thread, its loop, and what the channels look up on it: that lives and ends with the loop, whose tasks
+    and events are of no use on another.
+
+    Args:
+        clock: of the process.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self.loop = clock.loop()
+        self.resolutions = Resolutions(clock=clock.now, rng=clock.rng())
+        started = clock.event()
+        self.thread = clock.spawn(lambda: self._run(started), "meshlib-control")
+        try:
+            started.wait(EXIT_PATIENCE)
+        except BaseException:
+            self.end()  # it was raised by a signal handler, and nobody knows of this one
+            raise
+
+    def soon(self, step: Callable[[], object]) -> None:
+        """Has ``step`` called on it, if it has not ended."""
+        try:
+            self.loop.call_soon_threadsafe(step)
+        except RuntimeError:
+            return
+
+    def end(self) -> None:
+        """Ends it, and waits a moment for that."""
+        self.soon(self.loop.stop)
+        if self.thread is not threading.current_thread():
+            self.thread.join(EXIT_PATIENCE)
+
+    def _run(self, started: Event) -> None:
+        loop = self.loop
+        asyncio.set_event_loop(loop)
+        loop.call_soon(started.set)
+        try:
+            loop.run_forever()
+        finally:
+            loop.run_until_complete(self.resolutions.aclose())
+            asyncio.set_event_loop(None)
+            loop.close()
 
 
 gate: Final = Gate()
@@ -175,14 +214,9 @@ def _after_fork_in_child() -> None:
 
 def _at_exit() -> None:
     """Ends the control thread of an application that closed nothing, so that it cannot run into a dying interpreter."""
-    loop, thread = _process.loop, _process._thread
-    if loop is None or thread is None or _process.pid != os.getpid():
-        return
-    try:
-        loop.call_soon_threadsafe(loop.stop)
-    except RuntimeError:
-        return  # it was closed in between
-    thread.join(EXIT_PATIENCE)
+    control = _process._control
+    if control is not None and _process.pid == os.getpid():
+        control.end()
 
 
 os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

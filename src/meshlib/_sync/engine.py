@@ -4,16 +4,22 @@ The application holds a handle, the handle holds the engine, and grpc's callback
 cluster hold the engine while they have something to tell it. None of them holds the handle: collecting that cancels the
 call, as it does with grpc's own.
 
-Several threads feed the machine, each under the engine's lock. What it commands is performed after the lock is given
-back, so two threads may perform at once; an attempt is therefore marked before it is touched (cancelled while it
-starts, reported once).
+Several threads feed the machine, one step at a time, and in the middle of any of them a signal handler or a finalizer
+may do so too: its step is then left to the one beneath (:mod:`meshlib._core.serial`). What the machine commands is
+performed outside of steps, by whichever thread comes first, so several may perform at once; an attempt is therefore
+marked before it is touched (cancelled while it starts, reported once).
+
+A signal handler may also raise between any two lines. What was about to be done is then done by the control thread; a
+machine that was cut short in a step is ended.
 """
 
 import contextvars
+import sys
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from threading import get_ident
-from typing import Any, Final, Protocol, final
+from typing import Any, Final, Protocol, TypeVar, final
 
 import grpc
 
@@ -24,9 +30,10 @@ from meshlib._adapt.metadata import INVALID_METADATA, Metadata, for_attempt, val
 from meshlib._control.methods import Method
 from meshlib._core.call import Commands
 from meshlib._core.cluster import CLOSED
-from meshlib._core.commands import CancelAttempt, Finish, StartAttempt
+from meshlib._core.commands import CallCommand, CancelAttempt, Finish, StartAttempt
 from meshlib._core.hedged import machine
 from meshlib._core.policy import Plan
+from meshlib._core.serial import WorkSerializer
 from meshlib._core.status import OK, Outcome, local
 from meshlib._sync import control
 from meshlib._sync.control import gate
@@ -36,10 +43,13 @@ from meshlib._sync.waiting import Monitor, Place, Timer
 
 __all__ = ["ABANDONED", "CANCELLED", "Attempt", "Engine"]
 
+T = TypeVar("T")
+
 _log = DeferredLogger("meshlib")
 
 CANCELLED: Final = local("CANCELLED", "Locally cancelled by application!")
 ABANDONED: Final = local("CANCELLED", "Cancelled upon garbage collection!")
+RAISED: Final = local("CANCELLED", "an exception was raised inside the call, as by a signal handler")
 
 
 class GrpcCall(Protocol):
@@ -58,17 +68,19 @@ class GrpcCall(Protocol):
 
 @final
 class Attempt:
-    """What the shell keeps of an attempt, beside the machine's record of it. Written under the engine's lock."""
+    """What the shell keeps of an attempt, beside the machine's record of it."""
 
-    __slots__ = ("call", "cancelled", "command", "ended", "readers", "reported", "starter", "target")
+    __slots__ = ("aside", "call", "cancelled", "command", "ended", "readers", "reported", "starter", "target")
 
     def __init__(self, command: StartAttempt) -> None:
         self.command = command
         self.call: GrpcCall | None = None
         """grpc's, once it has been started."""
+        self.aside = False
+        """It is counted as one that no thread is blocked in."""
         self.cancelled = False
         self.ended = False
-        """grpc says it has ended, and a reader has yet to say what it found before."""
+        """grpc says it has ended; a reader may have yet to say what it found before."""
         self.readers = 0
         """Threads inside its ``next()``."""
         self.reported = False
@@ -79,7 +91,7 @@ class Attempt:
 
     @property
     def stands(self) -> bool:
-        """Whether its answer may still count. Asked under the engine's lock."""
+        """Whether its answer may still count."""
         return not self.reported and self.command.outcome is None and not self.command.dropped
 
 
@@ -137,7 +149,9 @@ class Engine:
         self.source: GrpcCall | None = None
         """The attempt that speaks for the call, once it has ended."""
         self.monitor = Monitor(runtime.clock)
-        self._lock = self.monitor.lock
+        self._serializer = WorkSerializer(runtime.clock)
+        self._commands: deque[CallCommand] = deque()
+        """What is still to be performed."""
         self._method = method
         self._request = request
         self._valid = valid(metadata)
@@ -147,7 +161,10 @@ class Engine:
         self._context = contextvars.copy_context()
         """The caller's, for attempts that are started on other threads."""
         self._attempts: dict[int, Attempt] = {}
-        self._callbacks: list[Callable[[], None]] | None = []
+        self._callbacks: deque[Callable[[], None]] = deque()
+        """Each is called by whoever takes it out."""
+        self._told = False
+        """Telemetry knows that the call has ended."""
         self._timer: Timer | None = None
         self._due: float | None = None
 
@@ -159,37 +176,28 @@ class Engine:
         Raises:
             Exception: what grpc raised at the invocation of the first attempt.
         """
-        self.runtime.process.live.add(self)
-        self.call.waker = partial(self._feed, self.call.on_endpoints, Place.CONTROL)
-        if not self._valid:
-            self.cancel(INVALID_METADATA)
-            return
-        with self._lock:
-            commands = self._settled(self.call.begin(now=self.call.begun))
-        for command in commands:
-            if type(command) is StartAttempt:
-                error = self._launch(self._attempts[command.n], Place.USER)
-                if error is not None:
-                    self.cancel(CANCELLED)  # a policy might retry what the caller is being told of
-                    raise error
-            else:
-                self._perform((command,), Place.USER)
+        try:
+            self.runtime.process.live.add(self)
+            self.call.waker = partial(self._feed, self.call.on_endpoints, Place.CONTROL)
+            if not self._valid:
+                self.cancel(INVALID_METADATA)
+                return
+            self._run(self.call.begin, Place.USER, raising=True)
+        except BaseException:
+            self.abandon()  # the caller gets what was raised, and no handle
+            raise
 
     def cancel(self, outcome: Outcome, place: Place = Place.USER) -> bool:
         """Ends the call with ``outcome``; False if it has ended already."""
-        with self._lock:
-            commands = self._settled(self.call.on_cancel(outcome, now=self.runtime.now()))
-        self._perform(commands, place)
-        return bool(commands)
+        if self.outcome is not None:
+            return False
+        return self._run(partial(self.call.on_cancel, outcome), place)
 
     def abandon(self) -> None:
-        """The handle was collected. That may happen on any thread at any point of it, so nothing is locked here; in the
-        child of a fork nothing is done at all."""
-        if self.outcome is None and self.runtime.process is control.current():
-            try:
-                self.runtime.loop.call_soon_threadsafe(self.cancel, ABANDONED, Place.CONTROL)
-            except RuntimeError:
-                return  # the loop has ended with the last channel, and the call with it
+        """The handle was collected. That may happen on any thread at any point of it, so this only has the call
+        cancelled soon; in the child of a fork, and at the end of the interpreter, nothing is done at all."""
+        if self.outcome is None:
+            self._soon(partial(self.cancel, ABANDONED, Place.CONTROL))
 
     def wait(self, timeout: float | None = None) -> bool:
         """Blocks until the call has ended; False if it has not after ``timeout`` seconds."""
@@ -197,46 +205,66 @@ class Engine:
 
     def add_callback(self, callback: Callable[[], None]) -> bool:
         """Has ``callback`` called once at the end of the call; False, and it is not, if that is over."""
-        with self._lock:
-            if self._callbacks is None:
-                return False
-            self._callbacks.append(callback)
+        if self.outcome is not None:
+            return False
+        once = partial(callback)  # equal to no other
+        self._callbacks.append(once)
+        if self.outcome is None:
             return True
+        try:
+            self._callbacks.remove(once)
+        except ValueError:  # it has been taken out to be called
+            return True
+        return False
 
     # What streams need to know, and tell.
 
     def current(self) -> Attempt | None:
-        """The attempt whose answer may count, the newest if there are several. Called under the lock."""
-        for attempt in reversed(self._attempts.values()):
+        """The attempt whose answer may count, the newest if there are several."""
+        for attempt in reversed(list(self._attempts.values())):
             if attempt.stands and attempt.call is not None:
                 return attempt
         return None
 
     def commit(self, n: int, why: str) -> bool:
         """Attempt ``n`` counts from now on, whatever comes; False if it no longer can."""
-        with self._lock:
-            if not self._attempts[n].stands:
+        attempt = self._attempts[n]
+
+        def step() -> bool:
+            if not attempt.stands:
                 return False
-            commands = self._settled(self.call.on_commit(n, why, now=self.runtime.now()))
+            self._commands += self._settled(self.call.on_commit(n, why, now=self.runtime.now()))
+            return True
+
+        try:
+            stands = self._serializer.run(step, attempt.stands)
             self.monitor.notify()
-        if isinstance(self._request, Requests):
-            self._request.committed(n)
-        self._perform(commands, Place.USER)
-        return True
+            if stands and isinstance(self._request, Requests):
+                self._request.committed(n)
+            self._perform(Place.USER)
+        except BaseException:
+            self._soon(self._resume)
+            raise
+        return stands
 
     def reading(self) -> None:
         """The application waits for a message, of a stream whose plan has a limit."""
-        with self._lock:
-            self.call.on_reading(now=self.runtime.now())
-            due = self.call.next_timer()
-            # A timer that is due earlier will find that there is nothing to do yet, and be set anew.
-            if due is not None and (self._due is None or due < self._due):
-                self._arm(due)
+        self._serializer.run(self._on_reading, None)
+        if self._commands:  # steps of other threads were left to this one
+            self._perform(Place.USER)
+
+    def _on_reading(self) -> None:
+        self.call.on_reading(now=self.runtime.now())
+        due = self.call.next_timer()
+        # A timer that is due earlier will find that there is nothing to do yet, and be set anew.
+        if due is not None and (self._due is None or due < self._due):
+            self._arm(due)
 
     def read(self) -> None:
         """The application has its message."""
-        with self._lock:
-            self.call.on_message()
+        self._serializer.run(self.call.on_message, None)
+        if self._commands:
+            self._perform(Place.USER)
 
     def fail(self, outcome: Outcome) -> None:
         """The application's requests failed."""
@@ -244,6 +272,8 @@ class Engine:
 
     def report(self, attempt: Attempt, place: Place, outcome: Outcome | None = None) -> None:
         """Attempt has ended; only the first to say so is heard."""
+        if attempt.reported:
+            return
         call = attempt.call
         if outcome is None:
             assert call is not None
@@ -251,26 +281,81 @@ class Engine:
                 outcome = OK
             else:
                 outcome = outcomes.failed(call, attempt.target, call.trailing_metadata())
-        with self._lock:
-            if attempt.reported:
-                return
-            attempt.reported = True
-            commands = self._settled(self.call.on_outcome(attempt.command.n, outcome, now=self.runtime.now()))
-            self.monitor.notify()
-        self.runtime.count_aside(-1)
-        if isinstance(self._request, Requests):
-            self._request.stop(attempt.command.n)
-        self._perform(commands, place)
+        if attempt.reported:  # uninterrupted
+            return
+        runtime = self.runtime
+        if attempt.aside:  # uninterrupted
+            attempt.aside = False  # uninterrupted
+            runtime.aside -= 1  # uninterrupted
+        attempt.reported = True  # uninterrupted
+        try:
+            if isinstance(self._request, Requests):
+                self._request.stop(attempt.command.n)
+            self._run(partial(self.call.on_outcome, attempt.command.n, outcome), place)
+        except BaseException:
+            self._soon(partial(self._resume, (attempt, outcome)))
+            raise
 
     # Driving the machine.
 
     def _feed(self, step: Callable[..., Commands], place: Place) -> None:
-        with self._lock:
-            commands = self._settled(step(now=self.runtime.now()))
-        self._perform(commands, place)
+        self._run(step, place)
+
+    def _run(self, step: Callable[..., Commands], place: Place, *, raising: bool = False) -> bool:
+        """Feeds the machine, and performs what it commands; with ``raising`` what grpc raises at the start of an
+        attempt is raised. Returns whether it commands anything, as far as that is known yet."""
+        try:
+            found = self._serializer.run(partial(self._on_step, step), True)
+            self.monitor.notify()
+            self._perform(place, raising=raising)
+        except BaseException:
+            self._soon(self._resume)
+            raise
+        return found
+
+    def _on_step(self, step: Callable[..., Commands]) -> bool:
+        commands = self._settled(step(now=self.runtime.now()))
+        self._commands += commands
+        return bool(commands)
+
+    def _soon(self, step: Callable[[], object]) -> None:
+        """Has the control thread do something, if there still is one."""
+        if self.runtime.process is control.current() and not sys.is_finalizing():
+            try:
+                self.runtime.loop.call_soon_threadsafe(step)
+            except RuntimeError:
+                return  # the loop has ended with the last channel, and the call with it
+
+    def _resume(self, report: tuple[Attempt, Outcome] | None = None) -> None:
+        """Does what was left undone when an exception was raised, on the control thread.
+
+        Args:
+            report: the end of an attempt that the machine may not have been told of.
+        """
+        if self._serializer.torn:
+            self._serializer.run(self._mend, None, patient=False)
+        elif report is not None and report[0].command.seconds is None:
+            self._run(partial(self.call.on_outcome, report[0].command.n, report[1]), Place.CONTROL)
+        for attempt in list(self._attempts.values()):
+            if attempt.ended and not attempt.readers:
+                self.report(attempt, Place.CONTROL)
+        self._perform(Place.CONTROL)
+        self.monitor.notify()
+
+    def _mend(self) -> None:
+        """Ends the call, whose machine was cut short in a step."""
+        self._serializer.torn = False
+        now = self.runtime.now()
+        for command in self.call.abandon(RAISED, now=now):
+            attempt = self._attempts.get(command.n)
+            if attempt is None or attempt.call is None or attempt.reported:
+                self.call.on_outcome(command.n, RAISED, now=now)
+            else:
+                self._commands.append(CancelAttempt(command.n))
+        self._commands.append(Finish(RAISED, 0))
 
     def _settled(self, commands: Commands) -> Commands:
-        """What follows from a step of the machine, under the lock."""
+        """What follows from a step of the machine, as part of it."""
         for command in commands:
             if type(command) is StartAttempt:
                 self._attempts[command.n] = Attempt(command)
@@ -286,22 +371,39 @@ class Engine:
         self._timer = None if due is None else self.runtime.call_at(due, self._on_timer)
 
     def _on_timer(self) -> None:
-        with self._lock:
-            self._due = self._timer = None
-            commands = self._settled(self.call.on_timer(now=self.runtime.now()))
-        self._perform(commands, Place.CONTROL)
+        self._run(self._expired, Place.CONTROL)
 
-    def _perform(self, commands: Commands, place: Place) -> None:
-        for command in commands:
-            if type(command) is StartAttempt:
-                error = self._launch(self._attempts[command.n], place)
-                if error is not None and not isinstance(error, Exception):
-                    raise error  # KeyboardInterrupt
-            elif type(command) is CancelAttempt:
-                self._stop(self._attempts[command.n])
-            else:
-                assert type(command) is Finish
-                self._finish(command, place)
+    def _expired(self, *, now: float) -> Commands:
+        self._due = self._timer = None
+        return self.call.on_timer(now=now)
+
+    def _perform(self, place: Place, *, raising: bool = False) -> None:
+        """Performs what was commanded and nobody has yet."""
+        while self._commands:
+            try:
+                command = self._commands.popleft()
+            except IndexError:  # another thread was quicker
+                return
+            try:
+                error = self._one(command, place)
+            except BaseException:
+                self._commands.appendleft(command)  # whatever has been done of it is not done again
+                raise
+            if error is not None and raising:
+                self.cancel(CANCELLED)  # a policy might retry what the caller is being told of
+                raise error
+            if error is not None and not isinstance(error, Exception):
+                raise error  # KeyboardInterrupt
+
+    def _one(self, command: CallCommand, place: Place) -> BaseException | None:
+        if type(command) is StartAttempt:
+            return self._launch(self._attempts[command.n], place)
+        if type(command) is CancelAttempt:
+            self._stop(self._attempts[command.n])
+        else:
+            assert type(command) is Finish
+            self._finish(command, place)
+        return None
 
     def _launch(self, attempt: Attempt, place: Place) -> BaseException | None:
         """Starts an attempt here, or on a thread of its own where it might have to wait or runs interceptors."""
@@ -318,37 +420,41 @@ class Engine:
         """Hands an attempt to grpc; returns what grpc raised."""
         command = attempt.command
         request: Any = self._request
-        self.runtime.count_aside(1)
+        runtime = self.runtime
+        if attempt.aside or attempt.reported:  # uninterrupted
+            return None  # it has been begun, and an exception kept that from being known
+        attempt.aside = True  # uninterrupted
+        runtime.aside += 1  # uninterrupted
         if attempt.cancelled:
             self.report(attempt, place, CANCELLED)
             return None
-        if isinstance(request, Requests):
-            request = request.feed(self, command.n)
-        subchannel: Any = command.host.subchannel
-        attempt.target = subchannel.target
-        send = subchannel.multicallables[self._method]
-        if self._method.kind.endswith("unary"):
-            send = send.future
-        metadata = for_attempt(self._metadata, command.previous, command.carrier)
-        arguments = (request, command.timeout, metadata, self._credentials, None, self._compression)
         try:
+            if isinstance(request, Requests):
+                request = request.feed(self, command.n)
+            subchannel: Any = command.host.subchannel
+            attempt.target = subchannel.target
+            send = subchannel.multicallables[self._method]
+            if self._method.kind.endswith("unary"):
+                send = send.future
+            metadata = for_attempt(self._metadata, command.previous, command.carrier)
+            arguments = (request, command.timeout, metadata, self._credentials, None, self._compression)
             if place is Place.USER and command.n == 1:
                 call = send(*arguments)
             else:
                 call = self._context.copy().run(send, *arguments)
+            attempt.starter = get_ident(), place
+            attempt.call = call
+            self.monitor.notify()
+            if attempt.cancelled:
+                self._stop(attempt)
+            call.add_done_callback(partial(self._on_done, attempt))
         except BaseException as error:  # noqa: BLE001 - raised by begin() or, KeyboardInterrupt, by _perform()
+            if attempt.call is not None:
+                attempt.call.cancel()
             closed = self.call.cluster.closed
             details = f"attempt {command.n} could not be started: {error!r}"
             self.report(attempt, place, CLOSED if closed else local("INTERNAL", details))
             return error
-        attempt.starter = get_ident(), place
-        with self._lock:
-            attempt.call = call
-            cancelled = attempt.cancelled
-            self.monitor.notify()
-        if cancelled:
-            self._stop(attempt)
-        call.add_done_callback(partial(self._on_done, attempt))
         attempt.starter = None
         self.started(attempt)
         return None
@@ -361,17 +467,15 @@ class Engine:
         came before the end, and reports; also if large requests or headers have committed the call to the attempt."""
         if outcomes.unconnected(attempt.call):
             let_go(attempt.call)
-        with self._lock:
-            if attempt.readers:
-                attempt.ended = True
-                return
+        attempt.ended = True  # uninterrupted
+        if attempt.readers:  # uninterrupted
+            return
         starter = attempt.starter
         self.report(attempt, starter[1] if starter is not None and starter[0] == get_ident() else Place.GRPC)
 
     def _stop(self, attempt: Attempt) -> None:
-        with self._lock:
-            attempt.cancelled = True
-            call = attempt.call
+        attempt.cancelled = True  # before its call is looked for: whoever starts it looks the other way round
+        call = attempt.call
         if call is not None:
             # In this order: to the end of its requests grpc would answer with the end of the stream.
             call.cancel()
@@ -383,22 +487,23 @@ class Engine:
             self._aside(lambda: self._finish(command, Place.ASIDE))
             return
         call, outcome = self.call, command.outcome
-        self.runtime.telemetry.ended(call, outcome, self.runtime.now(), place is not Place.USER)
-        call.waker = self._lease = None
-        if isinstance(self._request, Requests):
-            self._request.close()
-        with self._lock:
+        if self.outcome is None:
+            if not self._told:
+                self._told = True
+                self.runtime.telemetry.ended(call, outcome, self.runtime.now(), place is not Place.USER)
+            call.waker = self._lease = None
+            if isinstance(self._request, Requests):
+                self._request.close()
             speaker = self._attempts.get(command.n or call.committed)
             self.source = None if speaker is None else speaker.call
             self.outcome = outcome
-            callbacks, self._callbacks = self._callbacks, None
-            self.monitor.notify()
-        if not callbacks:
+        self.monitor.notify()
+        if not self._callbacks:
             return
         if place is Place.GRPC or place is Place.ASIDE:
-            _call_all(callbacks)
+            _call_all(self._callbacks)
         else:
-            self._aside(lambda: _call_all(callbacks))
+            self._aside(lambda: _call_all(self._callbacks))
 
     def _aside(self, target: Callable[[], object]) -> None:
         """Does something on a short-lived thread."""
@@ -409,8 +514,12 @@ class Engine:
         self.runtime.clock.spawn(run, f"meshlib-call-{self._method.name}")
 
 
-def _call_all(callbacks: list[Callable[[], None]]) -> None:
-    for callback in callbacks:
+def _call_all(callbacks: deque[Callable[[], None]]) -> None:
+    while callbacks:
+        try:
+            callback = callbacks.popleft()
+        except IndexError:  # another thread was quicker
+            return
         try:
             callback()
         except Exception:  # noqa: BLE001 - it is the application's, and others wait for their turn

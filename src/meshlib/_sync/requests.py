@@ -2,7 +2,8 @@
 
 grpc reads the requests of an attempt on a thread of its own, as it does on any channel. Here that thread reads what is
 kept of earlier attempts first, and then takes turns at the application's iterator with those of other attempts: one
-pulls at a time, and what it gets is there for all. So a request that the thread of a failed attempt was waiting for
+pulls at a time, and what it gets is there for all. None of them takes a lock: the application's threads stop them and
+commit the call, also from a signal handler. So a request that the thread of a failed attempt was waiting for
 goes to the next attempt.
 """
 
@@ -91,20 +92,17 @@ class Requests:
 
     def stop(self, n: int) -> None:
         """Attempt ``n`` is cancelled or has ended: the thread that reads for it is to end."""
-        with self._monitor.lock:
-            self._stopped.add(n)
-            self._monitor.notify()
+        self._stopped.add(n)
+        self._monitor.notify()
 
     def committed(self, n: int) -> None:
         """No other attempt than ``n`` will need the requests it has sent."""
-        with self._monitor.lock:
-            self._committed = n
+        self._committed = n
 
     def close(self) -> None:
         """The call is over: the iterator is let go of."""
-        with self._monitor.lock:
-            self._over = True
-            self._iterator = None
+        self._over = True
+        self._iterator = None
 
     def _message(self, call: Consumer, n: int, index: int) -> bytes | None:
         # That grpc asks for another one says that those before it are on their way.
@@ -131,13 +129,20 @@ class Requests:
             buffer.drop(index)
         elif self._committed:
             return None
+        half_closed = buffer.half_closed  # before the messages: those come first
         if index < buffer.end:
-            return buffer[index]
-        if buffer.half_closed:
+            try:
+                return buffer[index]
+            except IndexError:
+                return None  # the call has been committed to another attempt this moment
+        if half_closed:
             return _END
-        if self._pulling:
+        if self._pulling:  # uninterrupted
             return None
-        self._pulling = True
+        self._pulling = True  # uninterrupted
+        if index < buffer.end or buffer.half_closed:  # another thread has pulled it this moment
+            self._pulling = False
+            return self._turn(n, index)
         return _PULL
 
     def _pull(self, call: Consumer) -> None:
@@ -181,12 +186,11 @@ class Requests:
         return None
 
     def _pulled(self, data: bytes | None, failure: Outcome | None) -> None:
-        with self._monitor.lock:
-            self._pulling = False
-            if failure is not None:
-                self._over = True
-            elif data is None:
-                self._buffer.half_closed = True
-            else:
-                self._buffer.append(data)
-            self._monitor.notify()
+        if failure is not None:
+            self._over = True
+        elif data is None:
+            self._buffer.half_closed = True
+        else:
+            self._buffer.append(data)
+        self._pulling = False
+        self._monitor.notify()

@@ -32,7 +32,7 @@ class Runtime:
 
     Args:
         settings: what the channel is built from.
-        process: whose control thread it uses; the caller holds its lock.
+        process: whose control thread it uses.
         connectivity: told the channel's own state whenever it changes, on the control thread.
         telemetry: of the channel.
         factory: makes grpc channels.
@@ -57,7 +57,6 @@ class Runtime:
         """Of use: neither closed nor left behind at a fork."""
         self.aside = 0
         """Attempts no thread is blocked in: those of futures and streams."""
-        self._aside_lock = self.clock.lock()
         self._factory = factory
         self._connectivity = connectivity
         self.cluster = Cluster(
@@ -74,14 +73,18 @@ class Runtime:
             watched=lambda: connectivity.watched,
         )
         self.loop, resolutions = process.attach(self)
-        self.plane = Plane(
-            self.cluster,
-            lambda: resolutions.get(settings.source),
-            self,
-            clock=self.now,
-            build_aside=settings.builds_aside,
-        )
-        self.loop.call_soon_threadsafe(self.plane.start)
+        try:
+            self.plane = Plane(
+                self.cluster,
+                lambda: resolutions.get(settings.source),
+                self,
+                clock=self.now,
+                build_aside=settings.builds_aside,
+            )
+            self.loop.call_soon_threadsafe(self.plane.start)
+        except BaseException:
+            process.detach(self, lambda: None)  # it was raised by a signal handler, and nobody knows of this one
+            raise
 
     # The pool, on the control thread.
 
@@ -119,11 +122,6 @@ class Runtime:
             return Timer(self.loop, self.clock, when, fn)
         except RuntimeError:
             return None
-
-    def count_aside(self, change: int) -> None:
-        """An attempt of a future or stream begins (1) or has ended (-1)."""
-        with self._aside_lock:
-            self.aside += change
 
     def resolve_now(self) -> None:
         """Has the name looked up at once."""
@@ -209,27 +207,36 @@ class Lease:
         return runtime
 
     def renew(self) -> Runtime:
-        """Makes the runtime, if it is not there yet."""
+        """Makes the runtime, if it is not there yet. Two threads, or a thread and its signal handler, may do so at
+        once: one of the two is shut down again."""
         process = control.current()
-        with process.lock:
-            if self.closed:
-                raise ValueError(CLOSED_CHANNEL)
-            runtime = self.latest
-            if runtime is None or runtime.process is not process:
-                runtime = self.latest = Runtime(
-                    self.settings,
-                    process,
-                    connectivity=self._connectivity,
-                    telemetry=self.telemetry,
-                    factory=self._factory,
-                )
-                weakref.finalize(self, runtime.abandon).atexit = False
-            return runtime
+        if self.closed:
+            raise ValueError(CLOSED_CHANNEL)
+        before = self.latest
+        if before is not None and before.process is process:
+            return before
+        made = Runtime(
+            self.settings,
+            process,
+            connectivity=self._connectivity,
+            telemetry=self.telemetry,
+            factory=self._factory,
+        )
+        try:
+            finalizer = weakref.finalize(self, made.abandon)
+            finalizer.atexit = False
+            if self.latest is before and not self.closed:  # uninterrupted
+                self.latest = made  # uninterrupted
+                return made
+            finalizer.detach()
+        finally:
+            if self.latest is not made:
+                made.shutdown()
+        return self.renew()
 
     def close(self) -> None:
         """Closes the channel in this process. Idempotent."""
-        with control.current().lock:
-            self.closed = True
+        self.closed = True
         runtime = self.present
         if runtime is not None and not runtime.closed:
             runtime.shutdown()

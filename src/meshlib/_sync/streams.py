@@ -34,7 +34,7 @@ class StreamEngine(Engine):
             ahead: Any = self.monitor.wait_for(self._found)
             return None if ahead is _OVER else ahead
         while True:
-            attempt: Any = self.monitor.wait_for(self._enter)
+            attempt: Any = self.monitor.wait_for(self._readable)
             if attempt is _OVER:
                 return None
             found = self._read(attempt, Place.USER)
@@ -46,34 +46,29 @@ class StreamEngine(Engine):
         if self.call.plan.hedging is not None:
             self._aside(lambda: self._read_ahead(attempt))
 
-    def _enter(self) -> Any:
-        """An attempt to read from, marked as being read. Under the lock."""
-        if self.outcome is not None:
-            return _OVER
-        attempt = self.current()
-        if attempt is not None:
-            attempt.readers += 1
-        return attempt
+    def _readable(self) -> Any:
+        """An attempt to read from."""
+        return self.current() if self.outcome is None else _OVER
 
     def _found(self) -> Any:
-        found, self._ahead = self._ahead, None
+        found = self._ahead  # uninterrupted
+        self._ahead = None  # uninterrupted
         return found or (None if self.outcome is None else _OVER)
 
     def _read_ahead(self, attempt: Attempt) -> None:
-        with self.monitor.lock:
-            attempt.readers += 1
         found = self._read(attempt, Place.ASIDE)
         if found is not None:
-            with self.monitor.lock:
-                self._ahead = found
-                self.monitor.notify()
+            self._ahead = found
+            self.monitor.notify()
 
     def _read(self, attempt: Attempt, place: Place) -> tuple[Attempt, Any] | None:
         """Reads the first message of ``attempt``; None if it has none, or no longer counts."""
         assert attempt.call is not None
         found: tuple[Attempt, Any] | None = None
-        failed = False
+        failed = entered = False
         try:
+            attempt.readers += 1  # uninterrupted
+            entered = True  # uninterrupted
             message = next(attempt.call)
             if self.commit(attempt.command.n, "message"):
                 found = attempt, message
@@ -81,11 +76,13 @@ class StreamEngine(Engine):
                     self.read()
         except (StopIteration, grpc.RpcError):
             failed = True
+        except BaseException:
+            self._soon(self._resume)
+            raise
         finally:
-            with self.monitor.lock:
-                attempt.readers -= 1
-                failed = failed or (attempt.ended and not attempt.readers)
-            if failed:
+            if entered:  # uninterrupted
+                attempt.readers -= 1  # uninterrupted
+            if failed or (attempt.ended and not attempt.readers):
                 self.report(attempt, place)
         return found
 

@@ -1,6 +1,6 @@
 """The connection to one host: grpc's own channel to one address, and its multicallables, made once per method."""
 
-import threading
+from collections import deque
 from collections.abc import Callable
 from typing import Any, final
 
@@ -32,7 +32,7 @@ class Subchannel:
         factory: makes the grpc channel.
     """
 
-    __slots__ = ("_channel", "_registry", "multicallables", "state", "target")
+    __slots__ = ("_channel", "_registry", "glance", "multicallables", "state", "target")
 
     def __init__(
         self, host: Host, settings: Settings, sharing: Sharing | None = None, factory: Factory = grpcio.channel
@@ -40,6 +40,7 @@ class Subchannel:
         self.target, options = settings.subchannel(host, sharing)
         self._channel = factory(self.target, options, settings.credentials, settings.compression)
         self.state: Callable[[bool], int] = grpcio.sync_state(self._channel)
+        self.glance: Callable[[], int | None] = grpcio.sync_glance(self._channel)
         interceptors = settings.attempt_interceptors
         calls: Any = grpcio.Compressing(self._channel)
         self._registry = _Registry(grpc.intercept_channel(calls, *interceptors) if interceptors else calls)
@@ -47,36 +48,50 @@ class Subchannel:
         """grpc's multicallables by method: they take bytes, and return messages. ``ValueError``: the channel is closed,
         in grpc's own words."""
 
-    def glance(self) -> int | None:
-        """The state now."""
-        return self.state(True)
-
     def close(self) -> None:
         """Ends the connection and every call on it."""
-        self._registry.close()
-        self._channel.close()
+        self._registry.close(self._channel.close)
 
 
 @final
 class _Registry:
-    """C-core registers a method with its channel, and crashes if that is being closed: never both at once."""
+    """C-core registers a method with its channel, and crashes if that is being closed: never both at once. Nobody waits
+    for that: whoever is last to register one closes the channel."""
 
-    __slots__ = ("_calls", "_closed", "_lock")
+    __slots__ = ("_calls", "_close", "_registering")
 
     def __init__(self, calls: Any) -> None:
         self._calls = calls
-        self._closed = False
-        self._lock = threading.Lock()
+        self._close: deque[Callable[[], object]] | None = None
+        """How to close the channel, once it is to be: taken by the one who does."""
+        self._registering = 0
 
     def multicallable(self, method: Method) -> Any:
         """One that is new to this channel."""
-        with self._lock:
-            if self._closed:
-                raise ValueError(CLOSED_CHANNEL)
-            make = getattr(self._calls, method.kind)
-            return grpcio.shortened(make(method.name, None, method.deserializer, method.registered))
+        entered = False
+        try:
+            if self._close is None:  # uninterrupted
+                self._registering += 1  # uninterrupted
+                entered = True  # uninterrupted
+                make = getattr(self._calls, method.kind)
+                return grpcio.shortened(make(method.name, None, method.deserializer, method.registered))
+            raise ValueError(CLOSED_CHANNEL)
+        finally:
+            if entered:  # uninterrupted
+                self._registering -= 1  # uninterrupted
+            self._close_unused()
 
-    def close(self) -> None:
-        """None any more."""
-        with self._lock:
-            self._closed = True
+    def close(self, close: Callable[[], object]) -> None:
+        """None any more; ``close`` ends the channel, here or on the thread that is registering one."""
+        pending = deque([close])
+        if self._close is None:  # uninterrupted
+            self._close = pending  # uninterrupted
+        self._close_unused()
+
+    def _close_unused(self) -> None:
+        if self._close and not self._registering:
+            try:
+                close = self._close.popleft()
+            except IndexError:  # another thread was quicker
+                return
+            close()

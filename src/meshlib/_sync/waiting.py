@@ -1,4 +1,4 @@
-"""How threads wait for one another: a lock with waiters, a timer on the control thread, and which of them may wait."""
+"""How threads wait for one another: a condition without a lock, a timer on the control thread, and who may wait."""
 
 import asyncio
 from collections.abc import Callable
@@ -23,45 +23,45 @@ class Place(Enum):
 
 @final
 class Monitor:
-    """A condition variable out of the parts of a clock, so that a test may replace them.
+    """A condition variable without a lock: signal handlers and finalizers may wait and notify in the middle of either.
 
     Args:
-        clock: makes the lock and the events.
+        clock: makes the events.
     """
 
-    __slots__ = ("_clock", "_waiters", "lock")
+    __slots__ = ("_clock", "_waiters")
 
     def __init__(self, clock: Clock) -> None:
-        self.lock = clock.lock()
         self._clock = clock
-        self._waiters: list[Event] = []
+        self._waiters: dict[Event, None] = {}
 
     def wait_for(self, ready: Callable[[], T | None], timeout: float | None = None) -> T | None:
-        """Blocks until ``ready()``, asked under the lock, returns something.
+        """Blocks until ``ready()`` returns something. It is asked by several threads at once, and in its own middle.
 
         Returns:
             That, or None after ``timeout`` seconds.
         """
+        found = ready()
+        if found is not None:
+            return found
         deadline = None if timeout is None else self._clock.now() + timeout
         while True:
-            with self.lock:
+            event = self._clock.event()
+            try:
+                self._waiters[event] = None  # before it is asked again: what comes then sets the event
                 found = ready()
                 if found is not None:
                     return found
                 left = None if deadline is None else deadline - self._clock.now()
                 if left is not None and left <= 0:
                     return None
-                event = self._clock.event()
-                self._waiters.append(event)
-            if not event.wait(left):
-                with self.lock:
-                    if event in self._waiters:
-                        self._waiters.remove(event)
+                event.wait(left)
+            finally:
+                self._waiters.pop(event, None)
 
     def notify(self) -> None:
-        """Has everyone who waits ask again. Called under the lock."""
-        waiters, self._waiters = self._waiters, []
-        for event in waiters:
+        """Has everyone who waits ask again."""
+        for event in list(self._waiters):
             event.set()
 
 

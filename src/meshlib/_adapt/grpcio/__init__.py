@@ -6,6 +6,8 @@ They are used because the public way costs what a mesh cannot pay, or is not the
   packages replace the factories, and would then trace every attempt as if it were a call.
 - ``check_connectivity_state`` asks a connection in a third of a microsecond; ``subscribe`` costs a thread per channel
   and makes closing take a tenth of a second.
+- grpc's locks are entered in Python, where a signal handler may raise and leave them locked
+  (:mod:`meshlib._adapt.grpcio.locks`).
 - ``_InactiveRpcError`` is what blocking calls raise, and applications catch it by that name.
 - ``debug_error_string()`` of a call that grpc itself ended blocks for ever; ``_state`` has the answer.
 - A stream that C-core could not send anywhere a second time, after a GOAWAY that refused it, gets its status and never
@@ -22,7 +24,15 @@ They are used because the public way costs what a mesh cannot pay, or is not the
 
 from meshlib._adapt.grpcio.aio import aio_channel, aio_intercepted, aio_state, sending
 from meshlib._adapt.grpcio.blocking import UnaryUnary, shortened
-from meshlib._adapt.grpcio.sync import Compressing, channel, debug_string, inactive, let_go, sync_state
+from meshlib._adapt.grpcio.sync import (
+    Compressing,
+    channel,
+    debug_string,
+    inactive,
+    let_go,
+    sync_glance,
+    sync_state,
+)
 
 __all__ = [
     "Compressing",
@@ -36,5 +46,6 @@ __all__ = [
     "let_go",
     "sending",
     "shortened",
+    "sync_glance",
     "sync_state",
 ]

@@ -6,7 +6,9 @@ from typing import Any, cast, final
 import grpc
 import grpc._channel
 
-__all__ = ["Compressing", "channel", "debug_string", "inactive", "let_go", "sync_state"]
+from meshlib._adapt.grpcio.locks import glancing, interruptible
+
+__all__ = ["Compressing", "channel", "debug_string", "inactive", "let_go", "sync_glance", "sync_state"]
 
 _COMPRESSION = "grpc-internal-encoding-request"
 """The metadata by which C-core is asked to compress a call, which it takes out (``grpc/compression.h``)."""
@@ -23,6 +25,7 @@ def channel(
     core = None if credentials is None else credentials._credentials  # type: ignore[attr-defined]
     made: Any = grpc._channel.Channel(target, options, core, compression)
     made._single_threaded_unary_stream = False
+    interruptible(made)
     return cast("grpc.Channel", made)
 
 
@@ -30,6 +33,11 @@ def sync_state(channel: grpc.Channel) -> Callable[[bool], int]:
     """How to ask a sync channel for its connectivity: C-core's number, with True an idle one starts to connect."""
     ask: Callable[[bool], int] = channel._channel.check_connectivity_state  # type: ignore[attr-defined]
     return ask
+
+
+def sync_glance(channel: grpc.Channel) -> Callable[[], int | None]:
+    """The same for a sweep: it starts an idle one to connect, and does not wait for others; None: it would have to."""
+    return glancing(channel, sync_state(channel))
 
 
 def inactive(call: Any) -> Any:

@@ -1,0 +1,71 @@
+"""The locks inside grpc's channels, made safe to be interrupted.
+
+grpc guards each channel by a ``threading.Condition``, which is entered and left in Python. A signal handler that raises
+there, after the lock was taken or before it is given back, leaves it locked for ever, and with it every call on the
+channel. Entered and left in C it is not: CPython does not run a handler between a ``with`` in C and its body.
+
+The start of a call that does not block is guarded by a plain lock besides, under which grpc starts a thread. A second
+one that is begun meanwhile on the same thread, in a signal handler, would wait for itself. A re-entrant lock there does
+no harm: what it guards is one counter.
+
+Each is done where it is as expected, and left alone elsewhere.
+"""
+
+import gc
+import threading
+from collections.abc import Callable
+from operator import attrgetter
+from typing import Any, Final
+
+__all__ = ["glancing", "interruptible"]
+
+_LOCK: Final = type(threading.Lock())
+_RLOCK: Final = type(threading.RLock())
+
+
+class _Condition(threading.Condition):
+    """One that is entered and left in C."""
+
+    __slots__ = ()
+    __enter__ = property(attrgetter("_lock.__enter__"))
+    __exit__ = property(attrgetter("_lock.__exit__"))
+
+
+def interruptible(channel: Any) -> None:
+    """Makes the locks of ``channel``, one of grpc's that has just been made, safe to be interrupted."""
+    condition = _condition(channel)
+    if condition is not None and type(condition) is threading.Condition:
+        condition.__class__ = _Condition
+    state: Any = getattr(channel, "_call_state", None)
+    if type(getattr(state, "lock", None)) is _LOCK:
+        state.lock = threading.RLock()
+
+
+def glancing(channel: Any, ask: Callable[[bool], int]) -> Callable[[], int | None]:
+    """How to ``ask`` a channel for its connectivity without waiting for a thread that is inside it, or that has left
+    its lock behind; None is the answer then. For threads on which no signal handler runs."""
+    condition = _condition(channel)
+    if condition is None:
+        return lambda: ask(True)
+    lock: Any = condition._lock  # type: ignore[attr-defined]
+
+    def glance() -> int | None:
+        if not lock.acquire(False):
+            return None
+        try:
+            return ask(True)
+        finally:
+            lock.release()
+
+    return glance
+
+
+def _condition(channel: Any) -> threading.Condition | None:
+    """The condition of a channel; None: it is not where it was. Cython shows it to nobody but the collector."""
+    core = getattr(channel, "_channel", None)
+    for state in gc.get_referents(core):
+        if type(state).__name__ == "_ChannelState":
+            found = [each for each in gc.get_referents(state) if isinstance(each, threading.Condition)]
+            if len(found) == 1 and type(getattr(found[0], "_lock", None)) is _RLOCK:
+                return found[0]
+    return None
