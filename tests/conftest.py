@@ -41,7 +41,8 @@ _SEED = pytest.StashKey[int]()
 
 # What a shell may carry that would change what a channel does.
 _FOREIGN = re.compile(
-    r"(grpc_|https?_|all_|no_)proxy|OTEL_.*|GRPC_ENABLE_FORK_SUPPORT|MESHLIB_.*_ENDPOINTS", re.IGNORECASE
+    r"(grpc_|https?_|all_|no_)proxy|OTEL_.*|GRPC_ENABLE_FORK_SUPPORT|MESHLIB_.*_ENDPOINTS|LOCALDOMAIN|RES_OPTIONS",
+    re.IGNORECASE,
 )
 
 

@@ -76,7 +76,8 @@ def _print(shared: SharedResolution, found: bool, *, as_json: bool) -> None:
     for step in shared.steps:
         print(f"  {step}")
     for endpoint in endpoints:
-        print(f"  -> {endpoint.address}  priority {endpoint.priority}  weight {endpoint.weight}")
+        addresses = " or ".join((endpoint.address, *endpoint.alternatives))
+        print(f"  -> {addresses}  priority {endpoint.priority}  weight {endpoint.weight}")
     if shared.error is not None:
         kept = f"; {len(endpoints)} endpoints stay from before" if endpoints else ""
         print(f"  not resolved: {shared.error.reason}{kept}")

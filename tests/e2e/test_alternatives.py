@@ -91,11 +91,11 @@ def test_the_other_address_takes_over(port: int) -> None:
             call(b"x", timeout=SOON)
         assert (v4.calls[echo.UNARY], v6.calls[echo.UNARY]) == (5, 0), "one connection, not one to each"
         v4.stop()
-        call(b"x", timeout=SOON, wait_for_ready=True)
+        call(b"x", timeout=SOON)
         assert v6.calls[echo.UNARY] == 1
         v4.start()
         v6.stop()
-        call(b"x", timeout=SOON, wait_for_ready=True)
+        call(b"x", timeout=SOON)
         assert v4.calls[echo.UNARY] == 6
 
 
@@ -139,4 +139,4 @@ def test_records_that_become_two_addresses(dns: DnsServer, port: int) -> None:
             assert time.monotonic() < end
             call(b"x", timeout=SOON)
         v4.stop()
-        call(b"x", timeout=SOON, wait_for_ready=True)
+        call(b"x", timeout=SOON)

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import time
 from collections.abc import Callable
 
 import grpc
@@ -38,7 +39,9 @@ def test_a_new_channel_sees_a_new_value_at_once(
                 call(channel)
         assert (a.calls[echo.UNARY], b.calls[echo.UNARY]) == (1, 2)
         a.wait_until(lambda server: server.in_flight == 0)
-        while not b.calls[echo.UNARY] > 3:  # the channel that was open looks again, too
+        end = time.monotonic() + SOON
+        while b.calls[echo.UNARY] < 4:  # the channel that was open looks again, too
+            assert time.monotonic() < end
             call(before)
 
 
@@ -88,7 +91,7 @@ def test_a_channel_that_was_in_use_calls_the_new_servers(run: int, mesh_service:
             a, b = mesh_service("svc-a", 2)
             for _ in range(4):
                 call(channel)
-            assert (a.calls[echo.UNARY], b.calls[echo.UNARY]) == (2, 2)
+            assert a.calls[echo.UNARY] + b.calls[echo.UNARY] == 4
     assert os.environ[VARIABLE] == f"{a.address},{b.address}"
     assert [a.name, b.name] == ["svc-a-1", "svc-a-2"]
 

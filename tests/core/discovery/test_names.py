@@ -62,6 +62,7 @@ def test_localhost(name: str, expected: bool) -> None:
     [
         ("localhost", ("127.0.0.1", "::1")),
         ("db.localhost", ("127.0.0.1", "::1")),
+        ("mac.localhost", ("127.0.0.1", "::1")),
         ("pinned.localhost", ("127.0.0.9",)),
         ("Web.", ("10.0.0.7",)),
         ("none", ()),
@@ -69,7 +70,12 @@ def test_localhost(name: str, expected: bool) -> None:
 )
 def test_what_needs_no_name_server(name: str, expected: tuple[str, ...]) -> None:
     """The hosts file; and for localhost both loopbacks, also where the file has one of them."""
-    hosts = {"localhost": ("127.0.0.1",), "web": ("10.0.0.7",), "pinned.localhost": ("127.0.0.9",)}
+    hosts = {
+        "localhost": ("127.0.0.1",),
+        "mac.localhost": ("127.0.0.1", "::1", "fe80::1%lo0"),
+        "web": ("10.0.0.7",),
+        "pinned.localhost": ("127.0.0.9",),
+    }
     assert listed(hosts, name) == expected
 
 

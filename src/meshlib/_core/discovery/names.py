@@ -46,10 +46,11 @@ def is_localhost(name: str) -> bool:
 def listed(hosts: Mapping[str, tuple[str, ...]], name: str) -> tuple[str, ...]:
     """The addresses of ``name`` that need no name server: those of the hosts file, and of localhost both loopbacks.
 
-    Many hosts files have one line for localhost, ``127.0.0.1``, and servers may listen on ``::1``.
+    Many hosts files have one line for localhost, ``127.0.0.1``, and servers may listen on ``::1``. That of macOS has
+    ``fe80::1%lo0`` besides.
     """
     found = hosts.get(name.lower().removesuffix("."), ())
-    return LOOPBACK if is_localhost(name) and set(found) <= set(LOOPBACK) else found
+    return LOOPBACK if is_localhost(name) and (not found or set(found) & set(LOOPBACK)) else found
 
 
 def still_to_try(name: str, names: Sequence[str]) -> tuple[str, ...]:
