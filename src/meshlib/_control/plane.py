@@ -7,6 +7,7 @@ from typing import Protocol, final
 from meshlib._adapt.deferred_log import DeferredLogger
 from meshlib._control.plugins import in_thread
 from meshlib._control.rest import RestingChannels, resting_channels
+from meshlib._control.timers import Timer, call_at
 from meshlib._core.cluster import Cluster
 from meshlib._core.commands import Close, ClusterCommand, Lookup, Open, Rebuild, StateChanged, Wake
 from meshlib._core.connectivity import TRANSIENT_FAILURE
@@ -95,7 +96,7 @@ class Plane:
         self._clock = clock
         self._build_aside = build_aside
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: Timer | None = None
         self._rest: RestingChannels | None = None
         self._building: asyncio.Task[object] | None = None
         self._unsubscribe: Callable[[], None] | None = None
@@ -187,7 +188,7 @@ class Plane:
             return
         self._rest.forget(self)
         if at is not None:
-            self._timer = self._loop.call_later(max(0.0, at - self._clock()), self.look)
+            self._timer = call_at(self._loop, self._clock, at, self.look)
 
     def _perform(self, commands: Iterable[ClusterCommand]) -> None:
         pending = list(commands)
@@ -235,7 +236,9 @@ class Plane:
             return self._cluster.rebuild(now=self._clock())
         if self._building is None:
             assert self._loop is not None
-            self._building = self._loop.create_task(self._rebuild_aside(), name="meshlib picker")
+            building = self._loop.create_task(self._rebuild_aside(), name="meshlib picker")
+            if not building.done():  # an eager task may be
+                self._building = building
         return ()
 
     async def _rebuild_aside(self) -> None:

@@ -5,6 +5,8 @@ import weakref
 from collections.abc import Callable
 from typing import Final, Protocol, final
 
+from meshlib._control.timers import Timer, call_at
+
 __all__ = ["RestingChannels", "resting_channels"]
 
 SLACK: Final = 0.25
@@ -35,7 +37,7 @@ class RestingChannels:
         self._clock = clock
         self._at: dict[Resting, float] = {}
         self._due = 0.0
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: Timer | None = None
 
     def put(self, channel: Resting, at: float) -> None:
         """``channel`` is to be looked at then, once."""
@@ -55,7 +57,7 @@ class RestingChannels:
             self._timer.cancel()
         self._due = at
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(max(0.0, at - self._clock()), self._run)
+        self._timer = call_at(loop, self._clock, at, self._run)
 
     def _run(self) -> None:
         self._timer = None

@@ -11,6 +11,8 @@ from contextlib import AbstractContextManager
 from queue import Empty, SimpleQueue
 from typing import Any, Final, Protocol, final
 
+from meshlib._control.timers import clock_of, monotonic
+
 __all__ = ["CLOCK", "Clock", "Event"]
 
 PAUSE: Final = 0.0002
@@ -75,7 +77,7 @@ class _Flag:
 class Clock:
     """The real world."""
 
-    now: Callable[[], float] = staticmethod(time.monotonic)
+    now: Callable[[], float] = staticmethod(monotonic)
 
     def rng(self) -> random.Random:
         """What draws jitter and lots."""
@@ -104,10 +106,11 @@ class Clock:
         return thread
 
     def loop(self) -> asyncio.AbstractEventLoop:
-        """An event loop for the control thread."""
-        if _Selector is None:
-            return asyncio.new_event_loop()
-        return asyncio.SelectorEventLoop(_Selector())
+        """An event loop for the control thread, whose timers go by :attr:`now`."""
+        loop: Any = asyncio.new_event_loop() if _Selector is None else asyncio.SelectorEventLoop(_Selector())
+        if clock_of(loop) is monotonic:
+            loop.time = monotonic  # for the time-outs of asyncio
+        return loop  # type: ignore[no-any-return]
 
 
 CLOCK = Clock()

@@ -1,0 +1,120 @@
+"""Time that programs which patch the module ``time`` cannot change, and timers of event loops that go by it.
+
+Tests freeze the clock with freezegun, which replaces ``time.monotonic`` in every module. The clock of asyncio's own
+loops stands still then: their timers never fire, or fire all at once, and so would the deadline of a call that waits.
+"""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from contextvars import Context
+from importlib.util import find_spec, module_from_spec
+from typing import Any, Final, Protocol, final
+from weakref import ref
+
+__all__ = ["Timer", "call_at", "clock_of", "monotonic"]
+
+SKEW: Final = 1.0
+"""Seconds between the clock of a loop and the true one, from which on the loop's timers are of no use."""
+
+
+def _unpatched() -> Callable[[], float]:
+    """``time.monotonic`` of a second copy of the module, which nobody has a reference to."""
+    spec = find_spec("time")
+    if spec is None or spec.loader is None:
+        return time.monotonic
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    found: Callable[[], float] = module.monotonic
+    return found
+
+
+monotonic: Final = _unpatched()
+"""Monotonic seconds of the machine."""
+
+
+def clock_of(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
+    """The clock for what runs on ``loop``: the loop's own time, which for asyncio's own loops is :data:`monotonic`. It
+    holds no reference to the loop."""
+    if getattr(type(loop), "time", None) is asyncio.BaseEventLoop.time:
+        return monotonic
+    known = ref(loop)
+
+    def now() -> float:
+        owner = known()
+        if owner is None:
+            raise RuntimeError("the event loop of this clock is gone")
+        return owner.time()
+
+    return now
+
+
+class Timer(Protocol):
+    """What is used of ``asyncio.TimerHandle``."""
+
+    def when(self) -> float:
+        """The time it was made for."""
+        ...
+
+    def cancel(self) -> None:
+        """Prevents its callback, if that has not run."""
+        ...
+
+
+def call_at(
+    loop: asyncio.AbstractEventLoop,
+    now: Callable[[], float],
+    at: float,
+    callback: Callable[[], Any],
+    context: Context | None = None,
+) -> Timer:
+    """Has ``loop`` run ``callback`` when the clock ``now`` says ``at``."""
+    skew = loop.time() - now()
+    if -SKEW < skew < SKEW:
+        return loop.call_at(at, callback, context=context)
+    if now is monotonic:
+        return _Alarm(loop, at, at - now(), callback, context)
+    return loop.call_at(at + skew, callback, context=context)
+
+
+@final
+class _Alarm:
+    """A timer for a loop whose clock is patched: a thread of its own waits. Only tests come here, with few timers."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        at: float,
+        delay: float,
+        callback: Callable[[], Any],
+        context: Context | None,
+    ) -> None:
+        self._at = at
+        self._loop = loop
+        self._callback: Callable[[], Any] | None = callback
+        self._context = context
+        self._cancelled = threading.Event()
+        threading.Thread(
+            target=self._wait, args=(min(max(0.0, delay), threading.TIMEOUT_MAX),), name="meshlib-alarm", daemon=True
+        ).start()
+
+    def when(self) -> float:
+        """See :class:`Timer`."""
+        return self._at
+
+    def cancel(self) -> None:
+        """See :class:`Timer`."""
+        self._callback = None
+        self._cancelled.set()
+
+    def _wait(self, delay: float) -> None:
+        if not self._cancelled.wait(delay):
+            with suppress(RuntimeError):  # the loop was closed
+                self._loop.call_soon_threadsafe(self._fire, context=self._context)
+
+    def _fire(self) -> None:
+        callback, self._callback = self._callback, None
+        if callback is not None:
+            callback()
