@@ -18,10 +18,11 @@ def test_a_one_word_swap_has_every_default() -> None:
         assert settings.retry_budget == meshlib.RetryBudget()
 
 
-def test_a_process_that_gevent_patched_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a sentence that says why, at construction."""
+@pytest.mark.parametrize("modules", [("threading",), ("select", "selectors", "socket", "queue", "time")])
+def test_a_process_that_gevent_patched_is_refused(modules: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """At construction, with the reason: ``patch_all`` and ``patch_all(thread=False)``."""
     patched = types.ModuleType("gevent.monkey")
-    patched.is_module_patched = lambda name: name == "threading"  # type: ignore[attr-defined]
+    patched.is_module_patched = lambda name: name in modules  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "gevent.monkey", patched)
     with pytest.raises(meshlib.ConfigError, match="needs real threads"):
         meshlib.channel("svc-a")

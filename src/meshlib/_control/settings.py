@@ -51,6 +51,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Settings", "settle"]
 
+_GEVENT: Final = ("threading", "select", "selectors")
+"""Modules that the control plane needs as they are; gevent may patch some and not others."""
+
 _KINDS: Final = ("UnaryUnary", "UnaryStream", "StreamUnary", "StreamStream")
 
 
@@ -241,10 +244,11 @@ def _interceptors(name: str, given: Sequence[Any] | None, *, aio: bool) -> tuple
 def _refuse_gevent() -> None:
     """gevent replaces threads by greenlets, which C-core's threads cannot wake without grpc's own gevent mode."""
     monkey = sys.modules.get("gevent.monkey")
-    if monkey is not None and monkey.is_module_patched("threading"):
+    patched = [name for name in _GEVENT if monkey is not None and monkey.is_module_patched(name)]
+    if patched:
         raise ConfigError(
             "gevent",
-            "monkey-patched",
-            "meshlib needs real threads: its control plane and grpc's callbacks run on threads that a patched "
-            "threading module cannot wake; do not patch threading in this process",
+            f"patched {', '.join(patched)}",
+            "meshlib needs real threads, and event loops in them: its control plane and grpc's callbacks run on "
+            "threads that gevent's hub neither wakes nor serves; do not monkey-patch these modules in this process",
         )
