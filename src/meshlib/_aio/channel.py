@@ -23,6 +23,23 @@ __all__ = ["Channel"]
 
 
 @final
+class _Interceptors:
+    """A list of interceptors of a channel, by the private name that it has in grpc.aio: the calls' own, so that changes
+    of it and other lists in its place hold from the next call on."""
+
+    _kind: str
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._kind = name.removeprefix("_").removesuffix("_interceptors")
+
+    def __get__(self, channel: "Channel", owner: type) -> list[Any]:
+        return channel._lease.interceptors[self._kind]
+
+    def __set__(self, channel: "Channel", interceptors: list[Any]) -> None:
+        channel._lease.interceptors[self._kind] = interceptors
+
+
+@final
 class Channel(grpc.aio.Channel):
     """A channel to a service: finds its instances, keeps connections to them, chooses one per call, retries.
 
@@ -101,6 +118,12 @@ class Channel(grpc.aio.Channel):
         runtime = self._lease.present
         return CLOCK.loop() if runtime is None else runtime.loop
 
+    # google-api-core appends to these lists and replaces them, pymilvus puts its authentication there.
+    _unary_unary_interceptors = _Interceptors()
+    _unary_stream_interceptors = _Interceptors()
+    _stream_unary_interceptors = _Interceptors()
+    _stream_stream_interceptors = _Interceptors()
+
     def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
         """The state of now; with ``try_to_connect`` a channel that has not been used yet begins to connect."""
         lease = self._lease
@@ -144,7 +167,7 @@ class Channel(grpc.aio.Channel):
             await self._end(runtime, grace)
 
     async def _end(self, runtime: Runtime, grace: float | None) -> None:
-        intercepted = [call for call in self._lease.intercepted if not call.done()]
+        intercepted = [call for call in self._lease.intercepted.copy() if not call.done()]
         under_way = [*runtime.calls, *intercepted]
         try:
             if grace and under_way:

@@ -1,6 +1,7 @@
 """The state of a channel for those who wait for it to change."""
 
 import asyncio
+from contextlib import suppress
 from typing import Final, final
 
 import grpc
@@ -62,7 +63,8 @@ class Connectivity:
             waiter = asyncio.get_running_loop().create_future()
             self._waiters.append(waiter)
             try:
-                await waiter
+                if STATES[self.state] is state:  # a signal handler may have closed the channel just now
+                    await waiter
             finally:
-                if waiter in self._waiters:
+                with suppress(ValueError):
                     self._waiters.remove(waiter)

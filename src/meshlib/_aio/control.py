@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, final
 
 from meshlib._aio.clock import CLOCK, Clock
 from meshlib._control.shared import Resolutions
+from meshlib._control.timers import clock_of
 from meshlib._core.sharing import Sharing
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class Process:
         """What the channels of ``loop`` look up, shared among them."""
         known = self._resolutions.get(loop)
         if known is None:
-            known = self._resolutions[loop] = Resolutions(clock=weakref.proxy(loop).time, rng=self.clock.rng())
+            known = self._resolutions[loop] = Resolutions(clock=clock_of(loop), rng=self.clock.rng())
         return known
 
     @property

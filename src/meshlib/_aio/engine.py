@@ -8,8 +8,9 @@ import asyncio
 import contextvars
 import logging
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from copy import copy
+from functools import partial
 from typing import Any, Final
 
 import grpc
@@ -21,6 +22,7 @@ from meshlib._adapt.metadata import Metadata, for_attempt
 from meshlib._aio.runtime import Lease
 from meshlib._aio.waiting import News
 from meshlib._control.methods import Method
+from meshlib._control.timers import Timer, call_at
 from meshlib._core.call import Call
 from meshlib._core.commands import CallCommand, CancelAttempt, StartAttempt
 from meshlib._core.hedged import machine
@@ -31,6 +33,9 @@ from meshlib._core.view import CallMesh
 __all__ = ["GC_DETAILS", "LOCAL_DETAILS", "Engine"]
 
 _log = logging.getLogger("meshlib")
+
+Step = Callable[[], tuple[CallCommand, ...]]
+"""An input of the machine, bound to its arguments."""
 
 LOCAL_DETAILS: Final = "Locally cancelled by application!"
 GC_DETAILS: Final = "Cancelled upon garbage collection!"
@@ -67,10 +72,13 @@ class Engine:
     """Attempts that the mesh itself, or the application, has cancelled."""
     holder: Callable[[], Any] | None = None
     """Of a call with a stream: what the application holds; answers None once it let go."""
-    _todo: list[CallCommand] | None = None
-    _timer: asyncio.TimerHandle | None = None
+    _todo: list[Step] | None = None
+    """The input under way and those queued behind it; None between inputs."""
+    _timer: Timer | None = None
     _callbacks: tuple[Callable[[Any], None], ...] = ()
     _news: News | None = None
+    _waiters: tuple["asyncio.Future[None]", ...] = ()
+    """Of those who wait for the end."""
 
     def __init__(
         self,
@@ -119,27 +127,44 @@ class Engine:
         now = self._now()
         self._metadata = self.runtime.telemetry.started(self.call, self._metadata, now)
         self.runtime.calls.add(self)
-        self.perform(self.call.begin(now))
+        self.feed(partial(self.call.begin, now))
 
-    def perform(self, commands: tuple[CallCommand, ...]) -> None:
-        """Performs ``commands`` and whatever follows from them. What a command provokes comes after the others."""
+    def feed(self, step: Step) -> None:
+        """Feeds the machine one input, and performs its commands and whatever follows from them.
+
+        A signal handler or a finalizer may feed another input in the middle of this, and so does an attempt that ends
+        while it is started or cancelled. The machine takes one input at a time: the other one is queued.
+        """
         if self._todo is not None:
-            self._todo.extend(commands)
+            self._todo.append(step)
             return
-        if commands:
-            self._todo = todo = list(commands)
-            try:
-                for command in todo:  # it grows meanwhile
+        self._todo = todo = [step]
+        commands: Iterator[CallCommand] | None = None
+        try:
+            for step in todo:  # it grows meanwhile
+                commands = iter(step())
+                for command in commands:
                     if type(command) is StartAttempt:
                         self._start(command)
                     elif type(command) is CancelAttempt:
                         self.give_up(command.n)
                     else:
                         self._finish(command.outcome, command.n)
-            finally:
-                self._todo = None
+        except BaseException:  # out of a signal handler, or of the observer's code
+            self._postpone([lambda: tuple(commands or ()), *todo[todo.index(step) + 1 :]])
+            raise
+        finally:
+            self._todo = None
+        if todo[-1] is not step:  # it came after the loop
+            self._postpone(todo[todo.index(step) + 1 :])
         if self.outcome is None:
             self._arm()
+
+    def _postpone(self, steps: list[Step]) -> None:
+        """The loop does the rest of a step that was interrupted."""
+        for step in steps:
+            if not self.loop.is_closed():
+                self.loop.call_soon_threadsafe(self.feed, step)
 
     @property
     def news(self) -> News:
@@ -166,21 +191,26 @@ class Engine:
             outcome = outcomes.failed(error, subchannel.target, error.trailing_metadata())
         elif isinstance(error, asyncio.CancelledError):
             outcome = Outcome("CANCELLED", LOCAL_DETAILS, local=True)  # a server may have seen it
+            if n not in self.given_up:
+                # The task that read or wrote was cancelled, and grpc.aio cancelled the attempt with it.
+                self.given_up |= {n}
+                outcome = local("CANCELLED", LOCAL_DETAILS)
+                self.feed(partial(self.call.on_cancel, outcome, now=now))
         else:
             # Bad metadata, a request that is no bytes: what grpc.aio raised is what the caller is to see.
             outcome = Outcome("INTERNAL", f"{type(error).__name__}: {error}", sent=False, local=True, error=error)
-        if n not in self.given_up and isinstance(error, asyncio.CancelledError):
-            # The task that read or wrote was cancelled, and grpc.aio cancelled the attempt with it.
-            self.given_up |= {n}
-            outcome = local("CANCELLED", LOCAL_DETAILS)
-            self.perform(self.call.on_cancel(outcome, now=now))
-        self.perform(self.call.on_outcome(n, outcome, now))
-        self._tell()
-        self.left()
+        self.feed(partial(self._report, attempt, outcome, now))
+        if self.outcome is None:
+            self._tell()
+            self.left()
+
+    def _report(self, attempt: StartAttempt, outcome: Outcome, now: float) -> tuple[CallCommand, ...]:
+        """The input for the end of an attempt, unless the same was queued before."""
+        return self.call.on_outcome(attempt.n, outcome, now) if attempt.seconds is None else ()
 
     def commit(self, n: int, why: str) -> None:
         """Attempt ``n`` is the one that counts."""
-        self.perform(self.call.on_commit(n, why, now=self._now()))
+        self.feed(partial(self.call.on_commit, n, why, now=self._now()))
 
     def counts(self, n: int) -> bool:
         """Whether what attempt ``n`` says may reach the application: it is under way, or its end is the call's."""
@@ -193,7 +223,7 @@ class Engine:
         committed = self.call.committed
         if committed:
             return [committed] if committed in self.attempts else []
-        return [n for n in self.attempts if self.call.attempts[n - 1].outcome is None]
+        return [n for n in tuple(self.attempts) if self.call.attempts[n - 1].outcome is None]
 
     def request(self, n: int) -> Any:
         """What attempt ``n`` is to send, in grpc's form. The kind's."""
@@ -221,7 +251,8 @@ class Engine:
             self.ended(command.n, error)
             return
         self.attempts[command.n] = attempt
-        self._tell()
+        if self._news is not None:
+            self._news.tell()
 
     def give_up(self, n: int) -> None:
         self.given_up |= {n}
@@ -243,6 +274,10 @@ class Engine:
         self.attempts = {counted: self.attempts[counted]} if counted in self.attempts else {}
         self.left()
         self._tell()
+        waiters, self._waiters = self._waiters, ()
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
         telemetry = self.runtime.telemetry
         try:
             if telemetry.listens or outcome is not OK or len(self.call.attempts) > 1:
@@ -270,21 +305,25 @@ class Engine:
             self.loop.call_soon(self._on_endpoints, context=self.context)
 
     def _on_endpoints(self) -> None:
-        self.perform(self.call.on_endpoints(now=self._now()))
+        self.feed(partial(self.call.on_endpoints, now=self._now()))
 
     def _on_timer(self) -> None:
         self._timer = None
-        self.perform(self.call.on_timer(now=self._now()))
+        self.feed(partial(self.call.on_timer, now=self._now()))
 
     def _arm(self) -> None:
         at = self.call.next_timer()
-        if self._timer is not None:
-            if self._timer.when() == at:
+        timer = self._timer
+        if timer is not None:
+            if timer.when() == at:
                 return
-            self._timer.cancel()
+            timer.cancel()
             self._timer = None
         if at is not None:
-            self._timer = self.loop.call_at(at, self._on_timer, context=self.context)
+            self._timer = timer = call_at(self.loop, self._now, at, self._on_timer, self.context)
+            if self.outcome is not None:  # ended by a signal handler or a finalizer meanwhile
+                timer.cancel()
+                self._timer = None
 
     # Waiting for it.
 
@@ -293,8 +332,20 @@ class Engine:
         if self.failed:
             await self.turn()
         while self.outcome is None:
-            await self.news.wait()
+            waiter = self.waiter()
+            try:
+                if self.outcome is None:
+                    await waiter
+            finally:
+                self._waiters = tuple(other for other in self._waiters if other is not waiter)
         return self.outcome
+
+    def waiter(self) -> "asyncio.Future[None]":
+        """A future that is done when the call ends. Check the outcome between this and the await: a signal handler or a
+        finalizer may end the call at any time."""
+        waiter = self.loop.create_future()
+        self._waiters = (*self._waiters, waiter)
+        return waiter
 
     async def turn(self) -> None:
         """Lets others run. A call that is refused on the spot has waited for nothing: who makes the next one at once,
@@ -307,7 +358,7 @@ class Engine:
         """Ends the call; whether there was anything to end."""
         if self.outcome is not None:
             return False
-        self.perform(self.call.on_cancel(local("CANCELLED", details), now=self._now()))
+        self.feed(partial(self.call.on_cancel, local("CANCELLED", details), now=self._now()))
         return True
 
     def cancelled(self) -> bool:

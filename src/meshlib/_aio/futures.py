@@ -5,8 +5,10 @@ collected is cancelled.
 """
 
 import asyncio
+import sys
 import weakref
 from collections.abc import Callable, Generator
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -40,7 +42,9 @@ class UnaryResponse(Engine):
             if self.outcome is not None and self.failed:
                 yield from self.turn().__await__()
             while self.outcome is None:
-                yield from self.news.waiter().__await__()
+                waiter = self.waiter()
+                if self.outcome is None:
+                    yield from waiter
         except asyncio.CancelledError:
             self.cancel()
             raise
@@ -69,14 +73,11 @@ class Handle:
         if engine is None or engine.outcome is not None:
             return
         loop = engine.runtime.loop
+        if loop.is_closed() or sys.is_finalizing():
+            return
         engine.holder = lambda: self
-        try:
-            running: Any = asyncio.get_running_loop()
-        except RuntimeError:
-            running = None
-        if running is loop:
-            engine.cancel(GC_DETAILS)
-        elif not loop.is_closed():
+        # Not here: this may run in the middle of anything, on any thread.
+        with suppress(RuntimeError):  # another thread closed the loop just now
             loop.call_soon_threadsafe(engine.cancel, GC_DETAILS)
 
     def cancel(self) -> bool:

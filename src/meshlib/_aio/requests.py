@@ -56,11 +56,14 @@ class Feed:
     async def __anext__(self) -> Any:
         requests, replay = self._requests, self._requests.replay
         requests.sent(self)  # that it asks for the next one says so
-        while self.index >= replay.end:
+        while True:
+            seen = requests.told
+            if self.index < replay.end:
+                break
             if replay.half_closed or not requests.wanted(self.n):
                 requests.told_all()
                 raise StopAsyncIteration
-            await requests.more()
+            await requests.more(seen)
         self.index += 1
         return replay[self.index - 1]
 
@@ -99,6 +102,11 @@ class Requests:
         """Whether no more follow."""
         return self.replay.half_closed
 
+    @property
+    def told(self) -> int:
+        """How often there was news of them, for :meth:`more`."""
+        return self._news.told
+
     def feed(self, n: int) -> Feed:
         """All of them, for attempt ``n``."""
         return Feed(self, n)
@@ -126,12 +134,12 @@ class Requests:
         engine = self._engine
         return engine is not None and engine.call.attempts[n - 1].outcome is None
 
-    async def more(self) -> None:
-        """Waits until there is another message, or none will be."""
+    async def more(self, seen: int) -> None:
+        """Waits until there is another message than when :attr:`told` was ``seen``, or none will be."""
+        self._asked.set()  # before the task, which may be an eager one
         if self._pull is None and not self._written:
             self._pull = asyncio.get_running_loop().create_task(self._consume(), context=self._context)
-        self._asked.set()
-        await self._news.wait()
+        await self._news.wait(seen)
 
     async def write(self, request: Any) -> None:
         """The application's ``write()``: returns when an attempt has taken the message.
@@ -152,11 +160,14 @@ class Requests:
         mine = self.replay.end
         self._news.tell()
         try:
-            while self._sent < mine:
+            while True:
+                seen = self._news.told
+                if self._sent >= mine:
+                    return
                 if engine.outcome is not None:
                     await engine.raise_for_status()
                     return
-                await self._news.wait()
+                await self._news.wait(seen)
         except asyncio.CancelledError:
             engine.cancel()
             raise
@@ -173,8 +184,11 @@ class Requests:
             return
         self._close()
         try:
-            while not self._told and self._engine is not None:
-                await self._news.wait()
+            while True:
+                seen = self._news.told
+                if self._told or self._engine is None:
+                    return
+                await self._news.wait(seen)
         except asyncio.CancelledError:
             self._cancel()
             raise

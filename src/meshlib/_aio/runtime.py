@@ -2,6 +2,7 @@
 
 import asyncio
 import weakref
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, final
 
 import grpc.aio
@@ -16,7 +17,9 @@ from meshlib._control.logs import ChannelLog
 from meshlib._control.methods import Method
 from meshlib._control.plane import Plane
 from meshlib._control.settings import Settings
+from meshlib._control.timers import clock_of
 from meshlib._core.cluster import Cluster
+from meshlib._core.commands import Close
 from meshlib._core.host import Host
 from meshlib._core.policy import Plan
 
@@ -58,7 +61,7 @@ class Runtime:
         self.settings = settings
         self.process = process
         self.loop = loop
-        self.now = loop.time
+        self.now = clock_of(loop)
         self.telemetry = telemetry
         self.closed = False
         self.calls: set[Engine] = set()
@@ -85,10 +88,8 @@ class Runtime:
             build_aside=settings.builds_aside,
         )
         process.runtimes.add(self)
-        if loop.is_running():
-            self.plane.start()
-        else:
-            loop.call_soon(self.plane.start)
+        # Not here: a signal handler or a finalizer may make the first call, in the middle of the loop's own code.
+        loop.call_soon_threadsafe(self.plane.start)
 
     # The pool.
 
@@ -111,7 +112,8 @@ class Runtime:
 
     def resolve_now(self) -> None:
         """Has the name looked up at once."""
-        self.loop.call_soon_threadsafe(self.plane.resolve_now)
+        with suppress(RuntimeError):  # another thread closed the loop just now
+            self.loop.call_soon_threadsafe(self.plane.resolve_now)
 
     # The end.
 
@@ -120,9 +122,14 @@ class Runtime:
         if self.closed:
             return
         self.closed = True
-        for call in tuple(self.calls):
+        for call in self.calls.copy():
             call.cancel()
         self.plane.stop()
+
+    def discard(self) -> None:
+        """The same for one that was never used: the channel has another, and its state."""
+        self._connectivity = Connectivity()
+        self.shutdown()
 
     def abandon(self) -> None:
         """The same for a channel that was collected, on whatever thread and in whatever process that happened.
@@ -131,7 +138,16 @@ class Runtime:
         close themselves.
         """
         if self.process is control.current() and not self.closed and not self.loop.is_closed():
-            self.loop.call_soon_threadsafe(self.shutdown)
+            with suppress(RuntimeError):  # another thread closed the loop just now
+                self.loop.call_soon_threadsafe(self.shutdown)
+
+    def leave(self) -> None:
+        """Releases the connections of a runtime whose loop was closed, instead of leaving them to the next cyclic
+        collection. Until then grpc.aio keeps the loop: every one, if a channel is used on one loop after the other."""
+        self.closed = True
+        for command in self.cluster.close(now=0.0):
+            if isinstance(command, Close):
+                command.host.subchannel = None  # grpc.aio's channel closes itself when it is freed
 
     def _attention(self) -> None:
         self.plane.attention()
@@ -170,7 +186,8 @@ class Lease:
         self.telemetry = telemetry
         self.closed = False
         self.connectivity = Connectivity()
-        self.interceptors = by_kind(settings.interceptors)
+        self.interceptors = {kind: list(given) for kind, given in by_kind(settings.interceptors).items()}
+        """By kind of call. The lists are live: libraries append to them, and replace them, as those of grpc.aio."""
         by_kind(settings.attempt_interceptors)
         self.intercepted: weakref.WeakSet[Any] = weakref.WeakSet()
         """Calls whose interceptors may still be at it."""
@@ -189,8 +206,11 @@ class Lease:
 
     def refresh(self) -> None:
         """Lets go of a runtime whose loop was closed, or which a parent process has: the channel starts anew."""
-        if self._runtime is not None and self.present is None and not self.closed:
+        left = self._runtime
+        if left is not None and self.present is None and not self.closed:
             self._runtime = None
+            if left.process is control.current():
+                left.leave()
             self.connectivity.renew()
             if self._finalizer is not None:
                 self._finalizer.detach()
@@ -212,7 +232,7 @@ class Lease:
         if runtime is not None and runtime.process is process and not runtime.loop.is_closed():
             raise grpc.aio.UsageError(SECOND_LOOP)
         self.refresh()
-        runtime = self._runtime = Runtime(
+        made = Runtime(
             self.settings,
             process,
             loop,
@@ -220,9 +240,14 @@ class Lease:
             telemetry=self.telemetry,
             factory=self._factory,
         )
-        self._finalizer = weakref.finalize(self, runtime.abandon)
+        if self._runtime is not None or self.closed:
+            # A signal handler or a finalizer made the first call, or closed the channel, meanwhile.
+            made.discard()
+            return self.runtime()
+        self._runtime = made
+        self._finalizer = weakref.finalize(self, made.abandon)
         self._finalizer.atexit = False
-        return runtime
+        return made
 
     def plan(self, method: Method) -> Plan:
         """The policies of ``method``."""

@@ -13,6 +13,7 @@ from meshlib._aio.engine import Engine
 from meshlib._aio.futures import Handle, UnaryResponse
 from meshlib._aio.requests import MIXED, Requests, serialized
 from meshlib._aio.waiting import ended
+from meshlib._control.timers import call_at
 
 __all__ = ["StreamStreamCall", "StreamUnaryCall", "UnaryStreamCall"]
 
@@ -55,12 +56,15 @@ class _Streaming(Engine):
     async def _shown_for_long(self, n: int) -> None:
         """Waits until attempt ``n`` is sure to have no initial metadata: it has ended, or has not for long enough."""
         until = self._now() + EMPTY_PATIENCE
-        while self.outcome is None and self.counts(n) and self.call.committed != n and self._now() < until:
-            try:
-                async with asyncio.timeout_at(until):
-                    await self.news.wait()
-            except TimeoutError:
-                return
+        timer = call_at(self.loop, self._now, until, self._tell, self.context)
+        try:
+            while True:
+                seen = self.news.told
+                if self.outcome is not None or not self.counts(n) or self.call.committed == n or self._now() >= until:
+                    return
+                await self.news.wait(seen)
+        finally:
+            timer.cancel()
 
     async def wait_for_connection(self) -> None:
         async def told(n: int) -> Any:
@@ -75,10 +79,14 @@ class _Streaming(Engine):
 
     async def _first(self, ask: Ask, accept: Accept) -> Any:
         """What ``ask`` gets from the first attempt whose answer is accepted; None if the call ends before."""
-        while self.outcome is None:
+        news = self.news
+        while True:
+            seen = news.told
+            if self.outcome is not None:
+                return None
             numbers = self.live()
             if not numbers:
-                await self._or_cancel(self.news.wait())
+                await self._or_cancel(news.wait(seen))
                 continue
             if self.call.plan.hedging is not None and not self.call.committed:
                 return await self._race(ask, accept)
@@ -86,46 +94,55 @@ class _Streaming(Engine):
             answer = await self.heard(n, ask(n))
             if answer is not None and accept(n, answer):
                 return answer
+            seen = news.told
             if self.outcome is None and n in self.live():
                 # It says no more and has not ended: an attempt interceptor may stop reading. Its status is to come.
-                await self._or_cancel(self.news.wait())
-        return None
+                await self._or_cancel(news.wait(seen))
 
     async def heard(self, n: int, answer: Coroutine[Any, Any, Any], *, alone: bool = True) -> Any:
         """What attempt ``n`` answers; None if it ends instead, and then the machine knows.
 
+        grpc.aio may swallow the cancellation of the task: if that comes while an attempt fails, it cancels the attempt,
+        which has ended, and goes on. So requests for cancellation are counted.
+
         Not ``alone``, it is asked in a task of its own, whose cancellation is no wish of the application's.
         """
+        task = asyncio.current_task() if alone else None
+        before = 0 if task is None else task.cancelling()
+        said = None
         try:
-            return await answer
+            said = await answer
         except StopAsyncIteration:
-            return None
+            pass
         except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if n in self.given_up and not (alone and task is not None and task.cancelling()):
-                return None
-            self.cancel()
-            raise
+            if n not in self.given_up:
+                self.cancel()
+                raise
         except grpc.aio.AioRpcError as error:
             self.ended(n, error)
         except Exception as error:  # noqa: BLE001 - grpc.aio raises what the caller is to see, and never ends the call
             self.ended(n, error)
             self.give_up(n)
-        return None
+        if task is not None and task.cancelling() > before:
+            self.cancel()
+            raise asyncio.CancelledError
+        return said
 
     async def _race(self, ask: Ask, accept: Accept) -> Any:
         """Asks all hedges; the first answer that is accepted. The one place with tasks: several are waited for."""
         tasks: dict[int, asyncio.Task[Any]] = {}
         pending: set[asyncio.Future[Any]] = set()
         try:
-            while self.outcome is None:
-                for n in self.live():
-                    if n not in tasks:
-                        tasks[n] = self.loop.create_task(self.heard(n, ask(n), alone=False))
-                        pending.add(tasks[n])
+            while True:
                 news = self.news.waiter()
-                waited = asyncio.wait([*pending, news], return_when=asyncio.FIRST_COMPLETED)
                 try:
+                    if self.outcome is not None:
+                        return None
+                    for n in self.live():
+                        if n not in tasks:
+                            tasks[n] = self.loop.create_task(self.heard(n, ask(n), alone=False))
+                            pending.add(tasks[n])
+                    waited = asyncio.wait([*pending, news], return_when=asyncio.FIRST_COMPLETED)
                     done, _ = await self._or_cancel(waited)
                 finally:
                     self.news.forget(news)
@@ -133,7 +150,6 @@ class _Streaming(Engine):
                 for n, task in tasks.items():
                     if task in done and (answer := task.result()) is not None and accept(n, answer):
                         return answer
-            return None
         finally:
             for task in tasks.values():
                 task.cancel()

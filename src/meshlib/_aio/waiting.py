@@ -41,23 +41,29 @@ def ended(awaitable: Awaitable[Any]) -> Any:
 
 @final
 class News:
-    """Something has changed: whoever waits looks again.
+    """A condition variable of one event loop: each waiter looks again when something has changed.
+
+    A signal handler or a finalizer may call :meth:`tell` between any two lines. So a waiter reads :attr:`told` before
+    it looks, and passes it to :meth:`wait`, which returns at once if there was a change since.
 
     Args:
         loop: where they wait.
     """
 
-    __slots__ = ("_loop", "_waiters")
+    __slots__ = ("_loop", "_waiters", "told")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
+        self.told = 0
+        """How often there was a change."""
         self._waiters: dict[asyncio.Future[None], None] = {}  # a set in order: who came first is told first
 
-    async def wait(self) -> None:
-        """Until the next :meth:`tell`."""
+    async def wait(self, seen: int) -> None:
+        """Waits for the first :meth:`tell` after :attr:`told` was ``seen``."""
         waiter = self.waiter()
         try:
-            await waiter
+            if self.told == seen:
+                await waiter
         finally:
             self.forget(waiter)
 
@@ -73,6 +79,7 @@ class News:
 
     def tell(self) -> None:
         """Ends every wait."""
+        self.told += 1
         if self._waiters:
             waiters, self._waiters = self._waiters, {}
             for waiter in waiters:

@@ -14,6 +14,7 @@ from weakref import WeakSet, WeakValueDictionary
 from meshlib._adapt.deferred_log import DeferredLogger
 from meshlib._control.plugins import FixedResolver, PluginResolver, TracedResolver
 from meshlib._control.sources import Source, fixed
+from meshlib._control.timers import call_at
 from meshlib._core.discovery.refresh import Refresh
 from meshlib._core.discovery.steps import ResolveError, Step
 from meshlib._core.endpoint import Resolution
@@ -158,6 +159,8 @@ class SharedResolution:
         self._clock = clock
         self._tasks = tasks
         self._task: asyncio.Task[None] | None = None
+        self._run_now: object = None
+        """Names the task that counts; another for each."""
         self._wake = asyncio.Event()
         self._subscribers: dict[object, tuple[Callable[[Resolution], None], Callable[[str], None]]] = {}
         self._asked_at: float | None = None
@@ -224,8 +227,10 @@ class SharedResolution:
         """``resolution`` is the answer now, in the place of that of a question under way."""
         if self._task is not None:
             self._task.cancel()
-            self._begin()
+            self._run_now = None
             self._tell(resolution)
+            if self._subscribers:
+                self._begin()
 
     def hurry(self) -> None:
         """A host became failing: ask at once, but not more often than the floor allows."""
@@ -244,39 +249,41 @@ class SharedResolution:
         self._subscribers.pop(token, None)
         if not self._subscribers and self._task is not None:
             self._task.cancel()
-            self._task = None
+            self._task = self._run_now = None
             self._refresh.abandon()
 
     def _begin(self) -> None:
-        self._task = asyncio.get_running_loop().create_task(self._run(), name=f"meshlib resolution {self}")
+        self._run_now = run = object()
+        self._task = asyncio.get_running_loop().create_task(self._run(run), name=f"meshlib resolution {self}")
         self._tasks.add(self._task)
         self._task.add_done_callback(self._tasks.discard)
 
-    async def _run(self) -> None:
+    async def _run(self, run: object) -> None:
         # A plug-in may swallow the cancellation; its task ends here all the same, and what it says counts no more.
-        while self._task is asyncio.current_task():
+        # The task itself does not say whether this is the current one: an eager one begins before anybody has it.
+        while self._run_now is run:
             due = self._refresh.next_timer()
             if due is None or due > self._clock():
                 await self._sleep(due)
             else:
-                await self._ask()
+                await self._ask(run)
 
     async def _sleep(self, until: float | None) -> None:
         """Until the clock says so, or until there is a reason to look at it again."""
         self._wake.clear()
         timer = None
         if until is not None:
-            timer = asyncio.get_running_loop().call_later(until - self._clock(), self._wake.set)
+            timer = call_at(asyncio.get_running_loop(), self._clock, until, self._wake.set)
         try:
             await self._wake.wait()
         finally:
             if timer is not None:
                 timer.cancel()
 
-    async def _ask(self) -> None:
+    async def _ask(self, run: object) -> None:
         self._asked_at = self._clock()
         outcome = await self._outcome(self._refresh.begin(now=self._asked_at))
-        if self._task is asyncio.current_task():
+        if self._run_now is run:
             self._tell(outcome)
 
     def _tell(self, outcome: Resolution | ResolveError) -> None:

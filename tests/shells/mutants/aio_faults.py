@@ -8,14 +8,14 @@ AIO = (
     Mutant(
         name="late timer",
         module="engine",
-        old="self.loop.call_at(at, self._on_timer",
-        new="self.loop.call_at(at + 0.001, self._on_timer",
+        old="call_at(self.loop, self._now, at, self._on_timer",
+        new="call_at(self.loop, self._now, at + 0.001, self._on_timer",
         kinds=("blocking",),
     ),
     Mutant(
         name="timer not moved",
         module="engine",
-        old="            if self._timer.when() == at:\n",
+        old="            if timer.when() == at:\n",
         new="            if at is not None:\n",
         kinds=("hedged", "stream"),
     ),
@@ -92,8 +92,8 @@ AIO = (
     Mutant(
         name="double report",
         module="engine",
-        old="        if attempt.seconds is not None:\n",
-        new="        if False:\n",
+        old="self.feed(partial(self._report, attempt, outcome, now))",
+        new="[self.feed(partial(self.call.on_outcome, n, outcome, now)) for _ in range(2)]",
         kinds=("stream",),
     ),
     Mutant(
@@ -113,8 +113,8 @@ AIO = (
     Mutant(
         name="a quicker hedge cancels the call",
         module="streams",
-        old="not (alone and task is not None and task.cancelling())",
-        new="not (task is not None and task.cancelling())",
+        old="task = asyncio.current_task() if alone else None\n",
+        new="task = asyncio.current_task()\n",
         kinds=("stream",),
     ),
     Mutant(
