@@ -2,9 +2,11 @@
 of interceptors."""
 
 import asyncio
+import gc
 import os
 import subprocess
 import sys
+import weakref
 from collections.abc import AsyncIterator
 from random import Random
 from typing import Any
@@ -244,3 +246,18 @@ async def test_every_list_of_interceptors_is_there() -> None:
     async with meshlib.aio.channel("static:///127.0.0.1:1", interceptors=[marking], retry=QUICK) as channel:
         lists = {kind: getattr(channel, f"_{kind}_interceptors") for kind in METHODS}
         assert lists == {"unary_unary": [marking], "unary_stream": [], "stream_unary": [], "stream_stream": [marking]}
+
+
+def test_a_channel_that_is_dropped_is_freed_at_once() -> None:
+    """No cycle keeps a channel that nobody closed until the next cyclic collection."""
+    gc.collect()
+    gc.disable()
+    try:
+        channel = meshlib.aio.channel("static:///127.0.0.1:1")
+        channel.unary_unary(echo.UNARY)
+        channel.stream_stream(echo.BIDI_STREAM)
+        freed = weakref.ref(channel._lease)
+        del channel
+        assert freed() is None
+    finally:
+        gc.enable()

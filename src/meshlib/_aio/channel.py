@@ -179,6 +179,7 @@ class Channel(grpc.aio.Channel):
             for call in intercepted:
                 call.cancel()
             runtime.shutdown()
+            self._lease.release()
         await asyncio.sleep(0)  # what was cancelled ends in the next turn of the loop
 
     async def __aenter__(self) -> Self:

@@ -212,8 +212,12 @@ class Lease:
             if left.process is control.current():
                 left.leave()
             self.connectivity.renew()
-            if self._finalizer is not None:
-                self._finalizer.detach()
+            self.release()
+
+    def release(self) -> None:
+        """The runtime has ended: the finalizer, which would keep it until this is collected, has nothing to end."""
+        if self._finalizer is not None:
+            self._finalizer.detach()
 
     def runtime(self) -> Runtime:
         """The runtime on the loop of the caller, made at the first call there.

@@ -5,12 +5,15 @@ from functools import partial
 from typing import Any, final
 
 import grpc
+import grpc.aio
 
 from meshlib._adapt import grpcio
 from meshlib._adapt.interceptors import one_per_kind
+from meshlib._aio.connectivity import CLOSED_CHANNEL
 from meshlib._aio.waiting import ended
 from meshlib._control.methods import Method
 from meshlib._control.settings import Settings
+from meshlib._core.connectivity import SHUTDOWN
 from meshlib._core.host import Host
 from meshlib._core.kept import Kept
 from meshlib._core.sharing import Sharing
@@ -40,7 +43,7 @@ class Subchannel:
     ) -> None:
         self.target, options = settings.subchannel(host, sharing)
         interceptors = one_per_kind(settings.attempt_interceptors)
-        self._channel = factory(self.target, options, settings.credentials, settings.compression, interceptors)
+        self._channel: Any = factory(self.target, options, settings.credentials, settings.compression, interceptors)
         self.state: Callable[[bool], int] = grpcio.aio_state(self._channel)
         self.multicallables: Kept[Method, Any] = Kept(partial(_multicallable, self._channel, bool(interceptors)))
         """grpc's multicallables by method: they take bytes, and return messages."""
@@ -50,8 +53,30 @@ class Subchannel:
         return self.state(True)
 
     def close(self) -> None:
-        """Ends the connection and every call on it. Without a grace grpc.aio has nothing to wait for."""
-        ended(self._channel.close())
+        """Ends the connection and every call on it. Without a grace grpc.aio has nothing to wait for.
+
+        It also lets go of grpc's channel: what is in a cycle with this is freed later, and for as long as one channel
+        lives grpc.aio keeps every event loop.
+        """
+        if self._channel is not None:
+            channel, self._channel = self._channel, None
+            self.state = _shutdown
+            self.multicallables = Kept(_closed)
+            ended(channel.close())
+
+
+def _shutdown(_: bool) -> int:
+    """The state of a subchannel that is closed."""
+    return SHUTDOWN
+
+
+def _closed(_: Method) -> Any:
+    """The multicallables of a subchannel that is closed.
+
+    Raises:
+        grpc.aio.UsageError: as those of grpc.aio's closed channel.
+    """
+    raise grpc.aio.UsageError(CLOSED_CHANNEL)
 
 
 def _multicallable(channel: Any, intercepted: bool, method: Method) -> Any:

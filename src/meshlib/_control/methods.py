@@ -45,11 +45,10 @@ class Multicallables:
     __slots__ = ("_kept", "_made", "_make")
 
     def __init__(self, make: Callable[[Method], Any]) -> None:
-        self._made: set[str] | None = set()
+        self._made = made = set[str]()
 
-        def noted(method: Method) -> Any:
-            if self._made is not None:
-                self._made.add(method.name)
+        def noted(method: Method) -> Any:  # not a method: a cycle would keep a channel that nobody closed
+            made.add(method.name)
             return make(method)
 
         self._make = noted
@@ -71,7 +70,8 @@ class Multicallables:
             target: of the channel.
             policies: the keys.
         """
-        made, self._made = self._made, None
-        for name, close in unmatched(policies, made or ()):
+        made = self._made.copy()
+        self._made.clear()
+        for name, close in unmatched(policies, made):
             hint = f"; did you mean {close}?" if close else ""
             _log.info("%s: methods[%r] matched no method that was called or that a stub named%s", target, name, hint)
