@@ -6,6 +6,7 @@ from typing import Any
 import grpc
 import grpc.experimental
 
+from meshlib._adapt.errors import MeshRpcError
 from meshlib._adapt.metadata import given
 from meshlib._control.methods import Method
 from meshlib._sync.engine import Engine
@@ -13,7 +14,7 @@ from meshlib._sync.futures import CLOSED_FUTURE, Future, invoke, result
 from meshlib._sync.runtime import Lease
 from meshlib._sync.streams import ResponseStream, StreamEngine
 from meshlib._sync.subchannels import CLOSED_CHANNEL
-from meshlib._sync.unary import blocking, serialized
+from meshlib._sync.unary import blocking, serialized, unserialized
 
 __all__ = ["StreamStream", "StreamUnary", "UnaryStream", "UnaryUnary"]
 
@@ -59,7 +60,11 @@ class UnaryUnary(Multicallable, grpc.UnaryUnaryMultiCallable):  # type: ignore[t
                 Engine, request, timeout, metadata, credentials, wait_for_ready, compression, CLOSED_CHANNEL
             )
             return result(engine)
-        data = serialized(request, method)
+        try:
+            data = serialized(request, method)
+        except MeshRpcError as error:
+            unserialized(self._lease, method, self._plan, metadata, error)
+            raise
         return blocking(
             self._lease.runtime(), method, self._plan, data, timeout, given(metadata), credentials, wait_for_ready,
             compression, False,
@@ -80,7 +85,11 @@ class UnaryUnary(Multicallable, grpc.UnaryUnaryMultiCallable):  # type: ignore[t
                 Engine, request, timeout, metadata, credentials, wait_for_ready, compression, CLOSED_CHANNEL
             )
             return result(engine), Future(engine)
-        data = serialized(request, method)
+        try:
+            data = serialized(request, method)
+        except MeshRpcError as error:
+            unserialized(self._lease, method, self._plan, metadata, error)
+            raise
         return blocking(
             self._lease.runtime(), method, self._plan, data, timeout, given(metadata), credentials, wait_for_ready,
             compression, True,

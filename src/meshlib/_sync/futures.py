@@ -12,7 +12,7 @@ from typing import Any, final
 import grpc
 
 from meshlib._adapt import grpcio
-from meshlib._adapt.errors import status_code
+from meshlib._adapt.errors import MeshRpcError, status_code
 from meshlib._adapt.metadata import EMPTY_PATIENCE, given
 from meshlib._control.methods import Method
 from meshlib._core.policy import Plan
@@ -22,7 +22,7 @@ from meshlib._sync import control
 from meshlib._sync.engine import ABANDONED, CANCELLED, Attempt, Engine
 from meshlib._sync.requests import Requests
 from meshlib._sync.runtime import Lease
-from meshlib._sync.unary import failure, serialized
+from meshlib._sync.unary import failure, serialized, unserialized
 
 __all__ = ["CLOSED_FUTURE", "Future", "Handle", "invoke", "result"]
 
@@ -213,7 +213,11 @@ def invoke(
         TypeError: the request is not bytes, or the metadata of a wrong type.
     """
     streamed = method.kind.startswith("stream")
-    data = request if streamed else serialized(request, method)
+    try:
+        data = request if streamed else serialized(request, method)
+    except MeshRpcError as error:
+        unserialized(lease, method, plan, metadata, error)
+        raise
     if not streamed and not isinstance(data, bytes):
         raise TypeError(f"Argument 'message' has incorrect type (expected bytes, got {type(data).__name__})")
     if lease.closed:

@@ -21,7 +21,7 @@ import grpc
 
 from meshlib._adapt import outcomes
 from meshlib._adapt.errors import MeshRpcError
-from meshlib._adapt.metadata import INVALID_METADATA, Metadata, for_attempt, valid
+from meshlib._adapt.metadata import INVALID_METADATA, Metadata, for_attempt, given, valid
 from meshlib._control.methods import Method
 from meshlib._core.call import Call
 from meshlib._core.commands import ANSWERED, Finish, StartAttempt
@@ -29,13 +29,14 @@ from meshlib._core.policy import Plan
 from meshlib._core.status import OK, Outcome, local
 from meshlib._core.view import CallMesh
 from meshlib._sync.control import gate
-from meshlib._sync.runtime import Runtime
+from meshlib._sync.runtime import Lease, Runtime
 from meshlib._sync.subchannels import Subchannel
 
-__all__ = ["blocking", "failure", "serialized"]
+__all__ = ["blocking", "failure", "serialized", "unserialized"]
 
 _log = logging.getLogger("meshlib")
 
+UNSERIALIZED = local("INTERNAL", "Exception serializing request!")
 RAISED = Outcome("CANCELLED", "the call ended with what was raised inside it", local=True)
 
 
@@ -53,9 +54,21 @@ def serialized(request: Any, method: Method) -> Any:
         _log.exception("the request serializer of %s failed", method.name)
         data = None
     if data is None:
-        outcome = local("INTERNAL", "Exception serializing request!")
-        raise MeshRpcError(outcome, outcome.details, None)
+        raise MeshRpcError(UNSERIALIZED, UNSERIALIZED.details, None)
     return data
+
+
+def unserialized(lease: Lease, method: Method, plan: Plan, metadata: Any, error: MeshRpcError) -> None:
+    """Records a call that ended with ``error`` before its first attempt: its request could not be serialized."""
+    if lease.closed:
+        return
+    runtime = lease.runtime()
+    call = Call(runtime.cluster, plan, method.name, given(metadata))
+    call.begun = now = runtime.now()
+    runtime.telemetry.started(call, (), now)
+    call.on_cancel(UNSERIALIZED, now=now)
+    runtime.telemetry.ended(call, UNSERIALIZED, now)
+    error.mesh = CallMesh(call, UNSERIALIZED)
 
 
 def blocking(

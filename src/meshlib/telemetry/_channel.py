@@ -2,13 +2,14 @@
 
 import logging
 import math
+import sys
 from functools import partial
-from typing import Final, final
+from typing import Any, Final, final
 
 from opentelemetry import context, metrics, trace
 from opentelemetry.context import Context
-from opentelemetry.metrics import MeterProvider
-from opentelemetry.trace import SpanKind, TracerProvider
+from opentelemetry.metrics import MeterProvider, NoOpMeterProvider
+from opentelemetry.trace import NoOpTracer, Span, SpanKind, Tracer, TracerProvider
 
 from meshlib._adapt.deferred_log import DeferredLogger
 from meshlib._adapt.metadata import Metadata
@@ -22,9 +23,10 @@ from meshlib._core.target import Target
 from meshlib._core.version import VERSION
 from meshlib.telemetry import _access_log as access_log
 from meshlib.telemetry import _names as names
-from meshlib.telemetry._instruments import Attributes, Observed, instruments, peer
+from meshlib.telemetry._instruments import Attributes, Instruments, Observed, instruments, peer
+from meshlib.telemetry._interrupts import interrupted
 from meshlib.telemetry._methods import Known
-from meshlib.telemetry._spans import Traced, attempt_event, carried, end, event
+from meshlib.telemetry._spans import SUPPRESSED, Theirs, Traced, attempt_event, carried, end, event
 
 __all__ = ["Telemetry"]
 
@@ -35,6 +37,13 @@ LOOK_INTERVAL: Final = 0.1
 """Seconds between two looks for a global provider."""
 
 _CLIENT: Final = SpanKind.CLIENT  # a global, as on 3.11 a member costs 50 ns to look up
+
+_SUPPRESS: Final = getattr(context, "_SUPPRESS_INSTRUMENTATION_KEY", "suppress_instrumentation")
+_SUPPRESS_PLAIN: Final = "suppress_instrumentation"
+"""What ``suppress_instrumentation()`` sets; exporters of the SDK set the first of them alone."""
+
+_CONTRIB: Final = "opentelemetry.instrumentation.grpc"
+_NO_METERS: Final = NoOpMeterProvider()
 
 
 @final
@@ -66,23 +75,25 @@ class Telemetry:
         if target.port is not None:
             self._server[names.SERVER_PORT] = target.port
         self._policy = policy or TelemetryPolicy()
-        self._tracer = (tracer_provider or trace.get_tracer_provider()).get_tracer(
-            names.SCOPE, VERSION, schema_url=names.SCHEMA
-        )
-        self._instruments = instruments(meter_provider)
+        self._told = False
+        self._tracer = self._get_tracer(tracer_provider)
+        self._instruments = self._get_instruments(meter_provider)
         self._record = self._instruments.duration.record
         self._given = tracer_provider, meter_provider
         self.listens = self._policy.access_log
         """Whether the end of every call is of interest."""
         self._traces = False
         """Whether there is a provider of traces."""
+        self._measures = False
+        """Whether there is a provider of metrics."""
         self._found = False
         """Whether there is a provider at all."""
+        self._look_at = -math.inf
+        """Monotonic second of the next look for those that are missing."""
         self._due = -math.inf
         """Monotonic second from which on a call has something to do here."""
         self._attempts = self._policy.attempt_spans or self._policy.attempt_metrics
         self._addresses = self._policy.host_addresses
-        self._told = False
         self._extra = {"meshlib.target": target.text}
         self._methods: Kept[str, Known] = Kept(partial(Known, self._server, self._uri))
 
@@ -96,38 +107,39 @@ class Telemetry:
         if now < self._due and not context.get_current():
             return metadata
         try:
-            if self._due <= now and not self._found:
+            if self._look_at <= now:
                 self._look(now)
             return self._start(call, metadata)
-        except Exception:  # noqa: BLE001 - a span processor of the application's must not fail its calls
-            self._failed()
+        except Exception as error:  # noqa: BLE001 - what the application plugged in must not fail its calls
+            self._failed(error)
             return metadata
 
     def ended(self, call: Call, outcome: Outcome, now: float, deferred: bool = False) -> None:
         """The call ended; told once. Need not be told of a call that succeeded at once while nobody :attr:`listens`.
         ``deferred``: this thread is not the caller's, so no log handler may run on it."""
         plain = outcome.code == "OK" and len(call.attempts) == 1
-        if not plain and _log.isEnabledFor(logging.DEBUG):
-            # As text: whoever keeps the record is not to keep the call.
-            told = story(call.attempts, outcome.code, call.verdict)
-            log = _deferred if deferred else _log
-            log.debug("%s: %s", call.method, told, extra=self._extra)
-        if self._policy.access_log:
-            access_log.write(call, outcome, now - call.begun, self._target, deferred=deferred)
+        if not plain or self._policy.access_log:
+            self._write(call, outcome, now, plain=plain, deferred=deferred)
         if not self._found:
             return
+        surroundings = None
+        traced: Any = call.span
         try:
-            traced: Traced | None = call.span  # type: ignore[assignment]
-            surroundings = None
             if traced is not None:
+                if traced is SUPPRESSED:
+                    return
                 surroundings = traced.context
-                # A call that succeeded at once goes without the address: the SDK takes its time to check an attribute.
-                end(traced.span, call, outcome, plain=plain and not self._addresses)
+                if traced.ours:
+                    # A call that succeeded at once goes without the address: the SDK is slow to check an attribute.
+                    end(traced.span, call, outcome, plain=plain and not self._addresses)
+        except Exception as error:  # noqa: BLE001 - as above
+            self._failed(error)
+        try:
             self._record(now - call.begun, self._methods[call.method][outcome.code], surroundings)
             if not plain and len(call.attempts) > 1:
                 self._retried(call, now, surroundings)
-        except Exception:  # noqa: BLE001 - as above
-            self._failed()
+        except Exception as error:  # noqa: BLE001 - as above
+            self._failed(error)
 
     def on_call_event(self, call: Call, event_: CallEvent) -> None:
         """What happens to a call between its beginning and its end becomes an event of its span."""
@@ -139,28 +151,39 @@ class Telemetry:
                     attempt_event(self._tracer, traced, call, event_)
             if self._policy.attempt_metrics and isinstance(event_, AttemptEnded):
                 self._attempted(call, event_, None if traced is None else traced.context)
-        except Exception:  # noqa: BLE001 - as above
-            self._failed()
+        except Exception as error:  # noqa: BLE001 - as above
+            self._failed(error)
 
     def _look(self, now: float) -> None:
-        """Looks whether there is a provider now."""
+        """Looks for the providers that are missing."""
+        self._look_at = now + LOOK_INTERVAL  # first: one that raises is not asked again by the next call
         traces, measures = self._given
-        providers = (traces or trace.get_tracer_provider(), measures or metrics.get_meter_provider())
-        self._traces, self._found = not _stands_in(providers[0]), not all(map(_stands_in, providers))
-        if self._found:
-            self.listens = True
+        self._traces = self._traces or not _stands_in(traces or trace.get_tracer_provider())
+        self._measures = self._measures or not _stands_in(measures or metrics.get_meter_provider())
+        if self._traces or self._measures:
+            self._found = self.listens = True
+            self._due = -math.inf
         else:
-            self._due = now + LOOK_INTERVAL
+            self._due = self._look_at
+        if self._traces and self._measures:
+            self._look_at = math.inf
 
     def _start(self, call: Call, metadata: Metadata) -> Metadata:
+        around = context.get_current()  # given, the SDK does not look for it four times
+        if around and (around.get(_SUPPRESS) or around.get(_SUPPRESS_PLAIN)):
+            call.span = SUPPRESSED
+            return metadata
         surroundings: Context | None = None
         if self._traces:
-            known = self._methods[call.method]
-            around = context.get_current()  # given, the SDK does not look for it four times
-            span = self._tracer.start_span(known.name, around, _CLIENT, known.begun)
-            surroundings = trace.set_span_in_context(span, around)
+            if around and (span := _of_contrib(around, call.method)) is not None:
+                traced: Traced = Theirs(span, around)
+            else:
+                known = self._methods[call.method]
+                span = self._tracer.start_span(known.name, around, _CLIENT, known.begun)
+                traced = Traced(span, trace.set_span_in_context(span, around))
+            surroundings = traced.context
             if span.is_recording():
-                call.span = Traced(span, surroundings)
+                call.span = traced
                 call.observer = self
                 call.every_event = self._attempts
                 if self._policy.attempt_spans:
@@ -189,15 +212,63 @@ class Telemetry:
             attributes |= peer(ended.address)
         self._instruments.attempt_duration.record(ended.seconds, attributes, surroundings)
 
-    def _failed(self) -> None:
-        """Logs the first failure of a channel: what fails for one call fails for the next. May run in a locked step."""
+    def _get_tracer(self, provider: TracerProvider | None) -> Tracer:
+        try:
+            return (provider or trace.get_tracer_provider()).get_tracer(names.SCOPE, VERSION, schema_url=names.SCHEMA)
+        except Exception as error:  # noqa: BLE001 - as above
+            self._failed(error)
+            return NoOpTracer()
+
+    def _get_instruments(self, provider: MeterProvider | None) -> Instruments:
+        try:
+            return instruments(provider)
+        except Exception as error:  # noqa: BLE001 - as above
+            self._failed(error)
+            return instruments(_NO_METERS)
+
+    def _write(self, call: Call, outcome: Outcome, now: float, *, plain: bool, deferred: bool) -> None:
+        """Logs the end of a call; a filter or handler of the application's that raises fails no call."""
+        try:
+            if not plain and _log.isEnabledFor(logging.DEBUG):
+                # As text: whoever keeps the record is not to keep the call.
+                told = story(call.attempts, outcome.code, call.verdict)
+                log = _deferred if deferred else _log
+                log.debug("%s: %s", call.method, told, extra=self._extra)
+            if self._policy.access_log and call.span is not SUPPRESSED:
+                access_log.write(call, outcome, now - call.begun, self._target, deferred=deferred)
+        except Exception as error:  # noqa: BLE001 - as above
+            self._failed(error)
+
+    def _failed(self, error: Exception) -> None:
+        """Logs the first failure of the application's telemetry: what fails for one call fails for the next. May run in
+        a locked step.
+
+        Raises:
+            Exception: ``error``, if a signal handler raised it: it is not of telemetry, and meant for the caller.
+        """
+        if interrupted(error):
+            raise error
         if not self._told:
             self._told = True
-            _deferred.exception(
-                "telemetry failed, and calls go on without it; check the span processors and propagators"
+            _deferred.error(
+                "telemetry failed, and calls go on without it; check the providers, samplers, span processors and "
+                "propagators",
+                exc_info=error,
             )
 
 
 def _stands_in(provider: object) -> bool:
     """Whether a provider is one of those that OpenTelemetry's API brings, which do nothing."""
     return type(provider).__module__.startswith(("opentelemetry.trace", "opentelemetry.metrics"))
+
+
+def _of_contrib(around: Context, method: str) -> Span | None:
+    """The current span, if opentelemetry-instrumentation-grpc has made it for this very call: it wraps grpc's
+    factories, and meshlib's in their place."""
+    if _CONTRIB not in sys.modules:
+        return None
+    span: Any = trace.get_current_span(around)
+    scope = getattr(span, "instrumentation_scope", None)
+    if getattr(scope, "name", None) != _CONTRIB or getattr(span, "kind", None) is not _CLIENT:
+        return None
+    return span if span.is_recording() and getattr(span, "name", None) == method else None

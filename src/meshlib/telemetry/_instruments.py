@@ -1,9 +1,8 @@
 """The instruments of a meter provider: what is recorded as calls end, and what is read when it is collected."""
 
-import threading
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol, final
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, final
 
 from opentelemetry import metrics
 from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
@@ -55,7 +54,7 @@ class Instruments:
 
     def __init__(self, provider: MeterProvider | None) -> None:
         meter = (provider or metrics.get_meter_provider()).get_meter(names.SCOPE, VERSION, names.SCHEMA)
-        self._live: weakref.WeakKeyDictionary[Observed, _About] = weakref.WeakKeyDictionary()
+        self._live = _live_global if provider is None else _live_of.setdefault(provider, weakref.WeakKeyDictionary())
         self.duration = meter.create_histogram(
             names.DURATION,
             unit="s",
@@ -170,18 +169,15 @@ class Instruments:
 
     def watch(self, channel: Observed, server: Attributes, target: str, *, hosts: bool) -> None:
         """Instruments read ``channel`` from now on; ``hosts``: with the addresses of its hosts."""
-        with _lock:
-            self._live[channel] = _About(server, {names.GRPC_TARGET: target}, hosts)
+        self._live[channel] = _About(server, {names.GRPC_TARGET: target}, hosts)
 
     def _reader(self, read: Reader, name: str) -> Callable[[CallbackOptions], Iterable[Observation]]:
         by_grpc = name.startswith("grpc.")
 
         def observe(_: CallbackOptions) -> Sequence[Observation]:
-            with _lock:
-                channels = tuple(self._live.items())
             return [
                 Observation(value, {**(about.target if by_grpc else about.server), **attributes})
-                for channel, about in channels
+                for channel, about in _copy(self._live)
                 if (live := channel.present) is not None
                 for value, attributes in read(live.cluster, about.hosts)
             ]
@@ -205,22 +201,32 @@ def peer(address: str) -> Attributes:
     return {names.PEER_ADDRESS: address.removeprefix("unix:")} if address.startswith("unix:") else {}
 
 
-_lock = threading.Lock()
-_global: Instruments | None = None
-_others: weakref.WeakKeyDictionary[MeterProvider, Instruments] = weakref.WeakKeyDictionary()
+Channels = weakref.WeakKeyDictionary[Observed, _About]
+
+# No lock: a provider is the application's code, and a channel may be made in a signal handler or a finalizer. Where two
+# threads make instruments of one provider at once, OpenTelemetry keeps the first; both read the same channels.
+_live_global: Final[Channels] = weakref.WeakKeyDictionary()
+_live_of: Final[weakref.WeakKeyDictionary[MeterProvider, Channels]] = weakref.WeakKeyDictionary()
+_made: Final[list[Instruments]] = []
+_made_of: Final[weakref.WeakKeyDictionary[MeterProvider, Instruments]] = weakref.WeakKeyDictionary()
 
 
 def instruments(provider: MeterProvider | None) -> Instruments:
     """Made once per provider: making an instrument of the same name again is an error of OpenTelemetry's."""
-    global _global
-    with _lock:
-        if provider is None:
-            _global = _global or Instruments(None)
-            return _global
-        known = _others.get(provider)
-        if known is None:
-            known = _others[provider] = Instruments(provider)
-        return known
+    if provider is None:
+        if not _made:
+            _made.append(Instruments(None))
+        return _made[0]
+    known = _made_of.get(provider)
+    return _made_of.setdefault(provider, Instruments(provider)) if known is None else known
+
+
+def _copy(live: Channels) -> tuple[tuple[Observed, _About], ...]:
+    while True:
+        try:
+            return tuple(live.items())
+        except RuntimeError:  # another thread has made a channel
+            continue
 
 
 def _connected(cluster: "Cluster", _: bool) -> Iterable[tuple[int, Attributes]]:

@@ -1,33 +1,53 @@
 """The span of a call and those of its attempts: their events and their ends."""
 
-from collections.abc import Sequence
-from typing import Any, final
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Final, final
 
 from opentelemetry import propagate, trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
 
-from meshlib._adapt.metadata import Metadata
+from meshlib._adapt.deferred_log import DeferredLogger
+from meshlib._adapt.metadata import Metadata, valid
 from meshlib._core.call import Call
 from meshlib._core.events import AttemptEnded, AttemptStarted, Broken, CallEvent, Ejected, NotRetried, Retrying
 from meshlib._core.status import Outcome
 from meshlib.telemetry import _names as names
 from meshlib.telemetry._instruments import Attributes, peer
 
-__all__ = ["Traced", "attempt_event", "carried", "end", "event"]
+__all__ = ["SUPPRESSED", "Theirs", "Traced", "attempt_event", "carried", "end", "event"]
+
+_deferred: Final = DeferredLogger("meshlib")
+
+SUPPRESSED: Final = object()
+"""Stands in a call for its span: the call was made under ``suppress_instrumentation()``."""
 
 
-@final
 class Traced:
-    """The span of one call, and the context in which it is the current one."""
+    """The span of one call, and the context in which it is the current one.
+
+    Args:
+        span: gets the events of the call.
+        context: the one in which ``span`` is current.
+    """
 
     __slots__ = ("attempts", "context", "span")
+    ours = True
 
     def __init__(self, span: Span, context: Context) -> None:
         self.span = span
         self.context = context
         self.attempts: dict[int, Span] | None = None
         """Those of its attempts that are under way, if they have any."""
+
+
+@final
+class Theirs(Traced):
+    """A span that another instrumentation made for the call, and ends; it gets the events alone."""
+
+    __slots__ = ()
+    ours = False
 
 
 def event(span: Span, told: CallEvent) -> None:
@@ -83,22 +103,52 @@ def end(span: Span, call: Call, outcome: Outcome, *, plain: bool) -> None:
     span.end()
 
 
+_USUAL: Final = frozenset({"traceparent", "tracestate", "baggage"})
+_TEXT: Final = re.compile(r"[ -~]*").fullmatch
+_left_out: Final[set[object]] = set()
+
+
 def carried(metadata: Sequence[tuple[str, Any]], surroundings: Context | None) -> Metadata:
-    """What tells a server of the trace, without what the caller tells it himself."""
-    carrier: dict[str, str] = {}
+    """The propagator's headers as metadata, without those that the caller sets.
+
+    Headers of HTTP may have capitals (AWS X-Ray's has), metadata may not.
+    """
+    carrier: dict[str, Any] = {}
     propagate.inject(carrier, surroundings)
+    if not carrier:
+        return ()
+    pairs = tuple(carrier.items())
+    if not (_USUAL.issuperset(carrier) and _TEXT("".join(carrier.values()))):
+        pairs = tuple(_sendable(pairs))
     if not metadata:
-        return tuple(carrier.items())
+        return pairs
     known = {key for key, _ in metadata}
     if "traceparent" in known:
         known.add("tracestate")  # the two belong together: ours says nothing of the caller's trace
-    return tuple((key, value) for key, value in carrier.items() if key not in known)
+    return tuple(pair for pair in pairs if pair[0] not in known)
+
+
+def _sendable(carrier: Iterable[tuple[Any, Any]]) -> Iterator[tuple[str, Any]]:
+    """The headers in lower case, without those that gRPC would refuse, and the call with them."""
+    for key, value in carrier:
+        try:
+            pair = (key.lower(), value)
+            sendable = valid((pair,))
+        except (AttributeError, TypeError):
+            sendable = False
+        if sendable:
+            yield pair
+        elif key not in _left_out and len(_left_out) < 100:
+            _left_out.add(key)
+            _deferred.warning("the propagator's header %r is not valid gRPC metadata: calls are sent without it", key)
 
 
 def _end(span: Span, code: str, details: str, address: str) -> None:
-    attributes = {**peer(address), names.STATUS: code}
-    if code != "OK":
-        attributes[names.ERROR_TYPE] = code
-        span.set_status(Status(StatusCode.ERROR, details or code))
-    span.set_attributes(attributes)
-    span.end()
+    try:
+        attributes = {**peer(address), names.STATUS: code}
+        if code != "OK":
+            attributes[names.ERROR_TYPE] = code
+            span.set_status(Status(StatusCode.ERROR, details or code))
+        span.set_attributes(attributes)
+    finally:
+        span.end()
