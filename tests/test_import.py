@@ -39,3 +39,30 @@ print("Channel" in dir(module), hasattr(module, "Chanel"), module.Channel.__modu
 print(type(module.channel("static:///127.0.0.1:1")) is module.Channel)
 """
     assert _ran(program) == ["True", "False", f"meshlib.{shell}.channel", "True"]
+
+
+SUBMODULES = ("aio", "balancing", "discovery", "telemetry", "testing")
+
+
+@pytest.mark.parametrize("name", SUBMODULES)
+def test_a_submodule_is_reachable_after_import_meshlib(name: str) -> None:
+    """It is loaded when it is first asked for."""
+    program = f"""
+import sys, meshlib
+print("meshlib.{name}" in sys.modules, "{name}" in dir(meshlib))
+print(meshlib.{name}.__name__, meshlib.{name}.__all__[0])
+"""
+    loaded, listed, module, first = _ran(program)
+    assert (loaded, listed, module) == ("False", "True", f"meshlib.{name}")
+    assert first
+
+
+def test_every_public_name_of_the_package_resolves() -> None:
+    """Those that are loaded lazily too; and ``from meshlib import *`` works."""
+    program = """
+import meshlib
+print(*(name for name in meshlib.__all__ if not hasattr(meshlib, name)))
+from meshlib import *
+print(explain.__name__, CallMesh.__name__, Mesh.__name__, HostSnapshot.__name__)
+"""
+    assert _ran(program) == ["explain", "CallMesh", "Mesh", "HostSnapshot"]

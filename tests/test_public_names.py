@@ -1,5 +1,7 @@
 """The public names and their signatures, against a list that is checked in: no change of them goes unseen."""
 
+import ast
+import dataclasses
 import importlib
 import inspect
 import os
@@ -7,6 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+UNBUILT = ("Channel", "CallMesh", "Mesh")
+"""Classes that no application constructs."""
 
 LISTING = Path(__file__).with_name("public_names.txt")
 MODULES = (
@@ -35,9 +40,9 @@ def _public() -> Iterator[str]:
 def _signature(value: object) -> str:
     """Names and defaults; annotations differ in spelling from one Python to the next.
 
-    Not of what nobody constructs: the channels, which functions make, and protocols.
+    Not of what nobody constructs: those above, and protocols.
     """
-    if not callable(value) or getattr(value, "_is_protocol", False) or getattr(value, "__name__", "") == "Channel":
+    if not callable(value) or getattr(value, "_is_protocol", False) or getattr(value, "__name__", "") in UNBUILT:
         return ""
     try:
         parameters = inspect.signature(value).parameters.values()
@@ -63,3 +68,34 @@ def test_every_public_name_is_documented(module_name: str) -> None:
         name for name in module.__all__ if callable(getattr(module, name)) and not inspect.getdoc(getattr(module, name))
     ]
     assert undocumented == []
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("attempts/policy.py", "meshlib.RetryPolicy"),
+        ("attempts/policy.py", "meshlib.HedgingPolicy"),
+        ("discovery/policy.py", "meshlib.DnsPolicy"),
+        ("endpoint.py", "meshlib.discovery.Resolution"),
+    ],
+)
+def test_a_constructor_for_type_checkers_names_every_field(file: str, name: str) -> None:
+    """Where the annotations of arguments are wider than those of fields, none is forgotten."""
+    module, _, short = name.rpartition(".")
+    path = Path(inspect.getfile(importlib.import_module("meshlib._core.version"))).parent / file
+    (init,) = [
+        function
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.ClassDef) and node.name == short
+        for function in ast.walk(node)
+        if isinstance(function, ast.FunctionDef) and function.name == "__init__"
+    ]
+    fields = dataclasses.fields(getattr(importlib.import_module(module), short))
+    assert [argument.arg for argument in init.args.kwonlyargs] == [field.name for field in fields]
+    defaults = zip(init.args.kwonlyargs, init.args.kw_defaults, strict=True)
+    optional = {argument.arg for argument, default in defaults if default}
+    assert optional == {
+        field.name
+        for field in fields
+        if field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+    }

@@ -6,8 +6,9 @@ is a ``grpc.Channel`` to the service ``svc-a``: its instances are discovered, on
 retried on others, and everything is traced and counted. :mod:`meshlib.aio` has the same for asyncio.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
 
 import grpc
 
@@ -29,8 +30,16 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import TracerProvider
 
+    from meshlib import aio as aio
+    from meshlib import balancing as balancing
+    from meshlib import discovery as discovery
+    from meshlib import telemetry as telemetry
+    from meshlib import testing as testing
+    from meshlib._control.mesh import Mesh
     from meshlib._core.balancing.contracts import Balancer
     from meshlib._core.discovery.contracts import Resolver
+    from meshlib._core.snapshot import ChannelSnapshot, HostSnapshot
+    from meshlib._core.view import AttemptView, CallMesh
     from meshlib._sync.channel import Channel
 
 __all__ = [
@@ -39,6 +48,13 @@ __all__ = [
     "channel",
     "insecure_channel",
     "secure_channel",
+    # what the mesh did
+    "explain",
+    "CallMesh",
+    "AttemptView",
+    "Mesh",
+    "ChannelSnapshot",
+    "HostSnapshot",
     # policies
     "CircuitBreaker",
     "DnsPolicy",
@@ -55,30 +71,57 @@ __all__ = [
 
 __version__ = VERSION
 
+_SUBMODULES: Final = ("aio", "balancing", "discovery", "telemetry", "testing")
+_HOMES: Final = {
+    "Channel": "meshlib._sync.channel",
+    "Mesh": "meshlib._control.mesh",
+    "ChannelSnapshot": "meshlib._core.snapshot",
+    "HostSnapshot": "meshlib._core.snapshot",
+    "CallMesh": "meshlib._core.view",
+    "AttemptView": "meshlib._core.view",
+}
+
 if not TYPE_CHECKING:  # to a type checker it would mean that the module has every name
 
     def __getattr__(name: str) -> object:
-        """``Channel``, loaded when it is first asked for, as by the functions below: the import is to be quick, and
-        what serves calls is ten times as much as the policies."""
-        if name != "Channel":
+        """The submodules, and the classes that serve calls: loaded at first use, to keep the import quick."""
+        if name in _SUBMODULES:
+            return import_module(f"meshlib.{name}")
+        if name not in _HOMES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        from meshlib._sync.channel import Channel
-
-        return Channel
+        value = globals()[name] = getattr(import_module(_HOMES[name]), name)
+        return value
 
     def __dir__() -> list[str]:
-        """With ``Channel``, loaded or not."""
-        return sorted({*globals(), *__all__})
+        """With what is not loaded yet."""
+        return sorted({*globals(), *__all__, *_SUBMODULES})
+
+
+def explain(error_or_call: object) -> "CallMesh | None":
+    """What the mesh did for a call, for type checkers: grpc's types do not have the attribute ``mesh``.
+
+    Args:
+        error_or_call: a ``grpc.RpcError``, or the call object of ``with_call``, of ``future``, of a stream or of
+            asyncio.
+
+    Returns:
+        Its ``mesh``; None if it is not of a call of meshlib's.
+    """
+    from meshlib._adapt.grpcio import inner
+    from meshlib._core.view import CallMesh
+
+    mesh = getattr(error_or_call, "mesh", None) or getattr(inner(error_or_call), "mesh", None)
+    return mesh if isinstance(mesh, CallMesh) else None
 
 
 def channel(
     target: str,
     *,
     credentials: grpc.ChannelCredentials | None = None,
-    options: Sequence[tuple[str, Any]] | None = None,
+    options: Iterable[tuple[str, Any]] | None = None,
     compression: grpc.Compression | None = None,
-    interceptors: Sequence[Any] = (),
-    attempt_interceptors: Sequence[Any] = (),
+    interceptors: Iterable[Any] | None = (),
+    attempt_interceptors: Iterable[Any] | None = (),
     resolver: "Resolver | None" = None,
     dns: DnsPolicy = DnsPolicy(),  # noqa: B008 - frozen
     balancer: "str | Balancer" = "round_robin",
@@ -154,7 +197,7 @@ def channel(
 
 def insecure_channel(
     target: str,
-    options: Sequence[tuple[str, Any]] | None = None,
+    options: Iterable[tuple[str, Any]] | None = None,
     compression: grpc.Compression | None = None,
 ) -> "Channel":
     """:func:`channel` with the signature of ``grpc.insecure_channel``, and every target that takes."""
@@ -167,7 +210,7 @@ def insecure_channel(
 def secure_channel(
     target: str,
     credentials: grpc.ChannelCredentials,
-    options: Sequence[tuple[str, Any]] | None = None,
+    options: Iterable[tuple[str, Any]] | None = None,
     compression: grpc.Compression | None = None,
 ) -> "Channel":
     """:func:`channel` with the signature of ``grpc.secure_channel``, and every target that takes."""

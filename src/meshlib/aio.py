@@ -6,7 +6,7 @@
 A channel may be made anywhere, at import too; it serves the event loop of its first call.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -53,10 +53,10 @@ def channel(
     target: str,
     *,
     credentials: grpc.ChannelCredentials | None = None,
-    options: Sequence[tuple[str, Any]] | None = None,
+    options: Iterable[tuple[str, Any]] | None = None,
     compression: grpc.Compression | None = None,
-    interceptors: Sequence[Any] = (),
-    attempt_interceptors: Sequence[Any] = (),
+    interceptors: Iterable[Any] | None = (),
+    attempt_interceptors: Iterable[Any] | None = (),
     resolver: "Resolver | None" = None,
     dns: DnsPolicy = DnsPolicy(),  # noqa: B008 - frozen
     balancer: "str | Balancer" = "round_robin",
@@ -133,9 +133,9 @@ def channel(
 
 def insecure_channel(
     target: str,
-    options: Sequence[tuple[str, Any]] | None = None,
+    options: Iterable[tuple[str, Any]] | None = None,
     compression: grpc.Compression | None = None,
-    interceptors: Sequence[Any] | None = None,
+    interceptors: Iterable[Any] | None = None,
 ) -> "Channel":
     """:func:`channel` with the signature of ``grpc.aio.insecure_channel``, and every target that takes."""
     from meshlib._aio.channel import Channel
@@ -155,9 +155,9 @@ def insecure_channel(
 def secure_channel(
     target: str,
     credentials: grpc.ChannelCredentials,
-    options: Sequence[tuple[str, Any]] | None = None,
+    options: Iterable[tuple[str, Any]] | None = None,
     compression: grpc.Compression | None = None,
-    interceptors: Sequence[Any] | None = None,
+    interceptors: Iterable[Any] | None = None,
 ) -> "Channel":
     """:func:`channel` with the signature of ``grpc.aio.secure_channel``, and every target that takes."""
     from meshlib._aio.channel import Channel

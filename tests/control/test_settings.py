@@ -4,6 +4,8 @@ import asyncio
 import sys
 import types
 
+import grpc
+import grpc.experimental
 import pytest
 
 import meshlib
@@ -68,3 +70,26 @@ def test_an_unknown_scheme_is_refused_with_those_that_are_known() -> None:
         await meshlib.aio.insecure_channel("sry:///svc-a").close()
 
     asyncio.run(aio())
+
+
+TLS = grpc.ssl_channel_credentials()
+
+
+@pytest.mark.parametrize(
+    ("credentials", "word", "port"),
+    [
+        (None, "plaintext", 80),
+        (grpc.experimental.insecure_channel_credentials(), "plaintext", 80),
+        (TLS, "TLS", 443),
+        (grpc.composite_channel_credentials(TLS, grpc.access_token_call_credentials("secret")), "TLS", 443),
+        (grpc.local_channel_credentials(), "local", 443),
+    ],
+    ids=["none", "insecure", "tls", "composite", "local"],
+)
+def test_a_channel_says_how_its_connections_are_protected(
+    credentials: grpc.ChannelCredentials | None, word: str, port: int
+) -> None:
+    """Credentials of a plaintext channel are not called TLS, and have its default port."""
+    with meshlib.channel("svc-a", credentials=credentials) as channel:
+        assert f" {word} " in repr(channel.mesh)
+    assert settle("svc-a", credentials=credentials).target.default_port == port

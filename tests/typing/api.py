@@ -1,6 +1,6 @@
 """The public API as an application's type checker sees it: read by mypy --strict and pyright, never run."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import assert_type
 
@@ -96,3 +96,61 @@ def refused() -> None:
     except meshlib.ConfigError as error:
         assert_type(error.field, str)
         assert_type(error.allowed, str)
+
+
+def submodules() -> None:
+    """``import meshlib`` alone makes them known."""
+    assert_type(meshlib.balancing.LeastRequest(), LeastRequest)
+    meshlib.discovery.register_resolver("fixed", Fixed)
+    assert_type(meshlib.telemetry.setup(service_name="shop"), Callable[[], None])
+    with meshlib.testing.Server(name="a") as server:
+        assert_type(server.port, int)
+
+
+def explained(channel: meshlib.Channel) -> None:
+    """What the mesh did, of an error and of a call."""
+    call = channel.unary_unary("/pkg.Svc/Read")
+    try:
+        _, outcome = call.with_call(b"")
+        assert_type(meshlib.explain(outcome), meshlib.CallMesh | None)
+        assert_type(meshlib.explain(call.future(b"")), meshlib.CallMesh | None)
+    except grpc.RpcError as error:
+        mesh = meshlib.explain(error)
+        if mesh is not None:
+            assert_type(mesh.attempts, tuple[meshlib.AttemptView, ...])
+            assert_type(mesh.attempts[0].code, str | None)
+            assert_type(mesh.local, bool)
+            assert_type(mesh.why, str)
+    assert_type(channel.mesh, meshlib.Mesh)
+    snapshot: meshlib.ChannelSnapshot = channel.mesh.snapshot()
+    hosts: tuple[meshlib.HostSnapshot, ...] = snapshot.hosts
+    assert_type(hosts, tuple[meshlib.HostSnapshot, ...])
+
+
+async def explained_in_asyncio(channel: meshlib.aio.Channel) -> None:
+    """The same in asyncio."""
+    call = channel.unary_unary("/pkg.Svc/Read")(b"")
+    try:
+        await call
+        assert_type(meshlib.explain(call), meshlib.CallMesh | None)
+    except grpc.aio.AioRpcError as error:
+        assert_type(meshlib.explain(error), meshlib.CallMesh | None)
+    assert_type(channel.mesh, meshlib.Mesh)
+
+
+def wide() -> None:
+    """Arguments are typed as wide as they are accepted; fields are what they hold."""
+    policy = meshlib.RetryPolicy(
+        retryable_status_codes=[grpc.StatusCode.UNAVAILABLE, "ABORTED"],
+        retriable_headers=["x-retry", ("x-state", "draining")],
+        reset_headers=[("retry-after", "seconds")],
+    )
+    assert_type(policy.retryable_status_codes, frozenset[str])
+    meshlib.RetryPolicy(retryable_status_codes={"UNAVAILABLE"})
+    meshlib.RetryPolicy(retryable_status_codes={grpc.StatusCode.UNAVAILABLE})
+    meshlib.HedgingPolicy(non_fatal_status_codes=(grpc.StatusCode.UNAVAILABLE,))
+    assert_type(meshlib.DnsPolicy(nameservers=["10.0.0.2"]).nameservers, tuple[str, ...])
+    assert_type(Resolution(endpoints=[Endpoint(address="127.0.0.1:1")]).endpoints, tuple[Endpoint, ...])
+    options = (("grpc.keepalive_time_ms", 10_000),)
+    meshlib.channel("svc-a", options=options, interceptors=None, attempt_interceptors=iter(()))
+    meshlib.aio.insecure_channel("svc-a:1", options=options, interceptors=())

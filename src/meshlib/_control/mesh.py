@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Protocol, final
 
+from meshlib._adapt.grpcio import transport
 from meshlib._control.plane import Plane
 from meshlib._control.settings import Settings
 from meshlib._core.cluster import Cluster
@@ -84,5 +85,5 @@ class Mesh:
     def __repr__(self) -> str:
         snapshot = self.snapshot()
         ready = sum(host.state == "READY" for host in snapshot.hosts)
-        wire = "plaintext" if self._settings.credentials is None else "TLS"
+        wire = transport(self._settings.credentials)
         return f"<mesh of {snapshot.target} {wire} {snapshot.state}: {ready} of {len(snapshot.hosts)} hosts ready>"

@@ -1,13 +1,14 @@
 """What a user says of a channel, checked and settled once: both kinds of channel are built from this value."""
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import grpc
 import grpc.aio
 
+from meshlib._adapt.grpcio import transport
 from meshlib._adapt.options import (
     LB_POLICY,
     SERVICE_CONFIG,
@@ -114,10 +115,10 @@ def settle(
     target: str,
     *,
     credentials: grpc.ChannelCredentials | None = None,
-    options: Sequence[tuple[str, Any]] | None = None,
+    options: Iterable[tuple[str, Any]] | None = None,
     compression: grpc.Compression | None = None,
-    interceptors: Sequence[Any] | None = (),
-    attempt_interceptors: Sequence[Any] | None = (),
+    interceptors: Iterable[Any] | None = (),
+    attempt_interceptors: Iterable[Any] | None = (),
     resolver: Resolver | None = None,
     dns: DnsPolicy | None = None,
     balancer: str | Balancer = "round_robin",
@@ -174,9 +175,10 @@ def settle(
         raise ConfigError(
             "meter_provider", meter_provider, "must be a MeterProvider of OpenTelemetry, or None for the global one"
         )
+    secure = transport(credentials) != "plaintext"
     parsed = parse_target(
         target,
-        secure=credentials is not None,
+        secure=secure,
         lenient=as_grpc,
         any_scheme=resolver is not None,
         schemes=RESOLVERS,
@@ -190,7 +192,7 @@ def settle(
             raise ConfigError("balancer", balancer, f"is in options[{LB_POLICY!r}] as well; give one of the two")
     config, given = configured(service_config, given, target=parsed, as_grpc=as_grpc)
     table = MethodTable(retry=retry, timeout=timeout, methods=merged(methods, config))
-    announce(parsed, given, secure=credentials is not None)
+    announce(parsed, given, secure=secure)
     return Settings(
         target=parsed,
         source=source(parsed, dns or DnsPolicy(), resolver),
@@ -227,7 +229,7 @@ def _throttling(argument: RetryBudget | RetryThrottling | None, said: RetryThrot
     return either("retry_budget", argument, None, argument, said)
 
 
-def _interceptors(name: str, given: Sequence[Any] | None, *, aio: bool) -> tuple[Any, ...]:
+def _interceptors(name: str, given: Iterable[Any] | None, *, aio: bool) -> tuple[Any, ...]:
     """Those of the wrong library would be found out only when the first connection is made, and not by the caller."""
     library = grpc.aio if aio else grpc
     kinds = tuple(getattr(library, f"{kind}ClientInterceptor") for kind in _KINDS)

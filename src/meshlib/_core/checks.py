@@ -2,11 +2,21 @@
 
 import math
 from collections.abc import Iterable
+from typing import Protocol
 
 from meshlib._core.errors import ConfigError, unknown_name
 from meshlib._core.status import CODES
 
-__all__ = ["duration", "flag", "number", "status_codes", "whole"]
+__all__ = ["StatusCode", "duration", "flag", "number", "status_codes", "whole"]
+
+
+class StatusCode(Protocol):
+    """A member of ``grpc.StatusCode``."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        ...
 
 
 def duration(name: str, value: object, *, zero: bool = False) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from meshlib._core.address import is_endpoint_address, join
 from meshlib._core.errors import ConfigError
@@ -62,6 +63,14 @@ class Resolution:
 
     endpoints: tuple[Endpoint, ...]
     ttl: float | None = None
+
+    if TYPE_CHECKING:  # what is accepted is wider than what the field holds
+
+        def __init__(self, *, endpoints: Iterable[Endpoint], ttl: float | None = ...) -> None: ...
+
+    def __post_init__(self) -> None:
+        if isinstance(self.endpoints, Iterable):  # else the resolver that gave it is blamed where it is asked
+            object.__setattr__(self, "endpoints", tuple(self.endpoints))
 
 
 def endpoint(ips: Sequence[str], port: int, *, authority: str | None = None) -> Endpoint:

@@ -9,6 +9,8 @@ They are used because the public way costs what a mesh cannot pay, or is not the
 - grpc's locks are entered in Python, where a signal handler may raise and leave them locked
   (:mod:`meshlib._adapt.grpcio.locks`).
 - ``_InactiveRpcError`` is what blocking calls raise, and applications catch it by that name.
+- ``_credentials`` tells TLS from the credentials of a plaintext channel (:func:`transport`).
+- ``_UnaryOutcome`` is what ``with_call`` gives on a channel with interceptors; the call is inside (:func:`inner`).
 - ``debug_error_string()`` of a call that grpc itself ended blocks for ever; ``_state`` has the answer.
 - A stream that C-core could not send anywhere a second time, after a GOAWAY that refused it, gets its status and never
   the end of its messages: ``next()`` blocks for ever, past the deadline. ``_call`` cancels what it waits for; the
@@ -24,6 +26,7 @@ They are used because the public way costs what a mesh cannot pay, or is not the
 
 from meshlib._adapt.grpcio.aio import aio_channel, aio_intercepted, aio_state, sending
 from meshlib._adapt.grpcio.blocking import UnaryUnary, shortened
+from meshlib._adapt.grpcio.marks import inner, transport
 from meshlib._adapt.grpcio.sync import (
     Compressing,
     channel,
@@ -43,9 +46,11 @@ __all__ = [
     "channel",
     "debug_string",
     "inactive",
+    "inner",
     "let_go",
     "sending",
     "shortened",
     "sync_glance",
     "sync_state",
+    "transport",
 ]

@@ -75,6 +75,11 @@ class _Innermost:
 
     _channel: Callable[[Any, Any], Any]
 
+    @property
+    def mesh(self) -> Any:
+        """That of the call which the interceptors let through last; None before."""
+        return getattr(getattr(self, "_last_returned_call_from_interceptors", None), "mesh", None)
+
     async def _run_interceptor(self, interceptors: Sequence[Any], *rest: Any) -> Any:
         if interceptors:
             return await super()._run_interceptor(interceptors, *rest)  # type: ignore[misc]

@@ -3,9 +3,9 @@
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from meshlib._core.checks import duration, flag, number, status_codes, whole
+from meshlib._core.checks import StatusCode, duration, flag, number, status_codes, whole
 from meshlib._core.errors import ConfigError
 
 __all__ = ["HedgingPolicy", "ResetFormat", "RetryBudget", "RetryPolicy", "RetryThrottling", "checked_retry"]
@@ -64,6 +64,29 @@ class RetryPolicy:
     wait: Callable[[Any], float] | None = None
     stop: Callable[[Any], bool] | None = None
     when: Callable[[Any], bool] | None = None
+
+    if TYPE_CHECKING:  # what is accepted is wider than what the fields hold
+
+        def __init__(
+            self,
+            *,
+            max_attempts: int = ...,
+            initial_backoff: float = ...,
+            max_backoff: float = ...,
+            backoff_multiplier: float = ...,
+            retryable_status_codes: Iterable[StatusCode | str] = ...,
+            per_attempt_timeout: float | None = ...,
+            per_attempt_idle_timeout: float | None = ...,
+            unsent_only: bool = ...,
+            buffer_size: int = ...,
+            retriable_headers: Iterable[str | tuple[str, str]] = ...,
+            reset_headers: Iterable[tuple[str, ResetFormat]] = ...,
+            max_reset_interval: float = ...,
+            host_selection_retry_max_attempts: int | None = ...,
+            wait: Callable[[Any], float] | None = ...,
+            stop: Callable[[Any], bool] | None = ...,
+            when: Callable[[Any], bool] | None = ...,
+        ) -> None: ...
 
     def __post_init__(self) -> None:
         whole("max_attempts", self.max_attempts, 2, 100)
@@ -158,6 +181,17 @@ class HedgingPolicy:
     hedging_delay: float = 0.05
     non_fatal_status_codes: frozenset[str] = frozenset({"UNAVAILABLE"})
     buffer_size: int = 65536
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            max_attempts: int = ...,
+            hedging_delay: float = ...,
+            non_fatal_status_codes: Iterable[StatusCode | str] = ...,
+            buffer_size: int = ...,
+        ) -> None: ...
 
     def __post_init__(self) -> None:
         whole("max_attempts", self.max_attempts, 2, 100)

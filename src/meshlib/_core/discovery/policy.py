@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final, Literal, get_args
+from typing import TYPE_CHECKING, Final, Literal, get_args
 
 from meshlib._core.address import join, parse_host_port
 from meshlib._core.errors import ConfigError, unknown_name
@@ -39,6 +39,20 @@ class DnsPolicy:
     min_ttl: float = 1.0
     max_ttl: float = 30.0
     allow_empty: bool = False
+
+    if TYPE_CHECKING:  # what is accepted is wider than what the field holds
+
+        def __init__(
+            self,
+            *,
+            family: Family = ...,
+            nameservers: Iterable[str] = ...,
+            query_timeout: float = ...,
+            timeout: float = ...,
+            min_ttl: float = ...,
+            max_ttl: float = ...,
+            allow_empty: bool = ...,
+        ) -> None: ...
 
     def __post_init__(self) -> None:
         if self.family not in get_args(Family):

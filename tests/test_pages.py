@@ -1,0 +1,48 @@
+"""The Python of the README and of the pages as type checkers see it: copies in ``tests/typing/pages``, which mypy
+--strict and pyright read together with the rest."""
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+COPIES = ROOT / "tests" / "typing" / "pages"
+BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+HEAD = '''"""The blocks of {page}: written by tests/test_pages.py, read by type checkers, never run."""
+
+# pyright: standard
+'''
+
+
+def copies() -> dict[str, str]:
+    """What each file of the folder is to hold."""
+    found = {}
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))):
+        blocks = BLOCK.findall(page.read_text(encoding="utf-8"))
+        if blocks:
+            inside = page.relative_to(ROOT)
+            name = "_".join(inside.with_suffix("").parts).replace("-", "_").lower()
+            parts = [HEAD.format(page=inside), *(f"# block {n}\n{block}" for n, block in enumerate(blocks, 1))]
+            found[f"{name}.py"] = "\n".join(parts)
+    return found
+
+
+def test_type_checkers_read_the_pages_as_they_are() -> None:
+    """The copies are those of the pages. MESHLIB_UPDATE_PAGES=1 writes them anew."""
+    expected = copies()
+    if os.environ.get("MESHLIB_UPDATE_PAGES"):
+        COPIES.mkdir(exist_ok=True)
+        for path in COPIES.glob("*.py"):
+            path.unlink()
+        for name, text in expected.items():
+            (COPIES / name).write_text(text, encoding="utf-8")
+    found = {path.name: path.read_text(encoding="utf-8") for path in COPIES.glob("*.py")}
+    assert found == expected, "MESHLIB_UPDATE_PAGES=1 pytest tests/test_pages.py writes the copies anew"
+
+
+@pytest.mark.parametrize("name", ["readme.py", "docs_tutorial.py", "docs_howto_telemetry.py"])
+def test_the_pages_that_newcomers_read_have_blocks(name: str) -> None:
+    """None of them loses its Python unseen."""
+    assert name in copies()

@@ -1,0 +1,5 @@
+class HealthCheckRequest:
+    def __init__(self, service: str = ...) -> None: ...
+
+class HealthCheckResponse:
+    status: int
