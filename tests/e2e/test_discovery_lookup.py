@@ -297,6 +297,19 @@ async def test_a_dead_server_is_passed_over(files: Files) -> None:
         assert (await lookup.inquire().addresses(NAME)).ips == ("127.0.0.12",)
 
 
+async def test_a_server_that_fails_for_one_name_is_still_asked_first(files: Files) -> None:
+    """It may be the only one that knows the others; the second would deny them, and that would be believed."""
+    with DnsServer() as internal, DnsServer() as public:
+        internal.add(NAME, "A", "127.0.0.11")
+        internal.fault("broken.test", rcode="SERVFAIL")
+        internal.add("ring.test", "CNAME", "ring.test")
+        lookup = Lookup(DnsPolicy(), files(), [internal.address, public.address])
+        for name in ("broken.test", "ring.test"):
+            with pytest.raises(ResolveError):
+                await lookup.inquire().addresses(name)
+            assert (await lookup.inquire().addresses(NAME)).ips == ("127.0.0.11",)
+
+
 async def test_a_closed_port_is_known_at_once(files: Files) -> None:
     """Nobody waits for a name server whose machine says that there is none."""
     with DnsServer() as gone, DnsServer() as good:

@@ -10,10 +10,13 @@ import dns.exception
 from meshlib._adapt.dns import Answer, RecordType, answer, question
 from meshlib._core.address import HostPort
 
-__all__ = ["FAULTS", "exchange", "possible"]
+__all__ = ["UNREACHABLE", "UNREADABLE", "exchange", "possible"]
 
-FAULTS: Final = (OSError, EOFError, dns.exception.DNSException)
-"""What :func:`exchange` raises where a server cannot be reached or its answer cannot be read."""
+UNREACHABLE: Final = (OSError, EOFError)
+"""What :func:`exchange` raises where a server cannot be reached."""
+
+UNREADABLE: Final = dns.exception.DNSException
+"""What :func:`exchange` raises where an answer cannot be read, or is a ring of aliases."""
 
 
 async def exchange(server: HostPort, name: str, rdtype: RecordType, *, edns: bool, tcp: bool) -> Answer:

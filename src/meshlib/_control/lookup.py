@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Final, final
 
 from meshlib._adapt.dns import Answer, RecordType
-from meshlib._control.exchange import FAULTS, exchange, possible
+from meshlib._control.exchange import UNREACHABLE, UNREADABLE, exchange, possible
 from meshlib._control.families import Families, Ipv6
 from meshlib._control.system import SystemFiles
 from meshlib._core.address import HostPort, canonical_ip, parse_host_port
@@ -263,7 +263,8 @@ class Inquiry:
                 plain[server] = True
                 left.insert(0, server)
                 continue
-            lookup.note(server, useful=found is not None and found.certain)
+            # A server that answers SERVFAIL for one name may be the only one that knows the others.
+            lookup.note(server, useful=found is not None)
             if found is None and said == self._silence:
                 plain.setdefault(server, False)
                 left.append(server)
@@ -287,11 +288,17 @@ class Inquiry:
                 found = await exchange(server, name, rdtype, edns=edns, tcp=tcp)
         except TimeoutError:
             return None, self._silence
-        except FAULTS as error:
-            return None, f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        except UNREACHABLE as error:
+            return None, _told(error)
+        except UNREADABLE as error:
+            return Answer(code="unreadable"), _told(error)
         if found.code == "NOERROR" and not found.found:
             return found, f"an alias for {found.alias}" if found.alias else f"no {rdtype} record"
         return found, _counted(found.found, "record", "records") if found.found else found.code
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
 def _counted(number: int, one: str, many: str) -> str:

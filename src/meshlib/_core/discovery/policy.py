@@ -20,10 +20,11 @@ class DnsPolicy:
     """How the names of a target are looked up.
 
     Args:
-        family: which addresses of a host count (Envoy ``dns_lookup_family``): ``"auto"``, its A records if it has any,
-            else its AAAA records; ``"v4"``; ``"v6"``; ``"all"``.
-        nameservers: whom to ask, as ``"10.0.0.2"`` or ``"127.0.0.1:8600"``, the first that answers; empty: those of
-            /etc/resolv.conf. A target that names a server, ``dns://server/name``, asks that one.
+        family: which addresses of a name count (Envoy ``dns_lookup_family``): ``"auto"``, its A records if it has any,
+            else its AAAA records; ``"v4"``; ``"v6"``; ``"all"``. One of each, for the target of an
+            SRV record, an entry of a list or ``localhost``, are two addresses of one host (``"auto"`` and ``"all"``).
+        nameservers: the servers to ask, such as ``"10.0.0.2"`` or ``"127.0.0.1:8600"``; the first that answers counts.
+            Empty: those of /etc/resolv.conf. A target that names a server, ``dns://server/name``, asks that one.
         query_timeout: seconds a name server has to answer one question before the next server is asked.
         timeout: seconds for all the questions of one resolution.
         min_ttl: seconds; what DNS calls fresh for less is fresh for this long, and no name is asked for more often.
