@@ -507,6 +507,10 @@ async def test_a_name_without_ipv6_is_not_asked_for_it_each_time(files: Files) -
         for _ in range(3):
             assert (await lookup.inquire().addresses(NAME, pair=True)).ips == ("127.0.0.11",)
         assert sorted(query.type for query in server.queries) == ["A", "A", "A", "AAAA"]
+        for _ in range(3):
+            with pytest.raises(ResolveError):
+                await lookup.inquire().addresses("none.mesh.test")
+        assert sorted(query.type for query in server.queries)[3:] == ["A", "A", "A", "AAAA", "AAAA"]
 
 
 # --- resources ---

@@ -128,6 +128,8 @@ class Families:
                 outcome = v4.result()[0]
                 if outcome.addresses or (keep and outcome.code is None):
                     return None, None
+                if outcome.code is not None and self._ipv6.absent(name):
+                    return None, None
                 if quiet and outcome.code == "NXDOMAIN":
                     return None, None
         v6 = asyncio.create_task(self._outcome(name, "AAAA", steps))
