@@ -5,6 +5,9 @@ import os
 from collections.abc import Mapping
 from typing import Final
 
+import grpc
+
+from meshlib._adapt.grpcio import lost
 from meshlib._adapt.options import Options
 from meshlib._core.target import Target
 
@@ -19,7 +22,16 @@ _told: set[str] = set()
 
 
 def announce(target: Target, options: Options, *, secure: bool, environ: Mapping[str, str] = os.environ) -> None:
-    """Logs that a channel is in plaintext, and that a proxy will not be used, once per target and once per proxy."""
+    """Logs that a channel is in plaintext, that a proxy will not be used, and which private parts of grpcio it lacks.
+
+    Once per target, per proxy and per process.
+    """
+    if _first("grpcio") and (features := lost()):
+        _log.info(
+            "grpcio %s: private names are missing or different, and slower public ways are used: %s",
+            grpc.__version__,
+            "; ".join(features),
+        )
     if not secure and target.scheme != "unix" and _first(f"plaintext {target.text}"):
         _log.info("%s: plaintext; pass credentials=grpc.ssl_channel_credentials() to encrypt", target.text)
     if any(name in ("grpc.enable_http_proxy", "grpc.http_proxy") for name, _ in options):

@@ -1,4 +1,5 @@
-"""The only package that touches grpcio's private names. Each is covered by a test on the lowest and the newest grpcio.
+"""The only package that touches grpcio's private names. Each is checked before it is used (``features.py``); if it is
+missing or different, a public way is taken (``public.py``), and a line of the log says so.
 
 They are used because the public way costs what a mesh cannot pay, or is not there:
 
@@ -17,15 +18,13 @@ They are used because the public way costs what a mesh cannot pay, or is not the
   public ``cancel()`` does nothing once there is a status.
 - A stream of requests whose call the server has ended meanwhile is cancelled by grpc.aio, or said to be an INTERNAL
   error, and what the server said is lost. ``_cython_call`` sends them without that (:func:`sending`).
-- ``_single_threaded_unary_stream`` makes streams that tell nobody of their end unless somebody reads them, so a mesh
-  could neither retry nor count them. Without it the option of that name changes nothing that a caller sees, but that
-  ``code()`` waits for the end instead of raising.
 - Of the Python in a blocking call six instructions in ten would be grpc's. ``segregated_call`` and the operations of
   ``cygrpc`` are what they come down to (:class:`UnaryUnary`).
 """
 
 from meshlib._adapt.grpcio.aio import aio_channel, aio_intercepted, aio_state, sending
 from meshlib._adapt.grpcio.blocking import UnaryUnary, shortened
+from meshlib._adapt.grpcio.features import lost
 from meshlib._adapt.grpcio.marks import inner, transport
 from meshlib._adapt.grpcio.sync import (
     Compressing,
@@ -48,6 +47,7 @@ __all__ = [
     "inactive",
     "inner",
     "let_go",
+    "lost",
     "sending",
     "shortened",
     "sync_glance",

@@ -3,12 +3,14 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
+from functools import cache
 from typing import Any, cast
 
 import grpc
 import grpc.aio
-import grpc.aio._channel
-from grpc._cython import cygrpc
+
+from meshlib._adapt.grpcio import public
+from meshlib._adapt.grpcio.features import AIO_CHANNEL, AIO_INTERCEPTED, AIO_REQUESTS, AIO_STATE, KINDS, cygrpc, private
 
 __all__ = ["aio_channel", "aio_intercepted", "aio_state", "sending"]
 
@@ -23,13 +25,17 @@ def aio_channel(
     interceptors: Sequence[Any] = (),
 ) -> grpc.aio.Channel:
     """grpc.aio's own channel, to be made inside the loop it will serve."""
+    if not AIO_CHANNEL:
+        return public.aio_channel(target, options, credentials, compression, interceptors)
     core = None if credentials is None else credentials._credentials  # type: ignore[attr-defined]
-    made: Any = grpc.aio._channel.Channel(target, options, core, compression, interceptors or None)
+    made: Any = private("aio._channel").Channel(target, options, core, compression, interceptors or None)
     return cast("grpc.aio.Channel", made)
 
 
 def aio_state(channel: grpc.aio.Channel) -> Callable[[bool], int]:
     """How to ask a channel of grpc.aio for its connectivity, as :func:`~meshlib._adapt.grpcio.sync_state`."""
+    if not AIO_STATE:
+        return public.aio_state(channel)
     ask: Callable[[bool], int] = channel._channel.check_connectivity_state  # type: ignore[attr-defined]
     return ask
 
@@ -38,6 +44,9 @@ def sending(made: Any) -> Callable[..., Any]:
     """What makes a call of grpc.aio's ``made``, a multicallable with a stream of requests and without interceptors: a
     server that ends the call before it has them all is heard.
     """
+
+    if not AIO_REQUESTS:
+        return cast("Callable[..., Any]", made)
 
     def call(requests: AsyncIterator[bytes], **options: Any) -> Any:
         begun = made(None, **options)
@@ -89,28 +98,11 @@ class _Innermost:
         return call
 
 
-class _UnaryUnary(_Innermost, grpc.aio._interceptor.InterceptedUnaryUnaryCall):  # type: ignore[misc]
-    pass
-
-
-class _UnaryStream(_Innermost, grpc.aio._interceptor.InterceptedUnaryStreamCall):  # type: ignore[misc]
-    pass
-
-
-class _StreamUnary(_Innermost, grpc.aio._interceptor.InterceptedStreamUnaryCall):  # type: ignore[misc]
-    pass
-
-
-class _StreamStream(_Innermost, grpc.aio._interceptor.InterceptedStreamStreamCall):  # type: ignore[misc]
-    pass
-
-
-_INTERCEPTED: dict[str, Any] = {
-    "unary_unary": _UnaryUnary,
-    "unary_stream": _UnaryStream,
-    "stream_unary": _StreamUnary,
-    "stream_stream": _StreamStream,
-}
+@cache
+def _intercepted(kind: str) -> Any:
+    """grpc.aio's class of intercepted calls of that kind, around a call of ours."""
+    base = getattr(private("aio._interceptor"), f"Intercepted{KINDS[kind]}Call")
+    return type(f"_{KINDS[kind]}", (_Innermost, base), {})
 
 
 def aio_intercepted(
@@ -128,7 +120,21 @@ def aio_intercepted(
     loop: Any,
 ) -> Any:
     """A call of grpc.aio's that runs ``interceptors`` and then ``innermost(client_call_details, request)``."""
-    return _INTERCEPTED[kind](
+    if not AIO_INTERCEPTED:
+        return public.aio_intercepted(
+            kind,
+            interceptors,
+            innermost,
+            request,
+            method,
+            serializer,
+            deserializer,
+            timeout=timeout,
+            metadata=metadata,
+            credentials=credentials,
+            wait_for_ready=wait_for_ready,
+        )
+    return _intercepted(kind)(
         interceptors,
         request,
         timeout,

@@ -5,21 +5,25 @@ from types import FunctionType
 from typing import Any, Final, cast, final
 
 import grpc
-import grpc._channel
-import grpc._common
-from grpc import _observability
-from grpc._cython import cygrpc
+
+from meshlib._adapt.grpcio.features import BLOCKING, cygrpc, private
 
 __all__ = ["UnaryUnary", "shortened"]
 
-_DEFAULTS: Final = cygrpc.PropagationConstants.GRPC_PROPAGATE_DEFAULTS
-# As globals: an attribute of a module is a dictionary of its own to look into, once cold.
-_Headers: Final = cygrpc.SendInitialMetadataOperation
-_Request: Final = cygrpc.SendMessageOperation
-_InitialMetadata: Final = cygrpc.ReceiveInitialMetadataOperation
-_Response: Final = cygrpc.ReceiveMessageOperation
-_Status: Final = cygrpc.ReceiveStatusOnClientOperation
-_NO_MORE: Final = cygrpc.SendCloseFromClientOperation(0)
+_channel: Final = private("_channel")
+_common: Final = private("_common")
+_observability: Final = private("_observability")
+
+# As globals: an attribute of a module is a dictionary of its own to look into, once cold. What is missing is None; then
+# BLOCKING is false, and nothing here is used.
+_DEFAULTS: Final[Any] = getattr(getattr(cygrpc, "PropagationConstants", None), "GRPC_PROPAGATE_DEFAULTS", None)
+_Headers: Final[Any] = getattr(cygrpc, "SendInitialMetadataOperation", None)
+_Request: Final[Any] = getattr(cygrpc, "SendMessageOperation", None)
+_InitialMetadata: Final[Any] = getattr(cygrpc, "ReceiveInitialMetadataOperation", None)
+_Response: Final[Any] = getattr(cygrpc, "ReceiveMessageOperation", None)
+_Status: Final[Any] = getattr(cygrpc, "ReceiveStatusOnClientOperation", None)
+_Close: Final[Any] = getattr(cygrpc, "SendCloseFromClientOperation", None)
+_NO_MORE: Final[Any] = _Close and _Close(0)
 """It has no state, so one does for all calls."""
 _OK: Final = grpc.StatusCode.OK
 _UNREADABLE: Final = "Exception deserializing response!"
@@ -121,14 +125,14 @@ class UnaryUnary:
 
     def _error(self, event: Any, code: grpc.StatusCode | None = None, details: str | None = None) -> grpc.RpcError:
         """What grpc would raise: as ``event`` says, unless a ``code`` is given."""
-        state: Any = grpc._channel._RPCState(grpc._channel._UNARY_UNARY_INITIAL_DUE, None, None, code, details)
-        state.method = grpc._common.decode(self._method)
-        state.target = grpc._common.decode(self._made._target)
+        state: Any = _channel._RPCState(_channel._UNARY_UNARY_INITIAL_DUE, None, None, code, details)
+        state.method = _common.decode(self._method)
+        state.target = _common.decode(self._made._target)
         state.rpc_start_time = perf_counter()  # for a plug-in, if one has been registered meanwhile
-        grpc._channel._handle_event(event, state, None if code else self._deserialize)
+        _channel._handle_event(event, state, None if code else self._deserialize)
         if code:
             state.response = None  # what could not be read is not kept
-        error: Any = grpc._channel._InactiveRpcError
+        error: Any = _channel._InactiveRpcError
         return cast("grpc.RpcError", error(state))
 
 
@@ -138,18 +142,16 @@ def _log(error: Exception) -> None:
     def again(_: bytes) -> None:
         raise error
 
-    grpc._common.deserialize(b"", again)
+    _common.deserialize(b"", again)
 
 
 def _ended(call: Any, response: Any, initial: Any, status: Any) -> Any:
     """grpc's call object of a call that succeeded, but for what a plug-in alone would ask."""
-    state: Any = grpc._channel._RPCState(
-        (), initial.initial_metadata(), status.trailing_metadata(), _OK, status.details()
-    )
+    state: Any = _channel._RPCState((), initial.initial_metadata(), status.trailing_metadata(), _OK, status.details())
     state.response = response
     state.debug_error_string = status.error_string()
     state.callbacks = None  # there is nothing to wait for
-    return grpc._channel._MultiThreadedRendezvous(state, call, None, None)
+    return _channel._MultiThreadedRendezvous(state, call, None, None)
 
 
 _METHODS: Final = ("__call__", "with_call", "_blocking", "_prepare")
@@ -164,9 +166,9 @@ def shortened(made: Any) -> Any:
     """
     steps: list[tuple[Any, str]] = [
         *((getattr(type(made), name, None), f"_UnaryUnaryMultiCallable.{name}") for name in _METHODS),
-        *((getattr(grpc._channel, name), name) for name in _FUNCTIONS),
+        *((getattr(_channel, name, None), name) for name in _FUNCTIONS),
     ]
-    return UnaryUnary(made) if all(_is_grpcs(step, name) for step, name in steps) else made
+    return UnaryUnary(made) if all(_is_grpcs(step, name) for step, name in steps) and BLOCKING else made
 
 
 def _is_grpcs(function: Any, name: str) -> bool:
@@ -174,5 +176,5 @@ def _is_grpcs(function: Any, name: str) -> bool:
     return (
         type(function) is FunctionType
         and function.__code__.co_qualname == name
-        and function.__globals__ is vars(grpc._channel)
+        and function.__globals__ is vars(_channel)
     )

@@ -1,11 +1,13 @@
 """grpc's channels for threads, and their calls."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, cast, final
+from typing import Any, Final, cast, final
 
 import grpc
-import grpc._channel
+import grpc.experimental
 
+from meshlib._adapt.grpcio import public
+from meshlib._adapt.grpcio.features import CHANNEL, ERRORS, STATE, private
 from meshlib._adapt.grpcio.locks import glancing, interruptible
 
 __all__ = ["Compressing", "channel", "debug_string", "inactive", "let_go", "sync_glance", "sync_state"]
@@ -13,6 +15,12 @@ __all__ = ["Compressing", "channel", "debug_string", "inactive", "let_go", "sync
 _COMPRESSION = "grpc-internal-encoding-request"
 """The metadata by which C-core is asked to compress a call, which it takes out (``grpc/compression.h``)."""
 _ALGORITHMS = {grpc.Compression.Deflate: "deflate", grpc.Compression.Gzip: "gzip"}
+
+_channel: Final = private("_channel")
+
+_UNSEEN: Final = grpc.experimental.ChannelOptions.SingleThreadedUnaryStream
+"""An option of grpc's Python that makes streams whose end only their readers see: a mesh could neither retry nor count
+them. Without it nothing changes for the reader, except that ``code()`` waits for the end instead of raising."""
 
 
 def channel(
@@ -22,15 +30,21 @@ def channel(
     compression: grpc.Compression | None,
 ) -> grpc.Channel:
     """grpc's own channel, whatever has replaced ``grpc.insecure_channel`` and ``grpc.secure_channel``."""
+    options = [option for option in options if option[0] != _UNSEEN]
+    if not CHANNEL:
+        made: Any = public.channel(target, options, credentials, compression)
+        interruptible(made)
+        return cast("grpc.Channel", made)
     core = None if credentials is None else credentials._credentials  # type: ignore[attr-defined]
-    made: Any = grpc._channel.Channel(target, options, core, compression)
-    made._single_threaded_unary_stream = False
+    made = _channel.Channel(target, options, core, compression)
     interruptible(made)
     return cast("grpc.Channel", made)
 
 
 def sync_state(channel: grpc.Channel) -> Callable[[bool], int]:
     """How to ask a sync channel for its connectivity: C-core's number, with True an idle one starts to connect."""
+    if not STATE:
+        return public.Subscribed(channel)
     ask: Callable[[bool], int] = channel._channel.check_connectivity_state  # type: ignore[attr-defined]
     return ask
 
@@ -42,8 +56,10 @@ def sync_glance(channel: grpc.Channel) -> Callable[[], int | None]:
 
 def inactive(call: Any) -> Any:
     """The error that a blocking call would raise, of a call object that failed; if it is not grpc's own, itself."""
-    rendezvous: Any = grpc._channel._MultiThreadedRendezvous
-    error: Any = grpc._channel._InactiveRpcError
+    if not ERRORS:
+        return call
+    rendezvous: Any = _channel._MultiThreadedRendezvous
+    error: Any = _channel._InactiveRpcError
     return error(call._state) if isinstance(call, rendezvous) else call
 
 
@@ -57,7 +73,9 @@ def debug_string(call: Any) -> str:
 
 def let_go(call: Any) -> None:
     """Wakes whoever still waits for messages of a call that C-core has refused."""
-    if getattr(getattr(call, "_state", None), "due", None):
+    if not ERRORS:
+        call.cancel()
+    elif getattr(getattr(call, "_state", None), "due", None):
         call._call.cancel(grpc.StatusCode.CANCELLED.value[0], "the call was refused")
 
 

@@ -1,0 +1,107 @@
+"""Public ways that stand in for private names of grpcio which are missing or different. They do the same, slower."""
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, Final, final
+
+import grpc
+import grpc.aio
+import grpc.experimental
+
+from meshlib._adapt.grpcio.features import KINDS
+
+__all__ = ["Subscribed", "aio_channel", "aio_intercepted", "aio_state", "channel"]
+
+Options = Sequence[tuple[str, Any]]
+_IDLE: Final[int] = grpc.ChannelConnectivity.IDLE.value[0]
+_NOWHERE: Final = "unix:/nonexistent"
+"""The target of channels that only run interceptors."""
+
+
+def channel(
+    target: str,
+    options: Options,
+    credentials: grpc.ChannelCredentials | None,
+    compression: grpc.Compression | None,
+) -> grpc.Channel:
+    """A channel of grpc's public factories, which instrumentation may have replaced."""
+    if credentials is None:
+        return grpc.insecure_channel(target, options, compression)
+    return grpc.secure_channel(target, credentials, options, compression)
+
+
+def aio_channel(
+    target: str,
+    options: Options,
+    credentials: grpc.ChannelCredentials | None,
+    compression: grpc.Compression | None,
+    interceptors: Sequence[Any],
+) -> grpc.aio.Channel:
+    """The same for grpc.aio."""
+    if credentials is None:
+        return grpc.aio.insecure_channel(target, options, compression, interceptors or None)
+    return grpc.aio.secure_channel(target, credentials, options, compression, interceptors or None)
+
+
+@final
+class Subscribed:
+    """The connectivity of a sync channel, by subscription: a thread for each channel, and looks that may be late.
+
+    Called, it gives C-core's number of the last state it heard of; with True an idle channel starts to connect.
+    """
+
+    __slots__ = ("_channel", "_latest", "_lock")
+
+    def __init__(self, channel: grpc.Channel) -> None:
+        self._channel = channel
+        self._latest = _IDLE
+        self._lock = threading.RLock()  # a signal handler may ask, too
+        channel.subscribe(self._heard)
+
+    def __call__(self, connect: bool) -> int:
+        if connect and self._latest == _IDLE:
+            with self._lock:
+                self._channel.unsubscribe(self._heard)
+                self._channel.subscribe(self._heard, try_to_connect=True)
+        return self._latest
+
+    def _heard(self, state: grpc.ChannelConnectivity) -> None:
+        self._latest = state.value[0]
+
+
+def aio_state(channel: grpc.aio.Channel) -> Callable[[bool], int]:
+    """How to ask a channel of grpc.aio for its connectivity."""
+
+    def ask(connect: bool) -> int:
+        return channel.get_state(connect).value[0]
+
+    return ask
+
+
+def _innermost(kind: str, made: Callable[[Any, Any], Any]) -> Any:
+    """The interceptor that makes the call itself, instead of having grpc make one."""
+
+    async def intercept(_: Any, continuation: Any, details: Any, request: Any) -> Any:  # noqa: ARG001 - grpc's contract
+        return made(details, request)
+
+    base = getattr(grpc.aio, f"{KINDS[kind]}ClientInterceptor")
+    return type("Innermost", (base,), {f"intercept_{kind}": intercept})()
+
+
+def aio_intercepted(
+    kind: str,
+    interceptors: Sequence[Any],
+    made: Callable[[Any, Any], Any],
+    request: Any,
+    method: str,
+    serializer: Any,
+    deserializer: Any,
+    **arguments: Any,
+) -> Any:
+    """A call that runs ``interceptors`` and then ``made(client_call_details, request)``: that of a channel which never
+    connects. grpc.aio closes the channel when the call is gone.
+    """
+    channel = grpc.aio.insecure_channel(_NOWHERE, interceptors=[*interceptors, _innermost(kind, made)])
+    call = getattr(channel, kind)(method, serializer, deserializer)(request, **arguments)
+    call._meshlib_channel = channel  # grpc.aio closes a channel that is collected, and its calls with it
+    return call
