@@ -76,6 +76,13 @@ def chaos(session: nox.Session) -> None:
     session.run("pytest", "tests/e2e/chaos", *session.posargs, env={"MESHLIB_CHAOS_EPOCHS": "30"})
 
 
+@nox.session(python=PYTHONS)
+def exits(session: nox.Session) -> None:
+    """Programs that call at the exit of the interpreter, or leave channels open: 200 exits and more on each Python."""
+    install(session, "test")
+    session.run("pytest", "tests/e2e/test_exits.py", *session.posargs, env={"MESHLIB_EXITS": "8"})
+
+
 @nox.session(python=DEVELOPED_ON)
 def rolling(session: nox.Session) -> None:
     """What a rolling restart costs calls, beside grpc's own round robin and an Envoy sidecar: a quarter of an hour."""

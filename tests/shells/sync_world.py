@@ -77,6 +77,9 @@ class _Clock(Clock):
         self._baton.spawn(thread)
         return thread
 
+    def control(self, target: Callable[[], None]) -> Thread:
+        return self.spawn(target, "meshlib-control")
+
     def loop(self) -> Loop:
         return Loop(self._baton)
 

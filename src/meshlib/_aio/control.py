@@ -72,4 +72,5 @@ def _after_fork_in_child() -> None:
     _process = Process(_process.clock, _process.sharing.child())
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -6,11 +6,11 @@ control plane, and closing a channel never waits for it.
 
 import asyncio
 import inspect
-import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Final, Protocol, TypeVar, cast, final
 
+from meshlib._control.exits import spawn
 from meshlib._core.discovery.contracts import Resolver
 from meshlib._core.discovery.registry import EntryPoint, ResolverRegistry, checked, described
 from meshlib._core.discovery.steps import ResolveError, Step
@@ -103,7 +103,7 @@ class PluginResolver:
 
 
 async def in_thread(function: Callable[[], T], name: str) -> T:
-    """Runs ``function`` in a daemon thread of its own.
+    """Runs ``function`` in a daemon thread of its own; on this one at the exit of the interpreter.
 
     If this is cancelled the thread is left behind: nothing can stop it, and nobody may have to wait for it, neither the
     closing channel nor, as with the workers of an executor, the end of the program.
@@ -124,7 +124,7 @@ async def in_thread(function: Callable[[], T], name: str) -> T:
         with suppress(RuntimeError):  # the loop was closed meanwhile: nobody waits
             loop.call_soon_threadsafe(deliver, outcome)
 
-    threading.Thread(target=run, name=name, daemon=True).start()
+    spawn(run, name)
     result, error = await done
     if isinstance(error, Exception):
         raise error

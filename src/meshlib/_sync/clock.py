@@ -11,9 +11,10 @@ from contextlib import AbstractContextManager
 from queue import Empty, SimpleQueue
 from typing import Any, Final, Protocol, final
 
+from meshlib._control.exits import Driver, spawn
 from meshlib._control.timers import clock_of, monotonic
 
-__all__ = ["CLOCK", "Clock", "Event"]
+__all__ = ["CLOCK", "Clock", "Event", "ExitClock"]
 
 PAUSE: Final = 0.0002
 PAUSES: Final = 100
@@ -99,9 +100,17 @@ class Clock:
         """A flag to wait for."""
         return _Flag()
 
-    def spawn(self, target: Callable[[], None], name: str) -> threading.Thread:
-        """Starts a daemon thread."""
-        thread = threading.Thread(target=target, name=name, daemon=True)
+    def spawn(self, target: Callable[[], None], name: str) -> threading.Thread | None:
+        """Starts a daemon thread; without one, at exit or for lack of resources, does what it would do at once."""
+        return spawn(target, name)
+
+    def control(self, target: Callable[[], None]) -> threading.Thread | None:
+        """Starts the control thread; None: whoever waits does its work.
+
+        Raises:
+            RuntimeError: no thread could be started.
+        """
+        thread = threading.Thread(target=target, name="meshlib-control", daemon=True)
         thread.start()
         return thread
 
@@ -111,6 +120,25 @@ class Clock:
         if clock_of(loop) is monotonic:
             loop.time = monotonic  # for the time-outs of asyncio
         return loop  # type: ignore[no-any-return]
+
+
+@final
+class ExitClock(Clock):
+    """The world of an interpreter that exits: no threads; whoever waits for an event runs the loop."""
+
+    def __init__(self) -> None:
+        self._driver = Driver()
+
+    def event(self) -> Event:
+        """A flag to wait for."""
+        return self._driver.event()
+
+    def control(self, target: Callable[[], None]) -> None:
+        """None is started."""
+
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The loop that is run while somebody waits."""
+        return self._driver.loop
 
 
 CLOCK = Clock()

@@ -19,14 +19,15 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, final
 
+from meshlib._control import exits
 from meshlib._control.shared import Resolutions
 from meshlib._core.sharing import Sharing
-from meshlib._sync.clock import CLOCK, Clock, Event
+from meshlib._sync.clock import CLOCK, Clock, Event, ExitClock
 
 if TYPE_CHECKING:
     from meshlib._sync.runtime import Runtime
 
-__all__ = ["Process", "current", "gate"]
+__all__ = ["Process", "current", "gate", "usable"]
 
 FORK_PATIENCE: Final = 0.25
 """Seconds a fork waits for attempts that threads are blocked in."""
@@ -145,7 +146,13 @@ class _Control:
         self.loop = clock.loop()
         self.resolutions = Resolutions(clock=clock.now, rng=clock.rng())
         started = clock.event()
-        self.thread = clock.spawn(lambda: self._run(started), "meshlib-control")
+        try:
+            self.thread = clock.control(lambda: self._run(started))
+        except BaseException:
+            self.loop.close()
+            raise
+        if self.thread is None:
+            return
         try:
             started.wait(EXIT_PATIENCE)
         except BaseException:
@@ -162,7 +169,7 @@ class _Control:
     def end(self) -> None:
         """Ends it, and waits a moment for that."""
         self.soon(self.loop.stop)
-        if self.thread is not threading.current_thread():
+        if self.thread is not None and self.thread is not threading.current_thread():
             self.thread.join(EXIT_PATIENCE)
 
     def _run(self, started: Event) -> None:
@@ -184,6 +191,15 @@ _parked: list[object] = []
 
 def current() -> Process:
     """The state of this process."""
+    return _process
+
+
+def usable() -> Process:
+    """The state of this process, for a channel that starts: with a control thread, or able to have one; else that of a
+    process that exits."""
+    global _process
+    if _process.loop is None and exits.threadless():
+        _process = Process(ExitClock(), _process.sharing)
     return _process
 
 
@@ -209,15 +225,25 @@ def _after_fork_in_child() -> None:
         for runtime in runtimes:
             runtime.live = False
         _parked.append((_process, runtimes, list(_process.live)))
-    _process = Process(_process.clock, _process.sharing.child())
+    clock = CLOCK if isinstance(_process.clock, ExitClock) else _process.clock
+    _process = Process(clock, _process.sharing.child())
 
 
 def _at_exit() -> None:
-    """Ends the control thread of an application that closed nothing, so that it cannot run into a dying interpreter."""
-    control = _process._control
-    if control is not None and _process.pid == os.getpid():
-        control.end()
+    """Ends the control thread of an application that closed nothing, so that it cannot run into a dying interpreter.
+    The main thread may go on calling, in handlers that run later: its channels start anew, without threads."""
+    exits.ended = True
+    process = _process
+    control = process._control
+    if control is None or control.thread is None or process.pid != os.getpid():
+        return
+    process._control = None
+    process._attached.clear()
+    for runtime in tuple(process.runtimes):
+        runtime.live = False
+    control.end()
 
 
-os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
 atexit.register(_at_exit)

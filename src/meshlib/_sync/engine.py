@@ -23,10 +23,11 @@ from typing import Any, Final, Protocol, TypeVar, final
 
 import grpc
 
-from meshlib._adapt import outcomes
+from meshlib._adapt import grpcio, outcomes
 from meshlib._adapt.deferred_log import DeferredLogger
 from meshlib._adapt.grpcio import let_go
 from meshlib._adapt.metadata import INVALID_METADATA, Metadata, for_attempt, valid
+from meshlib._control.exits import threadless
 from meshlib._control.methods import Method
 from meshlib._core.call import Commands
 from meshlib._core.cluster import CLOSED
@@ -434,7 +435,9 @@ class Engine:
             subchannel: Any = command.host.subchannel
             attempt.target = subchannel.target
             send = subchannel.multicallables[self._method]
-            if self._method.kind.endswith("unary"):
+            if threadless():
+                send = grpcio.threadless(send)
+            elif self._method.kind.endswith("unary"):
                 send = send.future
             metadata = for_attempt(self._metadata, command.previous, command.carrier)
             arguments = (request, command.timeout, metadata, self._credentials, None, self._compression)
@@ -481,6 +484,8 @@ class Engine:
             call.cancel()
             if isinstance(self._request, Requests):
                 self._request.stop(attempt.command.n)
+        elif threadless() and isinstance(self._request, Requests):
+            self._request.stop(attempt.command.n)  # this thread is sending them
 
     def _finish(self, command: Finish, place: Place) -> None:
         if place is Place.CONTROL and self.call.span is not None:

@@ -3,8 +3,9 @@
 grpc's call object is all three at once, and so is this: ``result()`` raises the object itself.
 """
 
+import logging
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from types import TracebackType
 from typing import Any, final
@@ -14,17 +15,20 @@ import grpc
 from meshlib._adapt import grpcio
 from meshlib._adapt.errors import MeshRpcError, status_code
 from meshlib._adapt.metadata import EMPTY_PATIENCE, given
+from meshlib._control.exits import threadless
 from meshlib._control.methods import Method
 from meshlib._core.policy import Plan
 from meshlib._core.status import OK, Outcome
 from meshlib._core.view import CallMesh
 from meshlib._sync import control
 from meshlib._sync.engine import ABANDONED, CANCELLED, Attempt, Engine
-from meshlib._sync.requests import Requests
+from meshlib._sync.requests import ITERATING_FAILED, Requests
 from meshlib._sync.runtime import Lease
 from meshlib._sync.unary import failure, serialized, unserialized
 
 __all__ = ["CLOSED_FUTURE", "Future", "Handle", "invoke", "result"]
+
+_log = logging.getLogger("meshlib")
 
 CLOSED_FUTURE = "Cannot invoke RPC: Channel closed!"
 """What grpc raises as ``ValueError`` where the call would not have blocked, to the letter."""
@@ -165,8 +169,9 @@ class Handle(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg]
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._engine.call.method} {self}>"
 
-    def __del__(self) -> None:
-        self._engine.abandon()
+    def __del__(self, finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        if not finalizing():
+            self._engine.abandon()
 
 
 def _shown(engine: Engine, attempt: Attempt) -> object:
@@ -223,10 +228,27 @@ def invoke(
     if lease.closed:
         raise ValueError(closed)
     if streamed:
-        data = Requests(request, method.serializer, method.name, plan.buffer_size, control.current().clock)
+        serializer = method.serializer
+        if threadless():  # there is no thread that could read them meanwhile
+            request, serializer = gathered(request, method), None
+        data = Requests(request, serializer, method.name, plan.buffer_size, control.current().clock)
     engine = kind(lease, method, plan, data, timeout, given(metadata), credentials, wait_for_ready, compression)
     engine.begin()
     return engine
+
+
+def gathered(requests: Iterable[Any], method: Method) -> Iterator[bytes]:
+    """All requests of a stream as bytes.
+
+    Raises:
+        MeshRpcError: the iterator or the serializer failed, in grpc's own words.
+    """
+    try:
+        read = list(requests)
+    except Exception:  # noqa: BLE001 - it is the application's
+        _log.exception("the request iterator of %s failed", method.name)
+        raise MeshRpcError(ITERATING_FAILED, ITERATING_FAILED.details, None) from None
+    return iter([serialized(request, method) for request in read])
 
 
 def result(engine: Engine) -> Any:

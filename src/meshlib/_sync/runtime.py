@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, final
 
 from meshlib._adapt.grpcio import channel as grpc_channel
+from meshlib._control import exits
 from meshlib._control.logs import ChannelLog
 from meshlib._control.plane import Plane
 from meshlib._control.settings import Settings
@@ -149,8 +150,9 @@ class Runtime:
         self.process.detach(self, self.plane.stop)
 
     def abandon(self) -> None:
-        """The same for a channel that was collected: nobody is there to wait, so a thread does it."""
-        if self.process.pid == os.getpid() and not self.closed:
+        """The same for a channel that was collected: nobody is there to wait, so a thread does it. At the exit of the
+        interpreter nothing is done: it takes the connections with it."""
+        if self.process.pid == os.getpid() and not self.closed and not exits.threadless():
             self.clock.spawn(self.shutdown, "meshlib-abandoned")
 
     def _attention(self) -> None:
@@ -209,7 +211,7 @@ class Lease:
     def renew(self) -> Runtime:
         """Makes the runtime, if it is not there yet. Two threads, or a thread and its signal handler, may do so at
         once: one of the two is shut down again."""
-        process = control.current()
+        process = control.usable()
         if self.closed:
             raise ValueError(CLOSED_CHANNEL)
         before = self.latest
@@ -222,13 +224,16 @@ class Lease:
             telemetry=self.telemetry,
             factory=self._factory,
         )
+        finalizer: weakref.finalize[[], Lease] | None = None
         try:
-            finalizer = weakref.finalize(self, made.abandon)
-            finalizer.atexit = False
+            if not exits.threadless():
+                finalizer = weakref.finalize(self, made.abandon)
+                finalizer.atexit = False
             if self.latest is before and not self.closed:  # uninterrupted
                 self.latest = made  # uninterrupted
                 return made
-            finalizer.detach()
+            if finalizer is not None:
+                finalizer.detach()
         finally:
             if self.latest is not made:
                 made.shutdown()

@@ -12,6 +12,8 @@ They are used because the public way costs what a mesh cannot pay, or is not the
 - ``_InactiveRpcError`` is what blocking calls raise, and applications catch it by that name.
 - ``_credentials`` tells TLS from the credentials of a plaintext channel (:func:`transport`).
 - ``_UnaryOutcome`` is what ``with_call`` gives on a channel with interceptors; the call is inside (:func:`inner`).
+- Calls at the exit of the interpreter have no thread: ``_SingleThreadedUnaryStreamMultiCallable`` makes streams without
+  one, and ``segregated_call`` sends requests without one (:func:`threadless`).
 - ``debug_error_string()`` of a call that grpc itself ended blocks for ever; ``_state`` has the answer.
 - A stream that C-core could not send anywhere a second time, after a GOAWAY that refused it, gets its status and never
   the end of its messages: ``next()`` blocks for ever, past the deadline. ``_call`` cancels what it waits for; the
@@ -35,6 +37,7 @@ from meshlib._adapt.grpcio.sync import (
     sync_glance,
     sync_state,
 )
+from meshlib._adapt.grpcio.threadless import threadless
 
 __all__ = [
     "Compressing",
@@ -52,5 +55,6 @@ __all__ = [
     "shortened",
     "sync_glance",
     "sync_state",
+    "threadless",
     "transport",
 ]

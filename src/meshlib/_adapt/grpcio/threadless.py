@@ -1,0 +1,141 @@
+"""grpc's calls without grpc's threads: at the exit of the interpreter none is started any more.
+
+A future of grpc's is answered by a thread of its channel, and requests of a stream are read on another one. On CPython
+3.12 their start fails in ``atexit``, after the request was sent. So a future becomes a blocking call, a stream of
+responses the one that grpc has for a single thread, and requests are sent before the first response is read.
+"""
+
+from collections.abc import Callable, Iterable
+from time import perf_counter
+from typing import Any, cast
+
+import grpc
+import grpc._channel
+import grpc._common
+import grpc._compression
+from grpc._cython import cygrpc
+
+__all__ = ["threadless"]
+
+Multicallable = Callable[..., Any]
+
+
+def threadless(made: Any) -> Multicallable:
+    """How to start a call of ``made``, a multicallable of grpc's, on the thread that waits for it.
+
+    Where interceptors stand before grpc's own, or grpcio is another one than this knows, that is what grpc does.
+    """
+    grpcs: Any = grpc._channel
+    if isinstance(made, grpc.StreamUnaryMultiCallable):
+        made = getattr(made, "_made", made)  # ours, which compresses
+    if type(made) is getattr(grpcs, "_UnaryStreamMultiCallable", None):
+        return _stream(made)
+    if type(made) is getattr(grpcs, "_StreamStreamMultiCallable", None):
+        return _Requests(made, one_response=False)
+    if type(made) is getattr(grpcs, "_StreamUnaryMultiCallable", None):
+        return _Requests(made, one_response=True)
+    if not hasattr(made, "with_call"):
+        return cast("Multicallable", made)
+    if isinstance(made, grpc.StreamUnaryMultiCallable):
+        return made.future
+    return _future(made)
+
+
+def _future(made: Any) -> Multicallable:
+    def send(*arguments: Any) -> Any:
+        try:
+            return made.with_call(*arguments)[1]
+        except grpc.RpcError as error:
+            if not hasattr(error, "trailing_metadata"):
+                raise
+            return error  # which is grpc's call object, too
+
+    return send
+
+
+def _stream(made: Any) -> Multicallable:
+    try:
+        single: Any = grpc._channel._SingleThreadedUnaryStreamMultiCallable
+        return cast(
+            "Multicallable",
+            single(
+                made._channel,
+                made._method,
+                made._target,
+                made._request_serializer,
+                made._response_deserializer,
+                made._registered_call_handle,
+            ),
+        )
+    except (AttributeError, TypeError):
+        return cast("Multicallable", made)
+
+
+class _Requests:
+    """A multicallable with a stream of requests, all of which are sent by the call itself.
+
+    Args:
+        made: grpc's own.
+        one_response: whether there is one response, for which the call waits as well.
+    """
+
+    def __init__(self, made: Any, *, one_response: bool) -> None:
+        self._made = made
+        self._one_response = one_response
+
+    def __call__(
+        self,
+        requests: Iterable[bytes],
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: Any = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> Any:
+        """The call, with every request sent."""
+        made, grpcs, types = self._made, cast("Any", grpc._channel), cygrpc.OperationType
+        deadline = grpcs._deadline(timeout)
+        due = grpcs._STREAM_UNARY_INITIAL_DUE if self._one_response else grpcs._STREAM_STREAM_INITIAL_DUE
+        state = grpcs._RPCState(due, None, None, None, None)
+        state.rpc_start_time = perf_counter()
+        state.method = grpc._common.decode(made._method)
+        state.target = grpc._common.decode(made._target)
+        flags = grpcs._InitialMetadataFlags().with_wait_for_ready(wait_for_ready)
+        headers = cygrpc.SendInitialMetadataOperation(grpc._compression.augment_metadata(metadata, compression), flags)
+        begin = [headers, cygrpc.ReceiveStatusOnClientOperation(0)]
+        if self._one_response:
+            begin.append(cygrpc.ReceiveMessageOperation(0))
+        call = made._channel.segregated_call(
+            cygrpc.PropagationConstants.GRPC_PROPAGATE_DEFAULTS,
+            made._method,
+            None,
+            deadline,
+            metadata,
+            None if credentials is None else credentials._credentials,
+            ((tuple(begin), None), ((cygrpc.ReceiveInitialMetadataOperation(0),), None)),
+            made._context,
+            made._registered_call_handle,
+        )
+        read = made._response_deserializer
+        operation: Any
+        for request in requests:
+            operation = cygrpc.SendMessageOperation(request, 0)
+            if not _sent(call, state, operation, types.send_message, read):
+                break
+        else:
+            _sent(call, state, cygrpc.SendCloseFromClientOperation(0), types.send_close_from_client, read)
+        if not self._one_response:
+            return grpcs._SingleThreadedRendezvous(state, call, read, deadline)
+        while state.due:
+            grpcs._handle_event(call.next_event(), state, read)
+        return grpcs._MultiThreadedRendezvous(state, call, read, deadline)
+
+
+def _sent(call: Any, state: Any, operation: Any, kind: Any, read: Any) -> bool:
+    """Sends one thing; False if the call has ended before."""
+    if state.code is not None or not call.operate((operation,), None):
+        return False
+    state.due.add(kind)
+    while kind in state.due:
+        cast("Any", grpc._channel)._handle_event(call.next_event(), state, read)
+    return state.code is None

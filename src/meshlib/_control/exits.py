@@ -1,0 +1,160 @@
+"""The exit of the interpreter: from then on threads are refused, and whoever waits does the work of the control thread.
+
+An ``atexit`` handler or a finalizer may make the first call of a process, and some handlers run after meshlib's own. At
+that time CPython 3.12 starts no thread any more, later ones none while they finalize, and on 3.11 a thread started then
+never runs. So no thread is started once the main thread has ended, and the thread that waits for a call runs the event
+loop of the control plane itself (:class:`Driver`).
+"""
+
+import asyncio
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from time import sleep
+from typing import Any, Final, final
+
+from meshlib._control.timers import monotonic
+
+__all__ = ["Driver", "spawn", "threadless"]
+
+POLL: Final = 0.005
+"""Seconds between two looks of a thread that waits while another one runs the loop."""
+
+ended = False
+"""Meshlib's own ``atexit`` handler has run: the control thread is gone."""
+
+
+def threadless(finalizing: Callable[[], bool] = sys.is_finalizing) -> bool:
+    """Whether the interpreter exits, so that this thread has to do without others.
+
+    Other threads than the main one may outlive it by hours, and go on as before where the interpreter lets them.
+    """
+    if finalizing():
+        return True
+    main = threading.main_thread()
+    if main.is_alive():
+        return False
+    return threading.current_thread() is main or not _starts()
+
+
+def spawn(target: Callable[[], object], name: str) -> threading.Thread | None:
+    """Runs ``target`` on a daemon thread; at once on this one, if the interpreter exits or has no thread to give."""
+    if not threadless():
+        thread = threading.Thread(target=target, name=name, daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            pass
+        else:
+            return thread
+    target()
+    return None
+
+
+def _starts() -> bool:
+    """Whether the interpreter starts a thread."""
+    if ended:
+        return False
+    try:
+        threading.Thread(target=_nothing, name="meshlib-probe", daemon=True).start()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _nothing() -> None:
+    """What the thread does that asks whether threads start."""
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    """A loop that nobody closes: handlers that run later may need it. Made without the policy, which may be gone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.time = monotonic
+        self.set_exception_handler(_reported)
+
+    def __del__(self, suppress: Any = suppress) -> None:
+        with suppress(Exception):  # the interpreter is in pieces
+            self.close()
+
+
+def _reported(
+    loop: asyncio.AbstractEventLoop, context: dict[str, Any], finalizing: Callable[[], bool] = sys.is_finalizing
+) -> None:
+    """Tasks that are under way when the interpreter ends are no error."""
+    if not finalizing():
+        loop.default_exception_handler(context)
+
+
+@final
+class Driver:
+    """An event loop that whoever waits for something runs meanwhile, one thread at a time."""
+
+    def __init__(self) -> None:
+        self.loop: asyncio.AbstractEventLoop = _Loop()
+        self._driving = threading.Lock()
+
+    def event(self) -> "DrivenEvent":
+        """A flag; waiting for it runs the loop."""
+        return DrivenEvent(self)
+
+    def run(self, ready: Callable[[], bool], timeout: float | None) -> None:
+        """Runs the loop until something may be :func:`ready`, at most ``timeout`` seconds."""
+        if not self._driving.acquire(blocking=False):
+            sleep(POLL if timeout is None else min(timeout, POLL))
+            return
+        around = asyncio._get_running_loop()
+        try:
+            if ready():
+                return
+            asyncio._set_running_loop(None)  # an application may call from inside a loop of its own
+            timer = None if timeout is None else self.loop.call_later(timeout, self.loop.stop)
+            try:
+                self.loop.run_forever()
+            finally:
+                if timer is not None:
+                    timer.cancel()
+        finally:
+            asyncio._set_running_loop(around)
+            self._driving.release()
+
+    def stop(self) -> None:
+        """Has the thread that runs the loop look whether it is done."""
+        with suppress(RuntimeError):  # the loop is closed
+            self.loop.call_soon_threadsafe(self.loop.stop)
+
+
+@final
+class DrivenEvent:
+    """A flag that one thread waits for by running the loop.
+
+    Args:
+        driver: has the loop.
+    """
+
+    __slots__ = ("_driver", "_set")
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+        self._set = False
+
+    def set(self) -> None:
+        """Ends every wait."""
+        self._set = True
+        self._driver.stop()
+
+    def is_set(self) -> bool:
+        """Whether it is set."""
+        return self._set
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Runs the loop until set, at most ``timeout`` seconds; whether it is set."""
+        end = None if timeout is None else monotonic() + timeout
+        while not self._set:
+            left = None if end is None else end - monotonic()
+            if left is not None and left <= 0:
+                break
+            self._driver.run(self.is_set, left)
+        return self._set
