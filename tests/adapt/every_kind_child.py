@@ -160,6 +160,7 @@ async def loops(target: str) -> None:
             call = channel.unary_unary(echo.UNARY)(b"x", timeout=DEADLINE)
             assert await call == b"x"
             assert await call.code() is grpc.StatusCode.OK
+            assert len(call.mesh.attempts) == 1
             stream = channel.unary_stream(echo.SERVER_STREAM)(b"s", timeout=DEADLINE)
             assert [message async for message in stream] == [b"s"] * 3
             assert await channel.stream_unary(echo.CLIENT_STREAM)(requests(), timeout=DEADLINE) == b"ab"

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any, Final, final
 
 import grpc
@@ -78,14 +79,29 @@ def aio_state(channel: grpc.aio.Channel) -> Callable[[bool], int]:
     return ask
 
 
-def _innermost(kind: str, made: Callable[[Any, Any], Any]) -> Any:
-    """The interceptor that makes the call itself, instead of having grpc make one."""
+@final
+class _Innermost:
+    """Makes the call itself, where grpc would make one of its own."""
 
-    async def intercept(_: Any, continuation: Any, details: Any, request: Any) -> Any:  # noqa: ARG001 - grpc's contract
-        return made(details, request)
+    def __init__(self, made: Callable[[Any, Any], Any]) -> None:
+        self._made = made
+        self.last: Any = None
 
-    base = getattr(grpc.aio, f"{KINDS[kind]}ClientInterceptor")
-    return type("Innermost", (base,), {f"intercept_{kind}": intercept})()
+    def interceptor(self, kind: str) -> Any:
+        """One of grpc.aio's for calls of that kind; it has to be the last."""
+
+        async def intercept(_: Any, continuation: Any, details: Any, request: Any) -> Any:  # noqa: ARG001 - grpc's contract
+            self.last = self._made(details, request)
+            return self.last
+
+        base = getattr(grpc.aio, f"{KINDS[kind]}ClientInterceptor")
+        return type("Innermost", (base,), {f"intercept_{kind}": intercept})()
+
+
+@cache
+def _with_mesh(kind: Any) -> Any:
+    """A class of calls with ``mesh``, that of the call which the interceptors let through last; None before."""
+    return type(kind.__name__, (kind,), {"mesh": property(lambda call: getattr(call._meshlib[0].last, "mesh", None))})
 
 
 def aio_intercepted(
@@ -101,7 +117,10 @@ def aio_intercepted(
     """A call that runs ``interceptors`` and then ``made(client_call_details, request)``: that of a channel which never
     connects. grpc.aio closes the channel when the call is gone.
     """
-    channel = grpc.aio.insecure_channel(_NOWHERE, interceptors=[*interceptors, _innermost(kind, made)])
+    innermost = _Innermost(made)
+    channel = grpc.aio.insecure_channel(_NOWHERE, interceptors=[*interceptors, innermost.interceptor(kind)])
     call = getattr(channel, kind)(method, serializer, deserializer)(request, **arguments)
-    call._meshlib_channel = channel  # grpc.aio closes a channel that is collected, and its calls with it
+    kind_of_call: Any = type(call)
+    call.__class__ = _with_mesh(kind_of_call)
+    call._meshlib = innermost, channel  # grpc.aio closes a channel that is collected, and its calls with it
     return call
