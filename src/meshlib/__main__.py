@@ -7,20 +7,33 @@ import json
 import random
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
+import grpc
+
+from meshlib._aio.subchannels import Subchannel
 from meshlib._control.plugins import REGISTRY
+from meshlib._control.settings import Settings, settle
 from meshlib._control.shared import Resolutions, SharedResolution
 from meshlib._control.sources import source
+from meshlib._core.connectivity import READY, TRANSIENT_FAILURE
 from meshlib._core.discovery.policy import DnsPolicy
+from meshlib._core.endpoint import Endpoint
 from meshlib._core.errors import ConfigError
+from meshlib._core.host import Host
 from meshlib._core.target import parse_target
 
 __all__ = ["main"]
 
 
+TIMEOUT = 10.0
+"""Seconds, beyond the time-out of a connection attempt."""
+PAUSE = 0.002
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the command line. Returns the exit status: 0 found, 1 not found, 2 the arguments make no sense."""
+    """Runs the command line. Returns the exit status: 0 found, and connected if asked; 1 not; 2 invalid arguments."""
     parser = argparse.ArgumentParser(prog="python -m meshlib", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     resolve = commands.add_parser("resolve", help="look a target up, as a channel to it would")
@@ -28,6 +41,13 @@ def main(arguments: list[str] | None = None) -> int:
     resolve.add_argument("--json", action="store_true", help="one JSON object per answer")
     resolve.add_argument("--watch", action="store_true", help="go on and print every change, until interrupted")
     resolve.add_argument("--secure", action="store_true", help="as with credentials: the default port is 443")
+    resolve.add_argument("--connect", action="store_true", help="dial each host, and say what became of it")
+    resolve.add_argument("--ca", metavar="FILE", help="with --connect --secure: PEM of whom to trust; the system's")
+    resolve.add_argument("--cert", metavar="FILE", help="with --connect --secure: PEM of the client's certificates")
+    resolve.add_argument("--key", metavar="FILE", help="with --cert: PEM of its private key")
+    resolve.add_argument(
+        "--authority", metavar="NAME", help="with --connect: :authority, and the name that TLS verifies"
+    )
     options = parser.parse_args(arguments)
     try:
         return asyncio.run(_resolve(options))
@@ -40,23 +60,102 @@ def main(arguments: list[str] | None = None) -> int:
 
 async def _resolve(options: argparse.Namespace) -> int:
     asked = source(parse_target(options.name, secure=options.secure, schemes=REGISTRY), DnsPolicy())
+    settings = _settings(options)
     resolutions = Resolutions(clock=time.monotonic, rng=random.Random())
     shared = resolutions.get(asked)
     news: asyncio.Queue[bool] = asyncio.Queue()
     unsubscribe = shared.subscribe(lambda _: news.put_nowait(True), lambda _: news.put_nowait(False))
     try:
-        found = await news.get()
-        _print(shared, found, as_json=options.json)
-        while options.watch:
+        while True:
             found = await news.get()
-            _print(shared, found, as_json=options.json)
+            dialled = await _dial_all(shared, settings)
+            _print(shared, found, dialled, as_json=options.json)
+            if not options.watch:
+                break
     finally:
         unsubscribe()
         await resolutions.aclose()
-    return 0 if found else 1
+    return 0 if found and not any(each.error for each in dialled or ()) else 1
 
 
-def _print(shared: SharedResolution, found: bool, *, as_json: bool) -> None:
+def _settings(options: argparse.Namespace) -> Settings | None:
+    """Those of the channel that ``--connect`` stands for; None: it is not asked for.
+
+    Raises:
+        ConfigError: the options do not go together, or a file cannot be read.
+    """
+    tls = {name: getattr(options, name) for name in ("ca", "cert", "key")}
+    for name, given in (*tls.items(), ("authority", options.authority)):
+        if given is not None and not options.connect:
+            raise ConfigError(f"--{name}", given, "needs --connect")
+        if given is not None and name in tls and not options.secure:
+            raise ConfigError(f"--{name}", given, "needs --secure")
+    if not options.connect:
+        return None
+    if (options.cert is None) != (options.key is None):
+        raise ConfigError("--cert", options.cert, "goes with --key, and --key with --cert")
+    credentials = None
+    if options.secure:
+        ca, key, cert = (_read(f"--{name}", tls[name]) for name in ("ca", "key", "cert"))
+        credentials = grpc.ssl_channel_credentials(ca, key, cert)
+    given = [] if options.authority is None else [("grpc.default_authority", options.authority)]
+    return settle(options.name, credentials=credentials, options=given, aio=True)
+
+
+def _read(option: str, path: str | None) -> bytes | None:
+    try:
+        return None if path is None else Path(path).read_bytes()
+    except OSError as error:
+        raise ConfigError(option, path, f"cannot be read: {error.strerror}") from error
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Dialled:
+    """What became of it.
+
+    Args:
+        endpoint: where to.
+        seconds: how long it took.
+        error: why it could not be connected; empty: it could.
+    """
+
+    endpoint: Endpoint
+    seconds: float
+    error: str
+
+
+async def _dial(endpoint: Endpoint, settings: Settings) -> _Dialled:
+    """Connects to ``endpoint`` as a channel of ``settings`` would."""
+    now = asyncio.get_running_loop().time
+    began = now()
+    subchannel = Subchannel(Host(endpoint), settings)
+    try:
+        while (state := subchannel.state(True)) not in (READY, TRANSIENT_FAILURE):
+            if now() - began > TIMEOUT:
+                return _Dialled(endpoint=endpoint, seconds=now() - began, error=f"no connection within {TIMEOUT:g} s")
+            await asyncio.sleep(PAUSE)
+        error = ""
+        seconds = now() - began
+        if state == TRANSIENT_FAILURE:
+            told: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+            call = subchannel.probe(told.set_result)
+            error = await told or "the connection failed"
+            del call
+        return _Dialled(endpoint=endpoint, seconds=seconds, error=error)
+    finally:
+        subchannel.close()
+
+
+async def _dial_all(shared: SharedResolution, settings: Settings | None) -> list[_Dialled] | None:
+    """Dials each endpoint, all at once; None: that is not asked for."""
+    if settings is None:
+        return None
+    resolution = shared.resolution
+    endpoints = resolution.endpoints if resolution is not None else ()
+    return await asyncio.gather(*(_dial(endpoint, settings) for endpoint in endpoints))
+
+
+def _print(shared: SharedResolution, found: bool, dialled: list[_Dialled] | None, *, as_json: bool) -> None:
     resolution = shared.resolution
     endpoints = resolution.endpoints if resolution is not None else ()
     ttl = resolution.ttl if resolution is not None and found else None
@@ -69,6 +168,11 @@ def _print(shared: SharedResolution, found: bool, *, as_json: bool) -> None:
             "endpoints": [dataclasses.asdict(endpoint) for endpoint in endpoints],
             "steps": [dataclasses.asdict(step) for step in shared.steps],
         }
+        if dialled is not None:
+            told["connections"] = [
+                {"address": each.endpoint.address, "seconds": round(each.seconds, 6), "error": each.error or None}
+                for each in dialled
+            ]
         print(json.dumps(told), flush=True)
         return
     fresh = "" if ttl is None else f"  ttl {ttl:g} s"
@@ -78,6 +182,9 @@ def _print(shared: SharedResolution, found: bool, *, as_json: bool) -> None:
     for endpoint in endpoints:
         addresses = " or ".join((endpoint.address, *endpoint.alternatives))
         print(f"  -> {addresses}  priority {endpoint.priority}  weight {endpoint.weight}")
+    for each in dialled or ():
+        became = each.error or f"connected in {each.seconds * 1000:.0f} ms"
+        print(f"  {'!!' if each.error else 'ok'} {each.endpoint.address}  {became}")
     if shared.error is not None:
         kept = f"; {len(endpoints)} endpoints stay from before" if endpoints else ""
         print(f"  not resolved: {shared.error.reason}{kept}")

@@ -17,6 +17,7 @@ from meshlib._core.commands import (
     CallCommand,
     CancelAttempt,
     Close,
+    Diagnose,
     Finish,
     Lookup,
     Open,
@@ -268,6 +269,7 @@ class Channel:
         defer: bool = False,
     ) -> None:
         self.ear = Ear()
+        self.diagnosed: list[str] = []
         self.asked_for_attention = 0
         self.cluster = Cluster(
             "svc-a",
@@ -347,6 +349,8 @@ class Channel:
                     call.wake()
             elif isinstance(command, StateChanged):
                 self.states.append(command.state)
+            elif isinstance(command, Diagnose):
+                self.diagnosed.append(command.host.endpoint.address)
             else:
                 assert isinstance(command, Lookup)
                 self.lookups += 1

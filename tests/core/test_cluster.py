@@ -10,7 +10,8 @@ from meshlib._core.cluster import CLOSED, Cluster
 from meshlib._core.commands import Close, Lookup, Open, Rebuild, StateChanged, Wake
 from meshlib._core.connectivity import CONNECTING, IDLE, READY, SHUTDOWN, TRANSIENT_FAILURE
 from meshlib._core.endpoint import Endpoint, Resolution
-from meshlib._core.events import EndpointsChanged, HostStateChanged, ResolutionFailed
+from meshlib._core.events import EndpointsChanged, HostStateChanged, HostUnreachable, ResolutionFailed
+from meshlib._core.health.unreachable import PATIENCE
 from meshlib._core.host import Host
 from meshlib._core.policy import OutlierDetection, RetryBudget, RetryPolicy
 from meshlib._core.status import OK, Outcome
@@ -747,3 +748,32 @@ def test_counts_of_a_host() -> None:
         assert (host.in_flight, cluster.in_flight) == (1, 1)
         cluster.report(host, outcome, 0.1, now=1.0)
     assert (host.in_flight, cluster.in_flight, host.successes, host.failures) == (0, 0, 2, 1)
+
+
+def test_a_host_that_stays_unreachable_is_asked_why_and_told() -> None:
+    """The snapshot has the reason; the event is for the log, while others are connected."""
+    channel = Channel.of("a", "b")
+    channel.put("b", TRANSIENT_FAILURE, now=10.0)
+    assert channel.diagnosed == []
+    assert channel.cluster.next_timer() is not None
+    channel.step(now=10.0 + PATIENCE)
+    assert channel.diagnosed == ["b"]
+    channel.cluster.on_reason(channel.host("b"), "refused", now=11.5)
+    (event,) = channel.ear.heard(HostUnreachable)
+    assert (event.address, event.reason, event.ready, event.hosts) == ("b", "refused", 1, 2)
+    a, b = channel.cluster.snapshot(now=12.0)
+    assert (a.last_error, b.last_error, b.state_since) == ("", "refused", 2.0)
+    channel.put("b", READY, now=13.0)
+    channel.step(now=20.0)
+    assert channel.cluster.snapshot(now=20.0)[1].last_error == ""
+    assert channel.diagnosed == ["b"]
+
+
+def test_hosts_that_all_fail_are_no_news_for_the_log() -> None:
+    """The errors of calls have the reason then."""
+    channel = Channel.of("a")
+    channel.put("a", TRANSIENT_FAILURE, now=10.0)
+    channel.step(now=10.0 + PATIENCE)
+    channel.cluster.on_reason(channel.host("a"), "refused", now=11.5)
+    assert channel.cluster.snapshot(now=12.0)[0].last_error == "refused"
+    assert channel.ear.heard(HostUnreachable) == []

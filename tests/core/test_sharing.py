@@ -13,19 +13,21 @@ KEY = "ipv4:10.0.0.7:1"
 class _Subchannel:
     """A connection in a state of the test's choice."""
 
-    def __init__(self, state: int) -> None:
+    def __init__(self, state: int | None) -> None:
         self.now = state
 
     def state(self, connect: bool) -> int:
-        assert not connect
+        raise AssertionError("it may have to wait for another thread")
+
+    def glance(self) -> int | None:
         return self.now
 
 
-def host(state: int = READY, *, known: int | None = None, failing: bool = False) -> Host:
+def host(state: int | None = READY, *, known: int | None = None, failing: bool = False) -> Host:
     """A host whose connection is in ``state``, last seen in the state ``known``."""
     made = Host(Endpoint(address="10.0.0.7:1"))
     made.subchannel = _Subchannel(state)
-    made.state = state if known is None else known
+    made.state = (state or 0) if known is None else known
     made.failing = failing
     return made
 
@@ -35,6 +37,7 @@ def host(state: int = READY, *, known: int | None = None, failing: bool = False)
     [
         (host(READY), True),
         (host(CONNECTING), True),
+        (host(None, known=READY), True),
         (host(IDLE, known=CONNECTING), True),
         (host(SHUTDOWN, known=READY), True),
         (host(TRANSIENT_FAILURE), False),

@@ -10,10 +10,29 @@ from typing import Any, final
 import grpc
 import grpc.aio
 from tests.shells.loops import Loop
-from tests.shells.network import CANCELLED, CLOSED, Flight, Network
+from tests.shells.network import CANCELLED, CLOSED, REFUSED, Flight, Network
 from tests.shells.observing import trailing
 
+from meshlib._adapt.reasons import PROBE
+
 __all__ = ["Channel"]
+
+
+@final
+class _Refused:
+    """A call on a connection that fails, which C-core has ended."""
+
+    def __init__(self, request: bytes, timeout: float) -> None:
+        pass
+
+    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
+        callback(self)
+
+    async def code(self) -> grpc.StatusCode:
+        return grpc.StatusCode.UNAVAILABLE
+
+    async def details(self) -> str:
+        return REFUSED
 
 
 @final
@@ -32,7 +51,12 @@ class Channel:
     def check_connectivity_state(self, connect: bool) -> int:
         return self.link.state(connect)
 
-    def unary_unary(self, method: str, serializer: Any, deserializer: Any, registered: bool) -> Callable[..., "Call"]:
+    def unary_unary(
+        self, method: str, serializer: Any = None, deserializer: Any = None, registered: bool = False
+    ) -> Callable[..., Any]:
+        if method == PROBE:
+            return _Refused
+
         def call(request: Any, *, timeout: Any, metadata: Any, credentials: Any, compression: Any) -> Call:
             assert not self.loop.baton.seat.holds, "a lock is held while grpc.aio starts a call"
             if not self._open:

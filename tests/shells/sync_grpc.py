@@ -10,9 +10,11 @@ from typing import Any, NoReturn, final
 
 import grpc
 from tests.shells.baton import Baton
-from tests.shells.network import CANCELLED, CLOSED, Flight, Network
+from tests.shells.network import CANCELLED, CLOSED, REFUSED, Flight, Network
 from tests.shells.observing import Failed, trailing
 from tests.shells.primitives import Event, Thread
+
+from meshlib._adapt.reasons import PROBE
 
 __all__ = ["Channel", "Poller"]
 
@@ -54,6 +56,20 @@ class Poller:
                 baton.block(self._later[0][0] if self._later else None, "something to deliver")
 
 
+class _Refused(grpc.RpcError):
+    """How C-core ends a call on a connection that fails."""
+
+    def code(self) -> grpc.StatusCode:
+        return grpc.StatusCode.UNAVAILABLE
+
+    def details(self) -> str:
+        return REFUSED
+
+
+def _refuse(request: bytes, timeout: float) -> None:
+    raise _Refused
+
+
 @final
 class Channel:
     """A grpc channel to one scripted host: what the shell uses of ``grpc.Channel``."""
@@ -70,7 +86,11 @@ class Channel:
     def check_connectivity_state(self, connect: bool) -> int:
         return self.link.state(connect)
 
-    def unary_unary(self, method: str, serializer: Any, deserializer: Any, registered: bool) -> "Multicallable":
+    def unary_unary(
+        self, method: str, serializer: Any = None, deserializer: Any = None, registered: bool = False
+    ) -> Any:
+        if method == PROBE:
+            return _refuse
         return Multicallable(self, method, deserializer)
 
     unary_stream = stream_unary = stream_stream = unary_unary

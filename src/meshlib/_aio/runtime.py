@@ -2,6 +2,7 @@
 
 import asyncio
 import weakref
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, final
 
@@ -20,6 +21,7 @@ from meshlib._control.settings import Settings
 from meshlib._control.timers import clock_of
 from meshlib._core.cluster import Cluster
 from meshlib._core.commands import Close
+from meshlib._core.connectivity import TRANSIENT_FAILURE
 from meshlib._core.host import Host
 from meshlib._core.policy import Plan
 
@@ -66,6 +68,8 @@ class Runtime:
         self.closed = False
         self.calls: set[Engine] = set()
         """Those under way."""
+        self._probes: dict[Host, Any] = {}
+        """Calls that ask subchannels why they fail."""
         self._factory = factory
         self._connectivity = connectivity
         self.cluster = Cluster(
@@ -100,6 +104,20 @@ class Runtime:
     def close(self, host: Host, subchannel: Any) -> None:
         """Ends a subchannel."""
         subchannel.close()
+
+    def diagnose(self, host: Host, subchannel: Any, told: Callable[[Host, str], None]) -> None:
+        """Asks a subchannel why it fails."""
+        if subchannel.state(False) != TRANSIENT_FAILURE:
+            return
+
+        def done(reason: str) -> None:
+            self._probes.pop(host, None)
+            told(host, reason)
+
+        self._probes[host] = None
+        call = subchannel.probe(done)
+        if host in self._probes:
+            self._probes[host] = call
 
     def state_changed(self, state: int) -> None:
         """The channel's own state is another."""

@@ -9,6 +9,7 @@ import grpc.aio
 
 from meshlib._adapt import grpcio
 from meshlib._adapt.interceptors import one_per_kind
+from meshlib._adapt.reasons import PROBE, PROBE_SECONDS, reason
 from meshlib._aio.connectivity import CLOSED_CHANNEL
 from meshlib._aio.waiting import ended
 from meshlib._control.methods import Method
@@ -51,6 +52,14 @@ class Subchannel:
     def glance(self) -> int | None:
         """The state now. grpc.aio has no lock that one might wait for."""
         return self.state(True)
+
+    def probe(self, told: Callable[[str], None]) -> Any:
+        """Asks why the connection fails, and tells; an empty reason: it does not. Returns the call that asks, to be
+        kept until then."""
+        assert self._channel is not None, "never after its Close"
+        call = self._channel.unary_unary(PROBE)(b"", timeout=PROBE_SECONDS)
+        call.add_done_callback(lambda call: told(reason(ended(call.code()), ended(call.details()))))
+        return call
 
     def close(self) -> None:
         """Ends the connection and every call on it. Without a grace grpc.aio has nothing to wait for.

@@ -10,6 +10,7 @@ from meshlib._core.events import (
     HostReturned,
     HostSpared,
     HostStateChanged,
+    HostUnreachable,
     PanicChanged,
     PluginFailed,
     Refusing,
@@ -24,8 +25,8 @@ _log = DeferredLogger("meshlib")
 @final
 class ChannelLog:
     """The log of one channel: changes of its endpoints and hosts that come back at INFO, of single connections and
-    outliers that stay at DEBUG, ejections, panic and limits that refuse at WARNING, plug-ins that fail at ERROR, the
-    first time each.
+    outliers that stay at DEBUG, hosts that cannot be connected, ejections, panic and limits that refuse at WARNING,
+    plug-ins that fail at ERROR, the first time each.
 
     Args:
         target: of the channel, named in each line.
@@ -42,6 +43,16 @@ class ChannelLog:
             _log.info("%s: endpoints changed: %s", self._target, _changes(event), extra=extra)
         elif isinstance(event, HostStateChanged):
             _log.debug("%s: %s went from %s to %s", self._target, event.address, event.before, event.after, extra=extra)
+        elif isinstance(event, HostUnreachable):
+            _log.warning(
+                "%s: %s cannot be connected, %d of %d hosts are: %s",
+                self._target,
+                event.address,
+                event.ready,
+                event.hosts,
+                event.reason,
+                extra=extra,
+            )
         elif isinstance(event, PluginFailed):
             self._plugin(event)
         elif isinstance(event, HostEjected):

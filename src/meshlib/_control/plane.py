@@ -2,14 +2,14 @@
 
 import asyncio
 from collections.abc import Callable, Iterable
-from typing import Protocol, final
+from typing import Any, Protocol, final
 
 from meshlib._adapt.deferred_log import DeferredLogger
 from meshlib._control.plugins import in_thread
 from meshlib._control.rest import RestingChannels, resting_channels
 from meshlib._control.timers import Timer, call_at
 from meshlib._core.cluster import Cluster
-from meshlib._core.commands import Close, ClusterCommand, Lookup, Open, Rebuild, StateChanged, Wake
+from meshlib._core.commands import Close, ClusterCommand, Diagnose, Lookup, Open, Rebuild, StateChanged, Wake
 from meshlib._core.connectivity import TRANSIENT_FAILURE
 from meshlib._core.endpoint import Resolution
 from meshlib._core.host import Host, Subchannel
@@ -61,6 +61,10 @@ class Pool(Protocol):
 
     def close(self, host: Host, subchannel: Subchannel) -> None:
         """Ends ``subchannel``, which is or was that of ``host``, without waiting for it."""
+        ...
+
+    def diagnose(self, host: Host, subchannel: Any, told: Callable[[Host, str], None]) -> None:
+        """Asks ``subchannel`` why it fails, without waiting; ``told`` is called on the loop."""
         ...
 
     def state_changed(self, state: int) -> None:
@@ -160,6 +164,10 @@ class Plane:
             self._perform(self._cluster.on_resolution_failed(reason, now=self._clock()))
             self._arm()
 
+    def _on_reason(self, host: Host, reason: str) -> None:
+        if not self._stopped:
+            self._cluster.on_reason(host, reason, now=self._clock())
+
     def _step(self) -> None:
         self._asked = False
         if self._stopped:
@@ -210,6 +218,8 @@ class Plane:
         if isinstance(command, Close):
             assert command.subchannel is not None
             self._pool.close(command.host, command.subchannel)
+        elif isinstance(command, Diagnose):
+            self._pool.diagnose(command.host, command.subchannel, self._on_reason)
         elif isinstance(command, Wake):
             for call in command.calls:
                 call.wake()
@@ -225,7 +235,7 @@ class Plane:
         now = self._clock()
         try:
             subchannel = self._pool.open(host)
-            subchannel.state(True)  # it begins to connect, rather than at the first look
+            subchannel.glance()  # it begins to connect, rather than at the first look
         except Exception:  # noqa: BLE001 - one host must not end the control of the others
             _log.exception("no channel could be made for %s; the host counts as failing", host.endpoint.address)
             return self._cluster.on_connectivity(host, TRANSIENT_FAILURE, now=now)

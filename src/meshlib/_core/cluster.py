@@ -24,10 +24,20 @@ from meshlib._core.attempts.throttle import Throttle
 from meshlib._core.balancing.contracts import Balancer
 from meshlib._core.balancing.priorities import Priorities
 from meshlib._core.balancing.rotation import Rotation
-from meshlib._core.commands import Close, ClusterCommand, Lookup, Open, Rebuild, StartAttempt, StateChanged, Wake
+from meshlib._core.commands import (
+    Close,
+    ClusterCommand,
+    Diagnose,
+    Lookup,
+    Open,
+    Rebuild,
+    StartAttempt,
+    StateChanged,
+    Wake,
+)
 from meshlib._core.connectivity import CONNECTING, IDLE, NAMES, READY, SHUTDOWN, aggregate
 from meshlib._core.endpoint import Resolution, merged
-from meshlib._core.events import ChannelEvent, ChannelObserver, PanicChanged, ResolutionFailed
+from meshlib._core.events import ChannelEvent, ChannelObserver, HostUnreachable, PanicChanged, ResolutionFailed
 from meshlib._core.health.outlier import Outliers
 from meshlib._core.health.policy import OutlierDetection
 from meshlib._core.host import Host, Subchannel
@@ -308,6 +318,20 @@ class Cluster:
 
         return self._step(step)
 
+    def on_reason(self, host: Host, reason: str, *, now: float) -> None:
+        """``host`` cannot be connected, and that is why; empty: it can be by now."""
+        if not reason or host.state == READY:
+            return
+        host.last_error = reason
+        hosts = self.hosts
+        if not host.removed and hosts.ready and hosts.unreachable.worth_a_line(now=now):
+            self.note(
+                HostUnreachable(
+                    at=now, address=host.endpoint.address, reason=reason, ready=hosts.ready, hosts=len(hosts)
+                )
+            )
+            self._publish()
+
     def on_timer(self, *, now: float) -> Commands:
         """The time of :meth:`next_timer` has come, or ``attention`` was called."""
         swept = now >= self._watch.at
@@ -346,7 +370,7 @@ class Cluster:
         hosts, outliers = self.hosts, self.outliers
         if self.closed or self._events or self._commands or self._serializer.torn:
             return False
-        if now >= self._stale_at or hosts.version != self._built:
+        if now >= self._stale_at or now >= hosts.unreachable.at or hosts.version != self._built:
             return False
         if outliers is not None and now >= outliers.sweep_at:
             if self._judged != self._happened() or any(host.ejection or host.record.times for host in hosts):
@@ -369,7 +393,7 @@ class Cluster:
         if self.closed:
             return None
         sweep_at = math.inf if self.outliers is None else self.outliers.sweep_at
-        timer = min(self._watch.at, self._stale_at, sweep_at)
+        timer = min(self._watch.at, self._stale_at, sweep_at, self.hosts.unreachable.at)
         return None if timer == math.inf else max(timer, self._postponed)
 
     def rebuild(self, *, now: float) -> Commands:
@@ -594,6 +618,7 @@ class Cluster:
         commands += map(Close, hosts.drained())
         commands += hosts.redialling
         hosts.redialling.clear()
+        commands += map(Diagnose, hosts.unreachable.due(now=now))
         if hosts.lost:
             hosts.lost = False
             commands.append(Lookup())

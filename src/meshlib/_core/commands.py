@@ -17,6 +17,7 @@ __all__ = [
     "Close",
     "ClusterCommand",
     "Commands",
+    "Diagnose",
     "Finish",
     "Lookup",
     "Open",
@@ -85,6 +86,20 @@ class CancelAttempt:
 
     def __repr__(self) -> str:
         return f"<cancel {self.n}>"
+
+
+@final
+class Diagnose:
+    """The command to ask the subchannel of ``host`` why it fails, and to answer with ``Cluster.on_reason``."""
+
+    __slots__ = ("host", "subchannel")
+
+    def __init__(self, host: "Host") -> None:
+        self.host = host
+        self.subchannel = host.subchannel
+
+    def __repr__(self) -> str:
+        return f"<diagnose {self.host.endpoint.address}>"
 
 
 @final
@@ -190,4 +205,4 @@ NOTHING: Final[Commands] = ()
 ANSWERED: Final[Commands] = (Finish(OK, 1),)
 """How almost every call ends: made once."""
 
-ClusterCommand = Lookup | Rebuild | Open | Close | Wake | StateChanged
+ClusterCommand = Lookup | Rebuild | Open | Close | Diagnose | Wake | StateChanged

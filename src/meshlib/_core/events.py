@@ -20,6 +20,7 @@ __all__ = [
     "HostReturned",
     "HostSpared",
     "HostStateChanged",
+    "HostUnreachable",
     "NotRetried",
     "PanicChanged",
     "PluginFailed",
@@ -206,6 +207,23 @@ class HostEjected(ChannelEvent):
     address: str
     why: str
     seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostUnreachable(ChannelEvent):
+    """A host cannot be connected though others can; not every one is told.
+
+    Args:
+        address: of the host.
+        reason: why, in C-core's words.
+        ready: how many hosts are connected.
+        hosts: how many there are.
+    """
+
+    address: str
+    reason: str
+    ready: int
+    hosts: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -104,11 +104,13 @@ class Host:
         "failing",
         "failures",
         "in_flight",
+        "last_error",
         "lost_at",
         "record",
         "removed",
         "stamp",
         "state",
+        "state_since",
         "struck",
         "subchannel",
         "successes",
@@ -121,6 +123,10 @@ class Host:
         self.state = CONNECTING
         self.stamp = 0
         """Goes up with each change of the connection: one that was looked at before it has been overtaken."""
+        self.state_since = 0.0
+        """Monotonic second at which it entered that state."""
+        self.last_error = ""
+        """Why it cannot be connected, once asked; empty while it is connected."""
         self.failing = False
         """Its connection broke, or could not be made, and has not come back since."""
         self.removed = False

@@ -15,6 +15,7 @@ from meshlib._core.connectivity import CONNECTING, NAMES, READY, TRANSIENT_FAILU
 from meshlib._core.endpoint import Endpoint
 from meshlib._core.events import ChannelEvent, EndpointsChanged, HostEjected, HostReturned, HostSpared, HostStateChanged
 from meshlib._core.health.outlier import Outlier
+from meshlib._core.health.unreachable import UnreachableHosts
 from meshlib._core.host import Host, Subchannel
 from meshlib._core.snapshot import HostSnapshot
 
@@ -45,6 +46,7 @@ class Hosts:
         "ready",
         "redialling",
         "seats",
+        "unreachable",
         "version",
     )
 
@@ -67,6 +69,7 @@ class Hosts:
         """Those that ended."""
         self.lost = False
         """One became failing; whoever acts on it takes the mark away."""
+        self.unreachable = UnreachableHosts()
         self.redialling: list[Open | Close] = []
         """How the hosts that are dialled anew get there; whoever performs it empties it."""
 
@@ -107,6 +110,7 @@ class Hosts:
             host = named.get(key) or self._come_back(key)
             if host is None:
                 host = Host(endpoint)
+                host.state_since = now
                 to_open.append(host)
             elif host.subchannel is None and host.state == TRANSIENT_FAILURE:
                 self.set_state(host, CONNECTING, now=now)
@@ -140,12 +144,15 @@ class Hosts:
             return
         host.stamp += 1
         host.state = state
+        host.state_since = now
+        self.unreachable.changed(host, now=now)
         if before == READY:
             host.lost_at = now
             host.unasked = True
             self.disconnected += 1
         elif state == READY:
             host.failing = False
+            host.last_error = ""
             self.connected += 1
         self.not_connected += state == TRANSIENT_FAILURE
         if host.removed:
@@ -321,6 +328,8 @@ class Hosts:
                 failures=host.failures,
                 ejected_until=None if host.ejection is None else max(0.0, host.ejection.until - now),
                 ejected_for="" if host.ejection is None else host.ejection.why,
+                state_since=max(0.0, now - host.state_since),
+                last_error=host.last_error,
             )
             for host in self
         )

@@ -99,6 +99,9 @@ def _failing(host: Host) -> bool:
     subchannel = host.subchannel
     if subchannel is None:
         return host.failing
-    state = subchannel.state(False)
+    try:
+        state = subchannel.glance()
+    except ValueError:
+        return False  # closed this moment
     lost = host.failing or host.state == READY
-    return state == TRANSIENT_FAILURE or (state not in (READY, SHUTDOWN) and lost)
+    return state == TRANSIENT_FAILURE or (state not in (None, READY, SHUTDOWN) and lost)

@@ -20,6 +20,9 @@ class HostSnapshot:
         ejected_until: seconds until it may come back, at the sweep of outlier detection after that; None: it is not
             ejected.
         ejected_for: why it is ejected, in words; empty if it is not.
+        state_since: seconds it has been in its state.
+        last_error: why it cannot be connected, in C-core's words, a second after it began to fail; empty while it is
+            connected.
     """
 
     address: str
@@ -31,6 +34,8 @@ class HostSnapshot:
     failures: int
     ejected_until: float | None = None
     ejected_for: str = ""
+    state_since: float = 0.0
+    last_error: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,5 +1,6 @@
 """One channel in one process: its machine, its control plane and its subchannels."""
 
+import contextlib
 import os
 import threading
 import weakref
@@ -96,6 +97,16 @@ class Runtime:
     def close(self, host: Host, subchannel: Any) -> None:
         """Ends a subchannel, on a thread of its own: grpc may wait for callbacks of the user's."""
         self.clock.spawn(subchannel.close, f"meshlib-close-{host.endpoint.address}")
+
+    def diagnose(self, host: Host, subchannel: Any, told: Callable[[Host, str], None]) -> None:
+        """Asks a subchannel why it fails, on a thread of its own."""
+
+        def ask() -> None:
+            reason = subchannel.reason()
+            with contextlib.suppress(RuntimeError):  # the loop has ended, and nobody wants to know
+                self.loop.call_soon_threadsafe(told, host, reason)
+
+        self.clock.spawn(ask, f"meshlib-diagnose-{host.endpoint.address}")
 
     def state_changed(self, state: int) -> None:
         """The channel's own state is another."""

@@ -7,8 +7,10 @@ from typing import Any, final
 import grpc
 
 from meshlib._adapt import grpcio
+from meshlib._adapt.reasons import PROBE, PROBE_SECONDS, reason
 from meshlib._control.methods import Method
 from meshlib._control.settings import Settings
+from meshlib._core.connectivity import TRANSIENT_FAILURE
 from meshlib._core.host import Host
 from meshlib._core.kept import Kept
 from meshlib._core.sharing import Sharing
@@ -47,6 +49,18 @@ class Subchannel:
         self.multicallables: Kept[Method, Any] = Kept(self._registry.multicallable)
         """grpc's multicallables by method: they take bytes, and return messages. ``ValueError``: the channel is closed,
         in grpc's own words."""
+
+    def reason(self) -> str:
+        """Why the connection fails; empty: it does not, or the channel is closed."""
+        try:
+            if self.state(False) != TRANSIENT_FAILURE:
+                return ""
+            self._channel.unary_unary(PROBE)(b"", timeout=PROBE_SECONDS)
+        except grpc.RpcError as error:
+            return reason(error.code(), error.details())
+        except ValueError:
+            pass  # it was closed this moment
+        return ""
 
     def close(self) -> None:
         """Ends the connection and every call on it."""

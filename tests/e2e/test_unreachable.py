@@ -1,0 +1,143 @@
+"""A host that cannot be connected while others can: the log, the snapshot and the command line say why."""
+
+import json
+import logging
+import socket
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import trustme
+from tests.e2e.load import SHELLS, Load, Shell
+
+from meshlib import __main__ as command
+from meshlib.testing import Server, Tls
+
+OURS, THEIRS = trustme.CA(), trustme.CA()
+TRUST = grpc.ssl_channel_credentials(OURS.cert_pem.bytes())
+
+
+def served_as(*names: str, by: trustme.CA = OURS, **facts: Any) -> Tls:
+    """What a server proves itself with."""
+    certificate = by.issue_cert(*names)
+    chain = b"".join(blob.bytes() for blob in certificate.cert_chain_pems)
+    return Tls(certificate.private_key_pem.bytes(), chain, **facts)
+
+
+def refusing() -> str:
+    """An address where nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+def targets(*addresses: str) -> str:
+    """The target that lists them."""
+    return "static:///" + ",".join(addresses)
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ("refused", "Connection refused"),
+        ("ca", "CERTIFICATE_VERIFY_FAILED"),
+        ("name", "Hostname Verification Check failed"),
+    ],
+)
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_host_that_cannot_be_connected_is_told_with_the_reason(
+    shell: Shell, fault: str, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Calls go to the other host meanwhile, and none fails."""
+    tls = {
+        "refused": served_as("127.0.0.1"),
+        "ca": served_as("127.0.0.1", by=THEIRS),
+        "name": served_as("svc-b.mesh.test"),
+    }[fault]
+    with Server(tls=served_as("127.0.0.1")) as good, Server(tls=tls) as other:
+        bad = refusing() if fault == "refused" else other.address
+        options: dict[str, Any] = {"credentials": TRUST}
+        with (
+            caplog.at_level(logging.WARNING, "meshlib"),
+            Load(targets(good.address, bad), shell=shell, callers=1, **options) as load,
+        ):
+            load.wait_for_calls(1)
+            load.wait_until(lambda: any(host.last_error for host in load.channel.mesh.snapshot().hosts))
+            load.wait_until(lambda: any("cannot be connected" in text for text in caplog.messages))
+            hosts = {host.address: host for host in load.channel.mesh.snapshot().hosts}
+        assert load.failed == []
+        assert (hosts[good.address].last_error, hosts[good.address].state) == ("", "READY")
+        assert reason in hosts[bad].last_error
+        assert hosts[bad].state == "TRANSIENT_FAILURE"
+        assert hosts[bad].state_since >= 1.0
+        (line,) = [text for text in caplog.messages if "cannot be connected" in text]
+        assert line.startswith(f"{targets(good.address, bad)}: {bad} cannot be connected, 1 of 2 hosts are: ")
+        assert reason in line
+
+
+# --- the command line ---
+
+
+def resolved(*arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    """Exit status and output of ``python -m meshlib resolve``."""
+    status = command.main(["resolve", *arguments])
+    return status, *capsys.readouterr()
+
+
+def test_connect_dials_each_host(capsys: pytest.CaptureFixture[str]) -> None:
+    """One that cannot be connected is one too many."""
+    bad = refusing()
+    with Server() as good:
+        status, told, _ = resolved("--connect", targets(good.address), capsys=capsys)
+        assert status == 0
+        assert f"  ok {good.address}  connected in " in told
+        status, told, _ = resolved("--connect", targets(good.address, bad), capsys=capsys)
+        assert status == 1
+        assert f"  ok {good.address}  connected in " in told
+        assert f"  !! {bad}  " in told
+        assert "Connection refused" in told
+        status, told, _ = resolved("--json", "--connect", targets(good.address, bad), capsys=capsys)
+        assert status == 1
+        first, second = json.loads(told)["connections"]
+        assert (first["address"], first["error"], second["address"]) == (good.address, None, bad)
+        assert "Connection refused" in second["error"]
+
+
+def test_connect_speaks_tls(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """With an authority to trust, a certificate to show, and a name to expect."""
+    files = {name: tmp_path / name for name in ("ca", "cert", "key")}
+    mine = OURS.issue_cert("caller.mesh.test")
+    files["ca"].write_bytes(OURS.cert_pem.bytes())
+    files["cert"].write_bytes(mine.cert_chain_pems[0].bytes())
+    files["key"].write_bytes(mine.private_key_pem.bytes())
+    with Server(tls=served_as("svc-a.mesh.test", client_ca=OURS.cert_pem.bytes())) as server:
+        arguments = ["--connect", "--secure", targets(server.address)]
+        named = [*arguments, "--ca", str(files["ca"]), "--authority", "svc-a.mesh.test"]
+        proved = [*named, "--cert", str(files["cert"]), "--key", str(files["key"])]
+        assert resolved(*proved, capsys=capsys)[0] == 0
+        for wrong, reason in (
+            (arguments, "CERTIFICATE_VERIFY_FAILED"),
+            ([*arguments, "--ca", str(files["ca"])], "Hostname Verification Check failed"),
+        ):
+            status, told, _ = resolved(*wrong, capsys=capsys)
+            assert status == 1
+            assert reason in told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wrong"),
+    [
+        (["--ca", "x"], "--ca='x': needs --connect"),
+        (["--authority", "x"], "--authority='x': needs --connect"),
+        (["--connect", "--ca", "x"], "--ca='x': needs --secure"),
+        (["--connect", "--secure", "--cert", "x"], "--cert='x': goes with --key, and --key with --cert"),
+        (["--connect", "--secure", "--ca", "/nonexistent"], "--ca='/nonexistent': cannot be read: No such file"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(
+    arguments: list[str], wrong: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the reason, before anything is looked up."""
+    status, told, said = resolved(*arguments, "static:///127.0.0.1:1", capsys=capsys)
+    assert (status, told) == (2, "")
+    assert wrong in said
