@@ -70,6 +70,14 @@ def mutants(session: nox.Session) -> None:
 
 
 @nox.session(python=DEVELOPED_ON)
+def reentrancy(session: nox.Session) -> None:
+    """Other steps, and exceptions, at every place of the machines and of the sync shell; minutes."""
+    install(session, "test")
+    tests = ["tests/core/test_reentrancy.py", "tests/e2e/test_reentrancy.py"]
+    session.run("pytest", *tests, "-o", "timeout=3000", *session.posargs, env={"MESHLIB_EVERY_POINT": "1"})
+
+
+@nox.session(python=DEVELOPED_ON)
 def chaos(session: nox.Session) -> None:
     """Minutes of faults; the seed is in the header, and ``MESHLIB_SEED=<n> nox -s chaos`` repeats their schedule."""
     install(session, "test")

@@ -32,6 +32,7 @@ from meshlib._control.methods import Method
 from meshlib._core.call import Commands
 from meshlib._core.cluster import CLOSED
 from meshlib._core.commands import CallCommand, CancelAttempt, Finish, StartAttempt
+from meshlib._core.explanation import deadline_exceeded
 from meshlib._core.hedged import machine
 from meshlib._core.policy import Plan
 from meshlib._core.serial import WorkSerializer
@@ -50,6 +51,8 @@ _log = DeferredLogger("meshlib")
 
 CANCELLED: Final = local("CANCELLED", "Locally cancelled by application!")
 ABANDONED: Final = local("CANCELLED", "Cancelled upon garbage collection!")
+LATE: Final = 0.5
+"""Seconds after its deadline at which a thread that waits for a call ends it, if grpc does not."""
 RAISED: Final = local("CANCELLED", "an exception was raised inside the call, as by a signal handler")
 
 
@@ -202,7 +205,16 @@ class Engine:
 
     def wait(self, timeout: float | None = None) -> bool:
         """Blocks until the call has ended; False if it has not after ``timeout`` seconds."""
-        return self.outcome is not None or self.monitor.wait_for(lambda: self.outcome, timeout) is not None
+        if self.outcome is not None:
+            return True
+        deadline = self.call.deadline
+        left = None if deadline is None else max(0.0, deadline - self.runtime.now()) + LATE
+        if left is None or (timeout is not None and timeout <= left):
+            return self.monitor.wait_for(lambda: self.outcome, timeout) is not None
+        if self.monitor.wait_for(lambda: self.outcome, left) is None:
+            # grpc's thread that would say so waits for a thread that is beneath this one.
+            self.cancel(deadline_exceeded(None, "grpc has not said how the call ended"))
+        return self.outcome is not None
 
     def add_callback(self, callback: Callable[[], None]) -> bool:
         """Has ``callback`` called once at the end of the call; False, and it is not, if that is over."""
@@ -434,7 +446,8 @@ class Engine:
                 request = request.feed(self, command.n)
             subchannel: Any = command.host.subchannel
             attempt.target = subchannel.target
-            send = subchannel.multicallables[self._method]
+            depth = grpcio.depth()
+            send = (subchannel.nested(depth) if depth else subchannel.multicallables)[self._method]
             if threadless():
                 send = grpcio.threadless(send)
             elif self._method.kind.endswith("unary"):

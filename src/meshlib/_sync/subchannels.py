@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any, final
 
 import grpc
@@ -34,19 +35,19 @@ class Subchannel:
         factory: makes the grpc channel.
     """
 
-    __slots__ = ("_channel", "_registry", "glance", "multicallables", "state", "target")
+    __slots__ = ("_channel", "_made", "_make", "_nested", "glance", "multicallables", "state", "target")
 
     def __init__(
         self, host: Host, settings: Settings, sharing: Sharing | None = None, factory: Factory = grpcio.channel
     ) -> None:
         self.target, options = settings.subchannel(host, sharing)
-        self._channel = factory(self.target, options, settings.credentials, settings.compression)
+        self._make = partial(factory, self.target, options, settings.credentials, settings.compression)
+        self._channel = self._make()
         self.state: Callable[[bool], int] = grpcio.sync_state(self._channel)
         self.glance: Callable[[], int | None] = grpcio.sync_glance(self._channel)
-        interceptors = settings.attempt_interceptors
-        calls: Any = grpcio.Compressing(self._channel)
-        self._registry = _Registry(grpc.intercept_channel(calls, *interceptors) if interceptors else calls)
-        self.multicallables: Kept[Method, Any] = Kept(self._registry.multicallable)
+        self._made = [_Registry(self._channel, settings)]
+        self._nested = partial(_Registry, settings=settings)
+        self.multicallables: Kept[Method, Any] = self._made[0].multicallables
         """grpc's multicallables by method: they take bytes, and return messages. ``ValueError``: the channel is closed,
         in grpc's own words."""
 
@@ -62,29 +63,49 @@ class Subchannel:
             pass  # it was closed this moment
         return ""
 
+    def nested(self, depth: int) -> Kept[Method, Any]:
+        """The multicallables of a call that does not block, for a thread that is inside so many calls of grpc's: of a
+        grpc channel of its own, over the same connection."""
+        while len(self._made) <= depth:
+            self._made.append(self._nested(self._make()))
+            if self._made[0].closed:
+                self.close()
+        return self._made[depth].multicallables
+
     def close(self) -> None:
         """Ends the connection and every call on it."""
-        self._registry.close(self._channel.close)
+        for registry in list(self._made):
+            registry.close()
 
 
 @final
 class _Registry:
     """C-core registers a method with its channel, and crashes if that is being closed: never both at once. Nobody waits
-    for that: whoever is last to register one closes the channel."""
+    for that: whoever is last to register one closes the channel.
 
-    __slots__ = ("_calls", "_close", "_registering")
+    Args:
+        channel: grpc's.
+        settings: of the channel above.
+    """
 
-    def __init__(self, calls: Any) -> None:
-        self._calls = calls
-        self._close: deque[Callable[[], object]] | None = None
-        """How to close the channel, once it is to be: taken by the one who does."""
+    __slots__ = ("_calls", "_close", "_registering", "closed", "multicallables")
+
+    def __init__(self, channel: Any, settings: Settings) -> None:
+        interceptors = settings.attempt_interceptors
+        calls: Any = grpcio.Compressing(channel)
+        self._calls = grpc.intercept_channel(calls, *interceptors) if interceptors else calls
+        self._close: deque[Callable[[], object]] = deque([channel.close])
+        """How to close the channel: taken by the one who does."""
         self._registering = 0
+        self.closed = False
+        """It is to be closed."""
+        self.multicallables: Kept[Method, Any] = Kept(self._multicallable)
 
-    def multicallable(self, method: Method) -> Any:
+    def _multicallable(self, method: Method) -> Any:
         """One that is new to this channel."""
         entered = False
         try:
-            if self._close is None:  # uninterrupted
+            if not self.closed:  # uninterrupted
                 self._registering += 1  # uninterrupted
                 entered = True  # uninterrupted
                 make = getattr(self._calls, method.kind)
@@ -95,15 +116,13 @@ class _Registry:
                 self._registering -= 1  # uninterrupted
             self._close_unused()
 
-    def close(self, close: Callable[[], object]) -> None:
-        """None any more; ``close`` ends the channel, here or on the thread that is registering one."""
-        pending = deque([close])
-        if self._close is None:  # uninterrupted
-            self._close = pending  # uninterrupted
+    def close(self) -> None:
+        """None any more: the channel is closed, here or on the thread that is registering one."""
+        self.closed = True
         self._close_unused()
 
     def _close_unused(self) -> None:
-        if self._close and not self._registering:
+        if self.closed and self._close and not self._registering:
             try:
                 close = self._close.popleft()
             except IndexError:  # another thread was quicker

@@ -26,6 +26,7 @@ _Close: Final[Any] = getattr(cygrpc, "SendCloseFromClientOperation", None)
 _NO_MORE: Final[Any] = _Close and _Close(0)
 """It has no state, so one does for all calls."""
 _OK: Final = grpc.StatusCode.OK
+_CANCELLED: Final = grpc.StatusCode.CANCELLED.value[0]
 _UNREADABLE: Final = "Exception deserializing response!"
 """What grpc answers, to the letter."""
 
@@ -90,7 +91,11 @@ class UnaryUnary:
             self._context,
             self._registered,
         )
-        event = call.next_event()
+        try:
+            event = call.next_event()
+        except BaseException:  # raised by a signal handler: nobody waits for the answer any more
+            call.cancel(_CANCELLED, "the caller was interrupted")
+            raise
         if status.code():
             raise self._error(event)
         message = response.message()

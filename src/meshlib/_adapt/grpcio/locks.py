@@ -9,15 +9,26 @@ one that is begun meanwhile on the same thread, in a signal handler, would wait 
 no harm: what it guards is one counter.
 
 Each is done where it is as expected, and left alone elsewhere.
+
+One thread delivers what happens to all calls of a channel that do not block, and waits for the lock of a call that
+another thread is inside. A signal handler that interrupts a thread in there, and waits for a call of its own on that
+channel, would wait for itself. :func:`depth` says that it is so, and such a call goes over a channel of its own.
 """
 
 import gc
+import sys
 import threading
 from collections.abc import Callable
 from operator import attrgetter
+from pathlib import Path
+from types import FrameType
 from typing import Any, Final
 
-__all__ = ["glancing", "interruptible"]
+import grpc
+
+from meshlib._adapt.grpcio import blocking
+
+__all__ = ["depth", "glancing", "interruptible"]
 
 _LOCK: Final = type(threading.Lock())
 _RLOCK: Final = type(threading.RLock())
@@ -58,6 +69,28 @@ def glancing(channel: Any, ask: Callable[[bool], int]) -> Callable[[], int | Non
             lock.release()
 
     return glance
+
+
+_OUTSIDE: Final = frozenset({"channel_spin", "handle_event", "consume_request_iterator"})
+"""Functions of grpc's that call the application outside of every lock."""
+_INSIDE: Final = frozenset(
+    {blocking.__file__, *(str(Path(grpc.__file__).with_name(name)) for name in ("_channel.py", "_common.py"))}
+)
+
+
+def depth() -> int:
+    """How many times the calling thread is inside a call of grpc's, one in the middle of the other."""
+    found = 0
+    inside = False
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        code = frame.f_code
+        within = code.co_filename in _INSIDE and code.co_name not in _OUTSIDE
+        if within and not inside:
+            found += 1
+        inside = within
+        frame = frame.f_back
+    return found
 
 
 def _condition(channel: Any) -> threading.Condition | None:

@@ -8,9 +8,9 @@ import grpc.experimental
 
 from meshlib._adapt.grpcio import public
 from meshlib._adapt.grpcio.features import CHANNEL, ERRORS, STATE, private
-from meshlib._adapt.grpcio.locks import glancing, interruptible
+from meshlib._adapt.grpcio.locks import depth, glancing, interruptible
 
-__all__ = ["Compressing", "channel", "debug_string", "inactive", "let_go", "sync_glance", "sync_state"]
+__all__ = ["Compressing", "channel", "debug_string", "depth", "inactive", "let_go", "sync_glance", "sync_state"]
 
 _COMPRESSION = "grpc-internal-encoding-request"
 """The metadata by which C-core is asked to compress a call, which it takes out (``grpc/compression.h``)."""

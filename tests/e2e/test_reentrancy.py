@@ -1,0 +1,351 @@
+"""Calls, cancels, snapshots and closes in the middle of other calls: in signal handlers, in ``__del__``, and at any
+place of the code of a call, over real servers.
+
+Nothing waits for ever, whatever is under way has its answer, and nothing stays counted. A test that would hang ends
+the process's patience by a signal, since a thread that waits for itself cannot be helped. ``nox -s reentrancy`` tries
+every place.
+"""
+
+import faulthandler
+import gc
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from random import Random
+from typing import Any, Final, Self
+
+import grpc
+import pytest
+from tests.interruption import count, interrupt, points
+
+import meshlib
+from meshlib.testing import ProcessServer, Server, echo
+
+WHERE: Final = ("_core", "_sync", "_control")
+PATIENCE: Final = 5.0
+"""Seconds within which a call with a deadline of two has to end, on a machine that is busy."""
+
+
+class SoftTimeLimitError(Exception):
+    """What a signal handler raises."""
+
+
+class HangError(BaseException):
+    """Something waits for ever; no ``Exception``, which callers may take for a failure of a call."""
+
+
+@pytest.fixture
+def target() -> Iterator[str]:
+    """Two hosts."""
+    with Server() as first, Server() as second:
+        yield f"static:///{first.address},{second.address}"
+
+
+@contextmanager
+def no_hang(what: str, seconds: float = PATIENCE) -> Iterator[None]:
+    """Raises if the block takes longer; a thread that waits for a lock notices only signals."""
+
+    def hangs(_: int, __: object) -> None:
+        faulthandler.dump_traceback(all_threads=True)
+        raise HangError(f"{what} hangs")
+
+    before = signal.signal(signal.SIGALRM, hangs)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+class Calls:
+    """What an application does with a channel."""
+
+    def __init__(self, target: str) -> None:
+        self.target = target
+        self.channel = meshlib.channel(target)
+        self.unary = self.channel.unary_unary(echo.UNARY)
+        self.streams = self.channel.unary_stream(echo.SERVER_STREAM)
+        self.held: Any = None
+
+    def hold(self) -> None:
+        """A future is under way."""
+        self.held = self.unary.future(b"x", timeout=2.0, metadata=((echo.DELAY_MS, "200"),))
+
+    def call(self) -> None:
+        assert self.unary(b"x", timeout=2.0) == b"x"
+
+    def future(self) -> None:
+        assert self.unary.future(b"x", timeout=2.0).result() == b"x"
+
+    def stream(self) -> None:
+        assert list(self.streams(b"x", timeout=2.0)) != []
+
+    def abandoned(self) -> None:
+        """A stream that nobody reads to its end."""
+        for _ in self.streams(b"x", timeout=2.0):
+            break
+
+    def unread(self) -> None:
+        """A future and a stream that are dropped at once."""
+        self.unary.future(b"x", timeout=2.0)
+        self.streams(b"x", timeout=2.0)
+
+    def cancel(self) -> None:
+        if self.held is not None:
+            self.held.cancel()
+
+    def done(self) -> None:
+        if self.held is not None:
+            self.held.done()
+
+    def snapshot(self) -> None:
+        self.channel.mesh.snapshot()
+
+    def another(self) -> None:
+        """A channel of its own for one call."""
+        with meshlib.channel(self.target) as channel:
+            assert channel.unary_unary(echo.UNARY)(b"x", timeout=2.0) == b"x"
+
+    def close(self) -> None:
+        self.channel.close()
+
+    def settle(self) -> None:
+        """Everything comes to its end, and nothing stays counted."""
+        end = time.monotonic() + PATIENCE
+        while any(host.in_flight for host in self.channel.mesh.snapshot().hosts):
+            assert time.monotonic() < end, self.channel.mesh.snapshot()
+            time.sleep(0.001)
+
+    def __enter__(self) -> Self:
+        self.call()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.channel.close()
+
+
+OUTER: Final = ("call", "future", "stream", "abandoned", "cancelled")
+NESTED: Final = ("call", "future", "stream", "cancel", "done", "snapshot", "abandoned", "another", "close")
+
+
+def outer(calls: Calls, name: str) -> Callable[[], None]:
+    """A step of the application, its failure by a closed channel aside."""
+    if name == "cancelled":
+        calls.hold()
+
+    def run() -> None:
+        with suppress(ValueError, grpc.RpcError, grpc.FutureCancelledError):
+            (calls.cancel if name == "cancelled" else getattr(calls, name))()
+
+    return run
+
+
+@pytest.mark.skipif(sys.gettrace() is not None, reason="coverage traces, too")
+@pytest.mark.parametrize("name", OUTER)
+def test_anything_in_the_middle_of_a_call(name: str, target: str, rng: Random) -> None:
+    """At any place of it: a call, future, stream, cancel, look or close ends, and so does the call beneath."""
+    with Calls(target) as calls, no_hang("counting"):
+        total = count(outer(calls, name), WHERE)
+    assert total > 20
+    calls = Calls(target)
+    calls.call()
+    try:
+        for place, at in enumerate(points(total, rng)):
+            step = NESTED[place % len(NESTED)]
+            with no_hang(f"{step} in the middle of {name}, at place {at} of {total}"):
+                interrupt(outer(calls, name), at, getattr(calls, step), WHERE)
+                calls.held = None
+                calls.settle()
+            if step == "close":
+                calls = Calls(target)
+                calls.call()
+            else:
+                with no_hang(f"a call after {step} in the middle of {name}, at place {at} of {total}"):
+                    calls.call()
+    finally:
+        calls.close()
+
+
+@pytest.mark.skipif(sys.gettrace() is not None, reason="coverage traces, too")
+def test_anything_in_the_middle_of_a_first_call(target: str, rng: Random) -> None:
+    """The channel, its control thread and its connections are made meanwhile; another call may make them as well."""
+
+    def first(calls: Calls) -> Callable[[], None]:
+        return outer(calls, "call")
+
+    calls = Calls(target)
+    with no_hang("counting"):
+        total = count(first(calls), WHERE)
+        calls.close()
+    for place, at in enumerate(points(total, rng, 35)):
+        step = ("call", "another", "snapshot", "close")[place % 4]
+        with no_hang(f"{step} in the middle of a first call, at place {at} of {total}"):
+            calls = Calls(target)
+            interrupt(first(calls), at, outer(calls, step), WHERE)
+            calls.settle()
+            calls.close()
+
+
+@pytest.mark.skipif(sys.gettrace() is not None, reason="coverage traces, too")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # raised in __del__, it goes no further
+@pytest.mark.parametrize("name", ["call", "future", "stream", "abandoned"])
+def test_an_exception_in_the_middle_of_a_call(name: str, target: str, rng: Random) -> None:
+    """As celery's soft time limit, raised at any place: it reaches the application, nothing stays counted, and the
+    channel goes on."""
+    raised = 0
+
+    def expire() -> None:
+        raise SoftTimeLimitError
+
+    def run(calls: Calls) -> None:
+        nonlocal raised
+        try:
+            getattr(calls, name)()
+        except SoftTimeLimitError:
+            raised += 1
+        except (grpc.RpcError, grpc.FutureCancelledError):
+            pass
+
+    with Calls(target) as calls:
+        with no_hang("counting"):
+            total = count(lambda: run(calls), WHERE)
+        tried = points(total, rng, 7 if name == "call" else 14)
+        for at in tried:
+            with no_hang(f"{name} with an exception at place {at} of {total}"):
+                interrupt(lambda: run(calls), at, expire, WHERE)
+                calls.settle()
+                calls.call()
+                calls.future()
+        assert raised >= 0.8 * len(tried)
+
+
+SECONDS: Final = 1.5
+
+
+@contextmanager
+def signals(handler: Callable[[], None], interval: float = 0.002) -> Iterator[None]:
+    """Runs ``handler`` on the main thread again and again, wherever that is; not within itself."""
+    inside = False
+
+    def handle(_: int, __: object) -> None:
+        nonlocal inside
+        if not inside:
+            inside = True
+            try:
+                handler()
+            finally:
+                inside = False
+
+    before = signal.signal(signal.SIGUSR1, handle)
+    stop = threading.Event()
+    main = threading.main_thread().ident
+    assert main is not None
+
+    def send() -> None:
+        while not stop.wait(interval):
+            signal.pthread_kill(main, signal.SIGUSR1)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        sender.join()
+        signal.signal(signal.SIGUSR1, before)
+
+
+@pytest.mark.parametrize("step", ["call", "future", "stream", "cancel", "snapshot", "abandoned"])
+def test_signal_handlers_that_use_the_channel(step: str, target: str) -> None:
+    """Hundreds of signals while calls, futures and streams are made: each is handled, and every call is answered."""
+    handled = 0
+    with Calls(target) as calls, Calls(target) as other:
+        run = getattr(other if step == "cancel" else calls, step)
+
+        def handler() -> None:
+            nonlocal handled
+            run()
+            handled += 1
+
+        with no_hang(f"{step} in a signal handler", 10 * PATIENCE), signals(handler):
+            end = time.monotonic() + SECONDS
+            while time.monotonic() < end:
+                other.hold()
+                calls.call()
+                calls.future()
+                calls.stream()
+        assert handled > 20
+        other.held = None
+        with no_hang("the end"):
+            calls.settle()
+            other.settle()
+
+
+def test_finalizers_that_use_the_channel() -> None:
+    """What the collector runs in the middle of a call makes calls, takes snapshots and leaves streams behind."""
+    finalized = 0
+
+    class Cycle:
+        """Collected by the collector alone."""
+
+        def __init__(self, calls: Calls) -> None:
+            self.calls = calls
+            self.itself = self
+
+        def __del__(self) -> None:
+            nonlocal finalized
+            finalized += 1
+            steps = [calls.call, calls.snapshot, calls.unread]
+            if threading.current_thread() is threading.main_thread():
+                steps += [calls.abandoned, calls.future]  # to wait on grpc's own threads is what grpc cannot
+            with suppress(ValueError):
+                steps[finalized % len(steps)]()
+
+    thresholds = gc.get_threshold()
+    # A process: a finalizer may run on the threads of a server, too, which is not to wait for itself.
+    with ProcessServer() as server, Calls(server.address) as calls, no_hang("a finalizer", 10 * PATIENCE):
+        gc.collect()
+        gc.set_threshold(50)
+        try:
+            for _ in range(150):
+                Cycle(calls)
+                calls.call()
+                calls.future()
+                calls.abandoned()
+        finally:
+            gc.set_threshold(*thresholds)
+        gc.collect()
+        assert finalized > 100
+        calls.settle()
+
+
+@pytest.mark.shares_process_state  # grpc keeps what a call had through which an exception was raised
+def test_a_signal_handler_that_raises(target: str) -> None:
+    """Again and again while calls are made: the calls that follow are answered, and nothing stays counted."""
+    armed = False
+
+    def expire() -> None:
+        if armed:
+            raise SoftTimeLimitError
+
+    raised = answered = 0
+    with Calls(target) as calls, no_hang("a call", 10 * PATIENCE), signals(expire, 0.005):
+        end = time.monotonic() + SECONDS
+        while time.monotonic() < end:
+            try:
+                armed = True
+                calls.call()
+                armed = False
+                answered += 1
+            except SoftTimeLimitError:
+                armed = False
+                raised += 1
+        armed = False
+        calls.settle()
+        calls.call()
+    assert raised > 10
+    assert answered > 10
