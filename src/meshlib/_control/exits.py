@@ -72,7 +72,7 @@ class _Loop(asyncio.SelectorEventLoop):
 
     def __init__(self) -> None:
         super().__init__()
-        self.time = monotonic
+        self.time = monotonic  # type: ignore[method-assign]
         self.set_exception_handler(_reported)
 
     def __del__(self, suppress: Any = suppress) -> None:

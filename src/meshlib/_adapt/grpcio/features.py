@@ -22,6 +22,7 @@ __all__ = [
     "BLOCKING",
     "CHANNEL",
     "ERRORS",
+    "EXIT",
     "KINDS",
     "STATE",
     "Feature",
@@ -166,6 +167,34 @@ def _blocking() -> bool:
     )
 
 
+def _exit() -> bool:
+    module = private("_channel")
+    single, types = module._SingleThreadedUnaryStreamMultiCallable, cygrpc.OperationType
+    parameters = (
+        "channel",
+        "method",
+        "target",
+        "request_serializer",
+        "response_deserializer",
+        "_registered_call_handle",
+    )
+    kinds = (module._UnaryStreamMultiCallable, module._StreamStreamMultiCallable, module._StreamUnaryMultiCallable)
+    return (
+        bool(BLOCKING)
+        and _takes(single, *parameters)
+        and all(_uses(kind.__init__, "_channel", "_method", "_target", "_context") for kind in kinds)
+        and all(_uses(kind.__init__, "_registered_call_handle", "_response_deserializer") for kind in kinds)
+        and _uses(kinds[0].__init__, "_request_serializer")
+        and callable(cygrpc.SegregatedCall.operate)
+        and module._deadline(None) is None
+        and isinstance(module._InitialMetadataFlags().with_wait_for_ready(None), int)
+        and private("_compression").augment_metadata((("k", "v"),), None) == (("k", "v"),)
+        and {types.send_message, types.send_close_from_client} != {None}
+        and _takes(module._SingleThreadedRendezvous, "state", "call", "response_deserializer", "deadline")
+        and None not in (module._STREAM_UNARY_INITIAL_DUE, module._STREAM_STREAM_INITIAL_DUE)
+    )
+
+
 def _aio_requests() -> bool:
     call, aio = private("aio._call"), cygrpc._AioCall
     return (
@@ -196,11 +225,12 @@ CHANNEL: Final = Feature("channels that instrumentation does not wrap", _channel
 STATE: Final = Feature("asking a channel for its connectivity", _state)
 ERRORS: Final = Feature("the error class of blocking calls", _errors)
 BLOCKING: Final = Feature("short blocking calls", _blocking)
+EXIT: Final = Feature("streams while the interpreter exits", _exit)
 AIO_CHANNEL: Final = Feature("asyncio channels that instrumentation does not wrap", _aio_channel)
 AIO_STATE: Final = Feature("asking an asyncio channel for its connectivity", _aio_state)
 AIO_REQUESTS: Final = Feature("asyncio request streams that a server ends early", _aio_requests)
 AIO_INTERCEPTED: Final = Feature("asyncio calls inside interceptors", _aio_intercepted)
-ALL: Final = (CHANNEL, STATE, ERRORS, BLOCKING, AIO_CHANNEL, AIO_STATE, AIO_REQUESTS, AIO_INTERCEPTED)
+ALL: Final = (CHANNEL, STATE, ERRORS, BLOCKING, EXIT, AIO_CHANNEL, AIO_STATE, AIO_REQUESTS, AIO_INTERCEPTED)
 
 
 def lost() -> list[str]:

@@ -90,12 +90,17 @@ class _Innermost:
     def interceptor(self, kind: str) -> Any:
         """One of grpc.aio's for calls of that kind; it has to be the last."""
 
-        async def intercept(_: Any, continuation: Any, details: Any, request: Any) -> Any:  # noqa: ARG001 - grpc's contract
+        async def intercept(continuation: Any, details: Any, request: Any) -> Any:  # noqa: ARG001 - grpc's contract
             self.last = self._made(details, request)
             return self.last
 
-        base = getattr(grpc.aio, f"{KINDS[kind]}ClientInterceptor")
-        return type("Innermost", (base,), {f"intercept_{kind}": intercept})()
+        return _of_kind(kind, intercept)
+
+
+def _of_kind(kind: str, intercept: Callable[..., Any]) -> Any:
+    """An interceptor for calls of that kind alone: grpc.aio uses one that is made for several for the first of them."""
+    base = getattr(grpc.aio, f"{KINDS[kind]}ClientInterceptor")
+    return type("Interceptor", (base,), {f"intercept_{kind}": staticmethod(intercept)})()
 
 
 @cache
@@ -118,7 +123,8 @@ def aio_intercepted(
     connects. grpc.aio closes the channel when the call is gone.
     """
     innermost = _Innermost(made)
-    channel = grpc.aio.insecure_channel(_NOWHERE, interceptors=[*interceptors, innermost.interceptor(kind)])
+    each = [_of_kind(kind, getattr(interceptor, f"intercept_{kind}")) for interceptor in interceptors]
+    channel = grpc.aio.insecure_channel(_NOWHERE, interceptors=[*each, innermost.interceptor(kind)])
     call = getattr(channel, kind)(method, serializer, deserializer)(request, **arguments)
     kind_of_call: Any = type(call)
     call.__class__ = _with_mesh(kind_of_call)

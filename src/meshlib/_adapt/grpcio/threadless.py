@@ -7,15 +7,17 @@ responses the one that grpc has for a single thread, and requests are sent befor
 
 from collections.abc import Callable, Iterable
 from time import perf_counter
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import grpc
-import grpc._channel
-import grpc._common
-import grpc._compression
-from grpc._cython import cygrpc
+
+from meshlib._adapt.grpcio.features import EXIT, cygrpc, private
 
 __all__ = ["threadless"]
+
+_channel: Final = private("_channel")
+_common: Final = private("_common")
+_compression: Final = private("_compression")
 
 Multicallable = Callable[..., Any]
 
@@ -25,15 +27,15 @@ def threadless(made: Any) -> Multicallable:
 
     Where interceptors stand before grpc's own, or grpcio is another one than this knows, that is what grpc does.
     """
-    grpcs: Any = grpc._channel
     if isinstance(made, grpc.StreamUnaryMultiCallable):
         made = getattr(made, "_made", made)  # ours, which compresses
-    if type(made) is getattr(grpcs, "_UnaryStreamMultiCallable", None):
-        return _stream(made)
-    if type(made) is getattr(grpcs, "_StreamStreamMultiCallable", None):
-        return _Requests(made, one_response=False)
-    if type(made) is getattr(grpcs, "_StreamUnaryMultiCallable", None):
-        return _Requests(made, one_response=True)
+    if EXIT:
+        if type(made) is _channel._UnaryStreamMultiCallable:
+            return _stream(made)
+        if type(made) is _channel._StreamStreamMultiCallable:
+            return _Requests(made, one_response=False)
+        if type(made) is _channel._StreamUnaryMultiCallable:
+            return _Requests(made, one_response=True)
     if not hasattr(made, "with_call"):
         return cast("Multicallable", made)
     if isinstance(made, grpc.StreamUnaryMultiCallable):
@@ -54,21 +56,18 @@ def _future(made: Any) -> Multicallable:
 
 
 def _stream(made: Any) -> Multicallable:
-    try:
-        single: Any = grpc._channel._SingleThreadedUnaryStreamMultiCallable
-        return cast(
-            "Multicallable",
-            single(
-                made._channel,
-                made._method,
-                made._target,
-                made._request_serializer,
-                made._response_deserializer,
-                made._registered_call_handle,
-            ),
-        )
-    except (AttributeError, TypeError):
-        return cast("Multicallable", made)
+    single: Any = _channel._SingleThreadedUnaryStreamMultiCallable
+    return cast(
+        "Multicallable",
+        single(
+            made._channel,
+            made._method,
+            made._target,
+            made._request_serializer,
+            made._response_deserializer,
+            made._registered_call_handle,
+        ),
+    )
 
 
 class _Requests:
@@ -93,15 +92,15 @@ class _Requests:
         compression: grpc.Compression | None = None,
     ) -> Any:
         """The call, with every request sent."""
-        made, grpcs, types = self._made, cast("Any", grpc._channel), cygrpc.OperationType
+        made, grpcs, types = self._made, _channel, cygrpc.OperationType
         deadline = grpcs._deadline(timeout)
         due = grpcs._STREAM_UNARY_INITIAL_DUE if self._one_response else grpcs._STREAM_STREAM_INITIAL_DUE
         state = grpcs._RPCState(due, None, None, None, None)
         state.rpc_start_time = perf_counter()
-        state.method = grpc._common.decode(made._method)
-        state.target = grpc._common.decode(made._target)
+        state.method = _common.decode(made._method)
+        state.target = _common.decode(made._target)
         flags = grpcs._InitialMetadataFlags().with_wait_for_ready(wait_for_ready)
-        headers = cygrpc.SendInitialMetadataOperation(grpc._compression.augment_metadata(metadata, compression), flags)
+        headers = cygrpc.SendInitialMetadataOperation(_compression.augment_metadata(metadata, compression), flags)
         begin = [headers, cygrpc.ReceiveStatusOnClientOperation(0)]
         if self._one_response:
             begin.append(cygrpc.ReceiveMessageOperation(0))
@@ -137,5 +136,5 @@ def _sent(call: Any, state: Any, operation: Any, kind: Any, read: Any) -> bool:
         return False
     state.due.add(kind)
     while kind in state.due:
-        cast("Any", grpc._channel)._handle_event(call.next_event(), state, read)
+        _channel._handle_event(call.next_event(), state, read)
     return state.code is None
