@@ -18,7 +18,7 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.sampling import Sampler, SamplingResult
 from opentelemetry.trace import NoOpTracerProvider
 from tests.e2e.load import SHELLS, Shell
-from tests.e2e.test_telemetry import METHODS, Metrics, Traces, _received, _run, call, metrics, static, traces
+from tests.e2e.test_telemetry import METHODS, Metrics, Traces, _received, _run, _until, call, metrics, static, traces
 
 import meshlib
 from meshlib.testing import Server, echo, flush_logs
@@ -363,37 +363,61 @@ class SoftTimeLimit(Exception):  # noqa: N818 - as celery's
 
 
 class Interrupting(SpanProcessor):
-    """The signal arrives while a span starts, or while it ends."""
+    """The signal arrives while the n-th span starts, or while it ends."""
 
     def __init__(self, at: str) -> None:
         self.at = at
+        self.left = 0
 
     def on_start(self, span: Any, parent_context: Any = None) -> None:
-        if self.at == "start":
-            signal.raise_signal(signal.SIGUSR1)
+        self._count("start")
 
     def on_end(self, span: ReadableSpan) -> None:
-        if self.at == "end":
-            signal.raise_signal(signal.SIGUSR1)
+        self._count("end")
+
+    def _count(self, at: str) -> None:
+        if self.at == at and threading.current_thread() is threading.main_thread():
+            self.left -= 1
+            if self.left == 0:
+                signal.raise_signal(signal.SIGUSR1)
 
 
-@pytest.mark.parametrize("at", ["start", "end"])
-@pytest.mark.parametrize("kind", ["unary_unary", "stream_unary"])
-def test_what_a_signal_handler_raises_inside_telemetry_reaches_the_caller(kind: str, at: str) -> None:
-    """A soft time limit is not taken for a failure of the span processor in which it arrives."""
+@pytest.mark.parametrize(
+    ("kind", "at", "n"),
+    [
+        ("unary_unary", "start", 1),  # the span of the call
+        ("unary_unary", "start", 2),  # that of the attempt
+        ("unary_unary", "end", 1),
+        ("unary_unary", "end", 2),
+        ("stream_unary", "start", 1),
+        ("stream_unary", "start", 2),  # grpc's thread ends the spans of this kind
+    ],
+)
+def test_what_a_signal_handler_raises_inside_telemetry_reaches_the_caller(kind: str, at: str, n: int) -> None:
+    """A soft time limit is no failure of the span processor in which it arrives, and nothing is left of the call."""
 
     def handler(number: int, frame: FrameType | None) -> NoReturn:
         raise SoftTimeLimit
 
     before = signal.signal(signal.SIGUSR1, handler)
     try:
-        with (
-            Server() as server,
-            meshlib.channel(static(server), tracer_provider=processed(Interrupting(at))) as channel,
-        ):
+        processor = Interrupting(at)
+        options: dict[str, Any] = {
+            "tracer_provider": processed(processor),
+            "telemetry": meshlib.TelemetryPolicy(attempt_spans=True),
+        }
+        with Server() as server, meshlib.channel(static(server), **options) as channel:
             made = getattr(channel, kind)(METHODS[kind])
-            with pytest.raises(SoftTimeLimit):
+
+            def one() -> None:
                 made(iter([b"x"]) if kind == "stream_unary" else b"x", timeout=10)
+
+            one()  # connected, the next one starts on this thread
+            processor.left = n
+            with pytest.raises(SoftTimeLimit):
+                one()
+            one()
+            _until(lambda: [host.in_flight for host in channel.mesh.snapshot().hosts] == [0])
     finally:
         signal.signal(signal.SIGUSR1, before)
 
