@@ -1,5 +1,6 @@
 """Telemetry that fails, is suppressed or is set up twice: no call fails or is lost, and none is traced twice."""
 
+import asyncio
 import logging
 import signal
 import threading
@@ -21,6 +22,7 @@ from tests.e2e.load import SHELLS, Shell
 from tests.e2e.test_telemetry import METHODS, Metrics, Traces, _received, _run, _until, call, metrics, static, traces
 
 import meshlib
+from meshlib import aio
 from meshlib.testing import Server, echo, flush_logs
 
 __all__ = ["metrics", "traces"]  # fixtures
@@ -195,6 +197,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 import meshlib
+from meshlib import aio
 from meshlib.testing import echo
 metrics.set_meter_provider(MeterProvider([InMemoryMetricReader()]))
 exporter, deadline = InMemorySpanExporter(), time.monotonic() + 5
@@ -418,6 +421,49 @@ def test_what_a_signal_handler_raises_inside_telemetry_reaches_the_caller(kind: 
                 one()
             one()
             _until(lambda: [host.in_flight for host in channel.mesh.snapshot().hosts] == [0])
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+@pytest.mark.parametrize("n", [1, 2])
+@pytest.mark.parametrize("at", ["start", "end"])
+@all_kinds
+async def test_no_asyncio_call_is_lost_to_a_signal_inside_telemetry(kind: str, at: str, n: int) -> None:
+    """Where the handler interrupts the caller it gets what was raised; else the call ends as it would have, and the
+    event loop reports what was raised."""
+
+    def handler(number: int, frame: FrameType | None) -> NoReturn:
+        raise SoftTimeLimit
+
+    loop, processor = asyncio.get_running_loop(), Interrupting(at)
+    reported: asyncio.Queue[type] = asyncio.Queue()
+    loop.set_exception_handler(lambda _, about: reported.put_nowait(type(about.get("exception"))))
+    policy = meshlib.TelemetryPolicy(attempt_spans=True)
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        with Server() as server:
+            provider = processed(processor)
+            async with aio.channel(static(server), tracer_provider=provider, telemetry=policy) as channel:
+                made = getattr(channel, kind)(METHODS[kind])
+
+                async def one() -> None:
+                    begun = made(iter([b"x"]) if kind.startswith("stream") else b"x", timeout=10)
+                    if kind.endswith("stream"):
+                        async for _ in begun:
+                            pass
+                    else:
+                        await begun
+
+                await one()
+                processor.left = n
+                if (at, n) == ("start", 1):
+                    with pytest.raises(SoftTimeLimit):
+                        await one()
+                else:
+                    await one()
+                    assert await reported.get() is SoftTimeLimit
+                await one()
+                assert [host.in_flight for host in channel.mesh.snapshot().hosts] == [0]
     finally:
         signal.signal(signal.SIGUSR1, before)
 

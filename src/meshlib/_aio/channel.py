@@ -58,6 +58,7 @@ class Channel(grpc.aio.Channel):
             tracer_provider=settings.tracer_provider,
             meter_provider=settings.meter_provider,
             policy=settings.telemetry,
+            later=_raise_in_loop,
         )
         self._lease = lease = Lease(settings, telemetry, factory)
         self._multicallables = Multicallables(lambda method: CALLABLES[method.kind](lease, method))
@@ -192,3 +193,20 @@ class Channel(grpc.aio.Channel):
 
     def __repr__(self) -> str:
         return f"<meshlib.aio.Channel {self.mesh!r}: {figure()}>"
+
+
+def _raise_in_loop(error: Exception) -> None:
+    """Has the event loop raise ``error`` in a callback of its own: in the middle of a step it would end no call.
+
+    Raises:
+        Exception: ``error``, if no loop runs.
+    """
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        raise error from None
+    loop.call_soon(_raise, error)
+
+
+def _raise(error: Exception) -> None:
+    raise error

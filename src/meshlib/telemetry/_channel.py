@@ -3,6 +3,7 @@
 import logging
 import math
 import sys
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, final
 
@@ -59,6 +60,8 @@ class Telemetry:
         tracer_provider: None: the global one.
         meter_provider: None: the global one.
         policy: what is asked for beyond a span and a measurement per call.
+        later: takes what a signal handler raised in the middle of a step of the call, where an event loop must not be
+            left; None: it is raised at once.
     """
 
     def __init__(
@@ -68,7 +71,9 @@ class Telemetry:
         tracer_provider: TracerProvider | None = None,
         meter_provider: MeterProvider | None = None,
         policy: TelemetryPolicy | None = None,
+        later: Callable[[Exception], None] | None = None,
     ) -> None:
+        self._later = later
         self._target = target.text
         self._uri = target.uri
         self._server: Attributes = {names.SERVER_ADDRESS: target.host or target.path or target.text}
@@ -111,7 +116,7 @@ class Telemetry:
                 self._look(now)
             return self._start(call, metadata)
         except Exception as error:  # noqa: BLE001 - what the application plugged in must not fail its calls
-            self._failed(error)
+            self._failed(error, raises=True)
             return metadata
 
     def ended(self, call: Call, outcome: Outcome, now: float, deferred: bool = False) -> None:
@@ -216,14 +221,14 @@ class Telemetry:
         try:
             return (provider or trace.get_tracer_provider()).get_tracer(names.SCOPE, VERSION, schema_url=names.SCHEMA)
         except Exception as error:  # noqa: BLE001 - as above
-            self._failed(error)
+            self._failed(error, raises=True)
             return NoOpTracer()
 
     def _get_instruments(self, provider: MeterProvider | None) -> Instruments:
         try:
             return instruments(provider)
         except Exception as error:  # noqa: BLE001 - as above
-            self._failed(error)
+            self._failed(error, raises=True)
             return instruments(_NO_METERS)
 
     def _write(self, call: Call, outcome: Outcome, now: float, *, plain: bool, deferred: bool) -> None:
@@ -239,7 +244,7 @@ class Telemetry:
         except Exception as error:  # noqa: BLE001 - as above
             self._failed(error)
 
-    def _failed(self, error: Exception) -> None:
+    def _failed(self, error: Exception, *, raises: bool = False) -> None:
         """Logs the first failure of the application's telemetry: what fails for one call fails for the next. May run in
         a locked step.
 
@@ -247,7 +252,10 @@ class Telemetry:
             Exception: ``error``, if a signal handler raised it: it is not of telemetry, and meant for the caller.
         """
         if interrupted(error):
-            raise error
+            if raises or self._later is None:
+                raise error
+            self._later(error)
+            return
         if not self._told:
             self._told = True
             _deferred.error(
