@@ -191,11 +191,27 @@ async def test_srv_targets_are_complete_names(ask: Ask, machine: SystemFiles, tm
         assert not any(query.name.endswith(".mesh.test.mesh.test") for query in server.queries if query.type != "SRV")
 
 
-async def test_a_name_in_the_hosts_file_needs_no_name_server(ask: Ask) -> None:
-    """A bare name's SRV records are asked for first; where no server answers, the hosts file counts."""
+@pytest.mark.parametrize("fault", ["SERVFAIL", "silence"])
+async def test_a_name_in_the_hosts_file_needs_no_name_server(ask: Ask, fault: str) -> None:
+    """A bare name's SRV records are asked for first; where no server answers soon, the hosts file counts."""
     with DnsServer() as server:
-        server.fault(rcode="SERVFAIL")
-        assert await ask("pinned", nameservers=(server.address,)).addresses() == ["127.0.0.77:80"]
+        server.fault(**FAULTS[fault])  # type: ignore[arg-type]
+        policy = {"nameservers": (server.address,), "query_timeout": 0.1, "timeout": 60.0}
+        assert await ask("pinned", **policy).addresses() == ["127.0.0.77:80"]
+
+
+async def test_the_hosts_file_does_not_replace_srv_records_that_fail(ask: Ask) -> None:
+    """Endpoints that SRV records named stay: the addresses of the file may be of something else."""
+    with DnsServer() as server:
+        server.add("_grpc._tcp.pinned.mesh.test", "SRV", "0 1 1 a.mesh.test", ttl=0)
+        server.add("a.mesh.test", "A", "127.0.0.11", ttl=0)
+        asked = ask("pinned", **refreshing(server, query_timeout=0.1, timeout=0.5))
+        assert await asked.addresses() == ["127.0.0.11:1"]
+        server.fault("_grpc._tcp.pinned.mesh.test", rcode="SERVFAIL")
+        await asked.failure()
+        server.heal()
+        server.remove("_grpc._tcp.pinned.mesh.test")
+        assert await asked.addresses() == ["127.0.0.77:80"]
 
 
 PAIRED = [("127.0.0.11:1", ("[::1]:1",))]

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple, final
 
 from meshlib._adapt.deferred_log import DeferredLogger
-from meshlib._control.lookup import Addresses, Inquiry, Lookup
+from meshlib._control.lookup import Addresses, Inquiry, Lookup, Services
 from meshlib._control.plugins import TracedResolver
 from meshlib._core.address import HostPort
 from meshlib._core.discovery import environment, srv
@@ -107,6 +107,8 @@ class DnsResolver:
         self._lookup = lookup
         self._srv = SrvResolver(target, lookup) if target.service else None
         self._good: tuple[str, ...] = ()
+        self._served = False
+        """Whether the last good answer was of SRV records."""
         self._warned = False
 
     async def resolve(self, previous: Resolution | None) -> Resolution:
@@ -125,7 +127,7 @@ class DnsResolver:
             self.steps = (*before, *error.steps)
             raise ResolveError(error.reason, self.steps, absent=error.absent, ttl=error.ttl) from None
         self.steps = (*before, *found.steps)
-        self._good = found.ips
+        self._good, self._served = found.ips, False
         self._warn(found)
         port = self._target.port or self._target.default_port
         return Resolution(endpoints=merged(endpoint(ips, port) for ips in found.hosts), ttl=found.ttl)
@@ -137,17 +139,22 @@ class DnsResolver:
         name in the hosts file has addresses that no name server is needed for.
         """
         assert self._srv is not None
+        host = self._target.host
+        # Endpoints that SRV records named stay while no server answers; the hosts file would send calls elsewhere.
+        listed = not self._served and bool(self._lookup.files.hosts().get(host.lower().removesuffix(".")))
         try:
-            return await self._srv.resolve_within(inquiry)
+            found = await self._srv.resolve_within(inquiry, briefly=listed)
         except ResolveError as error:
             if self._srv.listed:
                 raise
-            if error.absent or self._lookup.files.hosts().get(self._target.host.lower().removesuffix(".")):
+            if error.absent or listed:
                 return None
-            hint = f"no SRV records are asked for if the target has a port, as in {self._target.host}:50051"
+            hint = f"no SRV records are asked for if the target has a port, as in {host}:50051"
             raise ResolveError(f"{error.reason}; {hint}", error.steps) from None
         finally:
             self.steps = self._srv.steps
+        self._served = True
+        return found
 
     def _warn(self, found: Addresses) -> None:
         if not found.local and len(found.ips) == 1 and not self._warned:
@@ -178,12 +185,17 @@ class SrvResolver:
         """The endpoints now."""
         return await self.resolve_within(self._lookup.inquire())
 
-    async def resolve_within(self, inquiry: Inquiry) -> Resolution:
-        """The endpoints now, by the deadline of ``inquiry``."""
+    async def resolve_within(self, inquiry: Inquiry, *, briefly: bool = False) -> Resolution:
+        """The endpoints now, by the deadline of ``inquiry``.
+
+        Args:
+            inquiry: puts the questions.
+            briefly: wait for the records no longer than for one answer of a name server.
+        """
         self.listed = False
         self.steps = ()
         try:
-            services = await inquiry.services(self._target.service, self._target.host)
+            services = await self._services(inquiry, briefly=briefly)
             self.listed = True
             self.steps = services.steps
             targets = srv.targets(services.records)
@@ -196,6 +208,15 @@ class SrvResolver:
         self.steps += found.steps
         ttl = services.ttl if found.ttl is None else min(services.ttl, found.ttl)
         return Resolution(endpoints=srv.endpoints(services.records, by_host), ttl=ttl)
+
+    async def _services(self, inquiry: Inquiry, *, briefly: bool) -> Services:
+        rdtype, host = "SRV", self._target.host
+        try:
+            async with asyncio.timeout(self._lookup.policy.query_timeout if briefly else None):
+                return await inquiry.services(self._target.service, host)
+        except TimeoutError:
+            step = Step(question=f"{rdtype} {host}", source="the name servers", answer="no answer in time")
+            raise ResolveError(f"no name server answered the {rdtype} query for {host}", (step,)) from None
 
 
 @final
