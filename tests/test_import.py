@@ -66,3 +66,54 @@ from meshlib import *
 print(explain.__name__, CallMesh.__name__, Mesh.__name__, HostSnapshot.__name__)
 """
     assert _ran(program) == ["explain", "CallMesh", "Mesh", "HostSnapshot"]
+
+
+WITHOUT: dict[str, str] = {
+    # What Windows and macOS do not have; on 3.16 event loop policies are gone from everywhere.
+    "win32": """
+for module, name in ((os, "register_at_fork"), (os, "fork"), (os, "getuid"), (signal, "SIGKILL"), (signal, "SIGSTOP"),
+                     (selectors, "EpollSelector"), (select, "epoll"),
+                     (asyncio, "get_event_loop_policy"), (asyncio, "set_event_loop_policy")):
+    delattr(module, name)
+for module in ("resource", "fcntl", "pwd", "grp", "termios", "posix"):
+    sys.modules[module] = None
+""",
+    "darwin": """
+for module, name in ((selectors, "EpollSelector"), (select, "epoll"), (asyncio, "get_event_loop_policy")):
+    delattr(module, name)
+""",
+}
+
+
+@pytest.mark.parametrize("platform", WITHOUT)
+@pytest.mark.parametrize("shell", ["sync", "aio"])
+def test_meshlib_works_without_what_other_systems_lack(platform: str, shell: str) -> None:
+    """Every public module is imported, and a call is answered, where the names that only Linux has are missing."""
+    program = f"""
+import asyncio, concurrent.futures, logging, multiprocessing, os, select, selectors, signal, socket, subprocess, sys
+import dns.asyncbackend, dns.asyncquery, dns.asyncresolver, grpc, grpc.aio, tempfile, uuid
+import opentelemetry.metrics, opentelemetry.trace
+loop = asyncio.SelectorEventLoop
+selectors.DefaultSelector = selectors.PollSelector
+sys.platform = "{platform}"
+{WITHOUT[platform]}
+import meshlib
+from meshlib import aio, balancing, discovery, telemetry, testing
+from meshlib.testing import Server, echo
+
+async def main(address):
+    async with aio.channel(address) as channel:
+        return await channel.unary_unary(echo.UNARY)(b"aio", timeout=10)
+
+with Server() as server:
+    if "{shell}" == "sync":
+        with meshlib.channel(f"localhost:{{server.port}}") as channel:
+            print(channel.unary_unary(echo.UNARY)(b"sync", timeout=10).decode())
+            print(channel.unary_unary(echo.UNARY).future(b"sync", timeout=10).result().decode())
+    else:
+        event_loop = loop()
+        print(event_loop.run_until_complete(main(f"localhost:{{server.port}}")).decode())
+        print(event_loop.run_until_complete(main(f"static:///{{server.address}}")).decode())
+        event_loop.close()
+"""
+    assert _ran(program) == [shell, shell]

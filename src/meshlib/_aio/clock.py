@@ -29,7 +29,7 @@ class Clock:
         try:
             return asyncio.get_running_loop()
         except RuntimeError:
-            return asyncio.get_event_loop_policy().get_event_loop()
+            return asyncio.get_event_loop()
 
 
 CLOCK = Clock()
