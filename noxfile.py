@@ -88,7 +88,14 @@ def chaos(session: nox.Session) -> None:
 def exits(session: nox.Session) -> None:
     """Programs that call at the exit of the interpreter, or leave channels open: 200 exits and more on each Python."""
     install(session, "test")
-    session.run("pytest", "tests/e2e/test_exits.py", *session.posargs, env={"MESHLIB_EXITS": "8"})
+    session.run(
+        "pytest",
+        "-o",
+        "faulthandler_timeout=0",
+        "tests/e2e/test_exits.py",
+        *session.posargs,
+        env={"MESHLIB_EXITS": "8"},
+    )
 
 
 @nox.session(python=DEVELOPED_ON)

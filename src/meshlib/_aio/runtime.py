@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, final
 
 import grpc.aio
 
+from meshlib._adapt.errors import AioMeshRpcError
 from meshlib._adapt.grpcio import aio_channel
 from meshlib._adapt.interceptors import by_kind
 from meshlib._aio import control
@@ -18,6 +19,7 @@ from meshlib._control.logs import ChannelLog
 from meshlib._control.methods import Method
 from meshlib._control.plane import Plane
 from meshlib._control.settings import Settings
+from meshlib._control.shortage import Shortage, starting
 from meshlib._control.timers import clock_of
 from meshlib._core.cluster import Cluster
 from meshlib._core.commands import Close
@@ -243,6 +245,7 @@ class Lease:
         Raises:
             grpc.aio.UsageError: the channel is closed, or serves another loop that is still open.
             RuntimeError: there is no event loop.
+            AioMeshRpcError: there is no descriptor for it.
         """
         if self.closed:
             raise grpc.aio.UsageError(CLOSED_CHANNEL)
@@ -254,14 +257,18 @@ class Lease:
         if runtime is not None and runtime.process is process and not runtime.loop.is_closed():
             raise grpc.aio.UsageError(SECOND_LOOP)
         self.refresh()
-        made = Runtime(
-            self.settings,
-            process,
-            loop,
-            connectivity=self.connectivity,
-            telemetry=self.telemetry,
-            factory=self._factory,
-        )
+        try:
+            with starting(first=not process.runtimes):
+                made = Runtime(
+                    self.settings,
+                    process,
+                    loop,
+                    connectivity=self.connectivity,
+                    telemetry=self.telemetry,
+                    factory=self._factory,
+                )
+        except Shortage as shortage:
+            raise AioMeshRpcError(shortage.outcome, shortage.outcome.details, shortage.mesh) from shortage
         if self._runtime is not None or self.closed:
             # A signal handler or a finalizer made the first call, or closed the channel, meanwhile.
             made.discard()

@@ -7,11 +7,13 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, final
 
+from meshlib._adapt.errors import MeshRpcError
 from meshlib._adapt.grpcio import channel as grpc_channel
 from meshlib._control import exits
 from meshlib._control.logs import ChannelLog
 from meshlib._control.plane import Plane
 from meshlib._control.settings import Settings
+from meshlib._control.shortage import Shortage, starting
 from meshlib._core.call import Call
 from meshlib._core.cluster import Cluster
 from meshlib._core.commands import Close, Wake
@@ -213,6 +215,7 @@ class Lease:
 
         Raises:
             ValueError: the channel is closed.
+            MeshRpcError: there is no thread or no descriptor for it.
         """
         runtime = self.latest
         if runtime is None or not runtime.live:
@@ -221,20 +224,29 @@ class Lease:
 
     def renew(self) -> Runtime:
         """Makes the runtime, if it is not there yet. Two threads, or a thread and its signal handler, may do so at
-        once: one of the two is shut down again."""
+        once: one of the two is shut down again.
+
+        Raises:
+            ValueError: the channel is closed.
+            MeshRpcError: there is no thread or no descriptor for it.
+        """
         process = control.usable()
         if self.closed:
             raise ValueError(CLOSED_CHANNEL)
         before = self.latest
         if before is not None and before.process is process:
             return before
-        made = Runtime(
-            self.settings,
-            process,
-            connectivity=self._connectivity,
-            telemetry=self.telemetry,
-            factory=self._factory,
-        )
+        try:
+            with starting(first=process.loop is None):
+                made = Runtime(
+                    self.settings,
+                    process,
+                    connectivity=self._connectivity,
+                    telemetry=self.telemetry,
+                    factory=self._factory,
+                )
+        except Shortage as shortage:
+            raise MeshRpcError(shortage.outcome, shortage.outcome.details, shortage.mesh) from shortage
         finalizer: weakref.finalize[[], Lease] | None = None
         try:
             if not exits.threadless():

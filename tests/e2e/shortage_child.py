@@ -1,0 +1,100 @@
+"""A program whose process is out of file descriptors or threads when its channels start; run by test_shortage.
+
+usage: shortage_child.py sync|aio descriptors|threads KIND ADDRESS   prints a line of JSON
+"""
+
+import asyncio
+import json
+import os
+import resource
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import grpc
+
+import meshlib
+from meshlib import aio
+from meshlib.testing import echo
+
+SHELL, WHAT, KIND, ADDRESS = sys.argv[1:]
+NOBODY = 65534
+
+
+def descriptors() -> int:
+    """How many the process has open."""
+    return len(os.listdir("/proc/self/fd"))
+
+
+@contextmanager
+def short() -> Iterator[None]:
+    """The process has no thread, or no descriptor, to give."""
+    if WHAT == "threads":
+        if os.getuid() == 0:
+            os.setuid(NOBODY)  # the limit does not hold for root
+        most = resource.getrlimit(resource.RLIMIT_NPROC)[1]
+        resource.setrlimit(resource.RLIMIT_NPROC, (1, most))
+        yield
+        resource.setrlimit(resource.RLIMIT_NPROC, (most, most))
+        return
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    held: list[int] = []
+    try:
+        while True:
+            held.append(os.dup(2))
+    except OSError:
+        os.close(held.pop())  # the loop of the control thread would get one of its three
+    yield
+    for descriptor in held:
+        os.close(descriptor)
+
+
+def told(error: Any) -> list[object]:
+    """What matters of an error."""
+    return [isinstance(error, grpc.RpcError), error.code().name, error.mesh.local, "could not start" in error.details()]
+
+
+def call(channel: Any) -> Any:
+    """One call of the kind."""
+    try:
+        if KIND == "future":
+            return channel.unary_unary(echo.UNARY).future(b"x", timeout=10).result().decode()
+        if KIND == "stream":
+            return b"".join(channel.unary_stream(echo.SERVER_STREAM)(b"x", timeout=10)).decode()
+        return channel.unary_unary(echo.UNARY)(b"x", timeout=10).decode()
+    except grpc.RpcError as error:
+        return told(error)
+
+
+async def acall(channel: Any) -> Any:
+    """The same in asyncio."""
+    try:
+        if KIND == "stream":
+            return "".join([m.decode() async for m in channel.unary_stream(echo.SERVER_STREAM)(b"x", timeout=10)])
+        return (await channel.unary_unary(echo.UNARY)(b"x", timeout=10)).decode()
+    except grpc.RpcError as error:
+        return told(error)
+
+
+def blocking() -> dict[str, object]:
+    """Three calls without, and one with what it takes."""
+    with meshlib.channel(f"static:///{ADDRESS}") as channel:
+        before = descriptors()
+        with short():
+            without = [call(channel) for _ in range(3)]
+        lost = descriptors() - before
+        return {"without": without, "lost": lost, "after": call(channel)}
+
+
+async def looping() -> dict[str, object]:
+    """The same in asyncio."""
+    async with aio.channel(f"static:///{ADDRESS}") as channel:
+        before = descriptors()
+        with short():
+            without = [await acall(channel) for _ in range(3)]
+        lost = descriptors() - before
+        return {"without": without, "lost": lost, "after": await acall(channel)}
+
+
+print(json.dumps(blocking() if SHELL == "sync" else asyncio.run(looping())))  # noqa: T201 - the test reads it

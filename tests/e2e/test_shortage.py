@@ -1,0 +1,48 @@
+"""A process without file descriptors or threads for its first call: an error of the call, no loss, and a recovery."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from meshlib.testing import ProcessServer
+
+PROGRAM = Path(__file__).with_name("shortage_child.py")
+ANSWERS = {"unary": "x", "future": "x", "stream": "xxx"}
+CASES = [
+    *(("sync", what, kind) for what in ("descriptors", "threads") for kind in ANSWERS),
+    *(("aio", "descriptors", kind) for kind in ("unary", "stream")),
+]
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """A server in a process of its own, whose limits are not those of the programs."""
+    with ProcessServer() as server:
+        yield server.address
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts descriptors in /proc")
+@pytest.mark.parametrize(("shell", "what", "kind"), CASES)
+def test_a_channel_that_cannot_start_fails_its_call_and_loses_nothing(
+    shell: str, what: str, kind: str, address: str
+) -> None:
+    """The call ends as a local UNAVAILABLE, no descriptor is lost, and a later call is answered."""
+    run = subprocess.run(
+        [sys.executable, str(PROGRAM), shell, what, kind, address],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert (run.returncode, run.stderr) == (0, "")
+    assert json.loads(run.stdout) == {
+        "without": [[True, "UNAVAILABLE", True, True]] * 3,
+        "lost": 0,
+        "after": ANSWERS[kind],
+    }
