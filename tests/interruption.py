@@ -48,7 +48,7 @@ def _places(code: CodeType) -> frozenset[int]:
     for instruction in dis.get_instructions(code):
         if before not in PLAIN and instruction.opname != "PUSH_EXC_INFO":
             found.add(instruction.offset)
-        if "BACKWARD" in instruction.opname:
+        if "BACKWARD" in instruction.opname and "NO_INTERRUPT" not in instruction.opname:
             found.add(instruction.argval)
         before = instruction.opname
     return frozenset(found)

@@ -161,6 +161,7 @@ def test_anything_in_the_middle_of_a_call(name: str, target: str, rng: Random) -
                 calls.held = None
                 calls.settle()
             if step == "close":
+                calls.close()
                 calls = Calls(target)
                 calls.call()
             else:

@@ -207,13 +207,14 @@ class Hosts:
         for host in again:
             close = Close(host)
             # Whoever picks a host counts itself in if there is a subchannel: also without an interruption.
-            if host.in_flight == 0:  # uninterrupted
-                host.subchannel = None  # uninterrupted
-                closing.append(close)
-                host.unasked = False
-                host.dials += 1
-                host.stamp += 1
-                host.state = CONNECTING
+            if host.in_flight:  # uninterrupted
+                continue
+            host.subchannel = None  # uninterrupted
+            closing.append(close)
+            host.unasked = False
+            host.dials += 1
+            host.stamp += 1
+            host.state = CONNECTING
         self.redialling += (*(Open(close.host) for close in closing), *closing)
         if closing:
             self._seat()

@@ -10,7 +10,7 @@ from meshlib._adapt.errors import MeshRpcError
 from meshlib._adapt.metadata import given
 from meshlib._control.methods import Method
 from meshlib._sync.engine import Engine
-from meshlib._sync.futures import CLOSED_FUTURE, Future, invoke, result
+from meshlib._sync.futures import CLOSED_FUTURE, Future, begun, made, result
 from meshlib._sync.runtime import Lease
 from meshlib._sync.streams import ResponseStream, StreamEngine
 from meshlib._sync.subchannels import CLOSED_CHANNEL
@@ -33,8 +33,8 @@ class Multicallable:
         self._method = method
         self._plan = lease.settings.methods.plan(method.name)
 
-    def _invoke(self, kind: type[Engine], request: Any, *options: Any) -> Engine:
-        return invoke(kind, self._lease, self._method, self._plan, request, *options)
+    def _made(self, kind: type[Engine], request: Any, *options: Any) -> Engine:
+        return made(kind, self._lease, self._method, self._plan, request, *options)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._method.name} {self._lease.settings.target.text}>"
@@ -56,7 +56,7 @@ class UnaryUnary(Multicallable, grpc.UnaryUnaryMultiCallable):  # type: ignore[t
     ) -> Any:
         method = self._method
         if self._plan.hedging is not None:
-            engine = self._invoke(
+            engine = self._made(
                 Engine, request, timeout, metadata, credentials, wait_for_ready, compression, CLOSED_CHANNEL
             )
             return result(engine)
@@ -81,7 +81,7 @@ class UnaryUnary(Multicallable, grpc.UnaryUnaryMultiCallable):  # type: ignore[t
     ) -> Any:
         method = self._method
         if self._plan.hedging is not None:
-            engine = self._invoke(
+            engine = self._made(
                 Engine, request, timeout, metadata, credentials, wait_for_ready, compression, CLOSED_CHANNEL
             )
             return result(engine), Future(engine)
@@ -104,7 +104,7 @@ class UnaryUnary(Multicallable, grpc.UnaryUnaryMultiCallable):  # type: ignore[t
         wait_for_ready: bool | None = None,
         compression: grpc.Compression | None = None,
     ) -> Any:
-        return Future(self._invoke(Engine, request, timeout, metadata, credentials, wait_for_ready, compression))
+        return begun(Future(self._made(Engine, request, timeout, metadata, credentials, wait_for_ready, compression)))
 
 
 class UnaryStream(Multicallable, grpc.UnaryStreamMultiCallable):  # type: ignore[type-arg]
@@ -127,9 +127,11 @@ class UnaryStream(Multicallable, grpc.UnaryStreamMultiCallable):  # type: ignore
         wait_for_ready: bool | None = None,
         compression: grpc.Compression | None = None,
     ) -> Any:
-        return ResponseStream(
-            self._invoke(
-                StreamEngine, request, timeout, metadata, credentials, wait_for_ready, compression, self._closed
+        return begun(
+            ResponseStream(
+                self._made(
+                    StreamEngine, request, timeout, metadata, credentials, wait_for_ready, compression, self._closed
+                )
             )
         )
 
@@ -148,7 +150,7 @@ class StreamUnary(Multicallable, grpc.StreamUnaryMultiCallable):  # type: ignore
         wait_for_ready: bool | None = None,
         compression: grpc.Compression | None = None,
     ) -> Any:
-        engine = self._invoke(
+        engine = self._made(
             Engine, request_iterator, timeout, metadata, credentials, wait_for_ready, compression, CLOSED_CHANNEL
         )
         return result(engine)
@@ -162,7 +164,7 @@ class StreamUnary(Multicallable, grpc.StreamUnaryMultiCallable):  # type: ignore
         wait_for_ready: bool | None = None,
         compression: grpc.Compression | None = None,
     ) -> Any:
-        engine = self._invoke(
+        engine = self._made(
             Engine, request_iterator, timeout, metadata, credentials, wait_for_ready, compression, CLOSED_CHANNEL
         )
         return result(engine), Future(engine)
@@ -176,8 +178,8 @@ class StreamUnary(Multicallable, grpc.StreamUnaryMultiCallable):  # type: ignore
         wait_for_ready: bool | None = None,
         compression: grpc.Compression | None = None,
     ) -> Any:
-        return Future(
-            self._invoke(Engine, request_iterator, timeout, metadata, credentials, wait_for_ready, compression)
+        return begun(
+            Future(self._made(Engine, request_iterator, timeout, metadata, credentials, wait_for_ready, compression))
         )
 
 
@@ -195,6 +197,8 @@ class StreamStream(Multicallable, grpc.StreamStreamMultiCallable):  # type: igno
         wait_for_ready: bool | None = None,
         compression: grpc.Compression | None = None,
     ) -> Any:
-        return ResponseStream(
-            self._invoke(StreamEngine, request_iterator, timeout, metadata, credentials, wait_for_ready, compression)
+        return begun(
+            ResponseStream(
+                self._made(StreamEngine, request_iterator, timeout, metadata, credentials, wait_for_ready, compression)
+            )
         )

@@ -156,6 +156,8 @@ class Engine:
         self._serializer = WorkSerializer(runtime.clock)
         self._commands: deque[CallCommand] = deque()
         """What is still to be performed."""
+        self._ending: Finish | None = None
+        """How the machine has the call end."""
         self._method = method
         self._request = request
         self._valid = valid(metadata)
@@ -188,7 +190,7 @@ class Engine:
                 return
             self._run(self.call.begin, Place.USER, raising=True)
         except BaseException:
-            self.abandon()  # the caller gets what was raised, and no handle
+            self._soon(self._give_up)  # the caller gets what was raised, and no handle
             raise
 
     def cancel(self, outcome: Outcome, place: Place = Place.USER) -> bool:
@@ -322,7 +324,8 @@ class Engine:
             self.monitor.notify()
             self._perform(place, raising=raising)
         except BaseException:
-            self._soon(self._resume)
+            if not raising:
+                self._soon(self._resume)
             raise
         return found
 
@@ -339,6 +342,11 @@ class Engine:
             except RuntimeError:
                 return  # the loop has ended with the last channel, and the call with it
 
+    def _give_up(self) -> None:
+        """Ends a call whose beginning was cut short, on the control thread."""
+        self.cancel(ABANDONED, Place.CONTROL)
+        self._resume()
+
     def _resume(self, report: tuple[Attempt, Outcome] | None = None) -> None:
         """Does what was left undone when an exception was raised, on the control thread.
 
@@ -352,6 +360,13 @@ class Engine:
         for attempt in list(self._attempts.values()):
             if attempt.ended and not attempt.readers:
                 self.report(attempt, Place.CONTROL)
+            # Commands may have been taken out and not been performed; what has been done is not done again.
+            elif not attempt.aside and not attempt.reported:
+                self._commands.append(attempt.command)
+            elif attempt.command.dropped and not attempt.cancelled:
+                self._commands.append(CancelAttempt(attempt.command.n))
+        if self._ending is not None and self.outcome is None:
+            self._commands.append(self._ending)
         self._perform(Place.CONTROL)
         self.monitor.notify()
 
@@ -365,13 +380,15 @@ class Engine:
                 self.call.on_outcome(command.n, RAISED, now=now)
             else:
                 self._commands.append(CancelAttempt(command.n))
-        self._commands.append(Finish(RAISED, 0))
+        self._ending = Finish(RAISED, 0)
 
     def _settled(self, commands: Commands) -> Commands:
         """What follows from a step of the machine, as part of it."""
         for command in commands:
             if type(command) is StartAttempt:
                 self._attempts[command.n] = Attempt(command)
+            elif type(command) is Finish:
+                self._ending = command
         due = self.call.next_timer()
         if due != self._due:
             self._arm(due)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from types import TracebackType
-from typing import Any, final
+from typing import Any, TypeVar, final
 
 import grpc
 
@@ -26,9 +26,11 @@ from meshlib._sync.requests import ITERATING_FAILED, Requests
 from meshlib._sync.runtime import Lease
 from meshlib._sync.unary import failure, serialized, unserialized
 
-__all__ = ["CLOSED_FUTURE", "Future", "Handle", "invoke", "result"]
+__all__ = ["CLOSED_FUTURE", "Future", "Handle", "begun", "made", "result"]
 
 _log = logging.getLogger("meshlib")
+
+H = TypeVar("H", bound="Handle")
 
 CLOSED_FUTURE = "Cannot invoke RPC: Channel closed!"
 """What grpc raises as ``ValueError`` where the call would not have blocked, to the letter."""
@@ -38,8 +40,8 @@ class Handle(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg]
     """A call under way, or ended. Collecting it cancels the call."""
 
     def __init__(self, engine: Engine) -> None:
+        self._engine = engine  # first: whatever is raised here, it can be collected
         super().__init__()
-        self._engine = engine
 
     @property
     def mesh(self) -> CallMesh:
@@ -184,7 +186,14 @@ class Future(Handle):
     """A call with one response."""
 
 
-def invoke(
+def begun(handle: H) -> H:
+    """Starts a call without waiting for anything. Its handle is there before: if a signal handler raises anywhere, that
+    is collected, and the call cancelled."""
+    handle._engine.begin()
+    return handle
+
+
+def made(
     kind: type[Engine],
     lease: Lease,
     method: Method,
@@ -197,7 +206,7 @@ def invoke(
     compression: grpc.Compression | None,
     closed: str = CLOSED_FUTURE,
 ) -> Engine:
-    """Starts a call without waiting for anything.
+    """A call that is to begin.
 
     Args:
         kind: of engine.
@@ -232,9 +241,7 @@ def invoke(
         if threadless():  # there is no thread that could read them meanwhile
             request, serializer = gathered(request, method), None
         data = Requests(request, serializer, method.name, plan.buffer_size, control.current().clock)
-    engine = kind(lease, method, plan, data, timeout, given(metadata), credentials, wait_for_ready, compression)
-    engine.begin()
-    return engine
+    return kind(lease, method, plan, data, timeout, given(metadata), credentials, wait_for_ready, compression)
 
 
 def gathered(requests: Iterable[Any], method: Method) -> Iterator[bytes]:
@@ -252,12 +259,13 @@ def gathered(requests: Iterable[Any], method: Method) -> Iterator[bytes]:
 
 
 def result(engine: Engine) -> Any:
-    """Blocks until the call has ended, and returns its response.
+    """Starts a call, blocks until it has ended, and returns its response.
 
     Raises:
         grpc.RpcError: it failed.
     """
     try:
+        engine.begin()
         engine.wait()
     except BaseException:
         engine.cancel(CANCELLED)
