@@ -3,7 +3,7 @@
     python benchmarks/pick.py
 
 The hosts are those of a channel, so that reading a weight costs what it costs there. They are idle, but in the row that
-is "busy": there each has a call in flight. ``build`` runs off the channel's lock, ``adopt`` and the picks under it. Of
+is "busy": there each has a call in flight. ``build`` runs outside of the channel's steps, ``adopt`` in one. Of
 several rounds the fastest counts: the others measure the machine.
 """
 

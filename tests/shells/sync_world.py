@@ -12,7 +12,7 @@ from tests.shells.baton import Baton
 from tests.shells.loops import Loop
 from tests.shells.network import Network
 from tests.shells.observing import errorless, seen, settings
-from tests.shells.primitives import Event, Lock, Thread
+from tests.shells.primitives import Event, Thread
 from tests.shells.script import Caller, Script
 from tests.shells.sync_grpc import Channel, Poller
 from tests.shells.trace import Entry, Trace
@@ -59,9 +59,6 @@ class _Clock(Clock):
 
     def rng(self) -> random.Random:
         return random.Random(self._seed)
-
-    def lock(self) -> Lock:
-        return Lock(self._baton)
 
     def ident(self) -> int:  # type: ignore[override]
         return id(self._baton.seat)

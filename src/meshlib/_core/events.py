@@ -294,7 +294,7 @@ class PluginFailed(ChannelEvent):
 
 
 class CallObserver(Protocol):
-    """Hears what happens to calls; called by the thread that drives the call, outside the channel's lock."""
+    """Hears what happens to calls; called by the thread that drives the call."""
 
     def on_call_event(self, call: "Call", event: CallEvent) -> None:
         """One event of one call."""

@@ -68,7 +68,7 @@ STAGES: Final = (
         name="in_flight",
         scope="attempt",
         inside=True,
-        why="counted under the lock of the choice, before the send, so that a host in use is never closed",
+        why="counted with the choice, before the send, so that a host in use is never closed",
     ),
     Stage(
         name="outlier",

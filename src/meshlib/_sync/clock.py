@@ -7,7 +7,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from queue import Empty, SimpleQueue
 from typing import Any, Final, Protocol, final
 
@@ -83,10 +82,6 @@ class Clock:
     def rng(self) -> random.Random:
         """What draws jitter and lots."""
         return random.Random()
-
-    def lock(self) -> AbstractContextManager[Any]:
-        """A lock that is not re-entrant."""
-        return threading.Lock()
 
     ident: Callable[[], int] = staticmethod(threading.get_ident)
     """The calling thread."""

@@ -177,7 +177,7 @@ class Handle(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg]
 
 
 def _shown(engine: Engine, attempt: Attempt) -> object:
-    """Something that says whether an attempt without initial metadata failed; under the lock."""
+    """Something that says whether an attempt without initial metadata failed."""
     return attempt.reported or engine.outcome or engine.call.committed == attempt.command.n or None
 
 

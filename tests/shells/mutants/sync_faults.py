@@ -99,8 +99,8 @@ SYNC = (
     Mutant(
         name="lost cancel of a losing hedge",
         module="engine",
-        old="                self._stop(self._attempts[command.n])\n            else:",
-        new="                pass\n            else:",
+        old="            self._stop(self._attempts[command.n])\n        else:",
+        new="            pass\n        else:",
         kinds=("hedged",),
     ),
     Mutant(
@@ -113,22 +113,22 @@ SYNC = (
     Mutant(
         name="leaked slot of a cancelled attempt",
         module="engine",
-        old="            if attempt.reported:\n",
-        new="            if attempt.reported or attempt.cancelled:\n",
+        old="        if attempt.reported:  # uninterrupted\n",
+        new="        if attempt.reported or attempt.cancelled:\n",
         kinds=("hedged",),
     ),
     Mutant(
         name="double report",
         module="engine",
-        old="            if attempt.reported:\n",
-        new="            if False:\n",
+        old="        attempt.reported = True  # uninterrupted\n",
+        new="",
         kinds=("stream",),
     ),
     Mutant(
         name="outcome swallowed while somebody reads",
         module="streams",
-        old="failed = failed or (attempt.ended and not attempt.readers)",
-        new="failed = attempt.ended and not attempt.readers",
+        old="if failed or (attempt.ended and not attempt.readers):",
+        new="if False:",
         kinds=("stream",),
     ),
     Mutant(
@@ -155,15 +155,15 @@ SYNC = (
     Mutant(
         name="request that a stale attempt waited for is lost",
         module="requests",
-        old="                self._buffer.append(data)\n",
-        new="                self._stopped or self._buffer.append(data)\n",
+        old="            self._buffer.append(data)\n",
+        new="            self._stopped or self._buffer.append(data)\n",
         kinds=("chat",),
     ),
     Mutant(
         name="done-callbacks told twice",
         module="engine",
-        old="    for callback in callbacks:\n",
-        new="    for callback in callbacks * 2:\n",
+        old="            callback = callbacks.popleft()\n",
+        new="            callback = callbacks.popleft()\n            callback()\n",
         kinds=("future",),
     ),
     Mutant(
@@ -185,17 +185,6 @@ SYNC = (
         module="runtime",
         old="            circuit_breaker=settings.circuit_breaker,\n",
         new="",
-        kinds=("future",),
-    ),
-    Mutant(
-        name="grpc called under the lock of the call",
-        module="engine",
-        old="""            commands = self._settled(step(now=self.runtime.now()))
-        self._perform(commands, place)
-""",
-        new="""            commands = self._settled(step(now=self.runtime.now()))
-            self._perform(commands, place)
-""",
         kinds=("future",),
     ),
 )
