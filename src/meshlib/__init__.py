@@ -200,7 +200,11 @@ def insecure_channel(
     options: Iterable[tuple[str, Any]] | None = None,
     compression: grpc.Compression | None = None,
 ) -> "Channel":
-    """:func:`channel` with the signature of ``grpc.insecure_channel``, and every target that takes."""
+    """:func:`channel` with the signature of ``grpc.insecure_channel``, and every target that takes.
+
+    Calls run as often as with grpc: only an attempt that provably reached no server is retried, as under
+    ``RetryPolicy(unsent_only=True)``. :func:`channel` retries ``UNAVAILABLE`` too.
+    """
     from meshlib._control.settings import settle
     from meshlib._sync.channel import Channel
 
@@ -213,7 +217,11 @@ def secure_channel(
     options: Iterable[tuple[str, Any]] | None = None,
     compression: grpc.Compression | None = None,
 ) -> "Channel":
-    """:func:`channel` with the signature of ``grpc.secure_channel``, and every target that takes."""
+    """:func:`channel` with the signature of ``grpc.secure_channel``, and every target that takes.
+
+    Calls run as often as with grpc: only an attempt that provably reached no server is retried, as under
+    ``RetryPolicy(unsent_only=True)``. :func:`channel` retries ``UNAVAILABLE`` too.
+    """
     from meshlib._control.settings import settle
     from meshlib._sync.channel import Channel
 

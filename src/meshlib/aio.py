@@ -137,7 +137,11 @@ def insecure_channel(
     compression: grpc.Compression | None = None,
     interceptors: Iterable[Any] | None = None,
 ) -> "Channel":
-    """:func:`channel` with the signature of ``grpc.aio.insecure_channel``, and every target that takes."""
+    """:func:`channel` with the signature of ``grpc.aio.insecure_channel``, and every target that takes.
+
+    Calls run as often as with grpc: only an attempt that provably reached no server is retried, as under
+    ``RetryPolicy(unsent_only=True)``. :func:`channel` retries ``UNAVAILABLE`` too.
+    """
     from meshlib._aio.channel import Channel
     from meshlib._control.settings import settle
 
@@ -159,7 +163,11 @@ def secure_channel(
     compression: grpc.Compression | None = None,
     interceptors: Iterable[Any] | None = None,
 ) -> "Channel":
-    """:func:`channel` with the signature of ``grpc.aio.secure_channel``, and every target that takes."""
+    """:func:`channel` with the signature of ``grpc.aio.secure_channel``, and every target that takes.
+
+    Calls run as often as with grpc: only an attempt that provably reached no server is retried, as under
+    ``RetryPolicy(unsent_only=True)``. :func:`channel` retries ``UNAVAILABLE`` too.
+    """
     from meshlib._aio.channel import Channel
     from meshlib._control.settings import settle
 

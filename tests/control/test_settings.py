@@ -13,11 +13,14 @@ import meshlib.aio
 from meshlib._control.settings import settle
 
 
-def test_a_one_word_swap_has_every_default() -> None:
-    """Retries and their budget too."""
-    for settings in (settle("svc-a"), settle("svc-a", as_grpc=True)):
-        assert settings.methods.retry == meshlib.RetryPolicy()
+def test_a_one_word_swap_has_every_default_but_retries_only_what_never_ran() -> None:
+    """Behind grpc's names a call runs as often as with grpc; everything else is the default of ``meshlib.channel``."""
+    ours, swapped = settle("svc-a"), settle("svc-a", as_grpc=True)
+    assert ours.methods.retry == meshlib.RetryPolicy()
+    assert swapped.methods.retry == meshlib.RetryPolicy(unsent_only=True)
+    for settings in (ours, swapped):
         assert settings.retry_budget == meshlib.RetryBudget()
+        assert settings.outlier_detection == meshlib.OutlierDetection()
 
 
 @pytest.mark.parametrize("modules", [("threading",), ("select", "selectors", "socket", "queue", "time")])

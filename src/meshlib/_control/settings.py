@@ -56,6 +56,9 @@ _GEVENT: Final = ("threading", "select", "selectors")
 """Modules that the control plane needs as they are; gevent may patch some and not others."""
 
 _KINDS: Final = ("UnaryUnary", "UnaryStream", "StreamUnary", "StreamStream")
+UNSENT_ONLY: Final = RetryPolicy(unsent_only=True)
+"""Retries behind grpc's own factories: of what provably never ran, as grpc's own. Who put meshlib's in place of grpc's
+has not asked for more, and a library may rely on it (``retry=None`` of a Firestore client, an etcd transaction)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,7 +142,7 @@ def settle(
 
     Args:
         as_grpc: behind grpc's own factories: every target grpc takes is taken, and answered by grpc at the call; so are
-            interceptors.
+            interceptors. Only what was never sent is retried, unless a service config says otherwise.
         aio: for a channel of asyncio, whose interceptors are of other classes.
 
     Raises:
@@ -191,7 +194,7 @@ def settle(
         if named is not None and balancer != "round_robin":
             raise ConfigError("balancer", balancer, f"is in options[{LB_POLICY!r}] as well; give one of the two")
     config, given = configured(service_config, given, target=parsed, as_grpc=as_grpc)
-    table = MethodTable(retry=retry, timeout=timeout, methods=merged(methods, config))
+    table = MethodTable(retry=UNSENT_ONLY if as_grpc else retry, timeout=timeout, methods=merged(methods, config))
     announce(parsed, given, secure=secure)
     return Settings(
         target=parsed,
