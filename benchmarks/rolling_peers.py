@@ -1,6 +1,7 @@
 """Who is measured by ``rolling.py``: meshlib, grpc's own round robin with its own retries, and an Envoy sidecar.
 
-All of them may try three times, after the same back-off, where a call ended UNAVAILABLE; and CANCELLED, if asked.
+All of them may try three times, after the same back-off, where a call ended UNAVAILABLE; and CANCELLED, unless asked
+not to.
 """
 
 import json
@@ -29,11 +30,14 @@ Attempts = Callable[[], int | None]
 
 @contextmanager
 def mesh(shell: str, addresses: list[str], codes: list[str]) -> Iterator[tuple[Any, Attempts]]:
-    """Meshlib with its defaults, but for the codes."""
+    """Meshlib with its defaults, unless other codes are asked for."""
     make = meshlib.channel if shell == "sync" else meshlib.aio.channel
-    retry = meshlib.RetryPolicy(retryable_status_codes=frozenset(codes))
+    retry = meshlib.RetryPolicy()
     assert (retry.max_attempts, retry.initial_backoff, retry.max_backoff) == (ATTEMPTS, BACKOFF, MAX_BACKOFF)
-    yield make("static:///" + ",".join(addresses), retry=retry), lambda: None
+    changed = {}
+    if retry.retryable_status_codes != frozenset(codes):
+        changed["retry"] = meshlib.RetryPolicy(retryable_status_codes=frozenset(codes))
+    yield make("static:///" + ",".join(addresses), **changed), lambda: None
 
 
 @contextmanager

@@ -196,7 +196,7 @@ class ScriptedCluster:
         self.refusals += 1
         return why
 
-    def lost(self, host: Host, *, since: float, now: float) -> bool:
+    def lost(self, host: Host, *, since: float, cut: bool, now: float) -> bool:
         return host in self.lost_hosts
 
     def note(self, event: ChannelEvent) -> None:

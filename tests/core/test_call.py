@@ -5,7 +5,8 @@ import math
 import pytest
 from tests.core.scripted import CANCELLED, METHOD, REFUSED, UNAVAILABLE, Ear, ScriptedCluster, brief, ended, host, plan
 
-from meshlib._core.attempts.budget import LOSS_SHOWS
+from meshlib._core.attempts.budget import LOSS_PATIENCE, LOSS_POLLS, LOSS_SHOWS
+from meshlib._core.attempts.retry import LOCAL
 from meshlib._core.call import Call, State
 from meshlib._core.cluster import CLOSED
 from meshlib._core.commands import Finish, StartAttempt
@@ -86,6 +87,12 @@ def test_too_many_attempts() -> None:
         (RETRY, Outcome("UNAVAILABLE", pushback=-1.0), "the server forbade a retry"),
         (RetryPolicy(unsent_only=True), UNAVAILABLE, "it may have reached a server, and unsent_only is set"),
         (RETRY, Outcome("DEADLINE_EXCEEDED"), "DEADLINE_EXCEEDED is not retried"),
+        (None, Outcome("CANCELLED"), "retries are off"),
+        (RetryPolicy(unsent_only=True), Outcome("CANCELLED"), "it may have reached a server, and unsent_only is set"),
+        (RetryPolicy(retryable_status_codes={"UNAVAILABLE"}), Outcome("CANCELLED"), "CANCELLED is not retried"),  # type: ignore[arg-type]
+        (RETRY, Outcome("CANCELLED", "by the caller", local=True), LOCAL),
+        (RETRY, Outcome("UNAVAILABLE", "a plug-in raised", sent=False, local=True), LOCAL),
+        (RetryPolicy(unsent_only=True), Outcome("UNAVAILABLE", "a plug-in raised", sent=False, local=True), LOCAL),
     ],
 )
 def test_what_is_not_tried_again(policy: RetryPolicy | None, outcome: Outcome, verdict: str) -> None:
@@ -94,6 +101,35 @@ def test_what_is_not_tried_again(policy: RetryPolicy | None, outcome: Outcome, v
     assert ended(call.on_outcome(1, outcome, now=1.0)) is outcome
     assert call.verdict == verdict
     assert call.explain(outcome).startswith(f"{outcome.code} after 1 attempt on 1 endpoint ({verdict}); last: a")
+
+
+def test_cancelled_by_a_server_is_retried() -> None:
+    """A Python server that stops ends calls with CANCELLED: retried as UNAVAILABLE is, by the default policy."""
+    call = begun(ScriptedCluster(A, B), RetryPolicy())
+    assert call.on_outcome(1, Outcome("CANCELLED"), now=1.0) == ()
+    assert brief(call.on_timer(now=2.0)) == ["start 2 b retry"]
+    assert call.attempts[0].outcome is not None
+    assert call.attempts[0].outcome.sent
+
+
+@pytest.mark.parametrize("why", ["message", "headers"])
+def test_cancelled_by_a_server_after_part_of_an_answer_is_final(why: str) -> None:
+    """What has reached the application cannot be repeated."""
+    call = Call(ScriptedCluster(A, B), plan(RetryPolicy()), METHOD, streaming=True)  # type: ignore[arg-type]
+    call.begin(now=0.0)
+    call.on_commit(1, why, now=0.5)
+    cancelled = Outcome("CANCELLED")
+    assert ended(call.on_outcome(1, cancelled, now=1.0)) is cancelled
+
+
+def test_cancelled_by_the_closing_channel_is_final() -> None:
+    """grpc says CANCELLED as well when a channel is closed."""
+    cluster = ScriptedCluster(A, B)
+    call = begun(cluster, RetryPolicy())
+    cluster.closed = True
+    cancelled = Outcome("CANCELLED", "Channel closed!")
+    assert ended(call.on_outcome(1, cancelled, now=1.0)) is cancelled
+    assert call.verdict == "the channel closed"
 
 
 def test_what_was_not_sent_is_tried_again_under_unsent_only() -> None:
@@ -516,6 +552,34 @@ def test_retry_of_what_a_host_took_with_it() -> None:
     assert brief(call.on_timer(now=1.1)) == ["start 2 b retry"]
     call.on_outcome(2, OK, now=2.0)
     assert (cluster.refusals, cluster.held) == (0, 0)
+
+
+def test_a_lost_connection_is_given_time_in_seconds_and_in_polls() -> None:
+    """A machine that stalls for a second has looked once: patience ends when both have passed."""
+    cluster = ScriptedCluster(A, B, places=0)
+    call = begun(cluster)
+    call.on_outcome(1, Outcome("UNAVAILABLE", "Socket closed", answered=False), now=1.0)
+    stalled = 1.0 + 5 * LOSS_PATIENCE
+    assert call.on_timer(now=stalled) == ()
+    for n in range(1, LOSS_POLLS - 1):
+        assert call.on_timer(now=stalled + n * LOSS_SHOWS) == ()
+    cluster.lost_hosts.add(A)
+    assert brief(call.on_timer(now=stalled + LOSS_POLLS * LOSS_SHOWS)) == ["start 2 b retry"]
+
+
+def test_patience_with_a_connection_that_was_not_lost_ends() -> None:
+    """After the last poll the call fails, not before the time has passed either."""
+    cluster = ScriptedCluster(A, B, places=0)
+    call = begun(cluster)
+    call.on_outcome(1, Outcome("UNAVAILABLE", "Socket closed", answered=False), now=1.0)
+    now, commands = 1.0, ()
+    while not commands:
+        timer = call.next_timer()
+        assert timer is not None
+        now = timer
+        commands = call.on_timer(now=now)
+    assert ended(commands).code == "UNAVAILABLE"
+    assert now - 1.0 == pytest.approx(LOSS_PATIENCE, abs=2 * LOSS_SHOWS)
 
 
 # --- events and repr -----------------------------------------------------------------

@@ -3,6 +3,7 @@
 import pytest
 from tests.core.scripted import CANCELLED, METHOD, REFUSED, UNAVAILABLE, ScriptedCluster, brief, ended, host, plan
 
+from meshlib._core.attempts.retry import LOCAL
 from meshlib._core.call import Call, State
 from meshlib._core.cluster import CLOSED
 from meshlib._core.hedged import machine
@@ -244,3 +245,11 @@ def test_hedging_cancelled() -> None:
     call.on_timer(now=1.0)
     assert brief(call.on_cancel(CANCELLED, now=1.5)) == ["cancel 1", "cancel 2", "finish 0 CANCELLED"]
     assert cluster.held == 0
+
+
+def test_what_fails_in_this_process_sends_no_further_copy() -> None:
+    """A credentials plug-in that raised would raise again."""
+    call = begun(ScriptedCluster(A, B))
+    failure = Outcome("UNAVAILABLE", "a plug-in raised", sent=False, local=True)
+    assert ended(call.on_outcome(1, failure, now=0.01)) is failure
+    assert call.verdict == LOCAL

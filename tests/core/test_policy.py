@@ -16,9 +16,10 @@ SECONDS_OR_0 = "must be a number of seconds, 0 or more"
 
 
 def test_the_defaults() -> None:
-    """3 attempts, UNAVAILABLE alone, full jitter below 25 ms doubling to 250 ms, a budget of 20 % but at least 3."""
+    """3 attempts, UNAVAILABLE and CANCELLED alone, full jitter below 25 ms doubling to 250 ms, a budget of 20 % but at
+    least 3."""
     retry = RetryPolicy()
-    assert (retry.max_attempts, retry.retryable_status_codes) == (3, frozenset({"UNAVAILABLE"}))
+    assert (retry.max_attempts, retry.retryable_status_codes) == (3, frozenset({"CANCELLED", "UNAVAILABLE"}))
     assert (retry.initial_backoff, retry.backoff_multiplier, retry.max_backoff) == (0.025, 2.0, 0.25)
     assert (retry.per_attempt_timeout, retry.unsent_only, retry.buffer_size) == (None, False, 65536)
     budget = RetryBudget()

@@ -20,8 +20,8 @@ def test_no_call_fails_while_servers_are_restarted(how: str, seed: int, capsys: 
     """In both shells. Each restart can cost each caller, which has one call under way, an attempt inside the server and
     one that grpc refused before anybody knew: a bound that no load of the machine moves.
 
-    That no call fails needs no luck either: one server is down at a time, and a retry goes to another. CANCELLED is
-    among the retried codes, for a Python server that is told to stop ends some calls with it.
+    That no call fails needs no luck either: one server is down at a time, and a retry goes to another. The channels
+    have the default policy, which retries CANCELLED: a Python server that is told to stop ends some calls with it.
     """
     command = [sys.executable, str(ROLLING), f"--calls={CALLS}", f"--restarts={RESTARTS}", f"--seed={seed}"]
     command += ["--peer=meshlib", f"--how={how}", "--codes=UNAVAILABLE,CANCELLED", "--json"]

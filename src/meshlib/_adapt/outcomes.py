@@ -29,6 +29,26 @@ _BROKEN: Final = re.compile(
 )
 """How the details begin where C-core lost the connection, or the stream, before a server had answered."""
 
+_UNPROCESSED: Final = re.compile(
+    r"(Stream removed \()?(GOAWAY received; Error code: |(RST_STREAM \()?Received RST_STREAM with error code 7\b)"
+)
+"""How the details begin of a stream above the last id of a GOAWAY, and of one that REFUSED_STREAM ended: both are
+"guaranteed not to have been processed" (RFC 9113 8.7). A stream that a server may have processed before its connection
+broke has the reason for that first, and the GOAWAY after it."""
+
+_PLUGIN: Final = re.compile(r"Getting metadata from plugin failed with error: |Illegal metadata$")
+"""The details where a credentials plug-in raised, or gave what cannot be sent."""
+
+_UNSENDABLE: Final = re.compile(
+    r"Invalid metadata$|CLIENT: Sent message larger than max |"
+    r"Established channel does not have a sufficient security level to transfer call credential"
+)
+"""The details where C-core has refused what it was to send."""
+
+_CANCELLED_HERE: Final = frozenset({"Locally cancelled by application!", "Channel closed due to fork"})
+"""grpc's own words where a call was cancelled in this process; the second is in the child of a fork, which must not
+repeat the calls of its parent."""
+
 _EXPIRED: Final = frozenset({"Deadline Exceeded", "Stream removed (Deadline Exceeded)"})
 """C-core's own words at the deadline."""
 
@@ -50,6 +70,10 @@ def failed(error: Any, address: str, trailing: Iterable[Any] | None) -> Outcome:
     if unconnected(error) and _names(details, address):
         # The address makes it a proof: a server that passes on such an error of its own names another.
         return Outcome(name, details, sent=False, refused=True, error=error)
+    metadata = tuple(trailing or ())
+    if not metadata and (made := _made_here(name, details)) is not None:
+        sent, refused = made
+        return Outcome(name, details, sent=sent, refused=refused, local=not refused, error=error)
     if name == "INTERNAL" and details.startswith(_CORE_BUG):
         name = "UNAVAILABLE"
     answered = True
@@ -57,7 +81,6 @@ def failed(error: Any, address: str, trailing: Iterable[Any] | None) -> Outcome:
         answered = not _BROKEN.match(details)
     elif name == "DEADLINE_EXCEEDED":
         answered = details not in _EXPIRED
-    metadata = tuple(trailing or ())
     return Outcome(
         name,
         details,
@@ -67,6 +90,16 @@ def failed(error: Any, address: str, trailing: Iterable[Any] | None) -> Outcome:
         at=time.time(),
         error=error,
     )
+
+
+def _made_here(name: str, details: str) -> tuple[bool, bool] | None:
+    """Whether an attempt that ended so, without metadata, may have been sent, and whether the host refused it; None: a
+    server, or the loss of a connection, ended it."""
+    if name == "CANCELLED":
+        return (True, False) if details in _CANCELLED_HERE else None
+    if name == "UNAVAILABLE" and _UNPROCESSED.match(details):
+        return False, True
+    return (False, False) if _PLUGIN.match(details) or _UNSENDABLE.match(details) else None
 
 
 def unconnected(error: Any) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from meshlib._core.attempts.budget import LOSS_PATIENCE, LOSS_SHOWS
+from meshlib._core.attempts.budget import LOSS_PATIENCE, LOSS_POLLS, LOSS_SHOWS
 from meshlib._core.attempts.retry import Retries
 from meshlib._core.commands import ANSWERED, NOTHING, CancelAttempt, Commands, Finish, StartAttempt
 from meshlib._core.events import (
@@ -25,6 +25,7 @@ from meshlib._core.events import (
     Waiting,
 )
 from meshlib._core.explanation import COMMITTED, OVER_BUDGET, RETRIES_FULL, THROTTLED, deadline_exceeded, explanation
+from meshlib._core.health.losses import says_lost
 from meshlib._core.host import Host
 from meshlib._core.policy import Plan
 from meshlib._core.status import OK, Outcome
@@ -105,6 +106,8 @@ class Call:
     _why: str = "first"
     """What the attempt that is waited for will be."""
     _resume_at: float = math.inf
+    _polls: int = 0
+    """How often the connection of its last failure was judged."""
     _commitment: str = ""
     _retries: Retries | None = None
 
@@ -328,6 +331,8 @@ class Call:
         self._free(attempt)
         if self.committed:
             return self._final(attempt, COMMITTED[self._commitment], now)
+        if outcome.code == "CANCELLED" and self.cluster.closed:
+            return self._final(attempt, "the channel closed", now)
         return self._again(attempt, outcome, now)
 
     def _repick(self, attempt: StartAttempt, now: float) -> Commands | None:
@@ -372,6 +377,7 @@ class Call:
             # Judged when the back-off ends: by then it shows whether the host was lost.
             delay = max(delay, LOSS_SHOWS)
         self.state = BACKOFF
+        self._polls = 0
         if self.deadline is not None and now + delay >= self.deadline:
             return self._final(attempt, f"the back-off of {delay:.3f} s would end past the deadline", now)
         self._resume_at = now + delay
@@ -385,8 +391,10 @@ class Call:
         """The back-off is over. A retry beyond the budget goes ahead if its host was lost: the budget keeps hosts that
         answer with errors from being hammered, and must not fail the calls that a host took with it when it died."""
         if not attempt.holds:
-            lost = self.cluster.lost(attempt.host, since=attempt.start, now=now)
-            if not lost and self._may_yet_be_lost(attempt, now):
+            assert attempt.outcome is not None
+            cut = says_lost(attempt.outcome)
+            lost = self.cluster.lost(attempt.host, since=attempt.start, cut=cut, now=now)
+            if not lost and cut and self._may_yet_be_lost(attempt, now):
                 self._resume_at = now + LOSS_SHOWS
                 return NOTHING
             if not lost or not self.cluster.retries.force(attempt):
@@ -396,14 +404,11 @@ class Call:
 
     def _may_yet_be_lost(self, attempt: StartAttempt, now: float) -> bool:
         """Whether a connection that grpc calls lost has time to show that it is."""
-        outcome = attempt.outcome
-        assert outcome is not None
-        if outcome.answered or outcome.code != "UNAVAILABLE" or attempt.seconds is None:
+        assert attempt.seconds is not None
+        if self.deadline is not None and now + LOSS_SHOWS >= self.deadline:
             return False
-        until = attempt.start + attempt.seconds + LOSS_PATIENCE
-        if self.deadline is not None:
-            until = min(until, self.deadline)
-        return now + LOSS_SHOWS < until
+        self._polls += 1
+        return self._polls < LOSS_POLLS or now + LOSS_SHOWS < attempt.start + attempt.seconds + LOSS_PATIENCE
 
     def _give_up(self, attempt: StartAttempt, now: float) -> Commands:
         """A stream's attempt brought nothing for too long: it no longer counts."""

@@ -38,6 +38,7 @@ from meshlib._core.commands import (
 from meshlib._core.connectivity import CONNECTING, IDLE, NAMES, READY, SHUTDOWN, aggregate
 from meshlib._core.endpoint import Resolution, merged
 from meshlib._core.events import ChannelEvent, ChannelObserver, HostUnreachable, PanicChanged, ResolutionFailed
+from meshlib._core.health.losses import believed, broke, says_lost
 from meshlib._core.health.outlier import Outliers
 from meshlib._core.health.policy import OutlierDetection
 from meshlib._core.host import Host, Subchannel
@@ -227,9 +228,11 @@ class Cluster:
             if host.struck or (rotation is not None and rotation.listens):
                 ejected = self._run(partial(self._reported, host, outcome, seconds, None, now), "")
         else:
-            host.failures += 1
+            host.failures += not outcome.local
             look = self._look(host) if outcome.code == "UNAVAILABLE" else None
             ejected = self._run(partial(self._reported, host, outcome, seconds, look, now), "")
+            if self.hosts.lost:
+                self._notice()
         if host.removed or self._waiting.calls or self.hosts.version != self._seen:
             freed = bool(self._waiting.calls) and rotation is not None
             if freed:
@@ -251,9 +254,21 @@ class Cluster:
             self._run(partial(self.hosts.seen, (look,), now=now), None)
         return look[2] == READY
 
-    def lost(self, host: Host, *, since: float, now: float) -> bool:
-        """Whether ``host`` has left, or has been without its connection at any time since then."""
-        return not self.usable(host, now=now) or host.lost_at >= since
+    def lost(self, host: Host, *, since: float, cut: bool, now: float) -> bool:
+        """Whether ``host`` has left, or has been without its connection at any time since then.
+
+        Args:
+            host: where an attempt was sent.
+            since: when it was.
+            cut: it ended with C-core's words for a lost connection.
+            now: monotonic seconds.
+        """
+        if not self.usable(host, now=now) or host.lost_at >= since:
+            return True
+        if not cut or not self._run(partial(self._believed, host, since, now), False):
+            return False
+        self._notice()
+        return True
 
     def note(self, event: ChannelEvent) -> None:
         """Tells ``event`` to whoever listens, with the next step of the control plane."""
@@ -533,9 +548,16 @@ class Cluster:
         rotation = self._rotation
         if rotation is not None and rotation.listens:
             rotation.report(host, outcome.code, seconds, now=now)
-        if self.outliers is not None and (outcome.code != "OK" or host.struck):
-            return self._judge(self.outliers, host, outcome, now - seconds, now)
+        if outcome.code != "OK" or host.struck:
+            return self._judge(host, outcome, now - seconds, now)
         return ""
+
+    def _believed(self, host: Host, since: float, now: float) -> bool:
+        """Whether an attempt is believed that says that its connection was lost: then names are looked up."""
+        if not believed(host, since, now):
+            return False
+        self.hosts.lost = True
+        return True
 
     def _pick_failing(self, call: "Call", wait: bool, now: float) -> Host | Outcome | None:
         """The rotation has no host. A call that does not wait for one is sent to a failing host all the same, once
@@ -560,19 +582,25 @@ class Cluster:
     def _reachable(self) -> bool:
         return self.hosts.reachable(ejected=self._priorities.healthy_panic_threshold > 0)
 
-    def _judge(self, outliers: Outliers, host: Host, outcome: Outcome, start: float, now: float) -> str:
+    def _judge(self, host: Host, outcome: Outcome, start: float, now: float) -> str:
         """What the end of an attempt says of its host: nothing, if it was cancelled, made here or never sent."""
+        outliers = self.outliers
         if outcome.code == "OK":
-            outliers.answered(host)
+            if outliers is not None:
+                outliers.answered(host)
             return ""
         if outcome.local or outcome.refused or outcome.code == "CANCELLED" or host.removed:
             return ""
-        if outcome.code == "UNAVAILABLE" and not outcome.answered:
+        if says_lost(outcome):
             # The calls that a connection takes with it are one failure of its host, not as many: else every crash of a
             # busy server had it ejected, and left out when it is back.
-            if start <= host.record.broke_at:
+            counted = start <= host.record.broke_at
+            if broke(host, start, now):
+                self.hosts.lost = True
+            if counted:
                 return ""
-            host.record.broke_at = now
+        if outliers is None:
+            return ""
         found = outliers.failed(host, outcome, self.hosts.named, now=now)
         self.hosts.judged(found, now=now)
         return "" if not found or host.ejection is None else host.ejection.why

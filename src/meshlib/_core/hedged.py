@@ -4,6 +4,7 @@ import math
 from typing import Any, final
 
 from meshlib._core.attempts.hedge import Hedges
+from meshlib._core.attempts.retry import LOCAL
 from meshlib._core.call import FLYING, Call
 from meshlib._core.commands import NOTHING, Commands, StartAttempt
 from meshlib._core.explanation import COMMITTED, OVER_BUDGET, RETRIES_FULL, THROTTLED
@@ -50,6 +51,8 @@ class HedgedCall(Call):
 
     def _again(self, attempt: StartAttempt, outcome: Outcome, now: float) -> Commands:
         hedges = self._hedges
+        if outcome.local:
+            return self._final(attempt, LOCAL, now)
         if not hedges.failed(outcome, now=now):
             return self._final(attempt, f"{outcome.code} is fatal to a hedged call", now)
         held_back = self.cluster.retries.throttled(ok=False)

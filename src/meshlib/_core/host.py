@@ -50,15 +50,20 @@ class Record:
 
     __slots__ = (
         "broke_at",
+        "broke_before",
+        "broken",
         "consecutive_5xx",
         "consecutive_gateway_failure",
         "consecutive_local_origin_failure",
+        "credit",
+        "credited_at",
         "errors",
         "local_errors",
         "others",
         "returned_at",
         "seen",
         "times",
+        "unbroken",
     )
 
     def __init__(self) -> None:
@@ -75,7 +80,16 @@ class Record:
         """Successes, others, errors and local errors as of the last sweep."""
         self.returned_at = -math.inf
         self.broke_at = -math.inf
-        """Monotonic second at which a connection that broke was last counted."""
+        """Monotonic second at which the first attempt reported the last connection that broke."""
+        self.broke_before = -math.inf
+        """The same of the one before."""
+        self.credit = math.inf
+        """How many more losses are believed; infinite: as many as may be."""
+        self.credited_at = 0.0
+        self.broken = 0
+        """Attempts that the last one ended."""
+        self.unbroken = 0
+        """Attempts in flight at :attr:`broke_at` that it has not ended so far."""
         self.times = 0
         """Ejections that count for the length of the next; one less after each good interval."""
 
@@ -132,7 +146,7 @@ class Host:
         self.removed = False
         """Named by the resolver no more: it serves the calls it has and then closes."""
         self.lost_at = -math.inf
-        """Monotonic second at which it was last seen to have lost its connection."""
+        """Monotonic second at which it was last known to have lost its connection."""
         self.unasked = False
         """Nobody has asked for it since it lost its connection: the next call may have it dialled anew."""
         self.dials = 0

@@ -7,7 +7,7 @@ comes back with its connection.
 
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import final
+from typing import Final, final
 
 from meshlib._core.balancing.priorities import Priorities, Tier, divided
 from meshlib._core.commands import Close, Open
@@ -20,6 +20,9 @@ from meshlib._core.host import Host, Subchannel
 from meshlib._core.snapshot import HostSnapshot
 
 __all__ = ["Hosts"]
+
+KNOWN: Final = 0.1
+"""Seconds for which a loss that attempts made known is the same as one that a look finds: names are looked up once."""
 
 Key = tuple[str, str | None, tuple[str, ...]]
 """What tells two hosts apart: address, authority and alternatives. A connection is made to all of them."""
@@ -146,6 +149,7 @@ class Hosts:
         host.state = state
         host.state_since = now
         self.unreachable.changed(host, now=now)
+        known = now - host.lost_at < KNOWN
         if before == READY:
             host.lost_at = now
             host.unasked = True
@@ -168,7 +172,7 @@ class Hosts:
             state == TRANSIENT_FAILURE and (not host.failing or host.subchannel is None)
         ):
             host.failing = True
-            self.lost = True
+            self.lost = self.lost or not (known and before == READY)
             self.version += 1
 
     def seen(self, looks: Iterable[tuple[Host, int, int]], *, now: float) -> None:

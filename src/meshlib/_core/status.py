@@ -34,9 +34,10 @@ class Outcome:
     Args:
         code: name of the status code.
         details: the status message.
-        sent: False only where it is proved that no byte of the request reached a server.
-        refused: the host has no connection, so grpc did not send it; implies not sent.
-        local: made here: no server said it.
+        sent: False only where it is proved that no server has processed it.
+        refused: no server has processed it: the host has no connection, so grpc did not send it, or the host said so
+            (RFC 9113 8.7); implies not sent.
+        local: made here: no server said it, and it says nothing of the host.
         answered: a server said it; False where the connection broke or the time ran out.
         pushback: seconds from the ``grpc-retry-pushback-ms`` trailer; negative: the server forbids a retry (gRFC A6).
         metadata: the trailing metadata that came with it.

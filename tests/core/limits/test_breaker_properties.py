@@ -103,7 +103,7 @@ class BreakerMachine(RuleBasedStateMachine):
     def end_one(self, key: tuple[int, int], outcome: Outcome) -> None:
         attempt = self.flying.pop(key)
         told = outcome if attempt.outcome is None else attempt.outcome
-        self.charged[attempt.host.endpoint.address] += told.code != "OK"
+        self.charged[attempt.host.endpoint.address] += told.code != "OK" and not told.local
         call = self.calls[key[0]]
         self.feed(key[0], lambda now: call.on_outcome(key[1], outcome, now=now))
 

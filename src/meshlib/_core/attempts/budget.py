@@ -5,7 +5,7 @@ from typing import Final, Protocol, final
 
 from meshlib._core.attempts.policy import RetryBudget
 
-__all__ = ["LOSS_PATIENCE", "LOSS_SHOWS", "Budget"]
+__all__ = ["LOSS_PATIENCE", "LOSS_POLLS", "LOSS_SHOWS", "Budget"]
 
 LOSS_SHOWS: Final = 0.005
 """Seconds within which the connection of a host that died mostly shows it; the calls it took with it are told a little
@@ -14,6 +14,10 @@ earlier. A retry beyond the budget waits that long, to be judged by whether its 
 LOSS_PATIENCE: Final = 0.2
 """Seconds until which it is judged again, if no server answered the attempt: on a machine that is busy the connection
 shows it later. grpc's words for a lost connection are not proof enough: a server may pass them on."""
+
+LOSS_POLLS: Final = 20
+"""How often it is judged at least, however much time has passed: a machine that stalls for longer than
+``LOSS_PATIENCE`` has looked once."""
 
 
 class Holder(Protocol):

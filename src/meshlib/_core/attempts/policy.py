@@ -26,7 +26,8 @@ class RetryPolicy:
         initial_backoff: bound of the first wait, seconds.
         max_backoff: bound of every wait, seconds.
         backoff_multiplier: growth of the bound from one retry to the next, at least 1.
-        retryable_status_codes: ``grpc.StatusCode`` members or their names.
+        retryable_status_codes: ``grpc.StatusCode`` members or their names. CANCELLED means CANCELLED by a server, as a
+            Python server that stops does; a call that its caller cancels is never retried.
         per_attempt_timeout: seconds after which an attempt without an answer is given up and retried; for a stream,
             until its first message. None: only the deadline of the call ends it.
         per_attempt_idle_timeout: seconds without a response after which an attempt is given up (Envoy
@@ -52,7 +53,7 @@ class RetryPolicy:
     initial_backoff: float = 0.025
     max_backoff: float = 0.25
     backoff_multiplier: float = 2.0
-    retryable_status_codes: frozenset[str] = frozenset({"UNAVAILABLE"})
+    retryable_status_codes: frozenset[str] = frozenset({"CANCELLED", "UNAVAILABLE"})
     per_attempt_timeout: float | None = None
     per_attempt_idle_timeout: float | None = None
     unsent_only: bool = False

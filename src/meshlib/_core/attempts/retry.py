@@ -11,13 +11,16 @@ from meshlib._core.commands import StartAttempt
 from meshlib._core.events import ChannelEvent, PluginFailed
 from meshlib._core.status import Outcome
 
-__all__ = ["AttemptState", "Retries", "backoff", "carries", "reset_after", "timed_out"]
+__all__ = ["LOCAL", "AttemptState", "Retries", "backoff", "carries", "reset_after", "timed_out"]
 
 Metadata = Sequence[tuple[str, str | bytes]]
 
 TIMER_SLACK: Final = 0.005
 """An attempt that ended DEADLINE_EXCEEDED this close to its own limit, in seconds, was ended by that limit: grpc rounds
 deadlines to the millisecond, so its clock and ours may differ by a little."""
+
+LOCAL: Final = "it failed in this process, where another attempt would fail alike"
+"""Why a failure such as that of a credentials plug-in is not retried."""
 
 SHORTEST_RESET: Final = 0.001
 """Seconds; a server that asks for no more is not heard (Envoy)."""
@@ -130,6 +133,8 @@ class Retries:
     def _unfit(self, state: AttemptState, outcome: Outcome, expired: bool, now: float) -> str:
         """Why a failure is none that is tried again; empty: it is one."""
         policy = self._policy
+        if outcome.local:
+            return LOCAL
         if carries(outcome.metadata, policy.retriable_headers):
             return ""
         if policy.when is not None:
