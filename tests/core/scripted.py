@@ -42,6 +42,7 @@ from meshlib._core.events import (
 from meshlib._core.health.policy import OutlierDetection
 from meshlib._core.hedged import machine
 from meshlib._core.host import Host
+from meshlib._core.hosts import Hosts
 from meshlib._core.limits.breaker import Breaker
 from meshlib._core.limits.policy import CircuitBreaker
 from meshlib._core.policy import HedgingPolicy, Plan, RetryBudget, RetryPolicy
@@ -112,6 +113,8 @@ class ScriptedCluster:
         throttling: RetryThrottling | None = None,
         max_retries: int | None = None,
     ) -> None:
+        self.name = "svc-a"
+        self.hosts = Hosts()
         self.picks = deque(picks)
         self.places = places
         self.ready = ready

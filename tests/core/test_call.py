@@ -183,6 +183,43 @@ def test_pushback_has_limits(pushback: float, attempts: int, verdict: str) -> No
     assert (n, call.verdict) == (attempts, verdict)
 
 
+# --- what its error says -------------------------------------------------------------
+
+
+def test_details_are_the_last_servers_words() -> None:
+    """Untouched, however many attempts there were; the text of the error tells of all of them."""
+    call = begun(ScriptedCluster(A, B))
+    call.on_outcome(1, UNAVAILABLE, now=1.0)
+    call.on_timer(now=2.0)
+    last = Outcome("NOT_FOUND", "no such order")
+    outcome = ended(call.on_outcome(2, last, now=3.0))
+    assert call.details(outcome) == "no such order"
+    text = "NOT_FOUND after 2 attempts on 2 endpoints (NOT_FOUND is not retried); last: b no such order"
+    assert call.explain(outcome) == text
+
+
+@pytest.mark.parametrize(
+    ("outcome", "details"),
+    [
+        (
+            Outcome("DEADLINE_EXCEEDED", "Stream removed (Deadline Exceeded)", answered=False, error="grpc's"),
+            "Deadline Exceeded: /test.Service/Method on 'svc-a'",
+        ),
+        (
+            Outcome("DEADLINE_EXCEEDED", "no message within per_attempt_timeout of 1.0 s", answered=False),
+            "no message within per_attempt_timeout of 1.0 s: /test.Service/Method on 'svc-a'",
+        ),
+        (Outcome("DEADLINE_EXCEEDED", "the database was slow", error="grpc's"), "the database was slow"),
+    ],
+)
+def test_a_deadline_that_no_server_reported_names_method_and_target(outcome: Outcome, details: str) -> None:
+    """Never the address of a host, which the text of the error has. What a server said stays."""
+    call = begun(ScriptedCluster(A))
+    assert ended(call.on_outcome(1, outcome, now=1.0)) is outcome
+    assert call.details(outcome) == details
+    assert call.explain(outcome).endswith(f"; last: a {details}")
+
+
 # --- the deadline --------------------------------------------------------------------
 
 
@@ -202,7 +239,8 @@ def test_a_timer_that_comes_after_the_deadline() -> None:
     call.on_outcome(1, UNAVAILABLE, now=1.0)
     outcome = ended(call.on_timer(now=2.5))
     assert (outcome.code, outcome.local) == ("DEADLINE_EXCEEDED", True)
-    assert outcome.details == "Deadline Exceeded; last attempt: UNAVAILABLE gone"
+    assert outcome.details == "Deadline Exceeded: /test.Service/Method on 'svc-a'; last attempt: UNAVAILABLE"
+    assert call.explain(outcome).endswith("last: a " + outcome.details + " (gone)")
     assert cluster.held == 0
 
 
@@ -211,7 +249,8 @@ def test_a_deadline_that_has_passed_at_the_start() -> None:
     cluster = ScriptedCluster(A)
     call = Call(cluster, plan(RETRY), METHOD, deadline=1.0)  # type: ignore[arg-type]
     outcome = ended(call.begin(now=1.0))
-    assert (outcome.code, outcome.details, outcome.sent) == ("DEADLINE_EXCEEDED", "Deadline Exceeded", False)
+    assert (outcome.code, outcome.sent) == ("DEADLINE_EXCEEDED", False)
+    assert outcome.details == "Deadline Exceeded: /test.Service/Method on 'svc-a'"
     assert not cluster.reports
 
 
@@ -222,7 +261,8 @@ def test_a_deadline_while_waiting_for_a_host() -> None:
     assert call.begin(now=0.0) == ()
     assert call.state is State.WAITING
     assert call.next_timer() == 3.0
-    assert ended(call.on_timer(now=3.0)).details == "Deadline Exceeded: no endpoint is ready"
+    details = ended(call.on_timer(now=3.0)).details
+    assert details == "Deadline Exceeded: /test.Service/Method on 'svc-a': no endpoint is ready"
     assert cluster.waiting == set()
 
 

@@ -235,7 +235,7 @@ class CallMachine(RuleBasedStateMachine):
             assert self.cluster.held == self.cluster.breaker.max_retries
         if ("x-retry", "yes") in outcome.metadata and policy.retriable_headers:
             assert "is not retried" not in self.call.verdict
-        elif outcome.code in ("INVALID_ARGUMENT", "CANCELLED", "OK") and self.call.attempts[-1].why != "refused":
+        elif outcome.code in ("INVALID_ARGUMENT", "OK") and self.call.attempts[-1].why != "refused":
             assert self.call.state is State.DONE
 
     @rule(which=st.integers(0, 4))

@@ -155,7 +155,8 @@ def test_all_ejected_without_panic() -> None:
         attempt_on(channel, name, UNAVAILABLE, now=0.1)
     outcome = ended(channel.call().begin(now=0.2))
     assert outcome.local
-    assert outcome.details == "no endpoint of 'svc-a' is ready: a ejected, b ejected"
+    assert outcome.details == "no endpoint of 'svc-a' is ready: 2 ejected"
+    assert outcome.more == "a ejected, b ejected"
     waiting = channel.call(wait_for_ready=True)
     assert waiting.begin(now=0.2) == ()
     channel.step(now=1.0)

@@ -1,10 +1,14 @@
 """What a user sees of a call."""
 
+import copy
+import pickle
+
 import pytest
 from tests.core.scripted import METHOD, REFUSED, UNAVAILABLE, ScriptedCluster, ended, host, plan
 
 from meshlib._core.call import Call
-from meshlib._core.policy import RetryPolicy
+from meshlib._core.hedged import machine
+from meshlib._core.policy import HedgingPolicy, RetryPolicy
 from meshlib._core.status import OK, Outcome, local
 from meshlib._core.view import AttemptView, CallMesh
 
@@ -70,3 +74,26 @@ def test_repr() -> None:
     call = new(NO_HOST)
     outcome = ended(call.begin(now=0.0))
     assert repr(CallMesh(call, outcome)) == "<mesh local []>"
+
+
+def test_a_copy_of_what_the_mesh_did_stays_as_it_is() -> None:
+    """It holds no call, so it can be copied and pickled with the error that has it."""
+    call = new(A, B)
+    call.begin(now=0.0)
+    outcome = Outcome("NOT_FOUND")
+    call.on_outcome(1, outcome, now=1.0)
+    mesh = CallMesh(call, outcome)
+    for made in (copy.copy(mesh), copy.deepcopy(mesh), pickle.loads(pickle.dumps(mesh))):
+        assert (made.attempts, made.why, made.local) == (mesh.attempts, "NOT_FOUND is not retried", False)
+        assert repr(made) == repr(mesh)
+        assert copy.copy(made).attempts == mesh.attempts
+
+
+def test_the_loser_of_a_hedge_is_cancelled() -> None:
+    """As soon as another has won, and before grpc reports its end."""
+    policy = HedgingPolicy(max_attempts=2, hedging_delay=1.0)
+    call = machine(plan(policy))(ScriptedCluster(A, B), plan(policy), METHOD)  # type: ignore[arg-type]
+    call.begin(now=0.0)
+    call.on_timer(now=1.0)
+    call.on_outcome(2, OK, now=2.0)
+    assert [attempt.code for attempt in CallMesh(call, OK).attempts] == ["CANCELLED", "OK"]

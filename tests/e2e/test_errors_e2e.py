@@ -37,6 +37,10 @@ class Failure:
         return str(self.error.details())
 
     @property
+    def text(self) -> str:
+        return str(self.error)
+
+    @property
     def mesh(self) -> Any:
         return self.error.mesh
 
@@ -173,16 +177,16 @@ def static(*all_servers: Server) -> str:
 
 @both_shells
 def test_all_hosts_are_dead(shell: Shell) -> None:
-    """Three attempts on both, none of which left this process; the details count them and name the last refusal."""
+    """Three attempts on both, none of which left this process; the text counts them and names the last refusal."""
     with servers(2) as both:
         for server in both:
             server.stop()
         failed = failure(shell, static(*both))
         addresses = {server.address for server in both}
     assert failed.code == "UNAVAILABLE"
-    assert failed.details.startswith("UNAVAILABLE after 3 attempts on 2 endpoints (")
+    assert failed.text.startswith("UNAVAILABLE after 3 attempts on 2 endpoints (")
     last = failed.mesh.attempts[-1]
-    assert f"last: {last.host} " in failed.details
+    assert f"last: {last.host} " in failed.text
     assert "Connection refused" in failed.details
     assert [attempt.why for attempt in failed.mesh.attempts] == ["first", "retry", "retry"]
     assert {attempt.host for attempt in failed.mesh.attempts[:2]} == addresses
@@ -191,7 +195,7 @@ def test_all_hosts_are_dead(shell: Shell) -> None:
 
 @both_shells
 def test_wait_for_ready_with_all_hosts_dead(shell: Shell) -> None:
-    """It waits for a connection to the deadline, and the details have the state of each host."""
+    """It waits for a connection to the deadline, and the text has the state of each host."""
     with servers(2) as both:
         for server in both:
             server.stop()
@@ -199,19 +203,20 @@ def test_wait_for_ready_with_all_hosts_dead(shell: Shell) -> None:
         assert failed.code == "DEADLINE_EXCEEDED"
         assert failed.seconds >= 0.4
         for server in both:
-            assert f"{server.address} " in failed.details
+            assert f"{server.address} TRANSIENT_FAILURE" in failed.text
 
 
 @both_shells
 def test_the_last_server_has_the_word(shell: Shell) -> None:
-    """After several attempts code, message and metadata are those of the last, and the attempts are all told."""
+    """After several attempts code, message and metadata are those of the last; the text tells of all attempts."""
     trailer = (("x-reason", "full"),)
     with Server() as server:
         server.fault(code="UNAVAILABLE", details="too busy", trailing_metadata=trailer)
         failed = failure(shell, static(server))
         assert server.calls[echo.UNARY] == 3
     assert failed.code == "UNAVAILABLE"
-    assert failed.details == (
+    assert failed.details == "too busy"
+    assert failed.text == (
         f"UNAVAILABLE after 3 attempts on 1 endpoint ({failed.mesh.why}); last: {server.address} too busy"
     )
     assert ("x-reason", "full") in [(key, value) for key, value in failed.error.trailing_metadata()]

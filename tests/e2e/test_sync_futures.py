@@ -83,7 +83,8 @@ def test_fails_as_itself(kind: str) -> None:
         server.fault(code="UNAVAILABLE", details="gone")
         future = kinds(channel)[kind](timeout=WAIT)
         assert future.code() is grpc.StatusCode.UNAVAILABLE
-        assert future.details().startswith("UNAVAILABLE after 3 attempts on 1 endpoint (")
+        assert future.details() == "gone"
+        assert str(future).startswith("UNAVAILABLE after 3 attempts on 1 endpoint (")
         assert len(future.mesh.attempts) == 3
 
 

@@ -140,11 +140,8 @@ class Calling:
     def finish(self, outcome: Outcome, n: int) -> None:
         world, call = self.world, self.call
         world.telemetry.ended(call, outcome, now=world.now)
-        if outcome.code == "OK":
-            text = "" if call.streaming else self.flights[n].message
-        else:
-            several = outcome.error is not None and len(call.attempts) > 1
-            text = call.explain(outcome) if several else outcome.details
+        good = "" if call.streaming or outcome.code != "OK" else self.flights[n].message
+        text = good if outcome.code == "OK" else call.details(outcome)
         alone = world.script.kind in ("blocking", "hedged") and self.caller.plain and outcome.code == "OK"
         world.trace.result(self.caller.n, outcome.code, text, None if alone else CallMesh(call, outcome))
 

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, NoReturn, final
+from typing import Any, NamedTuple, NoReturn, final
 
 import grpc
 import grpc.aio
@@ -14,6 +14,13 @@ from meshlib._core.view import CallMesh
 __all__ = ["AioMeshRpcError", "MeshRpcError", "status_code"]
 
 
+class Metadatum(NamedTuple):
+    """A pair of metadata, as grpc's of that name, which cannot be pickled."""
+
+    key: str
+    value: str | bytes
+
+
 def status_code(name: str) -> grpc.StatusCode:
     """grpc's member for the name of a status code."""
     return grpc.StatusCode[name]
@@ -21,21 +28,37 @@ def status_code(name: str) -> grpc.StatusCode:
 
 @final
 class MeshRpcError(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg]
-    """A call that ended after several attempts, or before the first: what ``except grpc.RpcError`` catches.
+    """A call that ended after several attempts, at its deadline, or before the first attempt: what
+    ``except grpc.RpcError`` catches.
 
-    Code and metadata are the last server's; the details say what the mesh did. It is a finished ``grpc.Call`` and
-    ``grpc.Future``, as grpc's own error is, because interceptors call ``result()`` on it.
+    Code, details and metadata are the last server's, so that rich errors can be read from them. The text of the error
+    and ``debug_error_string()`` say what the mesh did. It is a finished ``grpc.Call`` and ``grpc.Future``, as the error
+    of grpc itself, because interceptors call ``result()`` on it. It can be copied and pickled.
+
+    Args:
+        outcome: how the call ended.
+        details: the status message.
+        mesh: what the mesh did, for ``.mesh``.
+        story: the same in words.
     """
 
-    def __init__(self, outcome: Outcome, details: str, mesh: CallMesh | None) -> None:
-        super().__init__(details)
+    def __init__(self, outcome: Outcome, details: str, mesh: CallMesh | None, story: str = "") -> None:
+        story = story or f"{outcome.code}: {details}"
+        super().__init__(story)
         self.mesh = mesh
         self._code = status_code(outcome.code)
         self._details = details
+        self._story = story
         last: Any = outcome.error
         self._initial: Any = () if last is None else last.initial_metadata()
         self._trailing: Any = () if last is None else last.trailing_metadata()
-        self._debug = "" if last is None else last.debug_error_string()
+        self._debug = story if last is None else f"{story}; {last.debug_error_string()}"
+
+    def __reduce__(self) -> Any:
+        state = dict(vars(self))
+        for name in ("_initial", "_trailing"):
+            state[name] = tuple(Metadatum(key, value) for key, value in state[name] or ())
+        return _again, (type(self), state)
 
     def code(self) -> grpc.StatusCode:
         return self._code
@@ -50,7 +73,7 @@ class MeshRpcError(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-
         return self._trailing
 
     def debug_error_string(self) -> str:
-        """C-core's account of the last attempt."""
+        """What the mesh did, and C-core's account of the last attempt."""
         return self._debug
 
     def is_active(self) -> bool:
@@ -90,30 +113,42 @@ class MeshRpcError(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-
         fn(self)
 
     def __str__(self) -> str:
-        return f"{self._code.name}: {self._details}"
+        return self._story
 
     def __repr__(self) -> str:
-        return f"<MeshRpcError {self}>"
+        return f"<MeshRpcError {self._story}>"
+
+
+def _again(kind: type[Any], state: dict[str, Any]) -> Any:
+    """An error as it was, for copies of it."""
+    made = kind.__new__(kind, state["_story"])
+    for name, value in state.items():
+        setattr(made, name, value)
+    return made
 
 
 @final
 class AioMeshRpcError(grpc.aio.AioRpcError):
     """The same for asyncio."""
 
-    def __init__(self, outcome: Outcome, details: str, mesh: CallMesh | None) -> None:
+    def __init__(self, outcome: Outcome, details: str, mesh: CallMesh | None, story: str = "") -> None:
         last: Any = outcome.error
         empty = grpc.aio.Metadata()
+        self._story = story or f"{outcome.code}: {details}"
         super().__init__(
             status_code(outcome.code),
             empty if last is None else last.initial_metadata(),
             empty if last is None else last.trailing_metadata(),
             details=details,
-            debug_error_string="" if last is None else last.debug_error_string(),
+            debug_error_string=self._story if last is None else f"{self._story}; {last.debug_error_string()}",
         )
         self.mesh = mesh
 
     def __reduce__(self) -> Any:
-        return (
-            grpc.aio.AioRpcError,
-            (self.code(), self.initial_metadata(), self.trailing_metadata(), self.details(), self.debug_error_string()),
-        )
+        return _again, (type(self), dict(vars(self)))
+
+    def __str__(self) -> str:
+        return self._story
+
+    def __repr__(self) -> str:
+        return f"<AioMeshRpcError {self._story}>"

@@ -9,7 +9,7 @@ import grpc
 
 from meshlib._core.status import Outcome
 
-__all__ = ["PUSHBACK_KEY", "failed", "pushback", "unconnected"]
+__all__ = ["FORKED", "PUSHBACK_KEY", "failed", "pushback", "unconnected"]
 
 PUSHBACK_KEY: Final = "grpc-retry-pushback-ms"
 
@@ -45,9 +45,8 @@ _UNSENDABLE: Final = re.compile(
 )
 """The details where C-core has refused what it was to send."""
 
-_CANCELLED_HERE: Final = frozenset({"Locally cancelled by application!", "Channel closed due to fork"})
-"""grpc's own words where a call was cancelled in this process; the second is in the child of a fork, which must not
-repeat the calls of its parent."""
+FORKED: Final = "Channel closed due to fork"
+"""grpc's own words in the child of a fork, which must not repeat the calls of its parent."""
 
 _EXPIRED: Final = frozenset({"Deadline Exceeded", "Stream removed (Deadline Exceeded)"})
 """C-core's own words at the deadline."""
@@ -71,9 +70,10 @@ def failed(error: Any, address: str, trailing: Iterable[Any] | None) -> Outcome:
         # The address makes it a proof: a server that passes on such an error of its own names another.
         return Outcome(name, details, sent=False, refused=True, error=error)
     metadata = tuple(trailing or ())
-    if not metadata and (made := _made_here(name, details)) is not None:
-        sent, refused = made
-        return Outcome(name, details, sent=sent, refused=refused, local=not refused, error=error)
+    if not metadata and name == "UNAVAILABLE" and _UNPROCESSED.match(details):
+        return Outcome(name, details, sent=False, refused=True, error=error)
+    if not metadata and (_PLUGIN.match(details) or _UNSENDABLE.match(details)):
+        return Outcome(name, details, sent=False, local=True, error=error)
     if name == "INTERNAL" and details.startswith(_CORE_BUG):
         name = "UNAVAILABLE"
     answered = True
@@ -90,16 +90,6 @@ def failed(error: Any, address: str, trailing: Iterable[Any] | None) -> Outcome:
         at=time.time(),
         error=error,
     )
-
-
-def _made_here(name: str, details: str) -> tuple[bool, bool] | None:
-    """Whether an attempt that ended so, without metadata, may have been sent, and whether the host refused it; None: a
-    server, or the loss of a connection, ended it."""
-    if name == "CANCELLED":
-        return (True, False) if details in _CANCELLED_HERE else None
-    if name == "UNAVAILABLE" and _UNPROCESSED.match(details):
-        return False, True
-    return (False, False) if _PLUGIN.match(details) or _UNSENDABLE.match(details) else None
 
 
 def unconnected(error: Any) -> bool:

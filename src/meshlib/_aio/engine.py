@@ -457,13 +457,12 @@ class Engine:
 def _failure(call: Call, outcome: Outcome) -> BaseException:
     mesh = CallMesh(call, outcome)
     error: Any = outcome.error
-    if isinstance(error, grpc.aio.AioRpcError):
-        if len(call.attempts) > 1:
-            return AioMeshRpcError(outcome, call.explain(outcome), mesh)
-        if error.code().name != outcome.code:
-            return AioMeshRpcError(outcome, outcome.details, mesh)  # what it calls INTERNAL is no server's word
+    if error is None or isinstance(error, grpc.aio.AioRpcError):
+        details = call.details(outcome)
+        # What grpc.aio calls INTERNAL for a lost race is no server's word.
+        several = len(call.attempts) > 1 or details != outcome.details
+        if error is None or several or error.code().name != outcome.code:
+            return AioMeshRpcError(outcome, details, mesh, call.explain(outcome))
         error = copy(error)
         error.mesh = mesh
-    elif error is None:
-        return AioMeshRpcError(outcome, outcome.details, mesh)
     return error  # type: ignore[no-any-return]

@@ -428,7 +428,10 @@ class Call:
     def _expire(self, now: float) -> Commands:
         """The deadline passed while nothing was in flight."""
         self.verdict = "the deadline passed"
-        return self._finish(deadline_exceeded(self._failure, self.cluster.situation() if self.state is WAITING else ""))
+        situation = hosts = ""
+        if self.state is WAITING:
+            situation, hosts = self.cluster.situation(), self.cluster.hosts.describe()
+        return self._finish(deadline_exceeded(self.method, self.cluster.name, self._failure, situation, hosts))
 
     def _unreachable(self, outcome: Outcome, now: float) -> Commands:
         """There is no host, and there will be none, or the circuit breaker refuses the attempt. What the last server
@@ -493,6 +496,14 @@ class Call:
         self._flying = 0
         return tuple(attempt for attempt in self.attempts if attempt.seconds is None)
 
+    def details(self, outcome: Outcome) -> str:
+        """The details of the error of a call that ended with ``outcome``: the last server's words, untouched. Where the
+        deadline passed before a server answered, the words are ours and name method and target."""
+        if outcome.code == "DEADLINE_EXCEEDED" and not outcome.answered and not outcome.local:
+            words = "Deadline Exceeded" if outcome.error is not None else outcome.details
+            return f"{words}: {self.method} on {self.cluster.name!r}"
+        return outcome.details
+
     def explain(self, outcome: Outcome) -> str:
-        """What the mesh did for a call that failed after several attempts, as the details of its error."""
-        return explanation(self.attempts, outcome, self.verdict)
+        """What the mesh did for a call that failed, with addresses, as the text of its error."""
+        return explanation(self.attempts, outcome, self.details(outcome), self.verdict)

@@ -469,10 +469,10 @@ class Cluster:
         return self.hosts.ready
 
     def situation(self) -> str:
-        """Why there is no host to send to, in words."""
+        """Why there is no host to send to, in words and without addresses."""
         if self.hosts:
             stale = f"; the last resolution failed: {self.failure}" if self.failure else ""
-            return f"no endpoint of {self.name!r} is ready: {self.hosts.describe()}{stale}"
+            return f"no endpoint of {self.name!r} is ready: {self.hosts.count()}{stale}"
         if not self.resolved:
             return f"{self.name!r} is still being resolved"
         return f"{self.name!r} has no endpoints: {self.failure}"
@@ -568,7 +568,7 @@ class Cluster:
             return None
         if (wait and self._run(self.hosts.redialled, False)) or call.wait_for_ready:
             return None
-        return self.hosts.failing(call.tried) or local("UNAVAILABLE", self.situation())
+        return self.hosts.failing(call.tried) or local("UNAVAILABLE", self.situation(), self.hosts.describe())
 
     def _wait(self, call: "Call", now: float) -> Outcome | None:
         """``call`` waits for a host, unless too many do."""

@@ -68,6 +68,14 @@ class StartAttempt:
         self.start = start
         self.previous = previous
 
+    @property
+    def code(self) -> str | None:
+        """The name of its status code; None while it is in flight and may count. One that lost against a hedge, or
+        whose call was cancelled, is CANCELLED from then on."""
+        if self.outcome is not None:
+            return self.outcome.code
+        return "CANCELLED" if self.dropped else None
+
     def __repr__(self) -> str:
         end = "in flight" if self.outcome is None else self.outcome.code
         if self.seconds is not None:

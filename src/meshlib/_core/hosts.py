@@ -5,7 +5,7 @@ leaves at once, serves the calls it has, and is closed when the last of them has
 comes back with its connection.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Final, final
 
@@ -310,8 +310,13 @@ class Hosts:
         order = [alike[(self._turn + step) % len(alike)] for step in range(len(alike))]
         return next((host for host in order if host not in tried), order[0] if order else None)
 
+    def count(self) -> str:
+        """How many are in which state, without their addresses: for the details of errors."""
+        states = Counter("ejected" if host.ejection is not None else NAMES[host.state] for host in self)
+        return ", ".join(f"{number} {state}" for state, number in sorted(states.items()))
+
     def describe(self) -> str:
-        """The first few and how they are, for messages."""
+        """The first few, with their addresses and states: for the text of errors."""
         hosts = list(self)
         shown = [
             f"{host.endpoint.address} {'ejected' if host.ejection is not None else NAMES[host.state]}"

@@ -43,9 +43,23 @@ class Outcome:
         metadata: the trailing metadata that came with it.
         at: the wall clock, seconds since 1970, when it ended: to understand a header that names a point in time.
         error: what the shell will show its caller for it; the core passes it on unseen.
+        more: what the text of the error adds to the details, such as addresses of hosts, which applications are not to
+            hand on with the details.
     """
 
-    __slots__ = ("answered", "at", "code", "details", "error", "local", "metadata", "pushback", "refused", "sent")
+    __slots__ = (
+        "answered",
+        "at",
+        "code",
+        "details",
+        "error",
+        "local",
+        "metadata",
+        "more",
+        "pushback",
+        "refused",
+        "sent",
+    )
 
     def __init__(
         self,
@@ -60,6 +74,7 @@ class Outcome:
         metadata: Sequence[tuple[str, str | bytes]] = (),
         at: float = 0.0,
         error: object = None,
+        more: str = "",
     ) -> None:
         self.code = code
         self.details = details
@@ -71,6 +86,7 @@ class Outcome:
         self.metadata = metadata
         self.at = at
         self.error = error
+        self.more = more
 
     def __repr__(self) -> str:
         marks = [name for name in ("refused", "local") if getattr(self, name)] + ([] if self.sent else ["unsent"])
@@ -81,6 +97,6 @@ class Outcome:
 OK: Final = Outcome("OK")
 
 
-def local(code: str, details: str) -> Outcome:
+def local(code: str, details: str, more: str = "") -> Outcome:
     """An outcome decided in this process, before anything was sent."""
-    return Outcome(code, details, sent=False, local=True)
+    return Outcome(code, details, sent=False, local=True, more=more)

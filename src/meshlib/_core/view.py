@@ -16,7 +16,7 @@ class AttemptView:
 
     Args:
         host: address of the host it went to.
-        code: name of its status code; None while it is in flight.
+        code: name of its status code; None while it is in flight. One that lost against a hedge is CANCELLED.
         start: seconds after the start of the call.
         seconds: how long it took; None while it is in flight.
         why: ``"first"``, ``"retry"``, ``"hedge"`` or ``"refused"`` (the one before never left this process).
@@ -37,22 +37,25 @@ class AttemptView:
 
 @final
 class CallMesh:
-    """What the mesh did for one call; looks at the call as it is when asked."""
+    """What the mesh did for one call. It looks at the call as it is when asked; a copy of it stays as it is."""
 
-    __slots__ = ("_call", "_outcome")
+    __slots__ = ("_call", "_copied", "_outcome")
 
     def __init__(self, call: "Call", outcome: "Outcome | None" = None) -> None:
         self._call = call
         self._outcome = outcome
+        self._copied: tuple[tuple[AttemptView, ...], bool, str] | None = None
 
     @property
     def attempts(self) -> tuple[AttemptView, ...]:
         """Its attempts, oldest first."""
+        if self._copied is not None:
+            return self._copied[0]
         call = self._call
         return tuple(
             AttemptView(
                 host=attempt.host.endpoint.address,
-                code=None if attempt.outcome is None else attempt.outcome.code,
+                code=attempt.code,
                 start=attempt.start - call.begun,
                 seconds=attempt.seconds,
                 why=attempt.why,
@@ -66,13 +69,25 @@ class CallMesh:
     @property
     def local(self) -> bool:
         """Whether the call was refused here and never sent."""
+        if self._copied is not None:
+            return self._copied[1]
         outcome = self._outcome
         return outcome is not None and outcome.local and not any(attempt.sent for attempt in self.attempts)
 
     @property
     def why(self) -> str:
         """Why its last failure was not tried again; empty for a call that did not fail."""
-        return self._call.verdict
+        return self._call.verdict if self._copied is None else self._copied[2]
+
+    def __reduce__(self) -> tuple[object, tuple[tuple[AttemptView, ...], bool, str]]:
+        return _copy, (self.attempts, self.local, self.why)
 
     def __repr__(self) -> str:
         return f"<mesh {'local ' * self.local}{list(self.attempts)!r}>"
+
+
+def _copy(attempts: tuple[AttemptView, ...], local: bool, why: str) -> CallMesh:
+    """A copy that does not hold the call, which has locks and connections."""
+    made = CallMesh.__new__(CallMesh)
+    made._copied = attempts, local, why
+    return made

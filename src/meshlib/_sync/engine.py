@@ -50,6 +50,8 @@ T = TypeVar("T")
 _log = DeferredLogger("meshlib")
 
 CANCELLED: Final = local("CANCELLED", "Locally cancelled by application!")
+CANCELLED_HERE: Final = Outcome("CANCELLED", "Locally cancelled by application!", local=True)
+"""The end of an attempt that was cancelled here; a server may have seen it."""
 ABANDONED: Final = local("CANCELLED", "Cancelled upon garbage collection!")
 LATE: Final = 0.5
 """Seconds after its deadline at which a thread that waits for a call ends it, if grpc does not."""
@@ -292,8 +294,11 @@ class Engine:
         call = attempt.call
         if outcome is None:
             assert call is not None
-            if call.code() is grpc.StatusCode.OK:
+            code = call.code()
+            if code is grpc.StatusCode.OK:
                 outcome = OK
+            elif code is grpc.StatusCode.CANCELLED and (attempt.cancelled or call.details() == outcomes.FORKED):
+                outcome = CANCELLED_HERE
             else:
                 outcome = outcomes.failed(call, attempt.target, call.trailing_metadata())
         if attempt.reported:  # uninterrupted

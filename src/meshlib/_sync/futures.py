@@ -98,15 +98,18 @@ class Handle(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg]
 
     def details(self) -> str:
         outcome, engine = self._outcome(), self._engine
-        if outcome.error is not None and len(engine.call.attempts) > 1:
-            return engine.call.explain(outcome)
         if outcome is OK and engine.source is not None:
             return engine.source.details() or ""
-        return outcome.details
+        return engine.call.details(outcome)
 
     def debug_error_string(self) -> str:
-        """C-core's account of the last attempt."""
-        return grpcio.debug_string(self._ended().source)
+        """What the mesh did, where there is something to tell, and C-core's account of the last attempt."""
+        outcome, engine = self._outcome(), self._engine
+        said = grpcio.debug_string(engine.source)
+        if outcome.code == "OK" or self._plain(outcome):
+            return said
+        story = engine.call.explain(outcome)
+        return f"{story}; {said}" if said else story
 
     # grpc.Future
 
@@ -122,7 +125,10 @@ class Handle(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg]
 
     def result(self, timeout: float | None = None) -> Any:
         if self._failed(timeout):
-            raise self
+            try:
+                raise self
+            finally:
+                del self  # its traceback holds this frame, which is not to hold it
         source = self._engine.source
         assert source is not None
         return source.result()
@@ -154,6 +160,11 @@ class Handle(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg]
         assert outcome is not None
         return outcome
 
+    def _plain(self, outcome: Outcome) -> bool:
+        """Whether the call failed as its only attempt did, so that there is nothing to add."""
+        call = self._engine.call
+        return len(call.attempts) == 1 and outcome.error is not None and call.details(outcome) == outcome.details
+
     def _failed(self, timeout: float | None) -> bool:
         """Waits for the end; whether it is a failure."""
         if not self._engine.wait(timeout):
@@ -166,7 +177,9 @@ class Handle(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg]
         outcome = self._engine.outcome
         if outcome is None:
             return self._engine.call.state.value
-        return outcome.code if outcome.code == "OK" else f"{outcome.code}: {self.details()}"
+        if outcome.code == "OK":
+            return outcome.code
+        return f"{outcome.code}: {outcome.details}" if self._plain(outcome) else self._engine.call.explain(outcome)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._engine.call.method} {self}>"

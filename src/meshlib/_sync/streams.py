@@ -74,7 +74,8 @@ class StreamEngine(Engine):
                 found = attempt, message
                 if self.call.plan.attempt_limit is not None:
                     self.read()
-        except (StopIteration, grpc.RpcError):
+        except (StopIteration, grpc.RpcError) as error:
+            error.__traceback__ = None  # grpc's error is its call, which its frames hold, and these hold the caller's
             failed = True
         except BaseException:
             self._soon(self._resume)
@@ -100,13 +101,22 @@ class ResponseStream(Handle):
     def __next__(self) -> Any:
         read = self._read
         if read is None:
-            return self._first()
+            message = self._first()
+            if message is not _OVER:
+                return message
+        else:
+            try:
+                return read()
+            except (StopIteration, grpc.RpcError) as error:
+                error.__traceback__ = None
+                assert self._attempt is not None
+                self._engine.report(self._attempt, Place.USER)
+        if self._outcome().code == "OK":
+            raise StopIteration
         try:
-            return read()
-        except (StopIteration, grpc.RpcError):
-            assert self._attempt is not None
-            self._engine.report(self._attempt, Place.USER)
-        return self._end()
+            raise self
+        finally:
+            del read, self  # its traceback holds this frame, which is not to hold it
 
     def next(self) -> Any:
         """grpc's call object has it too."""
@@ -117,7 +127,7 @@ class ResponseStream(Handle):
         assert isinstance(engine, StreamEngine)
         found = engine.first()
         if found is None:
-            return self._end()
+            return _OVER
         self._attempt, message = found
         assert self._attempt.call is not None
         self._read = self._attempt.call.__next__ if engine.call.plan.idle is None else self._timed
@@ -132,8 +142,3 @@ class ResponseStream(Handle):
         message = next(attempt.call)
         self._engine.read()
         return message
-
-    def _end(self) -> Any:
-        if self._outcome().code == "OK":
-            raise StopIteration
-        raise self

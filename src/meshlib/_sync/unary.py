@@ -175,11 +175,19 @@ def attempt_failed(error: Any, subchannel: Subchannel) -> Outcome:
 
 
 def failure(call: Call, outcome: Outcome) -> grpc.RpcError:
-    """The error of a failed call: grpc's own if there was one attempt, else one that tells of all of them."""
+    """The error of a failed call: grpc's own if it is that of the only attempt, else one that tells of all of them.
+
+    The call lets go of its errors. One that holds the call by ``.mesh`` would be in a cycle with it, and keep the
+    frames of its caller alive until the next cyclic collection.
+    """
     mesh = CallMesh(call, outcome)
     error: Any = outcome.error
-    if error is not None and len(call.attempts) == 1:
+    details = call.details(outcome)
+    if error is None or len(call.attempts) > 1 or details != outcome.details:
+        error = MeshRpcError(outcome, details, mesh, call.explain(outcome))
+    else:
         error.mesh = mesh
-        return error  # type: ignore[no-any-return]
-    details = call.explain(outcome) if error is not None else outcome.details
-    return MeshRpcError(outcome, details, mesh)
+    for attempt in call.attempts:
+        if attempt.outcome is not None:
+            attempt.outcome.error = None
+    return error  # type: ignore[no-any-return]

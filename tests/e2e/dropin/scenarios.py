@@ -126,9 +126,13 @@ class Scenario:
 
     def comparable(self, seen: Observation) -> Observation:
         """What must be equal of `seen`."""
-        if self.several_attempts:
+        if self.several_attempts or seen.code is grpc.StatusCode.DEADLINE_EXCEEDED or self._late(seen):
             seen = seen.but_for_details()
         return seen.but_for_headers() if self.headers_race else seen
+
+    def _late(self, seen: Observation) -> bool:
+        """Whether its deadline passed: then a mesh says of which method and which target."""
+        return seen.raised is not None and seen.raised.code is grpc.StatusCode.DEADLINE_EXCEEDED
 
     def __str__(self) -> str:
         return self.name

@@ -160,10 +160,10 @@ AIO = (
         kinds=("blocking",),
     ),
     Mutant(
-        name="error of the last attempt shown for all",
+        name="deadline without method and target",
         module="engine",
-        old="        if len(call.attempts) > 1:\n",
-        new="        if False:\n",
+        old="details = call.details(outcome)",
+        new="details = outcome.details",
         kinds=("blocking",),
     ),
 )

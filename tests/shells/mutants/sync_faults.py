@@ -90,10 +90,10 @@ SYNC = (
         kinds=("blocking",),
     ),
     Mutant(
-        name="error of the first attempt shown for all",
+        name="deadline without method and target",
         module="unary",
-        old="if error is not None and len(call.attempts) == 1:",
-        new="if error is not None:",
+        old="details = call.details(outcome)",
+        new="details = outcome.details",
         kinds=("blocking",),
     ),
     Mutant(
