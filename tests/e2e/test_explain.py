@@ -132,3 +132,21 @@ async def test_a_retry_and_one_that_is_refused(
     flush_logs()
     assert f"UNAVAILABLE after 1 attempt ({server.address} first: UNAVAILABLE; {why})" in caplog.text
     assert "UNAVAILABLE after 2 attempts" in caplog.text
+
+
+async def test_the_ejection_of_the_only_host_is_no_news(shell: Shell, caplog: pytest.LogCaptureFixture) -> None:
+    """It gets all calls all the same, so nobody is warned; the snapshot has it, and the log at DEBUG."""
+    detection = meshlib.OutlierDetection(consecutive_gateway_failure=1, interval=0.1, base_ejection_time=0.1)
+    with servers(1) as (server,), caplog.at_level(logging.DEBUG, "meshlib"):
+        async with caller(shell, server, retry=None, outlier_detection=detection) as it:
+            await it.ready(1)
+            server.fault(code="UNAVAILABLE")
+            await it.failure()
+            assert it.hosts[0].ejected_for
+            await until(lambda: "is an outlier and the only host" in caplog.text, "the log says so")
+            server.heal()
+            await until(lambda: not it.hosts[0].ejected_for, "it is back")
+            await until(lambda: it.channel.mesh.snapshot().panic == (), "panic is over")
+    told = [record for record in caplog.records if record.levelno > logging.INFO]
+    assert told == []
+    assert "ejected" not in "".join(record.message for record in caplog.records if record.levelno == logging.INFO)

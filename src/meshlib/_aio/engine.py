@@ -25,6 +25,7 @@ from meshlib._control.methods import Method
 from meshlib._control.timers import Timer, call_at
 from meshlib._core.call import Call
 from meshlib._core.commands import CallCommand, CancelAttempt, StartAttempt
+from meshlib._core.deadlines import LONGEST, far
 from meshlib._core.hedged import machine
 from meshlib._core.policy import Plan
 from meshlib._core.status import OK, Outcome, local
@@ -107,7 +108,7 @@ class Engine:
             plan,
             method.name,
             metadata=metadata,
-            deadline=None if timeout is None else now() + timeout,
+            deadline=None if timeout is None else due if (due := now() + timeout) <= LONGEST else far(now(), timeout),
             wait_for_ready=plan.wait_for_ready if wait_for_ready is None else wait_for_ready,
             streaming=streaming,
         )

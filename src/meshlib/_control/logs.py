@@ -26,7 +26,8 @@ _log = DeferredLogger("meshlib")
 class ChannelLog:
     """The log of one channel: changes of its endpoints and hosts that come back at INFO, of single connections and
     outliers that stay at DEBUG, hosts that cannot be connected, ejections, panic and limits that refuse at WARNING,
-    plug-ins that fail at ERROR, the first time each.
+    plug-ins that fail at ERROR, the first time each. Ejection and panic have no effect where there is one host, so
+    nothing but DEBUG is said of them.
 
     Args:
         target: of the channel, named in each line.
@@ -55,6 +56,15 @@ class ChannelLog:
             )
         elif isinstance(event, PluginFailed):
             self._plugin(event)
+        elif isinstance(event, HostEjected | HostReturned | PanicChanged) and event.alone:
+            if isinstance(event, HostEjected):
+                _log.debug(
+                    "%s: %s is an outlier and the only host; it is used all the same: %s",
+                    self._target,
+                    event.address,
+                    event.why,
+                    extra=extra,
+                )
         elif isinstance(event, HostEjected):
             _log.warning(
                 "%s: %s is ejected for %.1f s: %s", self._target, event.address, event.seconds, event.why, extra=extra

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from meshlib._core.attempts.budget import LOSS_PATIENCE, LOSS_POLLS, LOSS_SHOWS
 from meshlib._core.attempts.retry import Retries
 from meshlib._core.commands import ANSWERED, NOTHING, CancelAttempt, Commands, Finish, StartAttempt
+from meshlib._core.deadlines import INVALID_TIMEOUT
 from meshlib._core.events import (
     AttemptEnded,
     AttemptStarted,
@@ -263,7 +264,7 @@ class Call:
 
     def _start(self, why: str, now: float) -> Commands:
         """Sends the next attempt, if a host can be had."""
-        if self.deadline is not None and now >= self.deadline:
+        if self.deadline is not None and not now < self.deadline:
             return self._expire(now)
         chosen = self.cluster.pick(self, now)
         if type(chosen) is Host:
@@ -428,6 +429,9 @@ class Call:
     def _expire(self, now: float) -> Commands:
         """The deadline passed while nothing was in flight."""
         self.verdict = "the deadline passed"
+        if self.deadline is not None and math.isnan(self.deadline):
+            self.verdict = INVALID_TIMEOUT.details
+            return self._finish(INVALID_TIMEOUT)
         situation = hosts = ""
         if self.state is WAITING:
             situation, hosts = self.cluster.situation(), self.cluster.hosts.describe()

@@ -36,6 +36,7 @@ from meshlib._core.commands import (
     Wake,
 )
 from meshlib._core.connectivity import CONNECTING, IDLE, NAMES, READY, SHUTDOWN, aggregate
+from meshlib._core.deadlines import BRIEF, EXPIRED
 from meshlib._core.endpoint import Resolution, merged
 from meshlib._core.events import ChannelEvent, ChannelObserver, HostUnreachable, PanicChanged, ResolutionFailed
 from meshlib._core.health.losses import believed, broke, says_lost
@@ -69,6 +70,11 @@ handler, and away for as long as that takes."""
 
 CLOSED: Final = local("CANCELLED", "Channel closed!")
 """What a waiting call is told when its channel closes: grpc's own words."""
+
+
+def _brief(attempt: StartAttempt | None) -> bool:
+    """Whether an attempt had too little time for an answer."""
+    return attempt is not None and attempt.timeout is not None and attempt.timeout < BRIEF
 
 
 @final
@@ -228,6 +234,8 @@ class Cluster:
             if host.struck or (rotation is not None and rotation.listens):
                 ejected = self._run(partial(self._reported, host, outcome, seconds, None, now), "")
         else:
+            if outcome.code == "DEADLINE_EXCEEDED" and _brief(attempt) and not outcome.answered:
+                outcome = EXPIRED
             host.failures += not outcome.local
             look = self._look(host) if outcome.code == "UNAVAILABLE" else None
             ejected = self._run(partial(self._reported, host, outcome, seconds, look, now), "")
@@ -365,8 +373,8 @@ class Cluster:
             if self.outliers is not None and now >= self.outliers.sweep_at:
                 self._judged = self._happened()
                 returned, found = self.outliers.sweep(self.hosts.named, now=now)
-                self.hosts.returned(returned, now=now)
-                self.hosts.judged(found, now=now)
+                self.hosts.returned(returned, now=now, alone=self._alone)
+                self.hosts.judged(found, now=now, alone=self._alone)
             if now >= self._stale_at:
                 self.hosts.version += 1
             self._settle(now)
@@ -443,7 +451,7 @@ class Cluster:
             # With nobody connected there is nothing new to say of it.
             if rotation is not None and rotation.panic != self.panic:
                 self.panic = rotation.panic
-                self.note(PanicChanged(at=now, priorities=self.panic))
+                self.note(PanicChanged(at=now, priorities=self.panic, alone=self._alone))
             self._settle(now)
 
         return self._step(step)
@@ -579,6 +587,11 @@ class Cluster:
             self._watch.hurry(now=now)
         return None
 
+    @property
+    def _alone(self) -> bool:
+        """Whether the one host there is gets all calls, ejected or not."""
+        return len(self.hosts) == 1 and self._priorities.healthy_panic_threshold > 0
+
     def _reachable(self) -> bool:
         return self.hosts.reachable(ejected=self._priorities.healthy_panic_threshold > 0)
 
@@ -602,7 +615,7 @@ class Cluster:
         if outliers is None:
             return ""
         found = outliers.failed(host, outcome, self.hosts.named, now=now)
-        self.hosts.judged(found, now=now)
+        self.hosts.judged(found, now=now, alone=self._alone)
         return "" if not found or host.ejection is None else host.ejection.why
 
     def _sweep(self, now: float) -> None:

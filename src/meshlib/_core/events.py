@@ -202,11 +202,13 @@ class HostEjected(ChannelEvent):
         address: of the host.
         why: what it did, in words.
         seconds: until it may come back.
+        alone: it is the only host, so it gets all calls all the same.
     """
 
     address: str
     why: str
     seconds: float
+    alone: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -247,9 +249,11 @@ class HostReturned(ChannelEvent):
 
     Args:
         address: of the host.
+        alone: it is the only host.
     """
 
     address: str
+    alone: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -258,9 +262,11 @@ class PanicChanged(ChannelEvent):
 
     Args:
         priorities: those it is so for now; none: it has ended.
+        alone: there is only one host.
     """
 
     priorities: tuple[int, ...]
+    alone: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

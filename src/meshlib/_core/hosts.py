@@ -182,8 +182,8 @@ class Hosts:
             if host.stamp == stamp:
                 self.set_state(host, state, now=now)
 
-    def judged(self, found: Iterable[Outlier], *, now: float) -> None:
-        """Outlier detection found these: who is ejected leaves the rotation."""
+    def judged(self, found: Iterable[Outlier], *, now: float, alone: bool = False) -> None:
+        """Outlier detection found these: those that are ejected leave the rotation, unless ``alone``."""
         for outlier in found:
             host, address = outlier.host, outlier.host.endpoint.address
             ejection = host.ejection
@@ -191,16 +191,17 @@ class Hosts:
                 event: ChannelEvent = HostSpared(at=now, address=address, why=outlier.why, spared=outlier.spared)
             else:
                 self.version += 1
-                event = HostEjected(at=now, address=address, why=outlier.why, seconds=ejection.until - now)
+                seconds = ejection.until - now
+                event = HostEjected(at=now, address=address, why=outlier.why, seconds=seconds, alone=alone)
             if self._events is not None:
                 self._events.append(event)
 
-    def returned(self, hosts: Iterable[Host], *, now: float) -> None:
+    def returned(self, hosts: Iterable[Host], *, now: float, alone: bool = False) -> None:
         """These are ejected no more."""
         for host in hosts:
             self.version += 1
             if self._events is not None:
-                self._events.append(HostReturned(at=now, address=host.endpoint.address))
+                self._events.append(HostReturned(at=now, address=host.endpoint.address, alone=alone))
 
     def redialled(self) -> bool:
         """Has every failing host that nobody has asked for since it lost its connection dialled anew, rather than wait

@@ -13,6 +13,7 @@ from typing import Final
 
 from meshlib._core.attempts.policy import HedgingPolicy, RetryBudget, RetryPolicy, RetryThrottling, checked_retry
 from meshlib._core.checks import duration
+from meshlib._core.deadlines import LONGEST
 from meshlib._core.discovery.policy import DnsPolicy
 from meshlib._core.errors import ConfigError
 from meshlib._core.health.policy import OutlierDetection
@@ -91,7 +92,8 @@ class Plan:
     """Seconds after which an attempt without a message is."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "attempt_limit", None if self.retry is None else self.retry.attempt_limit)
+        limit = None if self.retry is None else self.retry.attempt_limit
+        object.__setattr__(self, "attempt_limit", None if limit is None else min(limit, LONGEST))
         object.__setattr__(self, "idle", None if self.retry is None else self.retry.per_attempt_idle_timeout)
 
     @property

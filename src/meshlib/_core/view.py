@@ -1,7 +1,7 @@
 """What a user may see of a call: a read-only view of its machine, for ``call.mesh`` and ``error.mesh``."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, NamedTuple, final
 
 if TYPE_CHECKING:
     from meshlib._core.call import Call
@@ -35,23 +35,30 @@ class AttemptView:
     ejected: str = ""
 
 
+class _Copied(NamedTuple):
+    """What a copy keeps of a call, which has locks and connections."""
+
+    attempts: tuple[AttemptView, ...]
+    local: bool
+    verdict: str
+
+
 @final
 class CallMesh:
     """What the mesh did for one call. It looks at the call as it is when asked; a copy of it stays as it is."""
 
-    __slots__ = ("_call", "_copied", "_outcome")
+    __slots__ = ("_call", "_outcome")
 
-    def __init__(self, call: "Call", outcome: "Outcome | None" = None) -> None:
+    def __init__(self, call: "Call | _Copied", outcome: "Outcome | None" = None) -> None:
         self._call = call
         self._outcome = outcome
-        self._copied: tuple[tuple[AttemptView, ...], bool, str] | None = None
 
     @property
     def attempts(self) -> tuple[AttemptView, ...]:
         """Its attempts, oldest first."""
-        if self._copied is not None:
-            return self._copied[0]
         call = self._call
+        if isinstance(call, _Copied):
+            return call.attempts
         return tuple(
             AttemptView(
                 host=attempt.host.endpoint.address,
@@ -69,25 +76,18 @@ class CallMesh:
     @property
     def local(self) -> bool:
         """Whether the call was refused here and never sent."""
-        if self._copied is not None:
-            return self._copied[1]
+        if isinstance(self._call, _Copied):
+            return self._call.local
         outcome = self._outcome
         return outcome is not None and outcome.local and not any(attempt.sent for attempt in self.attempts)
 
     @property
     def why(self) -> str:
         """Why its last failure was not tried again; empty for a call that did not fail."""
-        return self._call.verdict if self._copied is None else self._copied[2]
+        return self._call.verdict
 
-    def __reduce__(self) -> tuple[object, tuple[tuple[AttemptView, ...], bool, str]]:
-        return _copy, (self.attempts, self.local, self.why)
+    def __reduce__(self) -> "tuple[type[CallMesh], tuple[_Copied]]":
+        return CallMesh, (_Copied(self.attempts, self.local, self.why),)
 
     def __repr__(self) -> str:
         return f"<mesh {'local ' * self.local}{list(self.attempts)!r}>"
-
-
-def _copy(attempts: tuple[AttemptView, ...], local: bool, why: str) -> CallMesh:
-    """A copy that does not hold the call, which has locks and connections."""
-    made = CallMesh.__new__(CallMesh)
-    made._copied = attempts, local, why
-    return made

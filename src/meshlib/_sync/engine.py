@@ -32,6 +32,7 @@ from meshlib._control.methods import Method
 from meshlib._core.call import Commands
 from meshlib._core.cluster import CLOSED
 from meshlib._core.commands import CallCommand, CancelAttempt, Finish, StartAttempt
+from meshlib._core.deadlines import LONGEST, far
 from meshlib._core.explanation import deadline_exceeded
 from meshlib._core.hedged import machine
 from meshlib._core.policy import Plan
@@ -137,12 +138,15 @@ class Engine:
             timeout = plan.stream_timeout if streaming else plan.timeout
         runtime = lease.runtime()
         started = runtime.now()
+        deadline = None if timeout is None else started + timeout
+        if timeout is not None and not timeout <= LONGEST:
+            deadline = far(started, timeout)
         self.call = machine(plan)(
             runtime.cluster,
             plan,
             method.name,
             metadata=metadata,
-            deadline=None if timeout is None else started + timeout,
+            deadline=deadline,
             wait_for_ready=plan.wait_for_ready if wait_for_ready is None else wait_for_ready,
             streaming=streaming,
         )
@@ -209,6 +213,8 @@ class Engine:
 
     def wait(self, timeout: float | None = None) -> bool:
         """Blocks until the call has ended; False if it has not after ``timeout`` seconds."""
+        if timeout is not None and not timeout <= LONGEST:
+            timeout = None  # as grpc, which waits in steps: no clock of the system takes as much
         if self.outcome is not None:
             return True
         deadline = self.call.deadline
@@ -217,8 +223,13 @@ class Engine:
             return self.monitor.wait_for(lambda: self.outcome, timeout) is not None
         if self.monitor.wait_for(lambda: self.outcome, left) is None:
             # grpc's thread that would say so waits for a thread that is beneath this one.
-            self.cancel(deadline_exceeded(None, "grpc has not said how the call ended"))
+            self.cancel(self._late())
         return self.outcome is not None
+
+    def _late(self) -> Outcome:
+        """The end of a call whose deadline passed while nobody said how its attempt ended."""
+        call = self.call
+        return deadline_exceeded(call.method, call.cluster.name, None, "grpc has not said how the call ended", "")
 
     def add_callback(self, callback: Callable[[], None]) -> bool:
         """Has ``callback`` called once at the end of the call; False, and it is not, if that is over."""

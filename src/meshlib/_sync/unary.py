@@ -25,6 +25,7 @@ from meshlib._adapt.metadata import INVALID_METADATA, Metadata, for_attempt, giv
 from meshlib._control.methods import Method
 from meshlib._core.call import Call
 from meshlib._core.commands import ANSWERED, Finish, StartAttempt
+from meshlib._core.deadlines import LONGEST, far
 from meshlib._core.policy import Plan
 from meshlib._core.status import OK, Outcome, local
 from meshlib._core.view import CallMesh
@@ -101,7 +102,7 @@ def blocking(
         plan,
         method.name,
         metadata,
-        None if timeout is None else started + timeout,
+        None if timeout is None else due if (due := started + timeout) <= LONGEST else far(started, timeout),
         plan.wait_for_ready if wait_for_ready is None else wait_for_ready,
     )
     telemetry = runtime.telemetry

@@ -1,0 +1,34 @@
+"""Deadlines of calls whose timeout is out of the ordinary.
+
+C-core counts nanoseconds in 64 bits: an infinite timeout, and any above some 292 years, overflows there and ends the
+call at once.
+"""
+
+import math
+from typing import Final
+
+from meshlib._core.status import Outcome, local
+
+__all__ = ["BRIEF", "EXPIRED", "INVALID_TIMEOUT", "LONGEST", "far"]
+
+LONGEST: Final = 1e9
+"""Seconds; a longer finite timeout counts as this one, some 31 years."""
+
+BRIEF: Final = 0.001
+"""Seconds. grpc rounds deadlines to the millisecond, so an attempt with less than one left has expired before a host
+could answer."""
+
+EXPIRED: Final = Outcome("DEADLINE_EXCEEDED", "Deadline Exceeded", local=True)
+"""What the end of such an attempt says of its host: nothing."""
+
+INVALID_TIMEOUT: Final = local(
+    "INVALID_ARGUMENT", "timeout=nan is not a number of seconds; pass a number, or None for no deadline"
+)
+
+
+def far(started: float, timeout: float) -> float | None:
+    """The deadline of a call that is not before second :data:`LONGEST` of the clock: none for an infinite timeout. NaN
+    stays NaN, which the call refuses."""
+    if timeout == math.inf:
+        return None
+    return started + min(timeout, LONGEST) if timeout > 0 else math.nan
