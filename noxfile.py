@@ -99,6 +99,13 @@ def exits(session: nox.Session) -> None:
 
 
 @nox.session(python=DEVELOPED_ON)
+def preload(session: nox.Session) -> None:
+    """Two hundred reloads of workers forked from a master that has used the channel: two or three minutes."""
+    install(session, "test")
+    session.run("pytest", "tests/e2e/test_preload.py", *session.posargs, env={"MESHLIB_RELOADS": "200"})
+
+
+@nox.session(python=DEVELOPED_ON)
 def rolling(session: nox.Session) -> None:
     """What a rolling restart costs calls, beside grpc's own round robin and an Envoy sidecar: a quarter of an hour."""
     install(session)

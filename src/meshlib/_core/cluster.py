@@ -291,12 +291,13 @@ class Cluster:
         def step() -> None:
             if self.closed:
                 return
-            self.resolved = True
             self.resolutions["ok"] += 1
             self.failure = "" if resolution.endpoints else "the resolver named no endpoint"
             if self.outliers is not None:
                 self.outliers.begin(now=now)
             self._commands += map(Open, self.hosts.replace(merged(resolution.endpoints), now=now))
+            # Only now: a caller in the middle of this step would take a name without hosts for one that has none.
+            self.resolved = True
             self._settle(now)
 
         return self._step(step)

@@ -1,0 +1,80 @@
+"""A master that has used a channel and forks workers again and again, as gunicorn with ``--preload`` does at each HUP.
+
+usage: preload_master.py RELOADS WORKERS ADDRESS...
+
+Each worker starts to call within a third of a second, as they come up under load. A call that has no answer in two
+seconds is a failure: the connection of a worker then waits for what its parent had.
+"""
+
+import os
+import random
+import sys
+import time
+
+import grpc
+
+import meshlib
+from meshlib.testing import echo
+
+CALLS = 5
+DEADLINE = 2.0
+LONGEST_START = 0.3
+END = 30.0
+
+
+def work(channel: meshlib.Channel, start: float) -> int:
+    """One worker; its exit status."""
+    time.sleep(start)
+    unary = channel.unary_unary(echo.UNARY)
+    for n in range(CALLS):
+        try:
+            unary(b"x", timeout=DEADLINE)
+        except grpc.RpcError as error:
+            print(f"worker {os.getpid()}, call {n + 1}: {error}", flush=True)  # noqa: T201 - whoever runs this reads it
+            return 1
+    return 0
+
+
+def ended(pid: int) -> int:
+    """The exit status of a worker; 99: it had to be killed."""
+    deadline = time.monotonic() + END
+    while time.monotonic() < deadline:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.002)
+    os.kill(pid, 9)
+    os.waitpid(pid, 0)
+    return 99
+
+
+def main(reloads: int, workers: int, addresses: list[str]) -> int:
+    """Reloads so often; 0 if every call of every worker was answered."""
+    rng = random.Random()
+    channel = meshlib.channel("static:///" + ",".join(addresses))
+    unary = channel.unary_unary(echo.UNARY)
+    for _ in range(20):
+        unary(b"x", timeout=10)
+    statuses = []
+    for _ in range(reloads):
+        pids = []
+        for _ in range(workers):
+            start = rng.random() * LONGEST_START
+            pid = os.fork()
+            if pid == 0:
+                status = 4
+                try:
+                    status = work(channel, start)
+                finally:
+                    os._exit(status)
+            pids.append(pid)
+        statuses += map(ended, pids)
+    answered = unary(b"x", timeout=10) == b"x"
+    channel.close()
+    failed = sum(status != 0 for status in statuses)
+    print(f"{failed} of {len(statuses)} workers failed; the master {'goes on' if answered else 'is broken'}")  # noqa: T201
+    return 0 if answered and not failed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]))
