@@ -14,6 +14,13 @@ all hosts are connected:
   is connected, looked for every 20 ms; answers are more than a second apart, for a channel asks no more often;
 - ``same answer``: milliseconds of CPU of the control thread, of an answer that changes nothing;
 - ``call``: microseconds of CPU of a call, each host having had one before.
+
+Then channels to one host beside those of grpc, in turns in one process (``--channels`` does that alone):
+
+- ``open, call once, close``: seconds for 1,500 channels that are all open at once;
+- ``a channel per call``: milliseconds of each, one after the other;
+- ``ready``: milliseconds until ``grpc.channel_ready_future`` of a new channel is done;
+- ``idle``: share of one core over some seconds of 500 channels that have been called once.
 """
 
 import argparse
@@ -203,6 +210,80 @@ def row(channels: int, hosts: int, port: int, quick: bool) -> list[float]:
     ]
 
 
+def beside_grpc(port: int, quick: bool) -> dict[str, list[float]]:
+    """Of meshlib and of grpc, each figure the median of turns; this process has done nothing before."""
+    address = f"127.0.0.1:{port}"
+    kinds: dict[str, Callable[[], grpc.Channel]] = {
+        "meshlib": lambda: meshlib.channel(f"static:///{address}"),
+        "grpc": lambda: grpc.insecure_channel(address),
+    }
+    many, some, few = (20, 10, 5) if quick else (1500, 500, 100)
+
+    def call(channel: grpc.Channel) -> None:
+        channel.unary_unary(echo.UNARY)(b"", timeout=PATIENCE)
+
+    def all_at_once(make: Callable[[], grpc.Channel]) -> None:
+        channels = [make() for _ in range(many)]
+        for channel in channels:
+            call(channel)
+        for channel in channels:
+            channel.close()
+
+    def per_call(make: Callable[[], grpc.Channel]) -> None:
+        for _ in range(few):
+            with make() as channel:
+                call(channel)
+
+    def ready(make: Callable[[], grpc.Channel]) -> None:
+        for _ in range(few):
+            with make() as channel:
+                grpc.channel_ready_future(channel).result(PATIENCE)
+
+    def seconds(what: Callable[[Callable[[], grpc.Channel]], None], scale: float) -> list[float]:
+        taken: dict[str, list[float]] = {kind: [] for kind in kinds}
+        for _ in range(1 if quick else 3):
+            for kind, make in kinds.items():
+                began = time.perf_counter()
+                what(make)
+                taken[kind].append((time.perf_counter() - began) * scale)
+        return [statistics.median(each) for each in taken.values()]
+
+    def at_rest(make: Callable[[], grpc.Channel]) -> float:
+        channels = [make() for _ in range(some)]
+        for channel in channels:
+            call(channel)
+        time.sleep(0.1 if quick else 4.0)
+        span, began = 0.1 if quick else IDLE, time.process_time()
+        time.sleep(span)
+        share = (time.process_time() - began) / span
+        for channel in channels:
+            channel.close()
+        return share * 100
+
+    for make in kinds.values():
+        per_call(make)  # what is made, and imported, once per process is not counted
+    return {
+        f"{many:,} channels: open, call once, close, s": seconds(all_at_once, 1.0),
+        "a channel per call, ms": seconds(per_call, 1000 / few),
+        "ready, ms": seconds(ready, 1000 / few),
+        f"{some} idle channels, % of a core": [at_rest(make) for make in kinds.values()],
+    }
+
+
+def served(*arguments: str) -> object:
+    """What this program prints with ``arguments`` and the port of a server of its own: nothing of the last is left."""
+    with subprocess.Popen([sys.executable, __file__, "--serve"], stdin=-1, stdout=-1, text=True) as server:
+        try:
+            assert server.stdout is not None
+            command = [sys.executable, __file__, *arguments, server.stdout.readline().strip()]
+            run = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+            if run.returncode:
+                sys.exit(run.stderr)
+            return json.loads(run.stdout)
+        finally:
+            server.kill()
+
+
 def serve() -> None:
     """The echo service on every address, until standard input ends."""
     server = grpc.server(ThreadPoolExecutor(4))
@@ -251,13 +332,18 @@ def main() -> None:
         serve()
         return
     if sys.argv[1:2] == ["--row"]:
-        channels, hosts, port = map(int, sys.argv[2:5])
-        print(json.dumps(row(channels, hosts, port, sys.argv[5] == "quick")))
+        channels, hosts = map(int, sys.argv[2:4])
+        print(json.dumps(row(channels, hosts, int(sys.argv[5]), sys.argv[4] == "quick")))
+        return
+    if sys.argv[1:2] == ["--beside-grpc"]:
+        print(json.dumps(beside_grpc(int(sys.argv[3]), sys.argv[2] == "quick")))
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="write the figures there as well")
     parser.add_argument("--quick", action="store_true", help="few hosts, few channels: whether it works")
+    parser.add_argument("--channels", action="store_true", help="only those beside grpc's")
     options = parser.parse_args()
+    quick = "quick" if options.quick else ""
     about = conditions()
     print(*about.values(), sep="\n")
     sizes = [(1, 3), (1, 1000), (1, 10_000), (100, 3)]
@@ -265,24 +351,22 @@ def main() -> None:
     if options.quick:
         sizes, names = [(1, 3), (1, 50), (5, 3)], ["3 hosts", "50 hosts", "5 channels of 3 hosts"]
     rows = {}
+    if options.channels:
+        sizes, names = [], []
     for name, (channels, hosts) in zip(names, sizes, strict=True):
-        # Its own server for each: nothing of the last row is left in it.
-        with subprocess.Popen([sys.executable, __file__, "--serve"], stdin=-1, stdout=-1, text=True) as server:
-            try:
-                port = server.stdout.readline().strip()
-                command = [sys.executable, __file__, "--row", str(channels), str(hosts), port]
-                command.append("quick" if options.quick else "")
-                run = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
-                if run.returncode:
-                    sys.exit(run.stderr)
-                rows[name] = told(json.loads(run.stdout))
-                print(f"\n{name}")
-                for column, figure in zip(COLUMNS, rows[name], strict=True):
-                    print(f"    {column:<28}{figure:>10}", flush=True)
-            finally:
-                server.kill()
+        figures = served("--row", str(channels), str(hosts), quick)
+        assert isinstance(figures, list)
+        rows[name] = told(figures)
+        print(f"\n{name}")
+        for column, figure in zip(COLUMNS, rows[name], strict=True):
+            print(f"    {column:<28}{figure:>10}", flush=True)
+    beside = served("--beside-grpc", quick)
+    assert isinstance(beside, dict)
+    print(f"\n{'channels beside those of grpc':<46}{'meshlib':>10}{'grpc':>10}")
+    for name, (ours, theirs) in beside.items():
+        print(f"    {name:<42}{ours:>10.2f}{theirs:>10.2f}", flush=True)
     if options.json is not None:
-        found = {"conditions": about, "columns": COLUMNS, "rows": rows, "budgets": budgets(rows)}
+        found = {"conditions": about, "columns": COLUMNS, "rows": rows, "channels": beside, "budgets": budgets(rows)}
         options.json.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
 
 
