@@ -665,7 +665,9 @@ class Cluster:
             hosts.lost = False
             commands.append(Lookup())
         self._seen = hosts.version
-        if hosts.version != self._built:
+        if self._rotation is None and not hosts.ready:
+            self._built = hosts.version  # nobody can be chosen, and nobody could
+        elif hosts.version != self._built:
             commands.append(Rebuild())
             self._stale_at = math.inf
         elif self._rotation is not None:

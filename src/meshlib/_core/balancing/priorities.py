@@ -120,7 +120,7 @@ class Priorities:
     healthy_panic_threshold: float = 50.0
 
     def __post_init__(self) -> None:
-        if isinstance(self.balancer, str | type | Priorities) or not isinstance(self.balancer, Balancer):
+        if isinstance(self.balancer, str | type | Priorities) or not callable(getattr(self.balancer, "picker", None)):
             raise ConfigError("balancer", self.balancer, "must be a balancer object such as LeastRequest()")
         if self.overprovisioning_factor is not None:
             number("overprovisioning_factor", self.overprovisioning_factor, 1, MOST)

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
-from typing import Final, final
+from typing import Final, cast, final
 
 from meshlib._core.balancing.contracts import Balancer
 from meshlib._core.balancing.least_request import LeastRequest
@@ -92,9 +92,10 @@ class BalancerRegistry:
 def _checked(value: object, balancer: object, problem: str) -> Balancer:
     if isinstance(balancer, type):
         raise ConfigError("balancer", value, f"is a class; give an object of it: {balancer.__name__}()")
-    if not isinstance(balancer, Balancer) or not callable(balancer.picker):
+    # What isinstance() would find, at a tenth of its price: a channel asks twice.
+    if not callable(getattr(balancer, "picker", None)):
         raise ConfigError("balancer", value, f"{problem} with a method picker(hosts, *, rng)")
-    return balancer
+    return cast("Balancer", balancer)
 
 
 def _told(error: BaseException) -> str:
