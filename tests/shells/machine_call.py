@@ -131,7 +131,9 @@ class Calling:
             return
         self.world.network.landed(flight)
         outcome = OK
-        if flight.code != "OK":
+        if flight.code == "CANCELLED" and flight.details == CANCELLED:
+            outcome = Outcome("CANCELLED", CANCELLED, local=True)
+        elif flight.code != "OK":
             failed = Failed(flight)
             link: Any = self.call.attempts[n - 1].host.subchannel
             outcome = outcomes.failed(failed, f"ipv4:{link.host.address}", failed.trailing_metadata())

@@ -159,11 +159,4 @@ AIO = (
         new="",
         kinds=("blocking",),
     ),
-    Mutant(
-        name="deadline without method and target",
-        module="engine",
-        old="details = call.details(outcome)",
-        new="details = outcome.details",
-        kinds=("blocking",),
-    ),
 )

@@ -90,13 +90,6 @@ SYNC = (
         kinds=("blocking",),
     ),
     Mutant(
-        name="deadline without method and target",
-        module="unary",
-        old="details = call.details(outcome)",
-        new="details = outcome.details",
-        kinds=("blocking",),
-    ),
-    Mutant(
         name="lost cancel of a losing hedge",
         module="engine",
         old="            self._stop(self._attempts[command.n])\n        else:",
