@@ -442,8 +442,9 @@ class Cluster:
             if self.closed:
                 return
             if rotation is not None:
-                if self._previous is not None:
-                    rotation.adopt(self._previous, now=now)
+                previous = self._previous  # once: the channel may be closed in the middle of this
+                if previous is not None:
+                    rotation.adopt(previous, now=now)
                 self._previous = rotation
             self._rotation = rotation
             self._built = version
@@ -670,8 +671,8 @@ class Cluster:
         elif hosts.version != self._built:
             commands.append(Rebuild())
             self._stale_at = math.inf
-        elif self._rotation is not None:
-            self._stale_at = self._rotation.stale_at(now=now)
+        elif (rotation := self._rotation) is not None:
+            self._stale_at = rotation.stale_at(now=now)
         calls = self._waiting.take(lambda: not self.resolved or self._reachable())
         if calls:
             commands.append(Wake(calls))
