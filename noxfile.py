@@ -71,9 +71,9 @@ def mutants(session: nox.Session) -> None:
 
 @nox.session(python=DEVELOPED_ON)
 def reentrancy(session: nox.Session) -> None:
-    """Other steps, and exceptions, at every place of the machines and of the sync shell; minutes."""
+    """Other steps, and exceptions, at every place of the machines and of the shells; minutes."""
     install(session, "test")
-    tests = ["tests/core/test_reentrancy.py", "tests/e2e/test_reentrancy.py"]
+    tests = ["tests/core/test_reentrancy.py", "tests/e2e/test_reentrancy.py", "tests/e2e/test_aio_reentrancy.py"]
     session.run("pytest", *tests, "-o", "timeout=3000", *session.posargs, env={"MESHLIB_EVERY_POINT": "1"})
 
 

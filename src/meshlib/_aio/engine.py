@@ -76,6 +76,8 @@ class Engine:
     _todo: list[Step] | None = None
     """The input under way and those queued behind it; None between inputs."""
     _timer: Timer | None = None
+    _armed: bool = False
+    """It has asked for a timer before."""
     _callbacks: tuple[Callable[[Any], None], ...] = ()
     _news: News | None = None
     _waiters: tuple["asyncio.Future[None]", ...] = ()
@@ -320,11 +322,17 @@ class Engine:
                 return
             timer.cancel()
             self._timer = None
-        if at is not None:
-            self._timer = timer = call_at(self.loop, self._now, at, self._on_timer, self.context)
-            if self.outcome is not None:  # ended by a signal handler or a finalizer meanwhile
-                timer.cancel()
-                self._timer = None
+        if at is None:
+            return
+        if not self._armed:
+            # A signal handler may begin a call while the loop sorts its timers.
+            self._armed = True
+            self.loop.call_soon_threadsafe(self._arm)
+            return
+        self._timer = timer = call_at(self.loop, self._now, at, self._on_timer, self.context)
+        if self.outcome is not None:  # ended by a signal handler or a finalizer meanwhile
+            timer.cancel()
+            self._timer = None
 
     # Waiting for it.
 

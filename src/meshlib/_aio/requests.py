@@ -139,6 +139,8 @@ class Requests:
         self._asked.set()  # before the task, which may be an eager one
         if self._pull is None and not self._written:
             self._pull = asyncio.get_running_loop().create_task(self._consume(), context=self._context)
+            if self._engine is None:  # a signal handler or a finalizer has ended the call just now
+                self._pull.cancel()
         await self._news.wait(seen)
 
     async def write(self, request: Any) -> None:

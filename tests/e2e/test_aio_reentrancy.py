@@ -1,0 +1,341 @@
+"""Calls, cancellations, snapshots, finalizers and closes in the middle of the asyncio shell: at any place of its code,
+and under a storm of signals and collections, over real servers.
+
+``nox -s reentrancy`` tries every place, with everything that may come there.
+"""
+
+import asyncio
+import gc
+import itertools
+import os
+import signal
+import sys
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import suppress
+from random import Random
+from typing import Any, Final
+
+import grpc
+import pytest
+from tests.e2e.aio_world import QUICK, all_ready, in_flight, target, until
+from tests.interruption import EVERY, interrupt
+
+import meshlib
+import meshlib.aio
+from meshlib.testing import Server, echo, servers
+
+WHERE: Final = ("_core", "_aio", "_control")
+LIMIT: Final = 5.0
+"""Seconds for a scenario, which takes milliseconds; also the deadline of its calls."""
+METHODS: Final = {
+    "unary_unary": echo.UNARY,
+    "unary_stream": echo.SERVER_STREAM,
+    "stream_unary": echo.CLIENT_STREAM,
+    "stream_stream": echo.BIDI_STREAM,
+}
+
+
+async def requests() -> AsyncIterator[bytes]:
+    """A request iterator."""
+    yield b"1"
+    yield b"2"
+
+
+class World:
+    """What a scenario and what comes in its middle share.
+
+    Args:
+        channel: the one in use.
+        hosts: of the channel.
+    """
+
+    def __init__(self, channel: meshlib.aio.Channel, hosts: tuple[Server, ...]) -> None:
+        self.channel = channel
+        self.hosts = hosts
+        self.current: Any = None
+        """The call of the scenario."""
+        self.made: list[Any] = []
+        """Calls that were made in its middle."""
+        self.cancelled = False
+        self.wait = False
+        """Whether those wait for a host."""
+
+    def stub(self, kind: str) -> Any:
+        return getattr(self.channel, kind)(METHODS[kind])
+
+    # What may come in the middle.
+
+    def unary(self) -> None:
+        self.made.append(self.stub("unary_unary")(b"nested", timeout=LIMIT, wait_for_ready=self.wait))
+
+    def stream(self) -> None:
+        self.made.append(self.stub("stream_stream")(requests(), timeout=LIMIT, wait_for_ready=self.wait))
+
+    def dropped(self) -> None:
+        """A stream that is made and collected at once."""
+        self.stub("unary_stream")(b"dropped", timeout=LIMIT)
+
+    def cancel(self) -> None:
+        if self.current is not None:
+            self.cancelled = self.current.cancel() or self.cancelled
+
+    def others_cancelled(self) -> None:
+        for kind in ("unary_unary", "unary_stream"):
+            self.stub(kind)(b"nested", timeout=LIMIT).cancel()
+
+    def look(self) -> None:
+        self.channel.mesh.snapshot()
+        repr(self.channel)
+
+    def collect(self) -> None:
+        """The call of the scenario is finalized, as if it had been collected."""
+        finalizer = getattr(self.current, "__del__", None)
+        if finalizer is not None:
+            self.cancelled = True
+            finalizer()
+
+    def close(self) -> None:
+        """Another channel is closed; one that has not been used yet."""
+        with suppress(StopIteration):
+            meshlib.aio.channel(target(*self.hosts)).close().send(None)
+
+    async def ended(self, *, closed: bool = False) -> None:
+        """The calls that were made in the middle are answered, unless the channel was ``closed``."""
+        made, self.made = self.made, []
+        for call in made:
+            try:
+                if isinstance(call, grpc.aio.UnaryUnaryCall):
+                    assert await call == b"nested"
+                else:
+                    assert [message async for message in call] == [b"1", b"2"]
+            except (asyncio.CancelledError, grpc.RpcError):
+                if not closed:
+                    raise
+
+
+NESTED: Final = ("unary", "stream", "dropped", "cancel", "others_cancelled", "look", "collect", "close")
+
+
+# What it is the middle of.
+
+
+async def unary(world: World) -> object:
+    """A call with one answer."""
+    world.current = world.stub("unary_unary")(b"x", timeout=LIMIT)
+    return await world.current
+
+
+async def retried(world: World) -> object:
+    """A call that fails once, and is tried again."""
+    for server in world.hosts:
+        server.heal()
+        server.fault(code="UNAVAILABLE", times=1)
+    return await unary(world)
+
+
+async def read(world: World) -> object:
+    """A stream of answers, iterated."""
+    world.current = world.stub("unary_stream")(b"x", timeout=LIMIT)
+    return [message async for message in world.current]
+
+
+async def chat(world: World) -> object:
+    """Two streams, read."""
+    world.current = world.stub("stream_stream")(requests(), timeout=LIMIT)
+    messages = []
+    while (message := await world.current.read()) is not grpc.aio.EOF:
+        messages.append(message)
+    return messages
+
+
+async def write(world: World) -> object:
+    """A stream of requests, written."""
+    world.current = call = world.stub("stream_unary")(timeout=LIMIT)
+    await call.write(b"1")
+    await call.write(b"2")
+    await call.done_writing()
+    return await call
+
+
+async def cancelled(world: World) -> object:
+    """A stream that is cancelled."""
+    world.current = call = world.stub("stream_stream")(timeout=LIMIT)
+    await call.write(b"1")
+    world.cancelled = True
+    call.cancel()
+    return await call.read()
+
+
+async def first(world: World) -> object:
+    """The first call of a channel, and its end."""
+    used, world.wait = world.channel, True
+    try:
+        async with meshlib.aio.channel(target(*world.hosts), retry=QUICK) as world.channel:
+            answer = await unary(world)
+            await world.ended()
+        await world.ended(closed=True)
+        return answer
+    finally:
+        world.channel, world.wait = used, False
+
+
+SCENARIOS: Final[dict[str, tuple[Callable[[World], Awaitable[object]], object]]] = {
+    "unary": (unary, b"x"),
+    "retried": (retried, b"x"),
+    "read": (read, [b"x"] * 3),
+    "chat": (chat, [b"1", b"2"]),
+    "write": (write, b"12"),
+    "cancelled": (cancelled, None),
+    "first": (first, b"x"),
+}
+
+
+async def lived(world: World, scenario: Callable[[World], Awaitable[object]], expected: object) -> None:
+    """Runs ``scenario`` and all that comes in its middle to their ends."""
+    world.current, world.cancelled = None, False
+    tasks = len(asyncio.all_tasks())
+    outcome: object
+    async with asyncio.timeout(LIMIT):
+        try:
+            outcome = await scenario(world)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling() or not world.cancelled:
+                raise
+            outcome = "cancelled"
+        except asyncio.InvalidStateError:  # it wrote to a call that was cancelled
+            if not world.cancelled:
+                raise
+            outcome = "cancelled"
+        assert world.cancelled or outcome == expected, outcome
+        while world.made or _under_way(world.channel) or len(asyncio.all_tasks()) > tasks:
+            await world.ended()
+            await asyncio.sleep(0)
+
+
+def _under_way(channel: meshlib.aio.Channel) -> bool:
+    snapshot = channel.mesh.snapshot()
+    assert all(host.in_flight >= 0 for host in snapshot.hosts), snapshot
+    return bool(in_flight(channel) or snapshot.waiting or snapshot.retries_held)
+
+
+STRIDES: Final = {"first": 11 * EVERY}
+"""Where a scenario has so many places that one in ``EVERY`` would take long."""
+
+
+def steps(offset: int) -> Iterator[tuple[str, ...]]:
+    """What comes at one place after the other: one thing each, or everything at each."""
+    if os.environ.get("MESHLIB_EVERY_POINT"):
+        return itertools.repeat(NESTED)
+    return itertools.cycle([(name,) for name in (*NESTED[offset % len(NESTED) :], *NESTED[: offset % len(NESTED)])])
+
+
+@pytest.mark.skipif(sys.gettrace() is not None, reason="coverage traces, too")
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_anything_in_the_middle_of_a_scenario(name: str, rng: Random) -> None:
+    """At any place of it a call, a cancellation, a look, a finalizer or a close may come: all of them end well."""
+    scenario, expected = SCENARIOS[name]
+    stride = 1 if os.environ.get("MESHLIB_EVERY_POINT") else STRIDES.get(name, EVERY)
+    with servers(2) as hosts, asyncio.Runner() as runner:
+        channel = meshlib.aio.channel(target(*hosts), retry=QUICK, outlier_detection=None)
+        try:
+            runner.run(all_ready(channel, 2))
+            at, places = rng.randrange(stride) + 1, sys.maxsize
+            for nested in steps(rng.randrange(len(NESTED))):
+                for each in nested:
+                    world = World(channel, hosts)
+                    places = _interrupted(runner, world, scenario, expected, at, each, name)
+                at += stride
+                if at > places:
+                    break
+        finally:
+            runner.run(channel.close())
+
+
+def _interrupted(
+    runner: asyncio.Runner, world: World, scenario: Any, expected: object, at: int, nested: str, name: str
+) -> int:
+    """One scenario with one thing in its middle; how many places it has."""
+
+    def step() -> None:
+        try:
+            getattr(world, nested)()
+        except grpc.aio.UsageError as error:
+            if "closed" not in str(error):  # the end of a channel is a scenario, too
+                raise
+
+    try:
+        return interrupt(lambda: runner.run(lived(world, scenario, expected)), at, step, WHERE)
+    except Exception as error:
+        calls = [world.current, *world.made]
+        raise AssertionError(f"{nested} at place {at} of {name}: {error!r}; {calls}") from error
+
+
+class Cyclic:
+    """Does something when the collector finds it."""
+
+    def __init__(self, act: Callable[[], None]) -> None:
+        self.act = act
+        self.cycle = self
+
+    def __del__(self) -> None:
+        self.act()
+
+
+STORM: Final = 3.0
+"""Seconds of the test of signals and finalizers."""
+
+
+async def test_a_storm_of_signals_and_collections(rng: Random) -> None:
+    """Signal handlers and finalizers make, cancel and abandon calls all the time: the others are answered."""
+    with servers(2) as hosts:
+        async with meshlib.aio.channel(target(*hosts), retry=QUICK, outlier_detection=None) as channel:
+            await all_ready(channel, 2)
+            world = World(channel, hosts)
+            acts = [world.unary, world.stream, world.dropped, world.others_cancelled, world.look]
+            came = {"signals": 0, "finalizers": 0}
+            here = threading.get_ident()
+
+            def act(what: str) -> None:
+                if threading.get_ident() != here:  # the servers' threads collect, too
+                    return
+                came[what] += 1
+                if len(world.made) < 64:
+                    rng.choice(acts)()
+
+            async def caller(kind: str) -> int:
+                answered = 0
+                while asyncio.get_running_loop().time() < end:
+                    Cyclic(lambda: act("finalizers"))
+                    stub = world.stub(kind)
+                    if kind == "unary_unary":
+                        assert await stub(b"x", timeout=2 * LIMIT) == b"x"
+                    elif kind == "unary_stream":
+                        async for message in stub(b"x", timeout=2 * LIMIT):
+                            assert message == b"x"
+                            break  # abandoned: it is cancelled when it is collected
+                    else:
+                        assert [message async for message in stub(requests(), timeout=2 * LIMIT)] == [b"1", b"2"]
+                    answered += 1
+                    await world.ended()
+                return answered
+
+            end = asyncio.get_running_loop().time() + STORM
+            threshold = gc.get_threshold()
+            before = signal.signal(signal.SIGPROF, lambda *_: act("signals"))
+            try:
+                gc.set_threshold(25, 2, 2)
+                signal.setitimer(signal.ITIMER_PROF, 0.005, 0.005)
+                async with asyncio.timeout(STORM + 4 * LIMIT):
+                    kinds = ("unary_unary", "unary_stream", "stream_stream") * 4
+                    answered = await asyncio.gather(*map(caller, kinds))
+            finally:
+                signal.setitimer(signal.ITIMER_PROF, 0)
+                signal.signal(signal.SIGPROF, before)
+                gc.set_threshold(*threshold)
+            gc.collect()
+            await world.ended()
+            assert min(answered) > 0
+            assert min(came.values()) > 0
+            await until(lambda: not _under_way(channel), "no attempt is left, and no call waits")
