@@ -15,7 +15,7 @@ channel = meshlib.channel(
 channel.close()
 
 # block 2
-policy = meshlib.RetryPolicy(retryable_status_codes={"UNAVAILABLE", "CANCELLED"})
+policy = meshlib.RetryPolicy(retryable_status_codes={"UNAVAILABLE"})
 
 # block 3
 channel = meshlib.channel(

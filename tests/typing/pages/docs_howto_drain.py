@@ -5,10 +5,7 @@
 # block 1
 import meshlib
 
-channel = meshlib.channel(
-    "svc-a",
-    retry=meshlib.RetryPolicy(retryable_status_codes={"UNAVAILABLE", "CANCELLED"}),
-)
+channel = meshlib.channel("svc-a", retry=meshlib.RetryPolicy(retryable_status_codes={"UNAVAILABLE"}))
 channel.close()
 
 # block 2

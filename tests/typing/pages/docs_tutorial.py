@@ -89,7 +89,7 @@ for server in (alpha, gamma, delta):
 try:
     call(b"hello", timeout=5)
 except grpc.RpcError as error:
-    print(error.details())
+    print(error)
 
 for server in (alpha, gamma, delta):
     server.heal()

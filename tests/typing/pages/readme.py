@@ -49,8 +49,7 @@ with meshlib.channel("static:///127.0.0.1:1,127.0.0.1:2") as nobody:  # nothing 
     try:
         health_pb2_grpc.HealthStub(nobody).Check(health_pb2.HealthCheckRequest(), timeout=2)
     except grpc.RpcError as error:
-        print(error.code())
-        print(error.details())
+        print(error)
         mesh = meshlib.explain(error)  # error.mesh, for type checkers
         assert mesh is not None
         for attempt in mesh.attempts:
