@@ -118,6 +118,7 @@ def interrupt(
         outer()
     finally:
         monitoring.set_events(monitoring.DEBUGGER_ID, 0)
+        monitoring.register_callback(monitoring.DEBUGGER_ID, event, None)  # it would keep what the step holds
         monitoring.free_tool_id(monitoring.DEBUGGER_ID)
     return interruption.seen
 

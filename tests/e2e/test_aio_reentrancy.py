@@ -58,8 +58,6 @@ class World:
         self.made: list[Any] = []
         """Calls that were made in its middle."""
         self.cancelled = False
-        self.wait = False
-        """Whether those wait for a host."""
 
     def stub(self, kind: str) -> Any:
         return getattr(self.channel, kind)(METHODS[kind])
@@ -67,10 +65,10 @@ class World:
     # What may come in the middle.
 
     def unary(self) -> None:
-        self.made.append(self.stub("unary_unary")(b"nested", timeout=LIMIT, wait_for_ready=self.wait))
+        self.made.append(self.stub("unary_unary")(b"nested", timeout=LIMIT))
 
     def stream(self) -> None:
-        self.made.append(self.stub("stream_stream")(requests(), timeout=LIMIT, wait_for_ready=self.wait))
+        self.made.append(self.stub("stream_stream")(requests(), timeout=LIMIT))
 
     def dropped(self) -> None:
         """A stream that is made and collected at once."""
@@ -169,7 +167,7 @@ async def cancelled(world: World) -> object:
 
 async def first(world: World) -> object:
     """The first call of a channel, and its end."""
-    used, world.wait = world.channel, True
+    used = world.channel
     try:
         async with meshlib.aio.channel(target(*world.hosts), retry=QUICK) as world.channel:
             answer = await unary(world)
@@ -177,7 +175,7 @@ async def first(world: World) -> object:
         await world.ended(closed=True)
         return answer
     finally:
-        world.channel, world.wait = used, False
+        world.channel = used
 
 
 SCENARIOS: Final[dict[str, tuple[Callable[[World], Awaitable[object]], object]]] = {
