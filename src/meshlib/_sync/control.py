@@ -32,6 +32,14 @@ __all__ = ["Process", "current", "gate", "usable"]
 FORK_PATIENCE: Final = 0.25
 """Seconds a fork waits for attempts that threads are blocked in."""
 
+FORK_POLLS: Final = 100
+"""Polls that it waits for them at least: on a machine that stalls, that long may pass without any of them running."""
+
+_FORK_POLL: Final = 0.001  # seconds
+
+_GATE_PATIENCE: Final = 10.0
+"""Seconds an attempt waits for a fork."""
+
 EXIT_PATIENCE: Final = 1.0
 """Seconds the end of the last channel, and of the interpreter, wait for the control thread."""
 
@@ -45,12 +53,13 @@ class Gate:
     def __init__(self) -> None:
         self.closed = False
         self.held = 0
-        self._opened = threading.Event()
+        self._opened = CLOCK.event()
 
     def shut(self) -> None:
-        """New attempts wait from now on."""
-        self._opened.clear()
-        self.closed = True
+        """New attempts wait from now on. A signal handler may fork while a fork is prepared."""
+        if not self.closed:
+            self._opened = CLOCK.event()
+            self.closed = True
 
     def open(self) -> None:
         """They go on."""
@@ -61,7 +70,7 @@ class Gate:
     def wait(self) -> None:
         """Waits until the fork is done; bounded, since a fork is."""
         self.held += 1
-        self._opened.wait(2 * FORK_PATIENCE)
+        self._opened.wait(_GATE_PATIENCE)
 
 
 @final
@@ -208,9 +217,11 @@ def _before_fork() -> None:
         return
     gate.shut()
     deadline = CLOCK.now() + FORK_PATIENCE
-    pause = threading.Event()
-    while _process.blocked() - gate.held > 0 and CLOCK.now() < deadline:
-        pause.wait(0.001)
+    pause = CLOCK.event()
+    polls = 0
+    while _process.blocked() - gate.held > 0 and (polls < FORK_POLLS or CLOCK.now() < deadline):
+        pause.wait(_FORK_POLL)
+        polls += 1
 
 
 def _after_fork_in_parent() -> None:
@@ -219,7 +230,7 @@ def _after_fork_in_parent() -> None:
 
 def _after_fork_in_child() -> None:
     global _process
-    gate.__init__()  # its event may hold a lock of a thread that is not here
+    gate.__init__()  # nobody is there who would open it
     if _process.runtimes or _process.loop is not None:
         runtimes = list(_process.runtimes)
         for runtime in runtimes:
