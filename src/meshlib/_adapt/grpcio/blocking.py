@@ -1,5 +1,6 @@
 """The short blocking call: what most calls of most applications are."""
 
+from itertools import starmap
 from time import perf_counter, time
 from types import FunctionType
 from typing import Any, Final, cast, final
@@ -26,7 +27,6 @@ _Close: Final[Any] = getattr(cygrpc, "SendCloseFromClientOperation", None)
 _NO_MORE: Final[Any] = _Close and _Close(0)
 """It has no state, so one does for all calls."""
 _OK: Final = grpc.StatusCode.OK
-_CANCELLED: Final = grpc.StatusCode.CANCELLED.value[0]
 _UNREADABLE: Final = "Exception deserializing response!"
 """What grpc answers, to the letter."""
 
@@ -80,22 +80,25 @@ class UnaryUnary:
             return send(request, timeout, metadata, credentials, wait_for_ready, compression)
         initial, response, status = _InitialMetadata(0), _Response(0), _Status(0)
         operations = _Headers(metadata, 0), _Request(request, 0), _NO_MORE, initial, response, status
-        call = self._start(
-            _DEFAULTS,
-            self._method,
-            None,
-            None if timeout is None else time() + timeout,
-            metadata,
-            None if credentials is None else credentials._credentials,  # type: ignore[attr-defined]
-            ((operations, None),),
-            self._context,
-            self._registered,
+        # Called and kept in C: CPython does not look for signals in between, and grpc would keep a call for ever that a
+        # signal handler raised away. From next_event() on it ends the call itself.
+        [call] = starmap(
+            self._start,
+            (
+                (
+                    _DEFAULTS,
+                    self._method,
+                    None,
+                    None if timeout is None else time() + timeout,
+                    metadata,
+                    None if credentials is None else credentials._credentials,  # type: ignore[attr-defined]
+                    ((operations, None),),
+                    self._context,
+                    self._registered,
+                ),
+            ),
         )
-        try:
-            event = call.next_event()
-        except BaseException:  # raised by a signal handler: nobody waits for the answer any more
-            call.cancel(_CANCELLED, "the caller was interrupted")
-            raise
+        event = call.next_event()
         if status.code():
             raise self._error(event)
         message = response.message()
