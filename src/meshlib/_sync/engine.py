@@ -54,6 +54,8 @@ CANCELLED: Final = local("CANCELLED", "Locally cancelled by application!")
 CANCELLED_HERE: Final = Outcome("CANCELLED", "Locally cancelled by application!", local=True)
 """The end of an attempt that was cancelled here; a server may have seen it."""
 ABANDONED: Final = local("CANCELLED", "Cancelled upon garbage collection!")
+MOST_RESUMPTIONS: Final = 8
+"""How often a call is taken up again after exceptions: what raises each time is no signal handler."""
 LATE: Final = 0.5
 """Seconds after its deadline at which a thread that waits for a call ends it, if grpc does not."""
 RAISED: Final = local("CANCELLED", "an exception was raised inside the call, as by a signal handler")
@@ -120,6 +122,9 @@ class Engine:
         ValueError: the channel is closed, or the metadata is no sequence of pairs.
         TypeError: the metadata is of a wrong type.
     """
+
+    _resumptions = 0
+    """How often the call was taken up again after an exception."""
 
     def __init__(
         self,
@@ -369,6 +374,9 @@ class Engine:
         Args:
             report: the end of an attempt that the machine may not have been told of.
         """
+        self._resumptions += 1
+        if self._resumptions > MOST_RESUMPTIONS:
+            return
         if self._serializer.torn:
             self._serializer.run(self._mend, None, patient=False)
         elif report is not None and report[0].command.seconds is None:
