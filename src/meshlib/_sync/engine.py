@@ -453,7 +453,11 @@ class Engine:
         if type(command) is StartAttempt:
             return self._launch(self._attempts[command.n], place)
         if type(command) is CancelAttempt:
-            self._stop(self._attempts[command.n])
+            attempt = self._attempts.get(command.n)
+            if attempt is None:  # an exception cut the step short that began it
+                self._run(partial(self.call.on_outcome, command.n, RAISED), place)
+            else:
+                self._stop(attempt)
         else:
             assert type(command) is Finish
             self._finish(command, place)
