@@ -92,8 +92,8 @@ SYNC = (
     Mutant(
         name="lost cancel of a losing hedge",
         module="engine",
-        old="            self._stop(self._attempts[command.n])\n        else:",
-        new="            pass\n        else:",
+        old="                self._stop(attempt)\n        else:",
+        new="                pass\n        else:",
         kinds=("hedged",),
     ),
     Mutant(
