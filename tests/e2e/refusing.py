@@ -1,6 +1,7 @@
 """A server that processes no call and says so: REFUSED_STREAM, or GOAWAY with a last stream id below the call's own."""
 
 import asyncio
+import socket
 import struct
 import threading
 from contextlib import suppress
@@ -25,7 +26,7 @@ class RefusingServer:
         self._how = how
         self.refused = 0
         """Calls that it has seen."""
-        self._writers: set[asyncio.StreamWriter] = set()
+        self._conversations: set[asyncio.Task[None]] = set()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="refusing")
 
@@ -40,20 +41,43 @@ class RefusingServer:
 
     async def _serve(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        listener = await asyncio.start_server(self._converse, "127.0.0.1", 0)
-        host, port = listener.sockets[0].getsockname()
-        self.address = f"{host}:{port}"
-        self._ready.set()
-        await self._stop.wait()
-        listener.close()
-        for writer in self._writers:
-            writer.transport.abort()
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        if others:
-            await asyncio.wait(others, timeout=10)
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            listener.setblocking(False)
+            host, port = listener.getsockname()
+            self.address = f"{host}:{port}"
+            # asyncio's own server forgets a connection that it is accepting when it is closed.
+            self._loop.add_reader(listener, self._accept, listener)
+            self._ready.set()
+            await self._stop.wait()
+            self._loop.remove_reader(listener)
+        for conversation in self._conversations:
+            conversation.cancel()
+        if self._conversations:
+            await asyncio.wait(self._conversations, timeout=10)
 
-    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._writers.add(writer)
+    def _accept(self, listener: socket.socket) -> None:
+        try:
+            connection, _ = listener.accept()
+        except (BlockingIOError, ConnectionError):  # whoever came has gone again
+            return
+        connection.setblocking(False)
+        conversation = self._loop.create_task(self._converse(connection))
+        self._conversations.add(conversation)
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self._conversations.discard(task)
+            connection.close()
+
+        conversation.add_done_callback(ended)
+
+    async def _converse(self, connection: socket.socket) -> None:
+        reader, writer = await asyncio.open_connection(sock=connection)
+        try:
+            await self._refuse(reader, writer)
+        finally:
+            writer.transport.abort()
+
+    async def _refuse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(frame(SETTINGS, 0, 0))
         with suppress(asyncio.IncompleteReadError, ConnectionError):
             await reader.readexactly(len(PREFACE))
@@ -69,4 +93,3 @@ class RefusingServer:
                         writer.write(frame(GOAWAY, 0, 0, struct.pack(">II", 0, 0) + b"draining"))
                     else:
                         writer.write(frame(RST_STREAM, 0, stream, struct.pack(">I", REFUSED_STREAM)))
-        writer.transport.abort()

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import meshlib
-from meshlib.testing import Server
+from meshlib.testing import Server, echo
 
 WAIT = 10.0  # seconds that anything may take before a test fails
 
@@ -32,6 +32,16 @@ def until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < end, "it did not come true"
         pause.wait(0.001)
+
+
+def answered(channel: meshlib.Channel, *some: Server) -> None:
+    """Calls until each of the servers has answered: one is picked a moment after a snapshot shows it as connected."""
+    call = channel.unary_unary(echo.UNARY)
+    until(
+        lambda: (
+            call(b"x", timeout=WAIT, wait_for_ready=True) == b"x" and all(server.calls[echo.UNARY] for server in some)
+        )
+    )
 
 
 def reported(call: Any) -> bool:

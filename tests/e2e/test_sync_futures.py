@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc
 import pytest
-from tests.e2e.sync_mesh import WAIT, idle, mesh, reported, until
+from tests.e2e.sync_mesh import WAIT, answered, idle, mesh, reported, until
 
 import meshlib
 from meshlib.testing import echo, flush_logs, servers
@@ -226,6 +226,7 @@ def test_hedged(kind: str) -> None:
     """Of two attempts at once the first good answer wins; the other is cancelled, at its server too."""
     hedging = meshlib.HedgingPolicy(max_attempts=2, hedging_delay=0.02)
     with servers(2) as (first, second), mesh(first, second, retry=hedging) as channel:
+        answered(channel, first, second)
         first.fault(hang=True)
         for _ in range(4):
             future = kinds(channel)[kind](timeout=WAIT, wait_for_ready=True)
@@ -240,7 +241,7 @@ def test_hedged_blocking() -> None:
     hedging = meshlib.HedgingPolicy(max_attempts=2, hedging_delay=0.02)
     with servers(2) as (first, second), mesh(first, second, retry=hedging) as channel:
         call = channel.unary_unary(echo.UNARY)
-        call(b"warm", wait_for_ready=True, timeout=WAIT)
+        answered(channel, first, second)
         first.fault(hang=True)
         for _ in range(4):
             assert call(b"x", timeout=WAIT) == b"x"

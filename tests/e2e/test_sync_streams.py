@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc
 import pytest
-from tests.e2e.sync_mesh import WAIT, idle, mesh, reported, until
+from tests.e2e.sync_mesh import WAIT, answered, idle, mesh, reported, until
 
 import meshlib
 from meshlib.testing import echo, servers
@@ -257,6 +257,7 @@ def test_hedged(kind: str) -> None:
     """Of two streams at once the one with the first message wins; the other is cancelled, at its server too."""
     hedging = meshlib.HedgingPolicy(max_attempts=2, hedging_delay=0.02)
     with servers(2) as (first, second), mesh(first, second, retry=hedging) as channel:
+        answered(channel, first, second)
         first.fault(hang=True)
         for _ in range(4):
             stream = kinds(channel)[kind](timeout=WAIT, wait_for_ready=True)

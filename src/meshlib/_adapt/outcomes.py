@@ -29,13 +29,6 @@ _BROKEN: Final = re.compile(
 )
 """How the details begin where C-core lost the connection, or the stream, before a server had answered."""
 
-_UNPROCESSED: Final = re.compile(
-    r"(Stream removed \()?(GOAWAY received; Error code: |(RST_STREAM \()?Received RST_STREAM with error code 7\b)"
-)
-"""How the details begin of a stream above the last id of a GOAWAY, and of one that REFUSED_STREAM ended: both are
-"guaranteed not to have been processed" (RFC 9113 8.7). A stream that a server may have processed before its connection
-broke has the reason for that first, and the GOAWAY after it."""
-
 _PLUGIN: Final = re.compile(r"Getting metadata from plugin failed with error: |Illegal metadata$")
 """The details where a credentials plug-in raised, or gave what cannot be sent."""
 
@@ -70,8 +63,6 @@ def failed(error: Any, address: str, trailing: Iterable[Any] | None) -> Outcome:
         # The address makes it a proof: a server that passes on such an error of its own names another.
         return Outcome(name, details, sent=False, refused=True, error=error)
     metadata = tuple(trailing or ())
-    if not metadata and name == "UNAVAILABLE" and _UNPROCESSED.match(details):
-        return Outcome(name, details, sent=False, refused=True, error=error)
     if not metadata and (_PLUGIN.match(details) or _UNSENDABLE.match(details)):
         return Outcome(name, details, sent=False, local=True, error=error)
     if name == "INTERNAL" and details.startswith(_CORE_BUG):

@@ -128,6 +128,9 @@ class Plane:
         except RuntimeError:
             # The loop was closed between the look and the call: the channel is closing, or its process is ending.
             self._asked = False
+        except BaseException:  # out of a signal handler: the next one that asks is to be obeyed
+            self._asked = False
+            raise
 
     @property
     def resolution(self) -> Discovery | None:

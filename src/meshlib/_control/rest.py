@@ -62,14 +62,21 @@ class RestingChannels:
     def _run(self) -> None:
         self._timer = None
         now = self._clock()
-        due = [channel for channel, at in self._at.items() if at <= now]
+        known = list(self._at.items())  # a signal handler may use a channel in the middle
+        due = [channel for channel, at in known if at <= now]
         if due:
-            due += [channel for channel, at in self._at.items() if now < at <= now + SLACK]
-        for channel in due[:AT_ONCE]:
-            if self._at.pop(channel, None) is not None:
-                channel.look(SLACK)
-        if self._at:
-            self._arm(min(self._at.values()))
+            due += [channel for channel, at in known if now < at <= now + SLACK]
+        try:
+            for channel in due[:AT_ONCE]:
+                if self._at.pop(channel, None) is not None:
+                    try:
+                        channel.look(SLACK)
+                    except BaseException:
+                        self._at.setdefault(channel, now + SLACK)
+                        raise
+        finally:  # whatever one of them raises, the others are looked at
+            if self._at:
+                self._arm(min(self._at.values()))
 
 
 _by_loop: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, weakref.ref[RestingChannels]]" = (

@@ -416,9 +416,11 @@ class Cluster:
         """The monotonic second of the next :meth:`on_timer`, or None."""
         if self.closed:
             return None
+        if self._postponed > -math.inf:
+            return self._postponed  # the step that was asked for has yet to run
         sweep_at = math.inf if self.outliers is None else self.outliers.sweep_at
         timer = min(self._watch.at, self._stale_at, sweep_at, self.hosts.unreachable.at)
-        return None if timer == math.inf else max(timer, self._postponed)
+        return None if timer == math.inf else timer
 
     def rebuild(self, *, now: float) -> Commands:
         """Makes pickers for the hosts of now. Runs the balancer's code, outside of steps."""

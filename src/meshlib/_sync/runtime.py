@@ -260,7 +260,8 @@ class Lease:
         finally:
             if self.latest is not made:
                 made.shutdown()
-        return self.renew()
+        # One that was closed meanwhile ends the call as CANCELLED: it had begun.
+        return made if self.closed else self.renew()
 
     def close(self) -> None:
         """Closes the channel in this process. Idempotent."""
