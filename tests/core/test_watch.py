@@ -1,6 +1,7 @@
 """When connections are looked at."""
 
 import math
+from itertools import pairwise
 
 import pytest
 
@@ -88,3 +89,17 @@ def test_many_connections_are_looked_at_less_often(seats: int, waiting: bool, ga
     watch.hurry(now=0.0)
     watch.looked(seats, waiting=waiting, quiet=False, now=1.0)
     assert watch.at == pytest.approx(1.0 + gap)
+
+
+def test_what_was_dialled_together_is_seen_soon() -> None:
+    """Once the call that waited has a host, the others are looked at in growing steps, and not only a sweep later."""
+    watch = Watch()
+    watch.hurry(now=0.0)
+    times = []
+    for _ in range(30):
+        times.append(watch.at)
+        watch.looked(2, waiting=False, quiet=False, dialling=True, now=watch.at)
+    gaps = [after - before for before, after in pairwise(times)]
+    assert gaps == pytest.approx(sorted(gaps))
+    assert gaps[0] < 0.001
+    assert gaps[-1] == pytest.approx(SWEEP)

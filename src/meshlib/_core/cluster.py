@@ -649,6 +649,7 @@ class Cluster:
             waiting=bool(self._waiting.calls),
             quiet=seen == self._last and not self.in_flight,
             watched=self._watched() and self.connectivity != READY,
+            dialling=self.ready < len(self.hosts.seats),
             now=now,
         )
 

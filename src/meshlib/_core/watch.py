@@ -47,7 +47,9 @@ class Watch:
         self._since = now
         self.at = min(self.at, now + WATCH_FIRST)
 
-    def looked(self, seats: int, *, waiting: bool, quiet: bool, now: float, watched: bool = False) -> None:
+    def looked(
+        self, seats: int, *, waiting: bool, quiet: bool, now: float, watched: bool = False, dialling: bool = False
+    ) -> None:
         """All ``seats`` were looked at.
 
         Args:
@@ -56,11 +58,15 @@ class Watch:
             quiet: whether nobody has called since the last time, and nothing has changed.
             now: monotonic second.
             watched: whether somebody else waits for the channel to be ready.
+            dialling: whether a connection is not made yet.
         """
         if waiting or (watched and now - self._since < LONG):
             self._gap = min(self._gap * GROWTH, WATCH_LAST)
         elif quiet:
             self._gap = min(max(self._gap * 2, SWEEP), QUIET)
+        elif dialling:
+            # What was dialled together with the connection that was waited for comes soon, too.
+            self._gap = min(self._gap * GROWTH, SWEEP)
         else:
             self._gap = SWEEP
         self.at = now + max(self._gap, seats * (EACH_WAITING if waiting else EACH))
