@@ -265,6 +265,7 @@ def test_any_step_in_the_middle_of_any_other(outer: str, balancer: str, rng: Ran
                 raise AssertionError(f"{nested} in the middle of {outer}, at place {at} of {total}") from error
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # raised in __del__, it goes no further
 @pytest.mark.parametrize("balancer", BALANCERS)
 @pytest.mark.parametrize("outer", [name for name in OUTER if name not in BY_CONTROL | {"answered", "cancelled"}])
 def test_an_exception_anywhere(outer: str, balancer: str, rng: Random) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,8 @@ from meshlib import __main__ as command
 from meshlib.testing import Server, Tls
 
 OURS, THEIRS = trustme.CA(), trustme.CA()
+REFUSING = "127.0.0.1:1"
+"""Nobody listens there. (A port that was free a moment ago may be that of another test by now.)"""
 TRUST = grpc.ssl_channel_credentials(OURS.cert_pem.bytes())
 
 
@@ -23,12 +24,6 @@ def served_as(*names: str, by: trustme.CA = OURS, **facts: Any) -> Tls:
     certificate = by.issue_cert(*names)
     chain = b"".join(blob.bytes() for blob in certificate.cert_chain_pems)
     return Tls(certificate.private_key_pem.bytes(), chain, **facts)
-
-
-def refusing() -> str:
-    """An address where nobody listens."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return f"127.0.0.1:{listener.getsockname()[1]}"
 
 
 def targets(*addresses: str) -> str:
@@ -55,7 +50,7 @@ def test_a_host_that_cannot_be_connected_is_told_with_the_reason(
         "name": served_as("svc-b.mesh.test"),
     }[fault]
     with Server(tls=served_as("127.0.0.1")) as good, Server(tls=tls) as other:
-        bad = refusing() if fault == "refused" else other.address
+        bad = REFUSING if fault == "refused" else other.address
         options: dict[str, Any] = {"credentials": TRUST}
         with (
             caplog.at_level(logging.WARNING, "meshlib"),
@@ -86,20 +81,19 @@ def resolved(*arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, 
 
 def test_connect_dials_each_host(capsys: pytest.CaptureFixture[str]) -> None:
     """One that cannot be connected is one too many."""
-    bad = refusing()
     with Server() as good:
         status, told, _ = resolved("--connect", targets(good.address), capsys=capsys)
         assert status == 0
         assert f"  ok {good.address}  connected in " in told
-        status, told, _ = resolved("--connect", targets(good.address, bad), capsys=capsys)
+        status, told, _ = resolved("--connect", targets(good.address, REFUSING), capsys=capsys)
         assert status == 1
         assert f"  ok {good.address}  connected in " in told
-        assert f"  !! {bad}  " in told
+        assert f"  !! {REFUSING}  " in told
         assert "Connection refused" in told
-        status, told, _ = resolved("--json", "--connect", targets(good.address, bad), capsys=capsys)
+        status, told, _ = resolved("--json", "--connect", targets(good.address, REFUSING), capsys=capsys)
         assert status == 1
         first, second = json.loads(told)["connections"]
-        assert (first["address"], first["error"], second["address"]) == (good.address, None, bad)
+        assert (first["address"], first["error"], second["address"]) == (good.address, None, REFUSING)
         assert "Connection refused" in second["error"]
 
 

@@ -14,7 +14,6 @@ machine that was cut short in a step is ended.
 """
 
 import contextvars
-import sys
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -38,7 +37,6 @@ from meshlib._core.hedged import machine
 from meshlib._core.policy import Plan
 from meshlib._core.serial import WorkSerializer
 from meshlib._core.status import OK, Outcome, local
-from meshlib._sync import control
 from meshlib._sync.control import gate
 from meshlib._sync.requests import Requests
 from meshlib._sync.runtime import Lease
@@ -79,7 +77,7 @@ class GrpcCall(Protocol):
 class Attempt:
     """What the shell keeps of an attempt, beside the machine's record of it."""
 
-    __slots__ = ("aside", "call", "cancelled", "command", "ended", "readers", "reported", "starter", "target")
+    __slots__ = ("aside", "call", "cancelled", "command", "ended", "mended", "readers", "reported", "starter", "target")
 
     def __init__(self, command: StartAttempt) -> None:
         self.command = command
@@ -90,6 +88,8 @@ class Attempt:
         self.cancelled = False
         self.ended = False
         """grpc says it has ended; a reader may have yet to say what it found before."""
+        self.mended = False
+        """The machine has been told of its end, after an exception cut a step short; it is not to be sent any more."""
         self.readers = 0
         """Threads inside its ``next()``."""
         self.reported = False
@@ -201,7 +201,7 @@ class Engine:
                 return
             self._run(self.call.begin, Place.USER, raising=True)
         except BaseException:
-            self._soon(self._give_up)  # the caller gets what was raised, and no handle
+            self.runtime.soon(self._give_up)  # the caller gets what was raised, and no handle
             raise
 
     def cancel(self, outcome: Outcome, place: Place = Place.USER) -> bool:
@@ -214,7 +214,7 @@ class Engine:
         """The handle was collected. That may happen on any thread at any point of it, so this only has the call
         cancelled soon; in the child of a fork, and at the end of the interpreter, nothing is done at all."""
         if self.outcome is None:
-            self._soon(partial(self.cancel, ABANDONED, Place.CONTROL))
+            self.runtime.soon(partial(self.cancel, ABANDONED, Place.CONTROL))
 
     def wait(self, timeout: float | None = None) -> bool:
         """Blocks until the call has ended; False if it has not after ``timeout`` seconds."""
@@ -276,7 +276,7 @@ class Engine:
                 self._request.committed(n)
             self._perform(Place.USER)
         except BaseException:
-            self._soon(self._resume)
+            self.runtime.soon(self._resume)
             raise
         return stands
 
@@ -327,9 +327,10 @@ class Engine:
         try:
             if isinstance(self._request, Requests):
                 self._request.stop(attempt.command.n)
-            self._run(partial(self.call.on_outcome, attempt.command.n, outcome), place)
+            if not attempt.mended:
+                self._run(partial(self.call.on_outcome, attempt.command.n, outcome), place)
         except BaseException:
-            self._soon(partial(self._resume, (attempt, outcome)))
+            self.runtime.soon(partial(self._resume, (attempt, outcome)))
             raise
 
     # Driving the machine.
@@ -346,7 +347,7 @@ class Engine:
             self._perform(place, raising=raising)
         except BaseException:
             if not raising:
-                self._soon(self._resume)
+                self.runtime.soon(self._resume)
             raise
         return found
 
@@ -354,14 +355,6 @@ class Engine:
         commands = self._settled(step(now=self.runtime.now()))
         self._commands += commands
         return bool(commands)
-
-    def _soon(self, step: Callable[[], object]) -> None:
-        """Has the control thread do something, if there still is one."""
-        if self.runtime.process is control.current() and not sys.is_finalizing():
-            try:
-                self.runtime.loop.call_soon_threadsafe(step)
-            except RuntimeError:
-                return  # the loop has ended with the last channel, and the call with it
 
     def _give_up(self) -> None:
         """Ends a call whose beginning was cut short, on the control thread."""
@@ -401,6 +394,8 @@ class Engine:
         for command in self.call.abandon(RAISED, now=now):
             attempt = self._attempts.get(command.n)
             if attempt is None or attempt.call is None or attempt.reported:
+                if attempt is not None:
+                    attempt.mended = attempt.cancelled = True
                 self.call.on_outcome(command.n, RAISED, now=now)
             else:
                 self._commands.append(CancelAttempt(command.n))
@@ -457,7 +452,7 @@ class Engine:
             if attempt is None:  # an exception cut the step short that began it
                 self._run(partial(self.call.on_outcome, command.n, RAISED), place)
             else:
-                self._stop(attempt)
+                self._stop(attempt, place)
         else:
             assert type(command) is Finish
             self._finish(command, place)
@@ -507,7 +502,7 @@ class Engine:
             attempt.call = call
             self.monitor.notify()
             if attempt.cancelled:
-                self._stop(attempt)
+                self._stop(attempt, place)
             call.add_done_callback(partial(self._on_done, attempt))
         except BaseException as error:  # noqa: BLE001 - raised by begin() or, KeyboardInterrupt, by _perform()
             if attempt.call is not None:
@@ -529,12 +524,12 @@ class Engine:
         if outcomes.unconnected(attempt.call):
             let_go(attempt.call)
         attempt.ended = True  # uninterrupted
-        if attempt.readers:  # uninterrupted
+        if attempt.readers and not attempt.cancelled:  # uninterrupted
             return
         starter = attempt.starter
         self.report(attempt, starter[1] if starter is not None and starter[0] == get_ident() else Place.GRPC)
 
-    def _stop(self, attempt: Attempt) -> None:
+    def _stop(self, attempt: Attempt, place: Place) -> None:
         attempt.cancelled = True  # before its call is looked for: whoever starts it looks the other way round
         call = attempt.call
         if call is not None:
@@ -542,6 +537,8 @@ class Engine:
             call.cancel()
             if isinstance(self._request, Requests):
                 self._request.stop(attempt.command.n)
+            if attempt.ended:  # left to a reader, which an exception may have ended
+                self.report(attempt, place)
         elif threadless() and isinstance(self._request, Requests):
             self._request.stop(attempt.command.n)  # this thread is sending them
 

@@ -142,6 +142,7 @@ class Requests:
         self._pulling = True  # uninterrupted
         if index < buffer.end or buffer.half_closed:  # another thread has pulled it this moment
             self._pulling = False
+            self._monitor.notify()  # another attempt may have found it taken
             return self._turn(n, index)
         return _PULL
 

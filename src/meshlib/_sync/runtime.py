@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sys
 import threading
 import weakref
 from collections.abc import Callable
@@ -136,6 +137,12 @@ class Runtime:
             return Timer(self.loop, self.clock, when, fn)
         except RuntimeError:
             return None
+
+    def soon(self, fn: Callable[[], object]) -> None:
+        """Has the control thread call ``fn``, if there still is one in this process. Any thread may ask for it."""
+        if self.process is control.current() and not sys.is_finalizing():
+            with contextlib.suppress(RuntimeError):  # the loop has ended with the last channel, and all calls with it
+                self.loop.call_soon_threadsafe(fn)
 
     def resolve_now(self) -> None:
         """Has the name looked up at once."""

@@ -78,7 +78,7 @@ class StreamEngine(Engine):
             error.__traceback__ = None  # grpc's error is its call, which its frames hold, and these hold the caller's
             failed = True
         except BaseException:
-            self._soon(self._resume)
+            self.runtime.soon(self._resume)
             raise
         finally:
             if entered:  # uninterrupted

@@ -15,6 +15,7 @@ by one.
 """
 
 import logging
+from functools import partial
 from typing import Any
 
 import grpc
@@ -163,6 +164,15 @@ def blocking(
 
 def abandon(runtime: Runtime, call: Call) -> None:
     """Ends a call inside which something was raised. No policy is asked whether to try again."""
+    try:
+        end(runtime, call)
+    except BaseException:
+        runtime.soon(partial(end, runtime, call))  # a signal handler has raised for the second time
+        raise
+
+
+def end(runtime: Runtime, call: Call) -> None:
+    """Ends a call that may be half ended."""
     now = runtime.now()
     for attempt in call.abandon(RAISED, now=now):
         call.on_outcome(attempt.n, RAISED, now)
