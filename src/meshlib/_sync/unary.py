@@ -158,21 +158,16 @@ def blocking(
         # Bad metadata, a closed channel, an interceptor, or what a signal handler raised between any two lines: the
         # caller gets what was raised, and the host its place back.
         if not told:
-            abandon(runtime, call)
+            try:
+                abandon(runtime, call)
+            except BaseException:
+                runtime.soon(partial(abandon, runtime, call))  # raised a second time, in the middle of that
+                raise
         raise
 
 
 def abandon(runtime: Runtime, call: Call) -> None:
-    """Ends a call inside which something was raised. No policy is asked whether to try again."""
-    try:
-        end(runtime, call)
-    except BaseException:
-        runtime.soon(partial(end, runtime, call))  # a signal handler has raised for the second time
-        raise
-
-
-def end(runtime: Runtime, call: Call) -> None:
-    """Ends a call that may be half ended."""
+    """Ends a call inside which something was raised, also if it is half ended. No policy is asked whether to try again."""
     now = runtime.now()
     for attempt in call.abandon(RAISED, now=now):
         call.on_outcome(attempt.n, RAISED, now)
