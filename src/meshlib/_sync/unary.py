@@ -167,7 +167,7 @@ def blocking(
 
 
 def abandon(runtime: Runtime, call: Call) -> None:
-    """Ends a call inside which something was raised, also if it is half ended. No policy is asked whether to try again."""
+    """Ends a call inside which something was raised, and which may be half ended. No retry follows."""
     now = runtime.now()
     for attempt in call.abandon(RAISED, now=now):
         call.on_outcome(attempt.n, RAISED, now)
