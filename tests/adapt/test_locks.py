@@ -1,0 +1,91 @@
+"""The locks inside grpc's channels: no exception leaves one behind, and a sweep waits for none."""
+
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any, TypeVar
+
+import grpc
+import pytest
+
+from meshlib._adapt import grpcio
+from meshlib._adapt.grpcio import locks
+from meshlib._adapt.options import DEFAULTS
+from meshlib._core.connectivity import READY
+from meshlib.testing import Server, echo
+
+T = TypeVar("T")
+
+
+class SoftTimeLimitError(Exception):
+    """Stands for what a signal handler raises."""
+
+
+def elsewhere(ask: Callable[[], T]) -> T:
+    """What ``ask`` returns on another thread."""
+    answers: list[T] = []
+    thread = threading.Thread(target=lambda: answers.append(ask()))
+    thread.start()
+    thread.join(10)
+    assert answers, "it waits for a lock"
+    return answers[0]
+
+
+def raising(frame: FrameType, event: str, _: Any) -> Any:
+    """A trace function that raises as soon as a condition has been entered in Python, as a handler may there."""
+    if frame.f_code is not threading.Condition.__enter__.__code__:
+        return None
+    if event == "return":
+        sys.settrace(None)
+        raise SoftTimeLimitError
+    return raising
+
+
+def interrupted(channel: Any) -> bool:
+    """Makes a call, which is interrupted where it has entered the condition of ``channel``; whether it was."""
+    call = channel.unary_unary(echo.UNARY)
+    assert call(b"x", timeout=10) == b"x"
+    tracing = sys.gettrace()
+    sys.settrace(raising)
+    try:
+        call(b"x", timeout=10)
+    except SoftTimeLimitError:
+        return True
+    finally:
+        sys.settrace(tracing)
+    return False
+
+
+@pytest.fixture
+def target() -> Iterator[str]:
+    """The address of a server."""
+    with Server() as server:
+        yield f"ipv4:{server.address}"
+
+
+def test_a_call_cannot_be_interrupted_where_its_channel_is_locked(target: str) -> None:
+    """grpc's own can, and stays locked for every other thread: if that ever changes, ours is needed no more."""
+    with grpc.insecure_channel(target) as bare:
+        assert interrupted(bare)
+        condition = locks._condition(bare)
+        assert condition is not None
+        assert elsewhere(grpcio.sync_glance(bare)) is None
+        condition.release()
+        assert elsewhere(grpcio.sync_glance(bare)) == READY
+    with grpcio.channel(target, DEFAULTS, None, None) as ours:
+        assert not interrupted(ours)
+        assert elsewhere(grpcio.sync_glance(ours)) == READY
+
+
+def test_a_sweep_does_not_wait_for_who_is_inside_a_channel(target: str) -> None:
+    """It learns nothing then, and the connection is looked at the next time."""
+    with grpcio.channel(target, DEFAULTS, None, None) as channel:
+        call: Any = channel.unary_unary(echo.UNARY)
+        assert call(b"x", timeout=10) == b"x"
+        glance = grpcio.sync_glance(channel)
+        condition = locks._condition(channel)
+        assert condition is not None
+        with condition:
+            assert elsewhere(glance) is None
+        assert elsewhere(glance) == READY
