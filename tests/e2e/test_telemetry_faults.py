@@ -97,6 +97,15 @@ def test_a_usual_header_with_an_illegal_value_is_left_out(shell: Shell, propagat
         assert call(shell, "unary_unary", static(server), tracer_provider=traces.provider) == "OK"
 
 
+@pytest.mark.parametrize("propagator", [Headers(**{"X-A": "1", "x-a": "2", "x-b": "3"})], indirect=True)
+@both_shells
+def test_headers_that_differ_in_capitals_alone_are_all_sent(shell: Shell, propagator: None, traces: Traces) -> None:
+    """Metadata may repeat a key."""
+    with Server() as server:
+        assert call(shell, "unary_unary", static(server), tracer_provider=traces.provider) == "OK"
+        assert _received(server, "x-a") == ["1", "2"]
+
+
 # --- suppression ---
 
 
@@ -120,6 +129,19 @@ def test_a_suppressed_call_leaves_nothing(
     assert metrics.points("rpc.client.call.duration") == metrics.points("grpc.client.attempt.duration") == {}
     flush_logs()
     assert [record for record in caplog.records if record.name == "meshlib.access"] == []
+
+
+@pytest.mark.parametrize("key", ["suppress_instrumentation", context._SUPPRESS_INSTRUMENTATION_KEY])
+@both_shells
+def test_a_call_is_traced_where_suppression_is_off(shell: Shell, key: str, traces: Traces) -> None:
+    """A context whose suppression key is False suppresses nothing."""
+    with Server() as server:
+        token = context.attach(context.set_value(key, False))
+        try:
+            assert call(shell, "unary_unary", static(server), tracer_provider=traces.provider) == "OK"
+        finally:
+            context.detach(token)
+    traces.one()
 
 
 EXPORT = """

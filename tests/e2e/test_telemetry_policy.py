@@ -60,6 +60,19 @@ def test_a_span_for_each_attempt(shell: Shell, kind: str, traces: Traces) -> Non
     assert attributes(first)["network.peer.port"] == server.port
 
 
+@both_shells
+def test_an_attempt_with_a_span_sends_the_metadata_of_the_caller_once(shell: Shell, traces: Traces) -> None:
+    """Each attempt sends the caller's metadata, and the header of its own span."""
+    policy = meshlib.TelemetryPolicy(attempt_spans=True)
+    with Server() as server:
+        server.fault(code="UNAVAILABLE", times=1)
+        options: Any = {"telemetry": policy, "tracer_provider": traces.provider, "retry": QUICK}
+        metadata = (("x-tenant", "acme"),)
+        assert call(shell, "unary_unary", static(server), metadata=metadata, **options) == "OK"
+        sent = [[key for key, _ in each.metadata if key in ("x-tenant", "traceparent")] for each in server.received]
+    assert [sorted(keys) for keys in sent] == [["traceparent", "x-tenant"]] * 2
+
+
 def test_a_hedge_that_loses_ends_its_span(traces: Traces) -> None:
     """Each of two copies has its own; the slower one's ends as cancelled, after the call's."""
     policy = meshlib.TelemetryPolicy(attempt_spans=True)

@@ -8,9 +8,9 @@ from functools import partial
 from typing import Any, Final, final
 
 from opentelemetry import context, metrics, trace
-from opentelemetry.context import Context
+from opentelemetry.context import Context, get_current
 from opentelemetry.metrics import MeterProvider, NoOpMeterProvider
-from opentelemetry.trace import NoOpTracer, Span, SpanKind, Tracer, TracerProvider
+from opentelemetry.trace import NoOpTracer, Span, SpanKind, Tracer, TracerProvider, set_span_in_context
 
 from meshlib._adapt.deferred_log import DeferredLogger
 from meshlib._adapt.metadata import Metadata
@@ -27,7 +27,7 @@ from meshlib.telemetry import _names as names
 from meshlib.telemetry._instruments import Attributes, Instruments, Observed, instruments, peer
 from meshlib.telemetry._interrupts import interrupted
 from meshlib.telemetry._methods import Known
-from meshlib.telemetry._spans import SUPPRESSED, Theirs, Traced, attempt_event, carried, end, event
+from meshlib.telemetry._spans import SUPPRESSED, Theirs, Traced, attempt_event, end, event, with_trace
 
 __all__ = ["Telemetry"]
 
@@ -38,10 +38,14 @@ LOOK_INTERVAL: Final = 0.1
 """Seconds between two looks for a global provider."""
 
 _CLIENT: Final = SpanKind.CLIENT  # a global, as on 3.11 a member costs 50 ns to look up
+_STATUS: Final = names.STATUS
 
 _SUPPRESS: Final = getattr(context, "_SUPPRESS_INSTRUMENTATION_KEY", "suppress_instrumentation")
 _SUPPRESS_PLAIN: Final = "suppress_instrumentation"
 """What ``suppress_instrumentation()`` sets; exporters of the SDK set the first of them alone."""
+
+# One call of C for both keys. A key that is there may be False, so its value has to be read too.
+_has_no_suppression: Final = frozenset({_SUPPRESS, _SUPPRESS_PLAIN}).isdisjoint
 
 _CONTRIB: Final = "opentelemetry.instrumentation.grpc"
 _NO_METERS: Final = NoOpMeterProvider()
@@ -99,6 +103,7 @@ class Telemetry:
         """Monotonic second from which on a call has something to do here."""
         self._attempts = self._policy.attempt_spans or self._policy.attempt_metrics
         self._addresses = self._policy.host_addresses
+        self._access_log = self._policy.access_log
         self._extra = {"meshlib.target": target.text}
         self._methods: Kept[str, Known] = Kept(partial(Known, self._server, self._uri))
 
@@ -107,14 +112,41 @@ class Telemetry:
         self._instruments.watch(channel, self._server, self._uri, hosts=self._policy.host_addresses)
 
     def started(self, call: Call, metadata: Metadata, now: float) -> Metadata:
-        """The call begins. Returns the metadata to send: the caller's, with the context of the span, or what of a trace
-        from outside is to be passed on."""
-        if now < self._due and not context.get_current():
+        """Starts the span of a call. Returns the metadata to send: the caller's, and the headers of the propagator for
+        that span, or for the current context if there is no tracer provider."""
+        if now < self._due and not get_current():
             return metadata
         try:
             if self._look_at <= now:
                 self._look(now)
-            return self._start(call, metadata)
+            around = get_current()  # passed on: else the SDK looks it up four times
+            if around and not _has_no_suppression(around) and (around.get(_SUPPRESS) or around.get(_SUPPRESS_PLAIN)):
+                call.span = SUPPRESSED
+                return metadata
+            surroundings: Context | None
+            if self._traces:
+                if around and _CONTRIB in sys.modules and (span := _of_contrib(around, call.method)) is not None:
+                    traced: Traced = Theirs(span, around)
+                else:
+                    known = self._methods[call.method]
+                    span = self._tracer.start_span(known.name, around, _CLIENT, known.begun)
+                    traced = Traced(span, set_span_in_context(span, around))
+                surroundings = traced.context
+                if span.is_recording():
+                    call.span = traced
+                    call.observer = self
+                    if self._attempts:
+                        if self._policy.attempt_spans:
+                            traced.attempts = {}
+                            return metadata  # each attempt carries its own
+                    else:
+                        call.every_event = False
+                    return with_trace(metadata, surroundings)
+            else:
+                surroundings = None
+            if self._policy.attempt_metrics and self._found:
+                call.observer = self
+            return with_trace(metadata, surroundings)
         except Exception as error:  # noqa: BLE001 - what the application plugged in must not fail its calls
             self._failed(error, raises=True)
             return metadata
@@ -123,22 +155,28 @@ class Telemetry:
         """The call ended; told once. Need not be told of a call that succeeded at once while nobody :attr:`listens`.
         ``deferred``: this thread is not the caller's, so no log handler may run on it."""
         plain = outcome.code == "OK" and len(call.attempts) == 1
-        if not plain or self._policy.access_log:
+        if not plain or self._access_log:
             self._write(call, outcome, now, plain=plain, deferred=deferred)
-        if not self._found:
-            return
-        surroundings = None
         traced: Any = call.span
-        try:
-            if traced is not None:
-                if traced is SUPPRESSED:
-                    return
-                surroundings = traced.context
-                if traced.ours:
-                    # A call that succeeded at once goes without the address: the SDK is slow to check an attribute.
-                    end(traced.span, call, outcome, plain=plain and not self._addresses)
-        except Exception as error:  # noqa: BLE001 - as above
-            self._failed(error)
+        if traced is None:
+            if not self._found:
+                return
+            surroundings = None
+        else:
+            surroundings = traced.context
+            try:
+                if not traced.ours:
+                    if traced is SUPPRESSED:
+                        return
+                elif not plain or self._addresses:
+                    end(traced.span, call, outcome)
+                else:
+                    # Without the address, and without `set_attributes`: the SDK is slow to check attributes.
+                    span = traced.span
+                    span.set_attribute(_STATUS, "OK")
+                    span.end()
+            except Exception as error:  # noqa: BLE001 - as above
+                self._failed(error)
         try:
             self._record(now - call.begun, self._methods[call.method][outcome.code], surroundings)
             if not plain and len(call.attempts) > 1:
@@ -172,30 +210,6 @@ class Telemetry:
             self._due = self._look_at
         if self._traces and self._measures:
             self._look_at = math.inf
-
-    def _start(self, call: Call, metadata: Metadata) -> Metadata:
-        around = context.get_current()  # given, the SDK does not look for it four times
-        if around and (around.get(_SUPPRESS) or around.get(_SUPPRESS_PLAIN)):
-            call.span = SUPPRESSED
-            return metadata
-        surroundings: Context | None = None
-        if self._traces:
-            if around and (span := _of_contrib(around, call.method)) is not None:
-                traced: Traced = Theirs(span, around)
-            else:
-                known = self._methods[call.method]
-                span = self._tracer.start_span(known.name, around, _CLIENT, known.begun)
-                traced = Traced(span, trace.set_span_in_context(span, around))
-            surroundings = traced.context
-            if span.is_recording():
-                call.span = traced
-                call.observer = self
-                call.every_event = self._attempts
-                if self._policy.attempt_spans:
-                    return metadata  # each attempt carries its own
-        if self._policy.attempt_metrics and self._found:
-            call.observer = self
-        return (*metadata, *carried(metadata, surroundings))
 
     def _retried(self, call: Call, now: float, surroundings: Context | None) -> None:
         """Measures what was tried again (gRFC A96), by how each attempt beyond the first came to be."""
@@ -239,7 +253,7 @@ class Telemetry:
                 told = story(call.attempts, outcome.code, call.verdict)
                 log = _deferred if deferred else _log
                 log.debug("%s: %s", call.method, told, extra=self._extra)
-            if self._policy.access_log and call.span is not SUPPRESSED:
+            if self._access_log and call.span is not SUPPRESSED:
                 access_log.write(call, outcome, now - call.begun, self._target, deferred=deferred)
         except Exception as error:  # noqa: BLE001 - as above
             self._failed(error)
@@ -273,8 +287,6 @@ def _stands_in(provider: object) -> bool:
 def _of_contrib(around: Context, method: str) -> Span | None:
     """The current span, if opentelemetry-instrumentation-grpc has made it for this very call: it wraps grpc's
     factories, and meshlib's in their place."""
-    if _CONTRIB not in sys.modules:
-        return None
     span: Any = trace.get_current_span(around)
     scope = getattr(span, "instrumentation_scope", None)
     if getattr(scope, "name", None) != _CONTRIB or getattr(span, "kind", None) is not _CLIENT:

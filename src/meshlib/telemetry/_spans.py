@@ -1,27 +1,25 @@
 """The span of a call and those of its attempts: their events and their ends."""
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any, Final, final
 
-from opentelemetry import propagate, trace
+from opentelemetry import trace
 from opentelemetry.context import Context
+from opentelemetry.propagate import inject
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
 
 from meshlib._adapt.deferred_log import DeferredLogger
-from meshlib._adapt.metadata import Metadata, valid
+from meshlib._adapt.metadata import Metadata, given, valid
 from meshlib._core.call import Call
 from meshlib._core.events import AttemptEnded, AttemptStarted, Broken, CallEvent, Ejected, NotRetried, Retrying
 from meshlib._core.status import Outcome
 from meshlib.telemetry import _names as names
 from meshlib.telemetry._instruments import Attributes, peer
 
-__all__ = ["SUPPRESSED", "Theirs", "Traced", "attempt_event", "carried", "end", "event"]
+__all__ = ["SUPPRESSED", "Theirs", "Traced", "attempt_event", "end", "event", "with_trace"]
 
 _deferred: Final = DeferredLogger("meshlib")
-
-SUPPRESSED: Final = object()
-"""Stands in a call for its span: the call was made under ``suppress_instrumentation()``."""
 
 
 class Traced:
@@ -34,12 +32,12 @@ class Traced:
 
     __slots__ = ("attempts", "context", "span")
     ours = True
+    attempts: dict[int, Span]
+    """The spans of the attempts in flight; set with ``attempt_spans`` alone, as most calls have none."""
 
     def __init__(self, span: Span, context: Context) -> None:
         self.span = span
         self.context = context
-        self.attempts: dict[int, Span] | None = None
-        """Those of its attempts that are under way, if they have any."""
 
 
 @final
@@ -48,6 +46,16 @@ class Theirs(Traced):
 
     __slots__ = ()
     ours = False
+
+
+@final
+class _Suppressed:
+    ours = False
+    context = None
+
+
+SUPPRESSED: Final = _Suppressed()
+"""The ``call.span`` of a call made under ``suppress_instrumentation()``; it has no span."""
 
 
 def event(span: Span, told: CallEvent) -> None:
@@ -84,48 +92,45 @@ def attempt_event(tracer: Tracer, traced: Traced, call: Call, told: CallEvent) -
             SpanKind.CLIENT,
             {names.EVENT_ATTEMPT: told.n, names.EVENT_WHY: told.why, **peer(told.address)},
         )
-        traced.attempts = traced.attempts or {}
         traced.attempts[told.n] = span
-        call.attempts[told.n - 1].carrier = carried(call.metadata, trace.set_span_in_context(span, traced.context))
-    elif isinstance(told, AttemptEnded) and traced.attempts is not None:
+        own = given(call.metadata)
+        sent = with_trace(own, trace.set_span_in_context(span, traced.context))
+        call.attempts[told.n - 1].carrier = sent[len(own) :]
+    elif isinstance(told, AttemptEnded):
         ended = traced.attempts.pop(told.n, None)
         if ended is not None:
             _end(ended, told.code, "", "")
 
 
-def end(span: Span, call: Call, outcome: Outcome, *, plain: bool) -> None:
-    """The call ended; those of its attempts that are under way end when they do. ``plain``: there is nothing to tell
-    but that it succeeded, and not where."""
-    if not plain:
-        _end(span, outcome.code, outcome.details, call.attempts[-1].host.endpoint.address if call.attempts else "")
-        return
-    span.set_attribute(names.STATUS, "OK")  # for one, cheaper than `set_attributes`
-    span.end()
+def end(span: Span, call: Call, outcome: Outcome) -> None:
+    """Ends the span of a call. The spans of attempts in flight end with their attempts."""
+    _end(span, outcome.code, outcome.details, call.attempts[-1].host.endpoint.address if call.attempts else "")
 
 
-_USUAL: Final = frozenset({"traceparent", "tracestate", "baggage"})
-_TEXT: Final = re.compile(r"[ -~]*").fullmatch
+_are_usual: Final = frozenset({"traceparent", "tracestate", "baggage"}).issuperset
+_is_text: Final = re.compile(r"[ -~]*").fullmatch
+_join: Final = "".join
 _left_out: Final[set[object]] = set()
 
 
-def carried(metadata: Sequence[tuple[str, Any]], surroundings: Context | None) -> Metadata:
-    """The propagator's headers as metadata, without those that the caller sets.
+def with_trace(metadata: Metadata, surroundings: Context | None) -> Metadata:
+    """Returns ``metadata``, followed by those headers of the propagator that it does not contain.
 
-    Headers of HTTP may have capitals (AWS X-Ray's has), metadata may not.
+    HTTP headers may contain capitals (AWS X-Ray's does), metadata must not.
     """
     carrier: dict[str, Any] = {}
-    propagate.inject(carrier, surroundings)
+    inject(carrier, surroundings)
     if not carrier:
-        return ()
-    pairs = tuple(carrier.items())
-    if not (_USUAL.issuperset(carrier) and _TEXT("".join(carrier.values()))):
-        pairs = tuple(_sendable(pairs))
+        return metadata
+    pairs: Iterable[tuple[str, Any]] = carrier.items()
+    if not (_are_usual(carrier) and _is_text(_join(carrier.values()))):
+        pairs = _sendable(pairs)
     if not metadata:
-        return pairs
+        return tuple(pairs)
     known = {key for key, _ in metadata}
     if "traceparent" in known:
         known.add("tracestate")  # the two belong together: ours says nothing of the caller's trace
-    return tuple(pair for pair in pairs if pair[0] not in known)
+    return (*metadata, *[pair for pair in pairs if pair[0] not in known])
 
 
 def _sendable(carrier: Iterable[tuple[Any, Any]]) -> Iterator[tuple[str, Any]]:
