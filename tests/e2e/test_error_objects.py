@@ -171,6 +171,7 @@ async def test_the_loser_of_a_hedge_is_cancelled(shell: Shell) -> None:
     """At once, whenever grpc reports its end."""
     with servers(2) as (slow, fast):
         slow.fault(hang=True)
+        codes = {slow.address: "CANCELLED", fast.address: "OK"}  # on a busy machine a hedge may go to the slow one
         policy = meshlib.HedgingPolicy(max_attempts=2, hedging_delay=0.02)
         async with caller(shell, slow, fast, retry=policy) as it:
             await it.ready(2)
@@ -178,7 +179,7 @@ async def test_the_loser_of_a_hedge_is_cancelled(shell: Shell) -> None:
             hedged = [mesh for mesh in meshes if len(mesh.attempts) == 2]
             assert hedged
             for mesh in hedged:
-                assert [attempt.code for attempt in mesh.attempts] == ["CANCELLED", "OK"]
+                assert {attempt.host: attempt.code for attempt in mesh.attempts} == codes
 
 
 # --- memory ---

@@ -165,8 +165,8 @@ async def test_the_log_tells_of_each_call_that_did_not_go_straight(
     ]
 
 
-async def test_the_log_tells_of_a_hedge_that_was_not_needed(shell: Shell, caplog: pytest.LogCaptureFixture) -> None:
-    """The first attempt answered, and there had been another."""
+async def test_the_log_tells_of_a_hedge(shell: Shell, caplog: pytest.LogCaptureFixture) -> None:
+    """The call went well, and there had been another attempt; which of the two the server held is its own matter."""
     hedging = meshlib.HedgingPolicy(hedging_delay=0.01)
     with servers(1) as (server,), caplog.at_level(logging.DEBUG, "meshlib"):
         server.fault(delay=0.1, times=1)
@@ -175,7 +175,11 @@ async def test_the_log_tells_of_a_hedge_that_was_not_needed(shell: Shell, caplog
             await it.unary()
     flush_logs()
     (said,) = [record.getMessage() for record in caplog.records if echo.UNARY in record.getMessage()]
-    assert f"OK after 2 attempts ({server.address} first: OK; {server.address} hedge: " in said
+    first, hedge = (f"{server.address} first: ", f"{server.address} hedge: ")
+    assert said in {
+        f"{echo.UNARY}: OK after 2 attempts ({first}OK; {hedge}CANCELLED)",
+        f"{echo.UNARY}: OK after 2 attempts ({first}CANCELLED; {hedge}OK)",
+    }
 
 
 async def test_the_circuit_breaker_refuses_what_is_too_much(shell: Shell, caplog: pytest.LogCaptureFixture) -> None:
