@@ -437,7 +437,7 @@ class Cluster:
                 rng=self.rng,
                 events=self._events,
                 now=now,
-                serializer=self._serializer,
+                run=self._run,
             )
 
         def step() -> None:
@@ -508,9 +508,10 @@ class Cluster:
 
     # Steps, and how they are run.
 
-    def _run(self, step: Callable[[], T], otherwise: T) -> T:
-        """Runs a serialized step for a caller; ``otherwise``: it is left to the one beneath."""
-        found = self._serializer.run(step, otherwise)
+    def _run(self, step: Callable[[], T], otherwise: T, *, later: bool = True) -> T:
+        """Runs a serialized step for a caller; ``otherwise``: it is left to the one beneath, or with ``later=False`` to
+        nobody."""
+        found = self._serializer.run(step, otherwise, later=later)
         if self._commands:
             self._attention()  # steps of the control plane were left to this thread
         return found
