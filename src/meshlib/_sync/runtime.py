@@ -158,15 +158,11 @@ class Runtime:
         """Closes the channel: waiting calls end at once, attempts are cancelled, connections closed. Idempotent."""
         self.closed = True
         self.live = False
-        commands = self.cluster.close(now=self.now())
-        for command in commands:
-            if isinstance(command, Wake):
-                for call in command.calls:
-                    call.wake()
-        for command in commands:
-            if isinstance(command, Close):
-                subchannel: Any = command.subchannel
-                subchannel.close()
+
+        def close(host: Host, subchannel: Any) -> None:
+            subchannel.close()
+
+        self._end(close)
         self.process.detach(self, self.plane.stop)
 
     def abandon(self) -> None:
@@ -175,8 +171,23 @@ class Runtime:
         if self.process.pid == os.getpid() and not self.closed and not exits.threadless():
             self.clock.spawn(self.shutdown, "meshlib-abandoned")
 
+    def _end(self, close: Callable[[Host, Any], None]) -> None:
+        """Performs what the end of the channel asks for."""
+        commands = self.cluster.close(now=self.now())
+        for command in commands:
+            if isinstance(command, Wake):
+                for call in command.calls:
+                    call.wake()
+        for command in commands:
+            if isinstance(command, Close):
+                close(command.host, command.subchannel)
+
     def _attention(self) -> None:
-        self.plane.attention()
+        if self.closed:
+            # A thread had something left to do when the channel closed, and the control thread may be gone.
+            self._end(self.close)
+        else:
+            self.plane.attention()
 
 
 @final
