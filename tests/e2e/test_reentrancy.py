@@ -225,19 +225,6 @@ def test_an_exception_in_the_middle_of_a_call(name: str, target: str, rng: Rando
         assert raised >= 0.8 * len(tried)
 
 
-class Held:
-    """A balancer that makes no picker before it may; then calls wait for a host that they get."""
-
-    def __init__(self) -> None:
-        self.entered = threading.Event()
-        self.may = threading.Event()
-
-    def picker(self, hosts: tuple[Any, ...], *, rng: Random) -> Any:
-        self.entered.set()
-        self.may.wait()
-        return RoundRobin().picker(hosts, rng=rng)
-
-
 def on_loop(loop: Any, step: Callable[[], object]) -> None:
     """Returns once ``step`` has run on the control thread."""
     done = threading.Event()
@@ -251,6 +238,60 @@ def ended(prefix: str) -> None:
         if thread.name.startswith(prefix):
             thread.join(PATIENCE)
             assert not thread.is_alive(), thread
+
+
+@pytest.mark.skipif(sys.gettrace() is not None, reason="coverage traces, too")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # of a loop that nobody has yet: collecting it closes it
+@pytest.mark.parametrize("error", [KeyboardInterrupt, TimeoutError, RuntimeError])
+def test_an_exception_in_the_middle_of_a_first_call(error: type[BaseException], target: str, rng: Random) -> None:
+    """Raised anywhere in the start of a channel it reaches the application as it is, the control thread and its loop
+    end, and the next call is answered."""
+    raised = error("out of a signal handler")
+
+    def expire() -> None:
+        raise raised
+
+    def start(at: int) -> int:
+        with no_hang("the start of a channel"), meshlib.channel(target) as channel:
+            lease: Any = channel._plain.lease  # type: ignore[attr-defined]
+            found: list[BaseException] = []
+
+            def run() -> None:
+                try:
+                    lease.runtime()
+                except BaseException as error:  # noqa: BLE001 - checked below
+                    found.append(error)
+
+            total = interrupt(run, at, expire, WHERE)
+            assert found == [raised] * bool(at), found
+            if lease.latest is None:  # else it was raised at the very end
+                ended("meshlib-control")
+            assert channel.unary_unary(echo.UNARY)(b"x", timeout=2.0) == b"x"
+        ended("meshlib-control")
+        return total
+
+    ended("meshlib-control")
+    total = start(0)
+    assert total > 50
+    for at in points(total, rng):
+        try:
+            start(at)
+        except AssertionError as error_:
+            raise AssertionError(f"an exception at place {at} of {total} of a start") from error_
+    gc.collect()
+
+
+class Held:
+    """A balancer that makes no picker before it may; then calls wait for a host that they get."""
+
+    def __init__(self) -> None:
+        self.entered = threading.Event()
+        self.may = threading.Event()
+
+    def picker(self, hosts: tuple[Any, ...], *, rng: Random) -> Any:
+        self.entered.set()
+        self.may.wait()
+        return RoundRobin().picker(hosts, rng=rng)
 
 
 def is_closed(subchannel: Any) -> bool:
