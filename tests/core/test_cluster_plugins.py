@@ -155,6 +155,26 @@ def test_a_picker_that_says_wait_when_all_fail() -> None:
     assert brief(call.on_endpoints(now=1.1)) == ["start 1 a first"]
 
 
+def test_steps_left_to_a_pick_are_given_to_the_control_plane() -> None:
+    """It is asked to take their commands at once, rather than at its next look."""
+    left: list[str] = []
+
+    def pick(hosts: Sequence[Any]) -> object:
+        if left:
+            channel.resolve(*left, now=1.0)  # in the middle of the pick, as a thread that waits for nobody
+            left.clear()
+        return hosts[0]
+
+    channel = Channel.of("a", balancer=Bench(pick))
+    left += ["a", "b"]
+    before = channel.asked_for_attention
+    call = channel.call()
+    call.begin(now=1.0)
+    assert (channel.opened, channel.asked_for_attention > before) == (["a"], True)
+    channel.step(now=1.0)
+    assert channel.opened == ["a", "b"]
+
+
 def test_adopt_is_asked_once_with_the_picker_before() -> None:
     """Also across a time without any host, and only of its own kind."""
     adopted = []

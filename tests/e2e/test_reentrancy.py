@@ -22,6 +22,7 @@ import pytest
 from tests.interruption import count, interrupt, points
 
 import meshlib
+from meshlib._core.balancing.round_robin import RoundRobin
 from meshlib.testing import ProcessServer, Server, echo
 
 WHERE: Final = ("_core", "_sync", "_control")
@@ -222,6 +223,139 @@ def test_an_exception_in_the_middle_of_a_call(name: str, target: str, rng: Rando
                 calls.call()
                 calls.future()
         assert raised >= 0.8 * len(tried)
+
+
+def on_loop(loop: Any, step: Callable[[], object]) -> None:
+    """Returns once ``step`` has run on the control thread."""
+    done = threading.Event()
+    loop.call_soon_threadsafe(lambda: (step(), done.set()))
+    assert done.wait(PATIENCE)
+
+
+def ended(prefix: str) -> None:
+    """Returns once the threads of that name have ended."""
+    for thread in threading.enumerate():
+        if thread.name.startswith(prefix):
+            thread.join(PATIENCE)
+            assert not thread.is_alive(), thread
+
+
+@pytest.mark.skipif(sys.gettrace() is not None, reason="coverage traces, too")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # of a loop that nobody has yet: collecting it closes it
+@pytest.mark.parametrize("error", [KeyboardInterrupt, TimeoutError, RuntimeError])
+def test_an_exception_in_the_middle_of_a_first_call(error: type[BaseException], target: str, rng: Random) -> None:
+    """Raised anywhere in the start of a channel it reaches the application as it is, the control thread and its loop
+    end, and the next call is answered."""
+    raised = error("out of a signal handler")
+
+    def expire() -> None:
+        raise raised
+
+    def start(at: int) -> int:
+        with no_hang("the start of a channel"), meshlib.channel(target) as channel:
+            lease: Any = channel._plain.lease  # type: ignore[attr-defined]
+            found: list[BaseException] = []
+
+            def run() -> None:
+                try:
+                    lease.runtime()
+                except BaseException as error:  # noqa: BLE001 - checked below
+                    found.append(error)
+
+            total = interrupt(run, at, expire, WHERE)
+            assert found == [raised] * bool(at), found
+            if lease.latest is None:  # else it was raised at the very end
+                ended("meshlib-control")
+            assert channel.unary_unary(echo.UNARY)(b"x", timeout=2.0) == b"x"
+        ended("meshlib-control")
+        return total
+
+    ended("meshlib-control")
+    total = start(0)
+    assert total > 50
+    for at in points(total, rng):
+        try:
+            start(at)
+        except AssertionError as error_:
+            raise AssertionError(f"an exception at place {at} of {total} of a start") from error_
+    gc.collect()
+
+
+class Held:
+    """A balancer that makes no picker before it may; then calls wait for a host that they get."""
+
+    def __init__(self) -> None:
+        self.entered = threading.Event()
+        self.may = threading.Event()
+
+    def picker(self, hosts: tuple[Any, ...], *, rng: Random) -> Any:
+        self.entered.set()
+        self.may.wait()
+        return RoundRobin().picker(hosts, rng=rng)
+
+
+def is_closed(subchannel: Any) -> bool:
+    """Whether grpc's channel is."""
+    try:
+        subchannel.state(False)
+    except ValueError:
+        return True
+    return False
+
+
+@pytest.mark.skipif(sys.gettrace() is not None, reason="coverage traces, too")
+def test_a_picker_that_is_made_while_the_channel_closes(target: str, rng: Random) -> None:
+    """At any place of the close, the call that waits ends and every connection is closed."""
+
+    def close(at: int) -> int:
+        balancer, hold, held = Held(), threading.Event(), threading.Event()
+        channel = meshlib.channel(target, balancer=balancer)
+        ends: list[str] = []
+
+        def call() -> None:
+            try:
+                channel.unary_unary(echo.UNARY)(b"x", wait_for_ready=True)
+            except grpc.RpcError as error:
+                ends.append(error.details())  # type: ignore[attr-defined]
+
+        caller = threading.Thread(target=call, daemon=True)
+        runtime: Any = channel._plain.lease.runtime()  # type: ignore[attr-defined]
+        caller.start()
+        assert balancer.entered.wait(PATIENCE)
+        end = time.monotonic() + PATIENCE
+        while not runtime.cluster.waiting:
+            assert time.monotonic() < end, runtime.cluster
+            time.sleep(0.001)
+        subchannels = [host.subchannel for host in runtime.cluster.hosts]
+
+        def picker() -> None:
+            balancer.may.set()
+            ended("meshlib-picker")
+
+        # The control thread is busy, so that it does not come between.
+        runtime.loop.call_soon_threadsafe(lambda: (held.set(), hold.wait()))
+        assert held.wait(PATIENCE)
+        try:
+            total = interrupt(channel.close, at, picker)
+        finally:
+            hold.set()
+            balancer.may.set()
+        ended("meshlib-picker")
+        for _ in range(3):
+            on_loop(runtime.loop, lambda: None)
+        ended("meshlib-close")
+        caller.join(PATIENCE)
+        assert (ends, [is_closed(subchannel) for subchannel in subchannels]) == (["Channel closed!"], [True, True])
+        return total
+
+    with Calls(target):  # keeps the control thread
+        total = close(0)
+        assert total > 50
+        for at in points(total, rng):
+            try:
+                close(at)
+            except AssertionError as error:
+                raise AssertionError(f"a picker is made at place {at} of {total} of close()") from error
 
 
 SECONDS: Final = 1.5

@@ -120,7 +120,7 @@ class Plane:
     def attention(self) -> None:
         """The machine has something to say. Any thread may call this, any number of times."""
         loop = self._loop
-        if loop is None or self._asked or self._stopped:
+        if loop is None or self._asked:
             return
         self._asked = True
         try:
@@ -174,6 +174,8 @@ class Plane:
     def _step(self) -> None:
         self._asked = False
         if self._stopped:
+            # What a thread had left to do when the channel closed.
+            self._perform(self._cluster.close(now=self._clock()))
             return
         self._perform(self._cluster.on_timer(now=self._clock()))
         self._arm()
@@ -257,9 +259,7 @@ class Plane:
     async def _rebuild_aside(self) -> None:
         """The balancer is the user's own: it may take its time, but not that of the loop."""
         try:
-            commands = await in_thread(lambda: self._cluster.rebuild(now=self._clock()), "meshlib-picker")
+            await in_thread(lambda: self._cluster.rebuild_aside(now=self._clock()), "meshlib-picker")
         finally:
             self._building = None
-        if not self._stopped:
-            self._perform(commands)
-            self._arm()
+        self._step()

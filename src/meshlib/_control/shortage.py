@@ -1,8 +1,10 @@
 """The start of a channel in a process that is out of file descriptors or threads: an error of the call, and no loss."""
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import FileIO
 from typing import Any, Final
 
 from meshlib._core.status import Outcome, local
@@ -12,6 +14,12 @@ __all__ = ["Shortage", "starting"]
 
 DESCRIPTORS: Final = 16
 """What the control thread and C-core open when they start. C-core ends the process if it cannot."""
+
+
+REFUSED: Final = frozenset(
+    {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.ENOSPC, errno.EAGAIN, errno.EPERM, errno.EACCES}
+)
+"""What the operating system says then; the last two in a sandbox."""
 
 
 class Shortage(Exception):  # noqa: N818 - the shells make the RpcError of it
@@ -42,6 +50,9 @@ class _Unstarted:
 def starting(*, first: bool) -> Iterator[None]:
     """Starts a channel; ``first``: C-core may start with it.
 
+    Other errors are raised as they are: a signal handler may raise any, ``TimeoutError`` for one, which is an
+    ``OSError``.
+
     Raises:
         Shortage: a descriptor or a thread was missing.
     """
@@ -50,15 +61,25 @@ def starting(*, first: bool) -> Iterator[None]:
             _check()
         yield
     except (OSError, RuntimeError) as error:
+        if not _is_shortage(error):
+            raise
         raise Shortage(error) from error
+
+
+def _is_shortage(error: OSError | RuntimeError) -> bool:
+    """Whether the operating system, or the interpreter that exits, refused a descriptor, a thread or memory."""
+    if isinstance(error, OSError):
+        return error.errno in REFUSED
+    text = str(error)
+    return "new thread" in text or text == "Event loop is closed"
 
 
 def _check() -> None:
     """Whether there are as many free descriptors as it takes."""
-    held: list[int] = []
+    held: list[FileIO] = []  # not numbers: if a signal handler raises in the middle, the rest close themselves
     try:
         while len(held) < DESCRIPTORS:
-            held.append(os.open(os.devnull, os.O_RDONLY))
+            held.append(FileIO(os.devnull))
     finally:
         for descriptor in held:
-            os.close(descriptor)
+            descriptor.close()

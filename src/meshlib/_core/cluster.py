@@ -424,10 +424,25 @@ class Cluster:
 
     def rebuild(self, *, now: float) -> Commands:
         """Makes pickers for the hosts of now. Runs the balancer's code, outside of steps."""
+        step = self._rebuilt(now)
+        return self._take() if step is None else self._step(step)
+
+    def rebuild_aside(self, *, now: float) -> None:
+        """The same on another thread than the control plane's, which is asked for its attention.
+
+        No command is taken out here: some may be those of other threads, and nobody performs what a thread has that is
+        left behind by a closing channel.
+        """
+        step = self._rebuilt(now)
+        if step is not None:
+            self._run(step, None)
+
+    def _rebuilt(self, now: float) -> Callable[[], None] | None:
+        """The step that puts new pickers in place; None: there is nothing new."""
         # Before the hosts are looked at: what changes meanwhile asks for another rebuild.
         version = self.hosts.version
         if self.closed or version == self._built:
-            return self._take()
+            return None
         tiers = self.hosts.tiers(self._priorities, first=self._previous is None)
         rotation = None
         if tiers:
@@ -437,7 +452,7 @@ class Cluster:
                 rng=self.rng,
                 events=self._events,
                 now=now,
-                serializer=self._serializer,
+                run=self._run,
             )
 
         def step() -> None:
@@ -458,7 +473,7 @@ class Cluster:
                 self.note(PanicChanged(at=now, priorities=self.panic, alone=self._alone))
             self._settle(now)
 
-        return self._step(step)
+        return step
 
     def close(self, *, now: float) -> Commands:
         """The channel closes: waiting calls are woken, every host is closed whatever it has in flight."""
@@ -508,9 +523,10 @@ class Cluster:
 
     # Steps, and how they are run.
 
-    def _run(self, step: Callable[[], T], otherwise: T) -> T:
-        """Runs a serialized step for a caller; ``otherwise``: it is left to the one beneath."""
-        found = self._serializer.run(step, otherwise)
+    def _run(self, step: Callable[[], T], otherwise: T, *, later: bool = True) -> T:
+        """Runs a serialized step for a caller; ``otherwise``: it is left to the one beneath, or with ``later=False`` to
+        nobody."""
+        found = self._serializer.run(step, otherwise, later=later)
         if self._commands:
             self._attention()  # steps of the control plane were left to this thread
         return found

@@ -112,9 +112,17 @@ class Clock:
     def loop(self) -> asyncio.AbstractEventLoop:
         """An event loop for the control thread, whose timers go by :attr:`now`."""
         loop: Any = asyncio.new_event_loop() if _Selector is None else asyncio.SelectorEventLoop(_Selector())
-        if clock_of(loop) is monotonic:
-            loop.time = monotonic  # for the time-outs of asyncio
+        try:
+            if clock_of(loop) is monotonic:
+                loop.time = monotonic  # for the time-outs of asyncio
+        except BaseException:  # raised by a signal handler
+            loop.close()
+            raise
         return loop  # type: ignore[no-any-return]
+
+    def discard(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Closes a loop that no thread has run."""
+        loop.close()
 
 
 @final
@@ -134,6 +142,9 @@ class ExitClock(Clock):
     def loop(self) -> asyncio.AbstractEventLoop:
         """The loop that is run while somebody waits."""
         return self._driver.loop
+
+    def discard(self, loop: asyncio.AbstractEventLoop) -> None:
+        """It stays: there is one for all that run at the exit."""
 
 
 CLOCK = Clock()

@@ -16,6 +16,7 @@ import atexit
 import os
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, final
 
@@ -105,21 +106,23 @@ class Process:
         Two threads, or a thread and its signal handler, may start one at once. There is no lock that one of them could
         wait for: one of the two is ended again.
         """
-        self.runtimes.add(runtime)
-        while True:
-            control = self._control
-            if control is None:
-                made = _Control(self.clock)
-                if self._control is None:  # uninterrupted
-                    self._control = control = made  # uninterrupted
-                else:
-                    made.end()
-                    continue
-            self._attached[runtime] = control
-            if self._control is control:
-                return control.loop, control.resolutions
-            # Its last runtime was detached this moment.
+        try:
+            self.runtimes.add(runtime)
+            while True:
+                control = self._control
+                if control is None:
+                    control = self._started()
+                    if control is None:
+                        continue
+                self._attached[runtime] = control
+                if self._control is control:
+                    return control.loop, control.resolutions
+                # Its last runtime was detached this moment.
+                self._attached.pop(runtime, None)
+        except BaseException:  # also what a signal handler raises
             self._attached.pop(runtime, None)
+            self._end_unused(self._control)
+            raise
 
     def detach(self, runtime: "Runtime", last: Callable[[], None]) -> None:
         """``runtime`` needs it no more: ``last`` runs on the loop, which ends with the last runtime."""
@@ -127,7 +130,25 @@ class Process:
         if control is None:
             return
         control.soon(last)
-        if not self._attached and self._control is control:  # uninterrupted
+        self._end_unused(control)
+
+    def _started(self) -> "_Control | None":
+        """A control thread that this process has from now on; None: another was there first."""
+        made = _Control(self.clock)
+        try:
+            made.start()
+            if self._control is None:  # uninterrupted
+                self._control = made  # uninterrupted
+                return made
+        finally:
+            if self._control is not made:
+                made.discard()
+        return None
+
+    def _end_unused(self, control: "_Control | None") -> None:
+        """Ends the control thread if it is the present one and no runtime is attached. Another thread that is just
+        attaching one looks again."""
+        if control is not None and not self._attached and self._control is control:  # uninterrupted
             self._control = None  # uninterrupted
             control.end()
 
@@ -153,20 +174,36 @@ class _Control:
 
     def __init__(self, clock: Clock) -> None:
         self.loop = clock.loop()
-        self.resolutions = Resolutions(clock=clock.now, rng=clock.rng())
-        started = clock.event()
         try:
-            self.thread = clock.control(lambda: self._run(started))
-        except BaseException:
-            self.loop.close()
+            self.resolutions = Resolutions(clock=clock.now, rng=clock.rng())
+        except BaseException:  # raised by a signal handler
+            clock.discard(self.loop)
             raise
-        if self.thread is None:
-            return
-        try:
+        self.thread: threading.Thread | None = None
+        self._clock = clock
+        self._claims: deque[None] = deque([None])
+        """The loop belongs to the one that takes this out: its thread, or the one that could not start it."""
+
+    def start(self) -> None:
+        """Starts its thread. Whatever is raised, also by a signal handler: :meth:`discard` ends it."""
+        started = self._clock.event()
+        self.thread = self._clock.control(lambda: self._run(started))
+        if self.thread is not None:
             started.wait(EXIT_PATIENCE)
-        except BaseException:
-            self.end()  # it was raised by a signal handler, and nobody knows of this one
-            raise
+
+    def discard(self) -> None:
+        """Ends one that nobody uses, and whose thread may not have been started."""
+        if self._claimed():
+            self._clock.discard(self.loop)
+        else:
+            self.end()
+
+    def _claimed(self) -> bool:
+        try:
+            self._claims.popleft()
+        except IndexError:
+            return False
+        return True
 
     def soon(self, step: Callable[[], object]) -> None:
         """Has ``step`` called on it, if it has not ended."""
@@ -182,6 +219,8 @@ class _Control:
             self.thread.join(EXIT_PATIENCE)
 
     def _run(self, started: Event) -> None:
+        if not self._claimed():
+            return
         loop = self.loop
         asyncio.set_event_loop(loop)
         loop.call_soon(started.set)

@@ -33,7 +33,8 @@ __all__ = ["Lease", "Runtime"]
 
 @final
 class Runtime:
-    """The live part of a channel, made at its first call and left behind at a fork.
+    """The live part of a channel, made at its first call and left behind at a fork. Nobody knows of it before
+    :meth:`start`.
 
     Args:
         settings: what the channel is built from.
@@ -77,19 +78,18 @@ class Runtime:
             observer=ChannelLog(settings.target.text),
             watched=lambda: connectivity.watched,
         )
-        self.loop, resolutions = process.attach(self)
-        try:
-            self.plane = Plane(
-                self.cluster,
-                lambda: resolutions.get(settings.source),
-                self,
-                clock=self.now,
-                build_aside=settings.builds_aside,
-            )
-            self.loop.call_soon_threadsafe(self.plane.start)
-        except BaseException:
-            process.detach(self, lambda: None)  # it was raised by a signal handler, and nobody knows of this one
-            raise
+        self.plane = Plane(
+            self.cluster,
+            lambda: self._resolutions.get(settings.source),
+            self,
+            clock=self.now,
+            build_aside=settings.builds_aside,
+        )
+
+    def start(self) -> None:
+        """Begins, on the control thread. A signal handler may raise in the middle: :meth:`shutdown` then ends it."""
+        self.loop, self._resolutions = self.process.attach(self)
+        self.loop.call_soon_threadsafe(self.plane.start)
 
     # The pool, on the control thread.
 
@@ -158,15 +158,7 @@ class Runtime:
         """Closes the channel: waiting calls end at once, attempts are cancelled, connections closed. Idempotent."""
         self.closed = True
         self.live = False
-        commands = self.cluster.close(now=self.now())
-        for command in commands:
-            if isinstance(command, Wake):
-                for call in command.calls:
-                    call.wake()
-        for command in commands:
-            if isinstance(command, Close):
-                subchannel: Any = command.subchannel
-                subchannel.close()
+        self._end(lambda _, subchannel: subchannel.close())
         self.process.detach(self, self.plane.stop)
 
     def abandon(self) -> None:
@@ -175,8 +167,23 @@ class Runtime:
         if self.process.pid == os.getpid() and not self.closed and not exits.threadless():
             self.clock.spawn(self.shutdown, "meshlib-abandoned")
 
+    def _end(self, close: Callable[[Host, Any], None]) -> None:
+        """Performs what the end of the channel asks for."""
+        commands = self.cluster.close(now=self.now())
+        for command in commands:
+            if isinstance(command, Wake):
+                for call in command.calls:
+                    call.wake()
+        for command in commands:
+            if isinstance(command, Close):
+                close(command.host, command.subchannel)
+
     def _attention(self) -> None:
-        self.plane.attention()
+        if self.closed:
+            # A thread had something left to do when the channel closed, and the control thread may be gone.
+            self._end(self.close)
+        else:
+            self.plane.attention()
 
 
 @final
@@ -243,29 +250,26 @@ class Lease:
         before = self.latest
         if before is not None and before.process is process:
             return before
-        try:
-            with starting(first=process.loop is None):
-                made = Runtime(
-                    self.settings,
-                    process,
-                    connectivity=self._connectivity,
-                    telemetry=self.telemetry,
-                    factory=self._factory,
-                )
-        except Shortage as shortage:
-            raise MeshRpcError(shortage.outcome, shortage.outcome.details, shortage.mesh) from shortage
+        made = Runtime(
+            self.settings, process, connectivity=self._connectivity, telemetry=self.telemetry, factory=self._factory
+        )
         finalizer: weakref.finalize[[], Lease] | None = None
         try:
+            try:
+                with starting(first=process.loop is None):
+                    made.start()
+            except Shortage as shortage:
+                raise MeshRpcError(shortage.outcome, shortage.outcome.details, shortage.mesh) from shortage
             if not exits.threadless():
                 finalizer = weakref.finalize(self, made.abandon)
                 finalizer.atexit = False
             if self.latest is before and not self.closed:  # uninterrupted
                 self.latest = made  # uninterrupted
                 return made
-            if finalizer is not None:
-                finalizer.detach()
         finally:
             if self.latest is not made:
+                if finalizer is not None:
+                    finalizer.detach()
                 made.shutdown()
         # One that was closed meanwhile ends the call as CANCELLED: it had begun.
         return made if self.closed else self.renew()

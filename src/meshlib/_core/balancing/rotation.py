@@ -17,7 +17,6 @@ from meshlib._core.balancing.round_robin import RoundRobin
 from meshlib._core.connectivity import READY
 from meshlib._core.events import ChannelEvent, PluginFailed
 from meshlib._core.host import Host
-from meshlib._core.serial import WorkSerializer
 
 __all__ = ["Rotation"]
 
@@ -34,6 +33,15 @@ class Usable(Protocol):
 
     def __call__(self, host: Host, *, now: float) -> bool:
         """Asks its connection."""
+        ...
+
+
+class Run(Protocol):
+    """Runs a serialized step of the channel."""
+
+    def __call__(self, step: Callable[[], object], otherwise: object, *, later: bool) -> object:
+        """Returns what ``step`` returns; ``otherwise``, if another one is under way. With ``later=False`` the step is
+        not run then."""
         ...
 
 
@@ -61,7 +69,8 @@ class Rotation:
         rng: for the pickers.
         events: takes what goes wrong; None: nobody listens.
         now: monotonic seconds.
-        serializer: of the steps of the channel.
+        run: runs a serialized step of the channel, and has the control plane perform what other steps, which were left
+            to this thread meanwhile, ask for.
     """
 
     __slots__ = (
@@ -75,7 +84,7 @@ class Rotation:
         "_ours",
         "_pick",
         "_pickers",
-        "_serializer",
+        "_run",
         "_tiers",
         "_told",
         "_turn",
@@ -91,9 +100,9 @@ class Rotation:
         rng: Random,
         events: deque[ChannelEvent] | None,
         now: float,
-        serializer: WorkSerializer,
+        run: Run,
     ) -> None:
-        self._serializer = serializer
+        self._run = run
         self._name = type(balancer).__name__
         self._tiers = tiers
         self._members = frozenset(host for tier in tiers for host in tier.hosts)
@@ -147,7 +156,7 @@ class Rotation:
         return self._search(call, usable, now)
 
     def _pick_serialized(self, call: Asking, *, now: float) -> object:
-        return self._serializer.run(partial(self._pick_guarded, call, now), _NOBODY, later=False)
+        return self._run(partial(self._pick_guarded, call, now), _NOBODY, later=False)
 
     def _pick_guarded(self, call: Asking, now: float) -> object:
         try:
