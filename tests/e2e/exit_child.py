@@ -48,6 +48,8 @@ def answer(channel: Any) -> object:
 if PROGRAM.startswith("early"):
     atexit.register(call)
 
+import grpc  # noqa: E402
+
 import meshlib  # noqa: E402 - handlers that were registered before it run after its own
 from meshlib import aio  # noqa: E402
 from meshlib.testing import echo  # noqa: E402
@@ -61,6 +63,32 @@ class Named:
         from meshlib.discovery import Endpoint, Resolution
 
         return Resolution(endpoints=(Endpoint(address=TARGET.removeprefix("named:///")),))
+
+
+class Calling(Named):
+    """Calls before it answers: at the exit that is inside the loop of the control plane, on the only thread."""
+
+    def resolve(self, previous: object) -> Any:
+        """Prints how calls end that cannot wait for the answer."""
+        for timeout in (None, 0.1):
+            begun = time.monotonic()
+            try:
+                nested(timeout)
+            except grpc.RpcError as error:
+                took = time.monotonic() - begun
+                told((error.code().name, took >= (timeout or 0.0)))  # type: ignore[attr-defined]
+        return super().resolve(previous)
+
+
+def nested(timeout: float | None) -> None:
+    """One call of the kind on the channel."""
+    channel = HELD[0]
+    if KIND == "unary":
+        channel.unary_unary(echo.UNARY)(b"x", timeout=timeout)
+    elif KIND == "future":
+        channel.unary_unary(echo.UNARY).future(b"x", timeout=timeout).result()
+    else:
+        list(channel.unary_stream(echo.SERVER_STREAM)(b"x", timeout=timeout))
 
 
 class Closer:
@@ -113,13 +141,15 @@ def main() -> None:
     if PROGRAM.startswith("aio"):
         asyncio.run(left_open(PROGRAM == "aio-flight"))
         return
-    resolver = Named() if TARGET.startswith("named:") else None
+    resolver: Any = Named() if TARGET.startswith("named:") else None
+    if PROGRAM == "nested":
+        resolver = Calling()
     target = "svc-a:1" if resolver else TARGET
     channel: Any = meshlib.channel(target, resolver=resolver)
     HELD.append(channel)
-    if PROGRAM not in ("early", "first", "worker", "finalize", "del"):
+    if PROGRAM not in ("early", "first", "nested", "worker", "finalize", "del"):
         told(answer(channel))
-    if PROGRAM in ("first", "warm", "status"):
+    if PROGRAM in ("first", "nested", "warm", "status"):
         atexit.register(call)
     elif PROGRAM == "finalize":
         HELD.append(weakref.finalize(call, call))  # `call` lives until its module ends

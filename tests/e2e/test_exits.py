@@ -127,3 +127,15 @@ def test_programs_are_answered_and_end_in_silence(cases: list[tuple[str, str, st
     with ThreadPoolExecutor(4) as pool:
         wrong = [found for found in pool.map(lambda case: ended(world, case), chosen * TIMES) if found]
     assert not wrong, f"{len(wrong)} of {len(chosen) * TIMES}:\n" + "\n".join(wrong)
+
+
+@pytest.mark.parametrize("kind", ["unary", "future", "stream"])
+def test_a_call_in_the_middle_of_the_loop_that_would_serve_it(kind: str, world: World) -> None:
+    """At the exit one thread does everything: without a deadline such a call fails, with one it ends at that, and the
+    call beneath is answered."""
+    command = [sys.executable, str(PROGRAM), "nested", kind, world.targets["named"]]
+    run = subprocess.run(
+        command, env=world.environment, capture_output=True, text=True, timeout=PATIENCE / 4, check=False
+    )
+    ends = [str(("UNAVAILABLE", True)), str(("DEADLINE_EXCEEDED", True))]
+    assert (run.returncode, run.stdout.splitlines(), run.stderr) == (0, [*ends, ANSWERS[kind]], "")

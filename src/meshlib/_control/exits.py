@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from queue import Empty, SimpleQueue
 from time import sleep
 from typing import Any, Final, final
 
@@ -90,11 +91,21 @@ def _reported(
 
 @final
 class Driver:
-    """An event loop that whoever waits for something runs meanwhile, one thread at a time."""
+    """An event loop that whoever waits for something runs meanwhile, one thread at a time.
+
+    A signal handler or a callback may wait in the middle of that, on the same thread. asyncio cannot run a loop inside
+    itself, so such a wait ends by what other threads do, or by its time-out: see :attr:`inside`.
+    """
 
     def __init__(self) -> None:
         self.loop: asyncio.AbstractEventLoop = _Loop()
-        self._driving = threading.Lock()
+        self._owner = 0
+        """The thread that runs the loop; 0: none."""
+
+    @property
+    def inside(self) -> bool:
+        """Whether the calling thread is inside the loop, so that nobody runs it while this thread waits."""
+        return self._owner == threading.get_ident()
 
     def event(self) -> "DrivenEvent":
         """A flag; waiting for it runs the loop."""
@@ -102,9 +113,17 @@ class Driver:
 
     def run(self, ready: Callable[[], bool], timeout: float | None) -> None:
         """Runs the loop until something may be :func:`ready`, at most ``timeout`` seconds."""
-        if not self._driving.acquire(blocking=False):
+        me = threading.get_ident()
+        if self._owner == 0:  # uninterrupted
+            self._owner = me  # uninterrupted
+            try:  # uninterrupted
+                self._run(ready, timeout)
+            finally:
+                self._owner = 0  # uninterrupted
+        else:
             sleep(POLL if timeout is None else min(timeout, POLL))
-            return
+
+    def _run(self, ready: Callable[[], bool], timeout: float | None) -> None:
         around = asyncio._get_running_loop()
         try:
             if ready():
@@ -118,7 +137,6 @@ class Driver:
                     timer.cancel()
         finally:
             asyncio._set_running_loop(around)
-            self._driving.release()
 
     def stop(self) -> None:
         """Has the thread that runs the loop look whether it is done."""
@@ -134,15 +152,18 @@ class DrivenEvent:
         driver: has the loop.
     """
 
-    __slots__ = ("_driver", "_set")
+    __slots__ = ("_driver", "_queue", "_set")
 
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
         self._set = False
+        self._queue: SimpleQueue[None] = SimpleQueue()
+        """Has an item once it is set, for a thread that cannot run the loop."""
 
     def set(self) -> None:
         """Ends every wait."""
         self._set = True
+        self._queue.put(None)
         self._driver.stop()
 
     def is_set(self) -> bool:
@@ -156,5 +177,9 @@ class DrivenEvent:
             left = None if end is None else end - monotonic()
             if left is not None and left <= 0:
                 break
-            self._driver.run(self.is_set, left)
+            if self._driver.inside:
+                with suppress(Empty):
+                    self._queue.get(timeout=left)
+            else:
+                self._driver.run(self.is_set, left)
         return self._set

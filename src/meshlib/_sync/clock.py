@@ -95,6 +95,11 @@ class Clock:
         """A flag to wait for."""
         return _Flag()
 
+    @property
+    def inside_loop(self) -> bool:
+        """Whether this thread is inside the loop of the control plane, which nobody runs while it waits."""
+        return False
+
     def spawn(self, target: Callable[[], None], name: str) -> threading.Thread | None:
         """Starts a daemon thread; without one, at exit or for lack of resources, does what it would do at once."""
         return spawn(target, name)
@@ -135,6 +140,11 @@ class ExitClock(Clock):
     def event(self) -> Event:
         """A flag to wait for."""
         return self._driver.event()
+
+    @property
+    def inside_loop(self) -> bool:
+        """Whether this thread is inside it."""
+        return self._driver.inside
 
     def control(self, target: Callable[[], None]) -> None:
         """None is started."""

@@ -14,6 +14,7 @@ machine that was cut short in a step is ended.
 """
 
 import contextvars
+import math
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -39,7 +40,7 @@ from meshlib._core.serial import WorkSerializer
 from meshlib._core.status import OK, Outcome, local
 from meshlib._sync.control import gate
 from meshlib._sync.requests import Requests
-from meshlib._sync.runtime import Lease
+from meshlib._sync.runtime import INSIDE_LOOP, Lease
 from meshlib._sync.waiting import Monitor, Place, Timer
 
 __all__ = ["ABANDONED", "CANCELLED", "Attempt", "Engine"]
@@ -225,11 +226,39 @@ class Engine:
         deadline = self.call.deadline
         left = None if deadline is None else max(0.0, deadline - self.runtime.now()) + LATE
         if left is None or (timeout is not None and timeout <= left):
-            return self.monitor.wait_for(lambda: self.outcome, timeout) is not None
-        if self.monitor.wait_for(lambda: self.outcome, left) is None:
+            return self.wait_for(lambda: self.outcome, timeout) is not None
+        if self.wait_for(lambda: self.outcome, left) is None:
             # grpc's thread that would say so waits for a thread that is beneath this one.
             self.cancel(self._late())
         return self.outcome is not None
+
+    def wait_for(self, ready: Callable[[], T | None], timeout: float | None = None) -> T | None:
+        """Blocks until ``ready()`` returns something, which is returned; None after ``timeout`` seconds."""
+        if not self.runtime.clock.inside_loop:
+            return self.monitor.wait_for(ready, timeout)
+        # Nobody runs the timers of the call but this thread.
+        end = math.inf if timeout is None else self.runtime.now() + timeout
+        while True:
+            due = math.inf if self._due is None else self._due
+            until = min(end, due)
+            if until == math.inf and ready() is None and self._idle():
+                self.cancel(INSIDE_LOOP)
+            turn = partial(self._turn, ready, self._due, until == math.inf)
+            left = None if until == math.inf else max(0.0, until - self.runtime.now())
+            self.monitor.wait_for(turn, left)
+            found = ready()
+            if found is not None or self.runtime.now() >= end:
+                return found
+            if self._due is not None and self.runtime.now() >= self._due:
+                self._run(self._expired, Place.USER)
+
+    def _turn(self, ready: Callable[[], object], due: float | None, endless: bool) -> object:
+        """Something, if the wait is over or has another end than before."""
+        return True if ready() is not None or self._due != due or (endless and self._idle()) else None
+
+    def _idle(self) -> bool:
+        """Whether no attempt is under way that could end the call."""
+        return all(attempt.reported for attempt in list(self._attempts.values()))
 
     def _late(self) -> Outcome:
         """The end of a call whose deadline passed while nobody said how its attempt ended."""

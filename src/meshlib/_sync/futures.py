@@ -76,13 +76,13 @@ class Handle(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg]
         waits = engine.call.streaming and engine.call.plan.attempt_limit is not None
         if waits:
             engine.reading()
-        while isinstance(attempt := engine.monitor.wait_for(lambda: engine.current() or engine.outcome), Attempt):
+        while isinstance(attempt := engine.wait_for(lambda: engine.current() or engine.outcome), Attempt):
             assert attempt.call is not None
             headers = attempt.call.initial_metadata()
             if not headers:
-                engine.monitor.wait_for(partial(_shown, engine, attempt), EMPTY_PATIENCE)
+                engine.wait_for(partial(_shown, engine, attempt), EMPTY_PATIENCE)
             if attempt.call.done():
-                engine.monitor.wait_for(lambda attempt=attempt: attempt.reported or engine.outcome)  # type: ignore[misc]
+                engine.wait_for(lambda attempt=attempt: attempt.reported or engine.outcome)  # type: ignore[misc]
             elif not headers or engine.commit(attempt.command.n, "headers"):
                 if waits:
                     engine.read()

@@ -6,7 +6,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, Final, final
 
 from meshlib._adapt.errors import MeshRpcError
 from meshlib._adapt.grpcio import channel as grpc_channel
@@ -19,6 +19,7 @@ from meshlib._core.call import Call
 from meshlib._core.cluster import Cluster
 from meshlib._core.commands import Close, Wake
 from meshlib._core.host import Host
+from meshlib._core.status import Outcome, local
 from meshlib._sync import control
 from meshlib._sync.connectivity import Connectivity
 from meshlib._sync.control import Process
@@ -28,7 +29,14 @@ from meshlib._sync.waiting import Timer
 if TYPE_CHECKING:
     from meshlib.telemetry._channel import Telemetry
 
-__all__ = ["Lease", "Runtime"]
+__all__ = ["INSIDE_LOOP", "Lease", "Runtime"]
+
+INSIDE_LOOP: Final[Outcome] = local(
+    "UNAVAILABLE",
+    "no connection can be made: the interpreter exits, and the only thread that could make one is inside another call "
+    "beneath this one; do not call in signal handlers and callbacks then, or set a timeout",
+)
+"""The end of a call without a deadline that would wait for ever."""
 
 
 @final
@@ -122,13 +130,17 @@ class Runtime:
 
     # Calls.
 
-    def wait(self, call: Call) -> None:
-        """Blocks the calling thread until ``call`` is woken or its timer is due."""
+    def wait(self, call: Call) -> bool:
+        """Blocks the calling thread until ``call`` is woken or its timer is due. False: neither would ever be, since
+        this thread would have to wake it."""
         event = self.clock.event()
         call.waker = event.set
         if not call.woken:
             timer = call.next_timer()
+            if timer is None and self.clock.inside_loop:
+                return False
             event.wait(None if timer is None else min(max(0.0, timer - self.now()), threading.TIMEOUT_MAX))
+        return True
 
     def call_at(self, when: float, fn: Callable[[], None]) -> Timer | None:
         """Has the control thread call ``fn`` at ``when``, a monotonic second; None if there is no such thread any more.

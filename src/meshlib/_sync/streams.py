@@ -31,10 +31,10 @@ class StreamEngine(Engine):
         if self.call.plan.attempt_limit is not None:
             self.reading()
         if self.call.plan.hedging is not None:
-            ahead: Any = self.monitor.wait_for(self._found)
+            ahead: Any = self.wait_for(self._found)
             return None if ahead is _OVER else ahead
         while True:
-            attempt: Any = self.monitor.wait_for(self._readable)
+            attempt: Any = self.wait_for(self._readable)
             if attempt is _OVER:
                 return None
             found = self._read(attempt, Place.USER)

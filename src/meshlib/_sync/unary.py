@@ -31,7 +31,7 @@ from meshlib._core.policy import Plan
 from meshlib._core.status import OK, Outcome, local
 from meshlib._core.view import CallMesh
 from meshlib._sync.control import gate
-from meshlib._sync.runtime import Lease, Runtime
+from meshlib._sync.runtime import INSIDE_LOOP, Lease, Runtime
 from meshlib._sync.subchannels import Subchannel
 
 __all__ = ["blocking", "failure", "serialized", "unserialized"]
@@ -113,8 +113,11 @@ def blocking(
         commands = call.begin(started) if sendable else call.on_cancel(INVALID_METADATA, now=started)
         while True:
             if not commands:
-                runtime.wait(call)
+                waited = runtime.wait(call)
                 ended = now()
+                if not waited:
+                    commands = call.on_cancel(INSIDE_LOOP, now=ended)
+                    continue
                 commands = call.on_endpoints(now=ended) if call.woken else call.on_timer(now=ended)
                 continue
             command = commands[0]
