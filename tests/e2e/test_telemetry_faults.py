@@ -131,7 +131,9 @@ def test_a_suppressed_call_leaves_nothing(
     assert [record for record in caplog.records if record.name == "meshlib.access"] == []
 
 
-@pytest.mark.parametrize("key", ["suppress_instrumentation", context._SUPPRESS_INSTRUMENTATION_KEY])
+@pytest.mark.parametrize(
+    "key", ["suppress_instrumentation", context._SUPPRESS_INSTRUMENTATION_KEY], ids=["plain", "of the SDK"]
+)
 @both_shells
 def test_a_call_is_traced_where_suppression_is_off(shell: Shell, key: str, traces: Traces) -> None:
     """A context whose suppression key is False suppresses nothing."""
