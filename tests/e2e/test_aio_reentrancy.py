@@ -8,6 +8,7 @@ import asyncio
 import dis
 import gc
 import itertools
+import logging
 import os
 import signal
 import sys
@@ -15,7 +16,7 @@ import threading
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 from random import Random
 from types import CodeType, FrameType
 from typing import Any, Final
@@ -274,6 +275,9 @@ def _interrupted(
         raise AssertionError(f"{nested} at place {at} of {name}: {error!r}; {calls}") from error
 
 
+PLANE: Final = os.path.join("_control", "plane.py")
+
+
 class SoftTimeLimitError(Exception):
     """What a signal handler raises."""
 
@@ -282,13 +286,13 @@ SETTLED: Final = 0.5 * LIMIT
 """Seconds within which everything ends after an exception; well before the deadline of a call."""
 
 
-def _expire(error: type[BaseException]) -> None:
+def _expire(error: type[BaseException], spared: str = PLANE) -> None:
     """Raises, except in the midst of the control plane: that is no part of a call."""
     frame: FrameType | None = sys._getframe()
     place = True
     while frame is not None:
         name = frame.f_code.co_filename
-        if name.endswith(PLANE):
+        if spared and name.endswith(spared):
             return
         if place and name.startswith(OURS):
             place = False
@@ -314,7 +318,6 @@ def _awaits(code: CodeType) -> frozenset[int]:
     return frozenset(found)
 
 
-PLANE: Final = os.path.join("_control", "plane.py")
 SENDS: Final = "Feed.__a"
 """Before their first lines only the task that sends the requests can end the call; it does after an ``Exception``."""
 CONTROL: Final = "Resolution."
@@ -419,6 +422,45 @@ def _raised_at(
 
     interrupt(lambda: _run_raising(runner, channel, hosts, scenario), at, expire, CALL)
     return where
+
+
+@pytest.mark.skipif(sys.gettrace() is not None, reason="coverage traces, too")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
+@pytest.mark.parametrize("error", [SoftTimeLimitError, KeyboardInterrupt])
+def test_an_exception_in_the_middle_of_a_close(
+    error: type[BaseException], rng: Random, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever is raised at any place of ``close()``, no connection stays open, at the latest after another one."""
+    caplog.set_level(logging.CRITICAL, "meshlib")  # a record would keep the frames of what was interrupted
+    with servers(2) as hosts, asyncio.Runner() as runner:
+        runner.get_loop().set_exception_handler(lambda *_: None)
+
+        def begun() -> meshlib.aio.Channel:
+            channel = meshlib.aio.channel(target(*hosts), retry=QUICK, outlier_detection=None)
+            runner.run(all_ready(channel, 2))
+            return channel
+
+        def close(channel: meshlib.aio.Channel) -> None:
+            with suppress(SoftTimeLimitError, KeyboardInterrupt):
+                runner.run(channel.close())
+
+        channel = begun()
+        places = count(lambda: close(channel), CLOSE)
+        for at in points(places, rng):
+            channel = begun()
+            runtime = channel._lease.present
+            assert runtime is not None
+            pool = [host.subchannel for host in runtime.cluster.hosts]
+            assert len(pool) == 2
+            interrupt(partial(close, channel), at, lambda: _expire(error, ""), CLOSE)
+            with suppress(RuntimeError):  # the end of the last run may be among the callbacks that are left
+                runner.run(asyncio.sleep(0))
+            runner.run(channel.close())
+            assert all(subchannel._channel is None for subchannel in pool), f"place {at} of {places}"
+
+
+CLOSE: Final = ("_aio", "_core", "_control")
 
 
 class Cyclic:
