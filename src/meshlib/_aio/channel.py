@@ -62,6 +62,8 @@ class Channel(grpc.aio.Channel):
         )
         self._lease = lease = Lease(settings, telemetry, factory)
         self._multicallables = Multicallables(lambda method: CALLABLES[method.kind](lease, method))
+        self._closing = False
+        """A :meth:`close` is under way."""
         self.mesh = Mesh(settings, lambda: lease.present, lambda: lease.closed)
         """``snapshot()`` and ``resolve_now()``."""
 
@@ -153,19 +155,27 @@ class Channel(grpc.aio.Channel):
             ValueError: ``grace`` is negative.
         """
         lease = self._lease
-        if lease.closed:
+        runtime = lease.present
+        if lease.closed and (self._closing or runtime is None or runtime.ended):
             return
         if grace is not None and grace < 0:
             raise ValueError(f"grace must be non-negative, got {grace}.")
-        lease.closed = True
-        self._multicallables.report(lease.settings.target.text, lease.settings.policies)
-        runtime = lease.present
-        if runtime is None:
-            lease.connectivity.changed(SHUTDOWN)
-        elif runtime.loop is not CLOCK.loop():
-            runtime.abandon()
-        else:
-            await self._end(runtime, grace)
+        try:
+            self._closing = lease.closed = True
+            self._multicallables.report(lease.settings.target.text, lease.settings.policies)
+            runtime = lease.present
+            if runtime is None:
+                lease.connectivity.changed(SHUTDOWN)
+            elif runtime.loop is not CLOCK.loop():
+                runtime.abandon()
+            else:
+                await self._end(runtime, grace)
+        except BaseException:  # cancelled, or raised by a signal handler
+            if runtime is not None:
+                runtime.abandon()
+            raise
+        finally:
+            self._closing = False
 
     async def _end(self, runtime: Runtime, grace: float | None) -> None:
         intercepted = [call for call in self._lease.intercepted.copy() if not call.done()]

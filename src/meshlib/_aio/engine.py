@@ -8,7 +8,7 @@ import asyncio
 import contextvars
 import logging
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from copy import copy
 from functools import partial
 from typing import Any, Final
@@ -20,11 +20,11 @@ from meshlib._adapt import outcomes
 from meshlib._adapt.errors import AioMeshRpcError, status_code
 from meshlib._adapt.metadata import Metadata, for_attempt
 from meshlib._aio.runtime import Lease
-from meshlib._aio.waiting import News
+from meshlib._aio.waiting import News, guarded
 from meshlib._control.methods import Method
 from meshlib._control.timers import Timer, call_at
-from meshlib._core.call import Call
-from meshlib._core.commands import CallCommand, CancelAttempt, StartAttempt
+from meshlib._core.call import Call, Commands
+from meshlib._core.commands import CallCommand, CancelAttempt, Finish, StartAttempt
 from meshlib._core.deadlines import LONGEST, far
 from meshlib._core.hedged import machine
 from meshlib._core.policy import Plan
@@ -40,6 +40,9 @@ Step = Callable[[], tuple[CallCommand, ...]]
 
 LOCAL_DETAILS: Final = "Locally cancelled by application!"
 GC_DETAILS: Final = "Cancelled upon garbage collection!"
+RAISED: Final = local("CANCELLED", "an exception was raised inside the call, as by a signal handler")
+MOST_REPAIRS: Final = 8
+"""How often a call is repaired after exceptions: what raises each time is no signal handler."""
 INSECURE: Final = "Call credentials are only valid on secure channels"
 """grpc.aio's own words."""
 
@@ -80,6 +83,12 @@ class Engine:
     """It has asked for a timer before."""
     _callbacks: tuple[Callable[[Any], None], ...] = ()
     _news: News | None = None
+    _repairs: int = 0
+    """How often it was repaired after an exception."""
+    _ending: Finish | None = None
+    """How the machine has the call end, if an exception interrupted that."""
+    _told: bool = False
+    """Telemetry knows that the call has ended, where it is interested."""
     _waiters: tuple["asyncio.Future[None]", ...] = ()
     """Of those who wait for the end."""
 
@@ -127,25 +136,31 @@ class Engine:
 
     def begin(self) -> None:
         """The call starts: a connected host gets its attempt before this returns."""
-        now = self._now()
-        self._metadata = self.runtime.telemetry.started(self.call, self._metadata, now)
-        self.runtime.calls.add(self)
-        self.feed(partial(self.call.begin, now))
+        try:
+            now = self._now()
+            self._metadata = self.runtime.telemetry.started(self.call, self._metadata, now)
+            self.runtime.calls.add(self)
+            self.feed(partial(self.call.begin, now))
+        except BaseException:
+            self.cut_short()  # the caller gets what was raised, and no call
+            raise
 
     def feed(self, step: Step) -> None:
         """Feeds the machine one input, and performs its commands and whatever follows from them.
 
         A signal handler or a finalizer may feed another input in the middle of this, and so does an attempt that ends
         while it is started or cancelled. The machine takes one input at a time: the other one is queued.
+
+        A signal handler may also raise between any two lines. That ends the call: see :meth:`cut_short`.
         """
         if self._todo is not None:
             self._todo.append(step)
             return
         self._todo = todo = [step]
-        commands: Iterator[CallCommand] | None = None
+        commands: Commands = ()
         try:
             for step in todo:  # it grows meanwhile
-                commands = iter(step())
+                commands = step()
                 for command in commands:
                     if type(command) is StartAttempt:
                         self._start(command)
@@ -153,21 +168,47 @@ class Engine:
                         self.give_up(command.n)
                     else:
                         self._finish(command.outcome, command.n)
-        except BaseException:  # out of a signal handler, or of the observer's code
-            self._postpone([lambda: tuple(commands or ()), *todo[todo.index(step) + 1 :]])
-            raise
-        finally:
+            if self.outcome is None:
+                self._arm()
             self._todo = None
-        if todo[-1] is not step:  # it came after the loop
-            self._postpone(todo[todo.index(step) + 1 :])
-        if self.outcome is None:
-            self._arm()
+            if todo[-1] is not step:  # it came after the loop
+                self._postpone(todo[todo.index(step) + 1 :])
+        except BaseException:  # out of a signal handler, or of the observer's code
+            self._todo = None
+            self.cut_short(commands)
+            raise
 
     def _postpone(self, steps: list[Step]) -> None:
-        """The loop does the rest of a step that was interrupted."""
+        """The loop performs inputs that came too late for the one under way."""
         for step in steps:
             if not self.loop.is_closed():
-                self.loop.call_soon_threadsafe(self.feed, step)
+                self.loop.call_soon_threadsafe(guarded(self.feed, self.cut_short), step)
+
+    def cut_short(self, commands: Commands = ()) -> None:
+        """An exception was raised in the middle of the call, which is left half done. The loop ends the call.
+
+        Args:
+            commands: the last ones of the machine; if the call was about to end, it ends like that.
+        """
+        for command in commands:
+            if type(command) is Finish:
+                self._ending = command
+        if self._repairs < MOST_REPAIRS and not self.loop.is_closed():
+            self._repairs += 1
+            self.loop.call_soon_threadsafe(guarded(lambda _: self.feed(self._abandon), self.cut_short), None)
+
+    def _abandon(self) -> Commands:
+        """The input that ends a call whose machine, or whose commands, were interrupted. Whatever is counted is given
+        back at once; what was done before is not done again."""
+        call, now = self.call, self._now()
+        if not call.attempts:
+            call.begun = call.begun or now
+        for attempt in call.abandon(RAISED, now=now):
+            self.give_up(attempt.n)
+            call.on_outcome(attempt.n, RAISED, now)
+        if self.outcome is not None:
+            return (Finish(self.outcome, self.last),)
+        return (self._ending or Finish(RAISED, 0),)
 
     @property
     def news(self) -> News:
@@ -242,7 +283,8 @@ class Engine:
     def _start(self, command: StartAttempt) -> None:
         subchannel: Any = command.host.subchannel
         try:
-            attempt = subchannel.multicallables[self.method](
+            # Known before it is followed: an exception may be raised between the two.
+            self.attempts[command.n] = attempt = subchannel.multicallables[self.method](
                 self.request(command.n),
                 timeout=command.timeout,
                 metadata=for_attempt(self._metadata, command.previous, command.carrier),
@@ -251,17 +293,27 @@ class Engine:
             )
             self.follow(command.n, attempt)
         except Exception as error:  # noqa: BLE001 - whatever it is, the place at the host is to be freed
+            self._discard(command.n)
             self.ended(command.n, error)
             return
-        self.attempts[command.n] = attempt
         if self._news is not None:
             self._news.tell()
 
+    def _discard(self, n: int) -> None:
+        """Cancels attempt ``n`` if grpc has it."""
+        self.given_up |= {n}
+        attempt = self.attempts.get(n)
+        if attempt is not None:
+            attempt.cancel()  # first: an exception in between is to leave no attempt that nobody knows
+            self.attempts.pop(n, None)
+
     def give_up(self, n: int) -> None:
         self.given_up |= {n}
-        attempt = self.attempts.get(n) if n == self.call.committed else self.attempts.pop(n, None)
+        attempt = self.attempts.get(n)
         if attempt is not None:
             attempt.cancel()
+            if n != self.call.committed:
+                self.attempts.pop(n, None)
 
     def _finish(self, outcome: Outcome, n: int) -> None:
         self.runtime.calls.discard(self)
@@ -277,17 +329,19 @@ class Engine:
         self.attempts = {counted: self.attempts[counted]} if counted in self.attempts else {}
         self.left()
         self._tell()
-        waiters, self._waiters = self._waiters, ()
-        for waiter in waiters:
+        for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(None)
+        self._waiters = ()
         telemetry = self.runtime.telemetry
         try:
-            if telemetry.listens or outcome is not OK or len(self.call.attempts) > 1:
+            if (telemetry.listens or outcome is not OK or len(self.call.attempts) > 1) and not self._told:
+                self._told = True
                 telemetry.ended(self.call, outcome, self._now())  # before anybody told runs
         finally:
-            callbacks, self._callbacks = self._callbacks, ()
-            for callback in callbacks:
+            while self._callbacks:
+                callback, *rest = self._callbacks
+                self._callbacks = tuple(rest)
                 self._run(callback)
         if self.holder is not None and (held := self.holder()) is not None:
             self.holder = weakref.ref(held)
@@ -305,12 +359,12 @@ class Engine:
     def _wake(self) -> None:
         """The cluster has news for a call that waits. It may be in the midst of telling others."""
         if not self.loop.is_closed():
-            self.loop.call_soon(self._on_endpoints, context=self.context)
+            self.loop.call_soon(guarded(self._on_endpoints, self.cut_short), None, context=self.context)
 
-    def _on_endpoints(self) -> None:
+    def _on_endpoints(self, _: object) -> None:
         self.feed(partial(self.call.on_endpoints, now=self._now()))
 
-    def _on_timer(self) -> None:
+    def _on_timer(self, _: object) -> None:
         self._timer = None
         self.feed(partial(self.call.on_timer, now=self._now()))
 
@@ -327,9 +381,10 @@ class Engine:
         if not self._armed:
             # A signal handler may begin a call while the loop sorts its timers.
             self._armed = True
-            self.loop.call_soon_threadsafe(self._arm)
+            self.loop.call_soon_threadsafe(guarded(lambda _: self._arm(), self.cut_short), None)
             return
-        self._timer = timer = call_at(self.loop, self._now, at, self._on_timer, self.context)
+        on_timer = partial(guarded(self._on_timer, self.cut_short), None)
+        self._timer = timer = call_at(self.loop, self._now, at, on_timer, self.context)
         if self.outcome is not None:  # ended by a signal handler or a finalizer meanwhile
             timer.cancel()
             self._timer = None

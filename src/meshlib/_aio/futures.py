@@ -16,7 +16,7 @@ import grpc
 import grpc.aio
 
 from meshlib._aio.engine import GC_DETAILS, LOCAL_DETAILS, Engine
-from meshlib._aio.waiting import follow
+from meshlib._aio.waiting import follow, guarded
 from meshlib._core.status import OK
 from meshlib._core.view import CallMesh
 
@@ -30,7 +30,7 @@ class UnaryResponse(Engine):
 
     def follow(self, n: int, attempt: Any) -> None:
         """By awaiting it."""
-        follow(attempt.__await__(), partial(self._followed, n))
+        follow(attempt.__await__(), partial(self._followed, n), self.cut_short)
 
     def _followed(self, n: int, response: Any, error: BaseException | None) -> None:
         if error is None and self.outcome is None:
@@ -78,7 +78,7 @@ class Handle:
         engine.holder = lambda: self
         # Not here: this may run in the middle of anything, on any thread.
         with suppress(RuntimeError):  # another thread closed the loop just now
-            loop.call_soon_threadsafe(engine.cancel, GC_DETAILS)
+            loop.call_soon_threadsafe(guarded(engine.cancel, engine.cut_short), GC_DETAILS)
 
     def cancel(self) -> bool:
         cancelled: bool = self._engine.cancel(LOCAL_DETAILS)

@@ -54,18 +54,30 @@ class Feed:
         return self
 
     async def __anext__(self) -> Any:
-        requests, replay = self._requests, self._requests.replay
-        requests.sent(self)  # that it asks for the next one says so
-        while True:
-            seen = requests.told
-            if self.index < replay.end:
-                break
-            if replay.half_closed or not requests.wanted(self.n):
-                requests.told_all()
-                raise StopAsyncIteration
-            await requests.more(seen)
-        self.index += 1
-        return replay[self.index - 1]
+        ended, message = False, None
+        try:
+            requests, replay = self._requests, self._requests.replay
+            requests.sent(self)  # that it asks for the next one says so
+            while True:
+                seen = requests.told
+                if self.index < replay.end:
+                    break
+                if replay.half_closed or not requests.wanted(self.n):
+                    requests.told_all()
+                    ended = True
+                    break
+                await requests.more(seen)
+            if not ended:
+                message = replay[self.index]
+                self.index += 1
+        except (GeneratorExit, asyncio.CancelledError):
+            raise
+        except BaseException:  # raised by a signal handler: what sends them ends, and so must the call
+            self._requests.cut_short()
+            raise
+        if ended:
+            raise StopAsyncIteration
+        return message
 
 
 @final
@@ -129,6 +141,11 @@ class Requests:
         self._told = True
         self._news.tell()
 
+    def cut_short(self) -> None:
+        """An exception was raised in what sends them."""
+        if self._engine is not None:
+            self._engine.cut_short()
+
     def wanted(self, n: int) -> bool:
         """Whether attempt ``n`` is still under way."""
         engine = self._engine
@@ -139,6 +156,7 @@ class Requests:
         self._asked.set()  # before the task, which may be an eager one
         if self._pull is None and not self._written:
             self._pull = asyncio.get_running_loop().create_task(self._consume(), context=self._context)
+            self._pull.add_done_callback(self._pulled)
             if self._engine is None:  # a signal handler or a finalizer has ended the call just now
                 self._pull.cancel()
         await self._news.wait(seen)
@@ -158,10 +176,10 @@ class Requests:
             raise asyncio.InvalidStateError(FINISHED)
         if self.replay.half_closed:
             raise asyncio.InvalidStateError(HALF_CLOSED)
-        self.replay.append(serialized(request, self._method))
-        mine = self.replay.end
-        self._news.tell()
         try:
+            self.replay.append(serialized(request, self._method))
+            mine = self.replay.end
+            self._news.tell()
             while True:
                 seen = self._news.told
                 if self._sent >= mine:
@@ -170,7 +188,7 @@ class Requests:
                     await engine.raise_for_status()
                     return
                 await self._news.wait(seen)
-        except asyncio.CancelledError:
+        except BaseException:  # cancelled, or raised by a signal handler
             engine.cancel()
             raise
 
@@ -184,23 +202,24 @@ class Requests:
             raise grpc.aio.UsageError(MIXED)
         if self._engine is None or self.replay.half_closed:
             return
-        self._close()
         try:
+            self._close()
             while True:
                 seen = self._news.told
                 if self._told or self._engine is None:
                     return
                 await self._news.wait(seen)
-        except asyncio.CancelledError:
+        except BaseException:  # cancelled, or raised by a signal handler
             self._cancel()
             raise
 
     def left(self) -> None:
         """An attempt ended, and with the last of them the call: then nothing is pulled any more. Who waits is told."""
         if self._engine is not None and self._engine.outcome is not None:
-            self._engine = None
             if self._pull is not None:
                 self._pull.cancel()
+            self._engine = None
+            self._asked.set()  # for a task that an exception kept from being known here
         self._news.tell()
 
     async def _consume(self) -> None:
@@ -212,18 +231,26 @@ class Requests:
                 for request in self._iterator:
                     await self._take(request)
             self._close()
-        except asyncio.CancelledError:
-            self._cancel()
-            raise
         except Exception:  # noqa: BLE001 - it is the application's, and ends its call as in grpc.aio
             _log.debug("the request iterator of %s raised", self._method.name, exc_info=True)
             self._cancel()
+        except BaseException:  # cancelled, or raised by a signal handler
+            self._cancel()
+            raise
 
     async def _take(self, request: Any) -> None:
         self._asked.clear()
         self.replay.append(serialized(request, self._method))
         self._news.tell()
-        await self._asked.wait()
+        if self._engine is not None:
+            await self._asked.wait()
+        if self._engine is None:
+            raise asyncio.CancelledError
+
+    def _pulled(self, task: "asyncio.Task[None]") -> None:
+        """It may have been interrupted before its first line."""
+        if not task.cancelled() and task.exception() is not None:
+            self._cancel()
 
     def _cancel(self) -> None:
         if self._engine is not None:

@@ -4,10 +4,11 @@ import asyncio
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, Final, final
 
 import grpc.aio
 
+from meshlib._adapt.deferred_log import DeferredLogger
 from meshlib._adapt.errors import AioMeshRpcError
 from meshlib._adapt.grpcio import aio_channel
 from meshlib._adapt.interceptors import by_kind
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Lease", "Runtime"]
 
+_log = DeferredLogger("meshlib")
+
+MOST_SHUTDOWNS: Final = 8
+"""How often the end is begun anew after exceptions: what raises each time is no signal handler."""
 SECOND_LOOP = (
     "This channel serves the event loop it was first called on, which is still open; the call came from another one. "
     "Make one channel per event loop, or close the first loop: the channel then starts anew on the next."
@@ -72,6 +77,11 @@ class Runtime:
         """Those under way."""
         self._probes: dict[Host, Any] = {}
         """Calls that ask subchannels why they fail."""
+        self._ended = False
+        """Its shutdown is over."""
+        self._shutdowns = 0
+        self._subchannels: set[Subchannel] = set()
+        """Those that are open."""
         self._factory = factory
         self._connectivity = connectivity
         self.cluster = Cluster(
@@ -101,11 +111,14 @@ class Runtime:
 
     def open(self, host: Host) -> Subchannel:
         """A subchannel for ``host``."""
-        return Subchannel(host, self.settings, self.process.sharing, self._factory)
+        subchannel = Subchannel(host, self.settings, self.process.sharing, self._factory)
+        self._subchannels.add(subchannel)
+        return subchannel
 
     def close(self, host: Host, subchannel: Any) -> None:
         """Ends a subchannel."""
         subchannel.close()
+        self._subchannels.discard(subchannel)
 
     def diagnose(self, host: Host, subchannel: Any, told: Callable[[Host, str], None]) -> None:
         """Asks a subchannel why it fails."""
@@ -138,13 +151,39 @@ class Runtime:
     # The end.
 
     def shutdown(self) -> None:
-        """Ends every call, closes every connection, asks no more. Idempotent; on the loop."""
-        if self.closed:
+        """Ends every call, closes every connection, asks no more. Idempotent; on the loop.
+
+        What is left when a signal handler raises in the middle is done by the next one, which the loop begins.
+        """
+        if self._ended:
             return
         self.closed = True
-        for call in self.calls.copy():
-            call.cancel()
-        self.plane.stop()
+        try:
+            for call in self.calls.copy():
+                call.cancel()
+            self.plane.stop()
+            # What an exception has kept the control plane from; twice, as it may come here, too.
+            for subchannel in [*self._subchannels, *self._subchannels]:
+                self._close(subchannel)
+            self._ended = True
+        except BaseException:
+            self._shutdowns += 1
+            if self._shutdowns < MOST_SHUTDOWNS and not self.loop.is_closed():
+                self.loop.call_soon_threadsafe(self.shutdown)
+            raise
+
+    @property
+    def ended(self) -> bool:
+        """Whether its :meth:`shutdown` is over."""
+        return self._ended
+
+    def _close(self, subchannel: Subchannel) -> None:
+        """Closes one that the control plane has left open, as it does when an exception interrupts it."""
+        try:
+            subchannel.close()
+            self._subchannels.discard(subchannel)
+        except Exception:  # noqa: BLE001 - the others are closed all the same
+            _log.exception("the connection to %s could not be closed", subchannel.target)
 
     def discard(self) -> None:
         """The same for one that was never used: the channel has another, and its state."""
@@ -157,14 +196,15 @@ class Runtime:
         What belongs to a loop that is closed is let go of: nothing can run there any more, and grpc.aio's own channels
         close themselves.
         """
-        if self.process is control.current() and not self.closed and not self.loop.is_closed():
+        if self.process is control.current() and not self._ended and not self.loop.is_closed():
             with suppress(RuntimeError):  # another thread closed the loop just now
                 self.loop.call_soon_threadsafe(self.shutdown)
 
     def leave(self) -> None:
         """Releases the connections of a runtime whose loop was closed, instead of leaving them to the next cyclic
         collection. Until then grpc.aio keeps the loop: every one, if a channel is used on one loop after the other."""
-        self.closed = True
+        self.closed = self._ended = True
+        self._subchannels.clear()
         for command in self.cluster.close(now=0.0):
             if isinstance(command, Close):
                 command.host.subchannel = None  # grpc.aio's channel closes itself when it is freed

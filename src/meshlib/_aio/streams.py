@@ -12,7 +12,7 @@ from meshlib._adapt.metadata import EMPTY_PATIENCE
 from meshlib._aio.engine import Engine
 from meshlib._aio.futures import Handle, UnaryResponse
 from meshlib._aio.requests import MIXED, Requests, serialized
-from meshlib._aio.waiting import ended
+from meshlib._aio.waiting import ended, guarded
 from meshlib._control.timers import call_at
 
 __all__ = ["StreamStreamCall", "StreamUnaryCall", "UnaryStreamCall"]
@@ -182,7 +182,12 @@ class _ResponseStream(_Streaming):
         return self.data if self.requests is None else self.requests.feed(n)
 
     def follow(self, n: int, attempt: Any) -> None:
-        attempt.add_done_callback(partial(self._on_status, n))
+        # Not raised into grpc.aio: its cancel() calls this first, and only then cancels the call of C-core.
+        attempt.add_done_callback(guarded(partial(self._on_status, n), self.cut_short, self._raise_later))
+
+    def _raise_later(self, error: BaseException) -> None:
+        if not self.loop.is_closed():
+            self.loop.call_soon_threadsafe(_raise, error)
 
     def left(self) -> None:
         if self.requests is not None:
@@ -256,6 +261,10 @@ class _ResponseStream(_Streaming):
             self.ended(n, failure)
         else:
             self.ended(n, error)
+
+
+def _raise(error: BaseException) -> None:
+    raise error
 
 
 class _StreamUnary(UnaryResponse, _Streaming):

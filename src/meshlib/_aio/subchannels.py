@@ -68,10 +68,10 @@ class Subchannel:
         lives grpc.aio keeps every event loop.
         """
         if self._channel is not None:
-            channel, self._channel = self._channel, None
             self.state = _shutdown
             self.multicallables = Kept(_closed)
-            ended(channel.close())
+            ended(self._channel.close())
+            self._channel = None  # last: after an exception it is closed again
 
 
 def _shutdown(_: bool) -> int:

@@ -4,15 +4,21 @@ import asyncio
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any, final
 
-__all__ = ["News", "ended", "follow"]
+__all__ = ["News", "ended", "follow", "guarded"]
 
 Done = Callable[[Any, BaseException | None], None]
+Failed = Callable[[], None]
 
 
-def follow(steps: Generator[Any, None, Any], done: Done) -> None:
-    """Runs what ``await`` would run and tells ``done`` its result or its error: a task without a task.
+def follow(steps: Generator[Any, None, Any], done: Done, failed: Failed) -> None:
+    """Runs what ``await`` would run and calls ``done`` with its result or its error: a task without a task.
 
     An attempt is a future of grpc.aio's around a task of grpc.aio's; one more task around it would cost as much again.
+
+    Args:
+        steps: of the awaitable.
+        done: called at its end.
+        failed: called if a signal handler raises meanwhile, so that ``done`` may not be called.
     """
     try:
         future = steps.send(None)
@@ -22,7 +28,55 @@ def follow(steps: Generator[Any, None, Any], done: Done) -> None:
         done(None, error)
     else:
         future._asyncio_future_blocking = False
-        future.add_done_callback(lambda _: follow(steps, done))
+        rest = _follow(steps, done, failed)
+        next(rest)
+        future.add_done_callback(rest.send)
+
+
+def _follow(steps: Generator[Any, None, Any], done: Done, failed: Failed) -> Generator[None, Any, None]:
+    """What :func:`follow` does when the future is done; a generator for the reason of :func:`guarded`."""
+    try:
+        yield
+        follow(steps, done, failed)
+    except GeneratorExit:  # collected with its loop
+        raise
+    except BaseException:
+        failed()
+        raise
+    yield  # not the end: nobody expects a StopIteration
+
+
+def guarded(
+    run: Callable[[Any], object], failed: Failed, raised: Callable[[BaseException], object] | None = None
+) -> Callable[[Any], object]:
+    """A callback for one call that runs ``run``, and ``failed`` if a signal handler raises at any place of it.
+
+    A function may be interrupted before its first ``try``. A generator is resumed inside of its own.
+
+    Args:
+        run: called with the argument of the callback.
+        failed: called after an exception.
+        raised: called with the exception; None: the callback raises it.
+    """
+    guard = _guard(run, failed, raised)
+    next(guard)
+    return guard.send
+
+
+def _guard(
+    run: Callable[[Any], object], failed: Failed, raised: Callable[[BaseException], object] | None
+) -> Generator[None, Any, None]:
+    try:
+        argument = yield
+        run(argument)
+    except GeneratorExit:  # never called
+        raise
+    except BaseException as error:
+        failed()
+        if raised is None:
+            raise
+        raised(error)
+    yield
 
 
 def ended(awaitable: Awaitable[Any]) -> Any:
@@ -81,7 +135,7 @@ class News:
         """Ends every wait."""
         self.told += 1
         if self._waiters:
-            waiters, self._waiters = self._waiters, {}
-            for waiter in waiters:
+            for waiter in tuple(self._waiters):
                 if not waiter.done():
                     waiter.set_result(None)
+                self._waiters.pop(waiter, None)  # last, so that who tells again after an exception misses nobody
