@@ -176,8 +176,9 @@ class Requests:
             raise asyncio.InvalidStateError(FINISHED)
         if self.replay.half_closed:
             raise asyncio.InvalidStateError(HALF_CLOSED)
+        data = serialized(request, self._method)
         try:
-            self.replay.append(serialized(request, self._method))
+            self.replay.append(data)
             mine = self.replay.end
             self._news.tell()
             while True:
