@@ -89,3 +89,27 @@ def test_a_sweep_does_not_wait_for_who_is_inside_a_channel(target: str) -> None:
         with condition:
             assert elsewhere(glance) is None
         assert elsewhere(glance) == READY
+
+
+def test_a_fork_waits_for_who_looks_at_a_channel(target: str) -> None:
+    """In the child the lock would be nobody's to give back. Once a fork is prepared, nobody begins to look."""
+    looking, ended = threading.Event(), threading.Event()
+
+    def ask(_: bool) -> int:
+        looking.set()
+        assert ended.wait(10)
+        return READY
+
+    with grpcio.channel(target, DEFAULTS, None, None) as channel:
+        thread = threading.Thread(target=locks.glancing(channel, ask))
+        thread.start()
+        assert looking.wait(10)
+        assert grpcio.glances.inside == 1
+        ended.set()
+        thread.join(10)
+        assert grpcio.glances.inside == 0
+        grpcio.glances.refused = True
+        try:
+            assert grpcio.sync_glance(channel)() is None
+        finally:
+            grpcio.glances.refused = False

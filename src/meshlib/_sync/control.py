@@ -20,6 +20,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, final
 
+from meshlib._adapt.grpcio import glances
 from meshlib._control import exits
 from meshlib._control.shared import Resolutions
 from meshlib._core.sharing import Sharing
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["Process", "current", "gate", "usable"]
 
 FORK_PATIENCE: Final = 0.25
-"""Seconds a fork waits for attempts that threads are blocked in."""
+"""Seconds a fork waits for attempts that threads are blocked in, and for looks at connections."""
 
 FORK_POLLS: Final = 100
 """Polls that it waits for them at least: on a machine that stalls, that long may pass without any of them running."""
@@ -255,21 +256,24 @@ def _before_fork() -> None:
     if not _process.runtimes:
         return
     gate.shut()
+    glances.refused = True
     deadline = CLOCK.now() + FORK_PATIENCE
     pause = CLOCK.event()
     polls = 0
-    while _process.blocked() - gate.held > 0 and (polls < FORK_POLLS or CLOCK.now() < deadline):
+    while (glances.inside or _process.blocked() - gate.held > 0) and (polls < FORK_POLLS or CLOCK.now() < deadline):
         pause.wait(_FORK_POLL)
         polls += 1
 
 
 def _after_fork_in_parent() -> None:
+    glances.refused = False
     gate.open()
 
 
 def _after_fork_in_child() -> None:
     global _process
     gate.__init__()  # nobody is there who would open it
+    glances.__init__()
     if _process.runtimes or _process.loop is not None:
         runtimes = list(_process.runtimes)
         for runtime in runtimes:

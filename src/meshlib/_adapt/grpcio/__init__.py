@@ -8,7 +8,7 @@ They are used because the public way costs what a mesh cannot pay, or is not the
 - ``check_connectivity_state`` asks a connection in a third of a microsecond; ``subscribe`` costs a thread per channel
   and makes closing take a tenth of a second.
 - grpc's locks are entered in Python, where a signal handler may raise and leave them locked
-  (:mod:`meshlib._adapt.grpcio.locks`).
+  (:mod:`meshlib._adapt.grpcio.locks`); a fork waits for who has one in hand (:data:`glances`).
 - ``_InactiveRpcError`` is what blocking calls raise, and applications catch it by that name.
 - ``_credentials`` tells TLS from the credentials of a plaintext channel (:func:`transport`).
 - ``_UnaryOutcome`` is what ``with_call`` gives on a channel with interceptors; the call is inside (:func:`inner`).
@@ -27,6 +27,7 @@ They are used because the public way costs what a mesh cannot pay, or is not the
 from meshlib._adapt.grpcio.aio import aio_channel, aio_intercepted, aio_state, sending
 from meshlib._adapt.grpcio.blocking import UnaryUnary, shortened
 from meshlib._adapt.grpcio.features import lost
+from meshlib._adapt.grpcio.locks import glances
 from meshlib._adapt.grpcio.marks import inner, transport
 from meshlib._adapt.grpcio.sync import (
     Compressing,
@@ -49,6 +50,7 @@ __all__ = [
     "channel",
     "debug_string",
     "depth",
+    "glances",
     "inactive",
     "inner",
     "let_go",

@@ -22,13 +22,13 @@ from collections.abc import Callable
 from operator import attrgetter
 from pathlib import Path
 from types import FrameType
-from typing import Any, Final
+from typing import Any, Final, final
 
 import grpc
 
 from meshlib._adapt.grpcio import blocking
 
-__all__ = ["depth", "glancing", "interruptible"]
+__all__ = ["depth", "glances", "glancing", "interruptible"]
 
 _LOCK: Final = type(threading.Lock())
 _RLOCK: Final = type(threading.RLock())
@@ -52,6 +52,22 @@ def interruptible(channel: Any) -> None:
         state.lock = threading.RLock()
 
 
+@final
+class Glances:
+    """Who is looking at a channel, with its lock in hand. In the child of a fork that is made meanwhile the lock would
+    be nobody's to give back, and grpc waits for it there."""
+
+    __slots__ = ("inside", "refused")
+
+    def __init__(self) -> None:
+        self.inside = 0
+        self.refused = False
+        """A fork is prepared: nobody is to begin."""
+
+
+glances: Final = Glances()
+
+
 def glancing(channel: Any, ask: Callable[[bool], int]) -> Callable[[], int | None]:
     """How to ``ask`` a channel for its connectivity without waiting for a thread that is inside it, or that has left
     its lock behind; None is the answer then. For threads on which no signal handler runs."""
@@ -61,12 +77,16 @@ def glancing(channel: Any, ask: Callable[[bool], int]) -> Callable[[], int | Non
     lock: Any = condition._lock  # type: ignore[attr-defined]
 
     def glance() -> int | None:
-        if not lock.acquire(False):
-            return None
+        glances.inside += 1  # uninterrupted
         try:
-            return ask(True)
+            if glances.refused or not lock.acquire(False):
+                return None
+            try:
+                return ask(True)
+            finally:
+                lock.release()
         finally:
-            lock.release()
+            glances.inside -= 1  # uninterrupted
 
     return glance
 
