@@ -55,7 +55,7 @@ from meshlib._core.watch import Watch
 if TYPE_CHECKING:
     from meshlib._core.call import Call
 
-__all__ = ["CLOSED", "Cluster"]
+__all__ = ["ASKING", "CLOSED", "Cluster"]
 
 T = TypeVar("T")
 
@@ -712,3 +712,7 @@ class Cluster:
             except IndexError:  # another thread was quicker
                 break
             self.observer.on_channel_event(event)
+
+
+ASKING: Final = frozenset({Rotation.pick.__code__, Cluster._look.__code__})
+"""Where a caller's thread asks a connection for its state, which takes a lock of grpc's."""

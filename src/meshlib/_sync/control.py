@@ -14,6 +14,7 @@ thread is inside a call.
 import asyncio
 import atexit
 import os
+import sys
 import threading
 import weakref
 from collections import deque
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Final, final
 from meshlib._adapt.grpcio import glances
 from meshlib._control import exits
 from meshlib._control.shared import Resolutions
+from meshlib._core.cluster import ASKING
 from meshlib._core.sharing import Sharing
 from meshlib._sync.clock import CLOCK, Clock, Event, ExitClock
 
@@ -60,6 +62,7 @@ class Gate:
     def shut(self) -> None:
         """New attempts wait from now on. A signal handler may fork while a fork is prepared."""
         if not self.closed:
+            self.held = 0  # who came as the last fork ended may have counted itself after that
             self._opened = CLOCK.event()
             self.closed = True
 
@@ -252,6 +255,15 @@ def usable() -> Process:
     return _process
 
 
+def _inside() -> bool:
+    """Whether another thread is inside grpc: in a call, or with the lock of a channel, which it asks for its state. The
+    child would wait for that lock without end."""
+    if _process.blocked() > gate.held or glances.inside:
+        return True
+    me = threading.get_ident()
+    return any(frame.f_code in ASKING for thread, frame in sys._current_frames().items() if thread != me)
+
+
 def _before_fork() -> None:
     if not _process.runtimes:
         return
@@ -260,7 +272,7 @@ def _before_fork() -> None:
     deadline = CLOCK.now() + FORK_PATIENCE
     pause = CLOCK.event()
     polls = 0
-    while (glances.inside or _process.blocked() - gate.held > 0) and (polls < FORK_POLLS or CLOCK.now() < deadline):
+    while _inside() and (polls < FORK_POLLS or CLOCK.now() < deadline):
         pause.wait(_FORK_POLL)
         polls += 1
 
