@@ -8,8 +8,8 @@ AIO = (
     Mutant(
         name="late timer",
         module="engine",
-        old="call_at(self.loop, self._now, at, self._on_timer",
-        new="call_at(self.loop, self._now, at + 0.001, self._on_timer",
+        old="call_at(self.loop, self._now, at, on_timer",
+        new="call_at(self.loop, self._now, at + 0.001, on_timer",
         kinds=("blocking",),
     ),
     Mutant(
@@ -78,8 +78,8 @@ AIO = (
     Mutant(
         name="lost cancel of a losing hedge",
         module="engine",
-        old="        if attempt is not None:\n            attempt.cancel()\n",
-        new="",
+        old="            attempt.cancel()\n            if n != self.call.committed:\n",
+        new="            if n != self.call.committed:\n",
         kinds=("hedged",),
     ),
     Mutant(
@@ -134,15 +134,15 @@ AIO = (
     Mutant(
         name="done-callbacks told twice",
         module="engine",
-        old="        for callback in callbacks:\n",
-        new="        for callback in callbacks * 2:\n",
+        old="                self._run(callback)\n",
+        new="                self._run(callback)\n                self._run(callback)\n",
         kinds=("future",),
     ),
     Mutant(
         name="drained connection never closed",
         module="runtime",
-        old="        subchannel.close()\n",
-        new="        pass\n",
+        old="        subchannel.close()\n        self._subchannels.discard(subchannel)\n",
+        new="        self._subchannels.discard(subchannel)\n",
         kinds=("blocking",),
     ),
     Mutant(
