@@ -296,7 +296,7 @@ def _expire(error: type[BaseException], spared: str = PLANE) -> None:
             return
         if place and name.startswith(OURS):
             place = False
-            if frame.f_lasti in _awaits(frame.f_code):
+            if frame.f_lasti in _deaf(frame.f_code):
                 return
             first = (frame.f_lineno or 0) - frame.f_code.co_firstlineno <= 2
             if first and frame.f_code.co_qualname.startswith(SENDS) and not issubclass(error, Exception):
@@ -306,20 +306,25 @@ def _expire(error: type[BaseException], spared: str = PLANE) -> None:
 
 
 @cache
-def _awaits(code: CodeType) -> frozenset[int]:
-    """Offsets where an ``await`` passes on what is sent and yielded: CPython looks for signals in what is awaited."""
+def _deaf(code: CodeType) -> frozenset[int]:
+    """Offsets where nothing is raised. Most are those where only finalizers run: CPython looks for signals in what is
+    awaited, and not as it handles an exception."""
     found: set[int] = set()
     before = False
     for instruction in dis.get_instructions(code):
         resumes = instruction.opname == "RESUME" and (instruction.arg or 0) & 3 >= 2
         if before or resumes:
             found.add(instruction.offset)
-        before = resumes or instruction.opname == "SEND"
+        before = resumes or instruction.opname in ("SEND", "CHECK_EXC_MATCH")
+        if instruction.opname == "COPY" and code.co_qualname == STARTS:
+            found.add(instruction.offset)
     return frozenset(found)
 
 
 SENDS: Final = "Feed.__a"
 """Before their first lines only the task that sends the requests can end the call; it does after an ``Exception``."""
+STARTS: Final = "Engine._start"
+"""As grpc.aio returns its call, nobody else knows that yet; it ends by its deadline, if it has one."""
 CONTROL: Final = "Resolution."
 """What the coroutines of the control plane are called."""
 

@@ -333,11 +333,10 @@ class Engine:
             if not waiter.done():
                 waiter.set_result(None)
         self._waiters = ()
-        telemetry = self.runtime.telemetry
         try:
-            if (telemetry.listens or outcome is not OK or len(self.call.attempts) > 1) and not self._told:
+            if (self.runtime.telemetry.listens or outcome is not OK or len(self.call.attempts) > 1) and not self._told:
                 self._told = True
-                telemetry.ended(self.call, outcome, self._now())  # before anybody told runs
+                self.runtime.telemetry.ended(self.call, outcome, self._now())  # before anybody told runs
         finally:
             while self._callbacks:
                 callback, *rest = self._callbacks

@@ -54,30 +54,26 @@ class Feed:
         return self
 
     async def __anext__(self) -> Any:
-        ended, message = False, None
         try:
             requests, replay = self._requests, self._requests.replay
             requests.sent(self)  # that it asks for the next one says so
             while True:
                 seen = requests.told
                 if self.index < replay.end:
-                    break
+                    message = replay[self.index]
+                    self.index += 1
+                    return message
                 if replay.half_closed or not requests.wanted(self.n):
                     requests.told_all()
-                    ended = True
-                    break
+                    raise StopAsyncIteration
                 await requests.more(seen)
-            if not ended:
-                message = replay[self.index]
-                self.index += 1
+        except StopAsyncIteration:
+            raise
         except (GeneratorExit, asyncio.CancelledError):
             raise
         except BaseException:  # raised by a signal handler: what sends them ends, and so must the call
             self._requests.cut_short()
             raise
-        if ended:
-            raise StopAsyncIteration
-        return message
 
 
 @final

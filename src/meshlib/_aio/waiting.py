@@ -69,14 +69,15 @@ def _guard(
     try:
         argument = yield
         run(argument)
-    except GeneratorExit:  # never called
+        yield  # not the end: nobody expects a StopIteration
+    except GeneratorExit:  # collected
         raise
     except BaseException as error:
         failed()
         if raised is None:
             raise
         raised(error)
-    yield
+        yield
 
 
 def ended(awaitable: Awaitable[Any]) -> Any:

@@ -134,15 +134,15 @@ AIO = (
     Mutant(
         name="done-callbacks told twice",
         module="engine",
-        old="                self._callbacks = tuple(rest)\n",
-        new="                self._callbacks = tuple(rest)\n                self._run(callback)\n",
+        old="                self._run(callback)\n",
+        new="                self._run(callback)\n                self._run(callback)\n",
         kinds=("future",),
     ),
     Mutant(
         name="drained connection never closed",
         module="runtime",
-        old="        subchannel.close()\n        self._subchannels",
-        new="        self._subchannels",
+        old="        subchannel.close()\n        self._subchannels.discard(subchannel)\n",
+        new="        self._subchannels.discard(subchannel)\n",
         kinds=("blocking",),
     ),
     Mutant(
