@@ -3,12 +3,17 @@
 import os
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from meshlib.testing import ProcessServer
+import meshlib
+from meshlib._sync import control
+from meshlib.testing import ProcessServer, Server, echo
 
 PROGRAM = Path(__file__).with_name("fork_child.py")
 
@@ -43,3 +48,27 @@ def test_ten_of_ten_children_call_and_the_parent_goes_on(setting: str | None, st
         check=False,
     )
     assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_a_fork_waits_for_a_thread_that_asks_a_connection_for_its_state() -> None:
+    """That has a lock of grpc's in hand, which the child would wait for without end."""
+    with Server() as server, meshlib.channel(server.address) as channel:
+        assert channel.unary_unary(echo.UNARY)(b"x", timeout=10) == b"x"
+        runtime: Any = channel._plain.lease.runtime()  # type: ignore[attr-defined]
+        (host,) = runtime.cluster.hosts
+        held = threading.Lock()
+        held.acquire()
+        state, host.subchannel.state = host.subchannel.state, held.acquire  # blocks in C, as grpc may
+        thread = threading.Thread(target=lambda: runtime.cluster.usable(host, now=runtime.now()))
+        thread.start()
+        try:
+            end = time.monotonic() + 10
+            while not control._inside():
+                assert time.monotonic() < end, "a fork would not wait"
+        finally:
+            host.subchannel.state = state
+            held.release()
+            thread.join(10)
+        end = time.monotonic() + 10
+        while control._inside():  # the control thread may be looking
+            assert time.monotonic() < end
