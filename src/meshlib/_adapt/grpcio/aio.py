@@ -1,6 +1,5 @@
 """The channels of grpc.aio, and their calls."""
 
-import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from functools import cache
@@ -70,13 +69,13 @@ async def _send(call: Any, requests: AsyncIterator[bytes]) -> None:
             await call._cython_call.send_receive_close()
     except cygrpc.InternalError:
         pass  # C-core has ended the call, and is about to say how
-    except asyncio.CancelledError:
-        if not call.done():  # the loop ends
-            call.cancel()
-        raise
     except Exception:  # noqa: BLE001 - a request that is no bytes, which ends the call as in grpc.aio
         _log.debug("a stream of requests could not be sent", exc_info=True)
         call.cancel()
+    except BaseException:  # the loop ends, or a signal handler has raised KeyboardInterrupt
+        if not call.done():
+            call.cancel()
+        raise
 
 
 class _Innermost:
