@@ -293,25 +293,17 @@ class Engine:
             )
             self.follow(command.n, attempt)
         except Exception as error:  # noqa: BLE001 - whatever it is, the place at the host is to be freed
-            self._discard(command.n)
+            self.give_up(command.n)  # grpc may have it
             self.ended(command.n, error)
             return
         if self._news is not None:
             self._news.tell()
 
-    def _discard(self, n: int) -> None:
-        """Cancels attempt ``n`` if grpc has it."""
-        self.given_up |= {n}
-        attempt = self.attempts.get(n)
-        if attempt is not None:
-            attempt.cancel()  # first: an exception in between is to leave no attempt that nobody knows
-            self.attempts.pop(n, None)
-
     def give_up(self, n: int) -> None:
         self.given_up |= {n}
         attempt = self.attempts.get(n)
         if attempt is not None:
-            attempt.cancel()
+            attempt.cancel()  # first: an exception in between is to leave no attempt that nobody knows
             if n != self.call.committed:
                 self.attempts.pop(n, None)
 
