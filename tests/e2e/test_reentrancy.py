@@ -225,6 +225,17 @@ def test_an_exception_in_the_middle_of_a_call(name: str, target: str, rng: Rando
         assert raised >= 0.8 * len(tried)
 
 
+def at_each_place(run: Callable[[int], int], rng: Random) -> None:
+    """Runs it once without an interruption, which counts its places, and again for each place that is tried."""
+    total = run(0)
+    assert total > 50
+    for at in points(total, rng):
+        try:
+            run(at)
+        except AssertionError as error:
+            raise AssertionError(f"interrupted at place {at} of {total}") from error
+
+
 def on_loop(loop: Any, step: Callable[[], object]) -> None:
     """Returns once ``step`` has run on the control thread."""
     done = threading.Event()
@@ -271,13 +282,7 @@ def test_an_exception_in_the_middle_of_a_first_call(error: type[BaseException], 
         return total
 
     ended("meshlib-control")
-    total = start(0)
-    assert total > 50
-    for at in points(total, rng):
-        try:
-            start(at)
-        except AssertionError as error_:
-            raise AssertionError(f"an exception at place {at} of {total} of a start") from error_
+    at_each_place(start, rng)
     gc.collect()
 
 
@@ -349,13 +354,7 @@ def test_a_picker_that_is_made_while_the_channel_closes(target: str, rng: Random
         return total
 
     with Calls(target):  # keeps the control thread
-        total = close(0)
-        assert total > 50
-        for at in points(total, rng):
-            try:
-                close(at)
-            except AssertionError as error:
-                raise AssertionError(f"a picker is made at place {at} of {total} of close()") from error
+        at_each_place(close, rng)
 
 
 SECONDS: Final = 1.5

@@ -91,10 +91,10 @@ def _reported(
 
 @final
 class Driver:
-    """An event loop that whoever waits for something runs meanwhile, one thread at a time.
+    """An event loop without a thread of its own: a thread that waits for something runs it, one thread at a time.
 
-    A signal handler or a callback may wait in the middle of that, on the same thread. asyncio cannot run a loop inside
-    itself, so such a wait ends by what other threads do, or by its time-out: see :attr:`inside`.
+    A signal handler or a callback may wait on a thread that is running it. asyncio cannot run a loop inside itself, so
+    such a wait ends by what other threads do, or by its timeout: see :attr:`inside`.
     """
 
     def __init__(self) -> None:
