@@ -245,10 +245,12 @@ async def test_a_stream_that_falls_silent_is_ended(shell: Shell) -> None:
 async def test_a_stream_that_is_silent_from_the_start_is_tried_again(shell: Shell) -> None:
     """On another host."""
     retry = meshlib.RetryPolicy(**QUICK, per_attempt_idle_timeout=0.3)
-    with servers(2) as (silent, good):
-        silent.fault(hang=True)
-        async with caller(shell, silent, good, retry=retry, balancer="pick_first") as it:
+    with servers(2) as both:
+        async with caller(shell, *both, retry=retry, balancer="pick_first") as it:
             await it.ready(2)
+            await it.unary()
+            (silent,) = (server for server in both if server.calls.total())  # the one that was connected first
+            silent.fault(hang=True)
             stream = it.channel.unary_stream(echo.SERVER_STREAM)(b"x", timeout=PATIENCE)
             got, error = await read_all(it, stream)
             assert (got, error) == ([b"x"] * 3, None)
