@@ -651,7 +651,9 @@ def test_close() -> None:
     channel.put("b", CONNECTING, now=1.0)
     waiting = channel.call(wait_for_ready=True)
     waiting.begin(now=1.0)
+    asked = channel.asked_for_attention
     channel.close(now=2.0)
+    assert channel.asked_for_attention == asked, "whoever closes the channel is given all that is left to do"
     assert channel.woken == [waiting]
     outcome = ended(waiting.on_endpoints(now=2.0))
     assert (outcome.code, outcome.details) == ("CANCELLED", "Channel closed!")

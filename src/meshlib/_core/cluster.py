@@ -484,7 +484,7 @@ class Cluster:
         # At once, also in the middle of another step; what that may still bring back goes when it has ended.
         self._clear()
         self._commands.append(StateChanged(SHUTDOWN))
-        self._run(self._clear, None)
+        self._serializer.run(self._clear, None)  # not _run, which has the control plane take the commands
         self._publish()
         return self._take()
 
