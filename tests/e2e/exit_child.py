@@ -1,6 +1,7 @@
 """A program that calls while the interpreter exits, or leaves something open then; run by test_exits.
 
-usage: exit_child.py PROGRAM KIND TARGET   prints the answers that it got, one a line
+usage: exit_child.py PROGRAM KIND TARGET   prints the answers that it got, one a line; writes to the descriptor named by
+EXIT_BEGAN when its exit began, in monotonic seconds
 """
 
 import asyncio
@@ -188,4 +189,7 @@ def main() -> None:
         sys.exit(7)
 
 
-main()
+try:
+    main()
+finally:
+    os.write(int(os.environ["EXIT_BEGAN"]), str(time.monotonic()).encode())
