@@ -86,7 +86,8 @@ def test_a_handler_may_ship_its_records_through_the_same_channel() -> None:
         with handled(ship):
             assert send(b"x", timeout=5) == b"x"
             flush_logs(WAIT)
-        assert shipped == [f"static:///{server.address}: endpoints changed: +{server.address}".encode()]
+        # Twice if its call is the first one as well: of two that start a channel at once, one is shut down again.
+        assert set(shipped) == {f"static:///{server.address}: endpoints changed: +{server.address}".encode()}
 
 
 def test_a_record_is_made_where_it_happens_and_handled_elsewhere() -> None:

@@ -33,8 +33,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Process", "current", "gate", "usable"]
 
-FORK_PATIENCE: Final = 0.25
-"""Seconds a fork waits for attempts that threads are blocked in, and for looks at connections."""
+FORK_PATIENCE: Final = 1.0
+"""Seconds a fork waits for attempts that threads are blocked in, and for looks at connections. Calls of the child may
+hang if it does not wait long enough, and only a call that takes longer makes it wait that long."""
 
 FORK_POLLS: Final = 100
 """Polls that it waits for them at least: on a machine that stalls, that long may pass without any of them running."""
