@@ -31,8 +31,8 @@ import meshlib.aio
 from meshlib.testing import Server, echo, servers
 
 WHERE: Final = ("_core", "_aio", "_control")
-LIMIT: Final = 5.0
-"""Seconds for a scenario, which takes milliseconds; also the deadline of its calls."""
+LIMIT: Final = 15.0
+"""Seconds for a scenario, which takes milliseconds but on a machine that is busy; also the deadline of its calls."""
 METHODS: Final = {
     "unary_unary": echo.UNARY,
     "unary_stream": echo.SERVER_STREAM,
@@ -282,7 +282,7 @@ class SoftTimeLimitError(Exception):
     """What a signal handler raises."""
 
 
-SETTLED: Final = 0.5 * LIMIT
+SETTLED: Final = 10.0
 """Seconds within which everything ends after an exception; well before the deadline of a call."""
 
 
@@ -523,7 +523,7 @@ async def test_a_storm_of_signals_and_collections(rng: Random) -> None:
             try:
                 gc.set_threshold(25, 2, 2)
                 signal.setitimer(signal.ITIMER_PROF, 0.005, 0.005)
-                async with asyncio.timeout(STORM + 4 * LIMIT):
+                async with asyncio.timeout(STORM + 3 * LIMIT):
                     kinds = ("unary_unary", "unary_stream", "stream_stream") * 4
                     answered = await asyncio.gather(*map(caller, kinds))
             finally:
