@@ -97,7 +97,14 @@ def test_every_python_name_may_be_another(address: str, tmp_path: Path) -> None:
     assert replaced > 5
     (line,) = _child(address, path=tmp_path)
     lost = line.partition(EXPECTED)[2].split("; ")
-    renamed = (features.ERRORS, features.BLOCKING, features.EXIT, features.AIO_REQUESTS, features.AIO_INTERCEPTED)
+    renamed = (
+        features.ERRORS,
+        features.BLOCKING,
+        features.DELIVERY,
+        features.EXIT,
+        features.AIO_REQUESTS,
+        features.AIO_INTERCEPTED,
+    )
     assert lost == [feature.name for feature in renamed]
 
 

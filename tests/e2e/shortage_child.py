@@ -1,6 +1,6 @@
-"""A program whose process is out of file descriptors or threads when its channels start; run by test_shortage.
+"""A program whose process is out of file descriptors or threads for its first calls, or later; run by test_shortage.
 
-usage: shortage_child.py sync|aio descriptors|threads KIND ADDRESS   prints a line of JSON
+usage: shortage_child.py sync|aio descriptors|threads|"later threads" KIND ADDRESS   prints a line of JSON
 """
 
 import asyncio
@@ -30,7 +30,7 @@ def descriptors() -> int:
 @contextmanager
 def short() -> Iterator[None]:
     """The process has no thread, or no descriptor, to give."""
-    if WHAT == "threads":
+    if WHAT.endswith("threads"):
         if os.getuid() == 0:
             os.setuid(NOBODY)  # the limit does not hold for root
         most = resource.getrlimit(resource.RLIMIT_NPROC)[1]
@@ -52,7 +52,7 @@ def short() -> Iterator[None]:
 
 def told(error: Any) -> list[object]:
     """What matters of an error."""
-    return [isinstance(error, grpc.RpcError), error.code().name, error.mesh.local, "could not start" in error.details()]
+    return [isinstance(error, grpc.RpcError), error.code().name, error.mesh.local, "could not" in error.details()]
 
 
 def call(channel: Any) -> Any:
@@ -60,6 +60,8 @@ def call(channel: Any) -> Any:
     try:
         if KIND == "future":
             return channel.unary_unary(echo.UNARY).future(b"x", timeout=10).result().decode()
+        if KIND == "upload":
+            return channel.stream_unary(echo.CLIENT_STREAM)(iter([b"x", b"y"]), timeout=10).decode()
         if KIND == "stream":
             return b"".join(channel.unary_stream(echo.SERVER_STREAM)(b"x", timeout=10)).decode()
         return channel.unary_unary(echo.UNARY)(b"x", timeout=10).decode()
@@ -80,10 +82,12 @@ async def acall(channel: Any) -> Any:
 def blocking() -> dict[str, object]:
     """Three calls without, and one with what it takes."""
     with meshlib.channel(f"static:///{ADDRESS}") as channel:
+        if WHAT == "later threads":
+            channel.unary_unary(echo.UNARY)(b"x", timeout=10)
         before = descriptors()
         with short():
             without = [call(channel) for _ in range(3)]
-        lost = descriptors() - before
+        lost = descriptors() - before + sum(host.in_flight for host in channel.mesh.snapshot().hosts)
         return {"without": without, "lost": lost, "after": call(channel)}
 
 

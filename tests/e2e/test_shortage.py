@@ -1,4 +1,4 @@
-"""A process without file descriptors or threads for its first call: an error of the call, no loss, and a recovery."""
+"""A process without file descriptors or threads for a call: an error of the call, no loss, and a recovery."""
 
 import json
 import os
@@ -12,9 +12,10 @@ import pytest
 from meshlib.testing import ProcessServer
 
 PROGRAM = Path(__file__).with_name("shortage_child.py")
-ANSWERS = {"unary": "x", "future": "x", "stream": "xxx"}
+ANSWERS = {"unary": "x", "future": "x", "stream": "xxx", "upload": "xy"}
 CASES = [
-    *(("sync", what, kind) for what in ("descriptors", "threads") for kind in ANSWERS),
+    *(("sync", what, kind) for what in ("descriptors", "threads") for kind in ANSWERS if kind != "upload"),
+    *(("sync", "later threads", kind) for kind in ANSWERS if kind != "unary"),
     *(("aio", "descriptors", kind) for kind in ("unary", "stream")),
 ]
 
@@ -28,10 +29,8 @@ def address() -> Iterator[str]:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts descriptors in /proc")
 @pytest.mark.parametrize(("shell", "what", "kind"), CASES)
-def test_a_channel_that_cannot_start_fails_its_call_and_loses_nothing(
-    shell: str, what: str, kind: str, address: str
-) -> None:
-    """The call ends as a local UNAVAILABLE, no descriptor is lost, and a later call is answered."""
+def test_a_call_that_cannot_start_fails_and_loses_nothing(shell: str, what: str, kind: str, address: str) -> None:
+    """The call ends as an UNAVAILABLE of this process, no descriptor is lost, and a later call is answered."""
     run = subprocess.run(
         [sys.executable, str(PROGRAM), shell, what, kind, address],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
@@ -41,8 +40,10 @@ def test_a_channel_that_cannot_start_fails_its_call_and_loses_nothing(
         check=False,
     )
     assert (run.returncode, run.stderr) == (0, "")
+    # Of the channel's first future or stream C-core learns before grpc looks for a thread.
+    begun = what == "later threads"
     assert json.loads(run.stdout) == {
-        "without": [[True, "UNAVAILABLE", True, True]] * 3,
+        "without": [[True, "UNAVAILABLE", not begun, True], *[[True, "UNAVAILABLE", True, True]] * 2],
         "lost": 0,
         "after": ANSWERS[kind],
     }

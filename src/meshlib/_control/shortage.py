@@ -10,7 +10,7 @@ from typing import Any, Final
 from meshlib._core.status import Outcome, local
 from meshlib._core.view import CallMesh
 
-__all__ = ["Shortage", "starting"]
+__all__ = ["Shortage", "short_of", "starting"]
 
 DESCRIPTORS: Final = 16
 """What the control thread and C-core open when they start. C-core ends the process if it cannot."""
@@ -30,8 +30,7 @@ class Shortage(Exception):  # noqa: N818 - the shells make the RpcError of it
     """
 
     def __init__(self, error: BaseException) -> None:
-        what = "file descriptors, see ulimit -n" if isinstance(error, OSError) else "threads or memory, see ulimit -u"
-        details = f"the channel could not start: {error}; the process is short of {what}"
+        details = f"the channel could not start: {error}; the process is short of {short_of(error)}"
         super().__init__(details)
         self.outcome: Outcome = local("UNAVAILABLE", details)
         unstarted: Any = _Unstarted()
@@ -61,17 +60,19 @@ def starting(*, first: bool) -> Iterator[None]:
             _check()
         yield
     except (OSError, RuntimeError) as error:
-        if not _is_shortage(error):
+        if not short_of(error):
             raise
         raise Shortage(error) from error
 
 
-def _is_shortage(error: OSError | RuntimeError) -> bool:
-    """Whether the operating system, or the interpreter that exits, refused a descriptor, a thread or memory."""
+def short_of(error: BaseException) -> str:
+    """What the operating system, or the interpreter that exits, refused; empty: ``error`` is none of that kind."""
     if isinstance(error, OSError):
-        return error.errno in REFUSED
+        return "file descriptors, see ulimit -n" if error.errno in REFUSED else ""
     text = str(error)
-    return "new thread" in text or text == "Event loop is closed"
+    if isinstance(error, RuntimeError) and ("new thread" in text or text == "Event loop is closed"):
+        return "threads or memory, see ulimit -u"
+    return ""
 
 
 def _check() -> None:

@@ -29,6 +29,7 @@ from meshlib._adapt.grpcio import let_go
 from meshlib._adapt.metadata import INVALID_METADATA, Metadata, for_attempt, valid
 from meshlib._control.exits import threadless
 from meshlib._control.methods import Method
+from meshlib._control.shortage import short_of
 from meshlib._core.call import Commands
 from meshlib._core.cluster import CLOSED
 from meshlib._core.commands import CallCommand, CancelAttempt, Finish, StartAttempt
@@ -503,6 +504,8 @@ class Engine:
         command = attempt.command
         request: Any = self._request
         runtime = self.runtime
+        subchannel: Any = None
+        depth = grpcio.depth()
         if attempt.aside or attempt.reported:  # uninterrupted
             return None  # it has been begun, and an exception kept that from being known
         attempt.aside = True  # uninterrupted
@@ -513,9 +516,10 @@ class Engine:
         try:
             if isinstance(request, Requests):
                 request = request.feed(self, command.n)
-            subchannel: Any = command.host.subchannel
+            subchannel = command.host.subchannel
             attempt.target = subchannel.target
-            depth = grpcio.depth()
+            if subchannel.silent:
+                subchannel.deliver()
             send = (subchannel.nested(depth) if depth else subchannel.multicallables)[self._method]
             if threadless():
                 send = grpcio.threadless(send)
@@ -536,9 +540,14 @@ class Engine:
         except BaseException as error:  # noqa: BLE001 - raised by begin() or, KeyboardInterrupt, by _perform()
             if attempt.call is not None:
                 attempt.call.cancel()
-            closed = self.call.cluster.closed
             details = f"attempt {command.n} could not be started: {error!r}"
-            self.report(attempt, place, CLOSED if closed else local("INTERNAL", details))
+            what = short_of(error)
+            if what and subchannel is not None:
+                sent = subchannel.unstarted(depth, error)
+                details = f"attempt {command.n} could not be started: {error}; the process is short of {what}"
+                self.report(attempt, place, Outcome("UNAVAILABLE", details, local=True, sent=sent))
+                return None
+            self.report(attempt, place, CLOSED if self.call.cluster.closed else local("INTERNAL", details))
             return error
         attempt.starter = None
         self.started(attempt)

@@ -8,6 +8,7 @@ from typing import Any, final
 import grpc
 
 from meshlib._adapt import grpcio
+from meshlib._adapt.deferred_log import DeferredLogger
 from meshlib._adapt.reasons import PROBE, PROBE_SECONDS, reason
 from meshlib._control.methods import Method
 from meshlib._control.settings import Settings
@@ -17,6 +18,8 @@ from meshlib._core.kept import Kept
 from meshlib._core.sharing import Sharing
 
 __all__ = ["CLOSED_CHANNEL", "Subchannel"]
+
+_log = DeferredLogger("meshlib")
 
 CLOSED_CHANNEL = "Cannot invoke RPC on closed channel!"
 """What grpc raises as ``ValueError`` for a call on a closed channel, to the letter."""
@@ -35,7 +38,7 @@ class Subchannel:
         factory: makes the grpc channel.
     """
 
-    __slots__ = ("_channel", "_made", "_make", "_nested", "glance", "multicallables", "state", "target")
+    __slots__ = ("_channel", "_made", "_make", "_nested", "glance", "multicallables", "silent", "state", "target")
 
     def __init__(
         self, host: Host, settings: Settings, sharing: Sharing | None = None, factory: Factory = grpcio.channel
@@ -50,6 +53,8 @@ class Subchannel:
         self.multicallables: Kept[Method, Any] = self._made[0].multicallables
         """grpc's multicallables by method: they take bytes, and return messages. ``ValueError``: the channel is closed,
         in grpc's own words."""
+        self.silent = False
+        """A thread is missing that says how futures and streams end: see :meth:`deliver`."""
 
     def reason(self) -> str:
         """Why the connection fails; empty: it does not, or the channel is closed."""
@@ -72,8 +77,35 @@ class Subchannel:
                 self.close()
         return self._made[depth].multicallables
 
+    def unstarted(self, depth: int, error: BaseException) -> bool:
+        """A call of :meth:`nested` of ``depth`` could not be started; whether C-core has had it all the same."""
+        sent, silent = grpcio.unstarted(error)
+        if silent:
+            self._made[depth].silent = self.silent = True
+        return sent
+
+    def deliver(self) -> None:
+        """Starts the threads that are missing.
+
+        Raises:
+            RuntimeError: the process still has none to give.
+        """
+        self.silent = False
+        try:
+            for registry in list(self._made):
+                registry.deliver()
+        except BaseException:
+            self.silent = True
+            raise
+
     def close(self) -> None:
         """Ends the connection and every call on it."""
+        if self.silent:
+            try:
+                self.deliver()
+            except RuntimeError:  # grpc would wait for ever
+                _log.warning("%s: the connection stays open, since no thread can be started to close it", self.target)
+                return
         for registry in list(self._made):
             registry.close()
 
@@ -88,7 +120,7 @@ class _Registry:
         settings: of the channel above.
     """
 
-    __slots__ = ("_calls", "_close", "_registering", "closed", "multicallables")
+    __slots__ = ("_calls", "_channel", "_close", "_registering", "closed", "multicallables", "silent")
 
     def __init__(self, channel: Any, settings: Settings) -> None:
         interceptors = settings.attempt_interceptors
@@ -96,7 +128,10 @@ class _Registry:
         self._calls = grpc.intercept_channel(calls, *interceptors) if interceptors else calls
         self._close: deque[Callable[[], object]] = deque([channel.close])
         """How to close the channel: taken by the one who does."""
+        self._channel = channel
         self._registering = 0
+        self.silent = False
+        """The thread is missing that delivers what happens to its calls."""
         self.closed = False
         """It is to be closed."""
         self.multicallables: Kept[Method, Any] = Kept(self._multicallable)
@@ -115,6 +150,16 @@ class _Registry:
             if entered:  # uninterrupted
                 self._registering -= 1  # uninterrupted
             self._close_unused()
+
+    def deliver(self) -> None:
+        """Starts the thread that is missing, if it is."""
+        if self.silent:  # uninterrupted
+            self.silent = False  # uninterrupted
+            try:
+                grpcio.deliver(self._channel)
+            except BaseException:
+                self.silent = True
+                raise
 
     def close(self) -> None:
         """None any more: the channel is closed, here or on the thread that is registering one."""

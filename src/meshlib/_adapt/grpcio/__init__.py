@@ -14,6 +14,8 @@ They are used because the public way costs what a mesh cannot pay, or is not the
 - ``_UnaryOutcome`` is what ``with_call`` gives on a channel with interceptors; the call is inside (:func:`inner`).
 - Calls at the exit of the interpreter have no thread: ``_SingleThreadedUnaryStreamMultiCallable`` makes streams without
   one, and ``segregated_call`` sends requests without one (:func:`threadless`).
+- A thread that grpc cannot start leaves a channel that never says how calls end: ``_run_channel_spin_thread`` starts it
+  later (:func:`deliver`).
 - ``debug_error_string()`` of a call that grpc itself ended blocks for ever; ``_state`` has the answer.
 - A stream that C-core could not send anywhere a second time, after a GOAWAY that refused it, gets its status and never
   the end of its messages: ``next()`` blocks for ever, past the deadline. ``_call`` cancels what it waits for; the
@@ -26,6 +28,7 @@ They are used because the public way costs what a mesh cannot pay, or is not the
 
 from meshlib._adapt.grpcio.aio import aio_channel, aio_intercepted, aio_state, sending
 from meshlib._adapt.grpcio.blocking import UnaryUnary, shortened
+from meshlib._adapt.grpcio.delivery import deliver, unstarted
 from meshlib._adapt.grpcio.features import lost
 from meshlib._adapt.grpcio.locks import glances
 from meshlib._adapt.grpcio.marks import inner, transport
@@ -49,6 +52,7 @@ __all__ = [
     "aio_state",
     "channel",
     "debug_string",
+    "deliver",
     "depth",
     "glances",
     "inactive",
@@ -61,4 +65,5 @@ __all__ = [
     "sync_state",
     "threadless",
     "transport",
+    "unstarted",
 ]

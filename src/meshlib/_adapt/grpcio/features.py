@@ -21,6 +21,7 @@ __all__ = [
     "ALL",
     "BLOCKING",
     "CHANNEL",
+    "DELIVERY",
     "ERRORS",
     "EXIT",
     "KINDS",
@@ -167,6 +168,19 @@ def _blocking() -> bool:
     )
 
 
+def _delivery() -> bool:
+    module = private("_channel")
+    manage = module._channel_managed_call_management
+    inner = [constant for constant in manage.__code__.co_consts if inspect.iscode(constant)]
+    return (
+        _takes(module._run_channel_spin_thread, "state")
+        and _uses(module.Channel.__init__, "_call_state")
+        and _takes(manage, "state")
+        and any("_run_channel_spin_thread" in code.co_names for code in inner)
+        and callable(cygrpc.IntegratedCall.cancel)
+    )
+
+
 def _exit() -> bool:
     module = private("_channel")
     single, types = module._SingleThreadedUnaryStreamMultiCallable, cygrpc.OperationType
@@ -225,12 +239,13 @@ CHANNEL: Final = Feature("channels that instrumentation does not wrap", _channel
 STATE: Final = Feature("asking a channel for its connectivity", _state)
 ERRORS: Final = Feature("the error class of blocking calls", _errors)
 BLOCKING: Final = Feature("short blocking calls", _blocking)
+DELIVERY: Final = Feature("futures and streams after a shortage of threads", _delivery)
 EXIT: Final = Feature("streams while the interpreter exits", _exit)
 AIO_CHANNEL: Final = Feature("asyncio channels that instrumentation does not wrap", _aio_channel)
 AIO_STATE: Final = Feature("asking an asyncio channel for its connectivity", _aio_state)
 AIO_REQUESTS: Final = Feature("asyncio request streams that a server ends early", _aio_requests)
 AIO_INTERCEPTED: Final = Feature("asyncio calls inside interceptors", _aio_intercepted)
-ALL: Final = (CHANNEL, STATE, ERRORS, BLOCKING, EXIT, AIO_CHANNEL, AIO_STATE, AIO_REQUESTS, AIO_INTERCEPTED)
+ALL: Final = (CHANNEL, STATE, ERRORS, BLOCKING, DELIVERY, EXIT, AIO_CHANNEL, AIO_STATE, AIO_REQUESTS, AIO_INTERCEPTED)
 
 
 def lost() -> list[str]:
