@@ -141,11 +141,11 @@ async def test_a_name_server_that_goes_away(bind: Bind, ask: Ask, way: str) -> N
     """Refused or silent: the endpoints stay; when it is back, so are changes."""
     bind.add(SRV, "SRV", "0 1 50051 a.mesh.test")
     bind.add("a.mesh.test", "A", "127.0.0.11")
-    shared, told = ask("svc-a", query_timeout=0.2, timeout=0.5)
+    shared, told = ask("svc-a", query_timeout=1.0, timeout=2.0)
     assert await next_of(told) == [("127.0.0.11:50051", 1, 0)]
     await asyncio.to_thread(getattr(bind, way))
     failure = await failure_of(told)
-    assert ("no answer within 0.2 s" if way == "pause" else "Connection refused") in failure
+    assert ("no answer within 1 s" if way == "pause" else "Connection refused") in failure
     assert shared.resolution is not None
     assert [endpoint.address for endpoint in shared.resolution.endpoints] == ["127.0.0.11:50051"]
     await asyncio.to_thread(bind.resume if way == "pause" else bind.start)

@@ -162,7 +162,7 @@ async def test_a_list_of_hosts(ask: Ask) -> None:
         server.add("b.mesh.test", "A", "127.0.0.12")
         server.fault(rdtype="A", drop=True, times=2)
         hosts = "a:1,b:2,pinned:3,127.0.0.14:4,localhost:5,a:6"
-        asked = ask(f"static:///{hosts}", nameservers=(server.address,), query_timeout=0.2)
+        asked = ask(f"static:///{hosts}", nameservers=(server.address,), query_timeout=1.0)
         found = await asked.next()
         assert {(endpoint.address, endpoint.authority) for endpoint in found if isinstance(endpoint, Endpoint)} == {
             ("127.0.0.11:1", "a:1"),
@@ -205,7 +205,7 @@ async def test_the_hosts_file_does_not_replace_srv_records_that_fail(ask: Ask) -
     with DnsServer() as server:
         server.add("_grpc._tcp.pinned.mesh.test", "SRV", "0 1 1 a.mesh.test", ttl=0)
         server.add("a.mesh.test", "A", "127.0.0.11", ttl=0)
-        asked = ask("pinned", **refreshing(server, query_timeout=0.1, timeout=0.5))
+        asked = ask("pinned", **refreshing(server, query_timeout=1.0, timeout=5.0))
         assert await asked.addresses() == ["127.0.0.11:1"]
         server.fault("_grpc._tcp.pinned.mesh.test", rcode="SERVFAIL")
         await asked.failure()
@@ -407,7 +407,7 @@ async def test_failures_keep_the_last_good_endpoints(ask: Ask, target: str, faul
         server.add(SRV, "SRV", "0 1 50051 a.mesh.test", ttl=0)
         server.add("a.mesh.test", "A", "127.0.0.11", ttl=0)
         server.add(NAME, "A", "127.0.0.11", "127.0.0.12", ttl=0)
-        asked = ask(target, **refreshing(server, query_timeout=0.2, timeout=0.4))
+        asked = ask(target, **refreshing(server, query_timeout=1.0, timeout=2.0))
         good = await asked.endpoints()
         server.fault(**FAULTS[fault])  # type: ignore[arg-type]
         await asked.failure()
@@ -441,7 +441,7 @@ async def test_a_failure_is_never_nothing(ask: Ask, fault: str) -> None:
     """Not even with ``allow_empty``: that nobody knows is not that there is nothing."""
     with DnsServer() as server:
         server.add(NAME, "A", "127.0.0.11", "127.0.0.12", ttl=0)
-        asked = ask("svc-a:1", **refreshing(server, allow_empty=True, query_timeout=0.2, timeout=0.4))
+        asked = ask("svc-a:1", **refreshing(server, allow_empty=True, query_timeout=1.0, timeout=2.0))
         await asked.endpoints()
         server.fault(**FAULTS[fault])  # type: ignore[arg-type]
         await asked.failure()
