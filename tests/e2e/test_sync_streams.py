@@ -227,7 +227,7 @@ def test_abandoned(kind: str, phase: str) -> None:
 def test_per_attempt_timeout(kind: str) -> None:
     """An attempt without an answer within the limit is given up, whether a message is waited for or metadata, and
     another host answers."""
-    retry = meshlib.RetryPolicy(per_attempt_timeout=0.1)
+    retry = meshlib.RetryPolicy(per_attempt_timeout=0.5)
     with servers(2) as (first, second), mesh(first, second, retry=retry) as channel:
         first.fault(hang=True)
         for reads in (True, False) * 2:
@@ -244,9 +244,9 @@ def test_per_attempt_timeout(kind: str) -> None:
 @KINDS
 def test_per_attempt_timeout_spares_a_slow_stream(kind: str) -> None:
     """Once the first message has come the limit is over."""
-    retry = meshlib.RetryPolicy(per_attempt_timeout=0.2)
+    retry = meshlib.RetryPolicy(per_attempt_timeout=1.0)
     with servers(1) as (server,), mesh(server, retry=retry) as channel:
-        server.fault(delay=0.4, after=1)
+        server.fault(delay=1.2, after=1)
         stream = kinds(channel)[kind](timeout=WAIT)
         assert list(stream) == [b"x", b"x", b"x"]
         assert len(stream.mesh.attempts) == 1
