@@ -240,9 +240,9 @@ async def test_message_sizes_are_limited_in_asyncio() -> None:
 def test_keepalive_finds_a_silent_server(shell: Shell) -> None:
     """A stopped process keeps its connections and says nothing: with keepalive its calls move on to the other."""
     keepalive = [
-        ("grpc.keepalive_time_ms", 300),
-        ("grpc.keepalive_timeout_ms", 300),
-        ("grpc.http2.ping_timeout_ms", 300),  # while a ping of another purpose is unanswered, no other is sent
+        ("grpc.keepalive_time_ms", 1000),
+        ("grpc.keepalive_timeout_ms", 1000),
+        ("grpc.http2.ping_timeout_ms", 1000),  # while a ping of another purpose is unanswered, no other is sent
     ]
     with ProcessServer(name="a") as a, ProcessServer(name="b") as b:
         with Load(static(a, b), shell=shell, callers=4, delay=20, options=keepalive) as load:
