@@ -73,6 +73,8 @@ def all_fail(world: World) -> Figures:
     """All answer UNAVAILABLE. Who is the first to have failed five times is chance; how many are ejected is not."""
     for server in world.servers:
         server.fault(code="UNAVAILABLE")
+    world.calls(CALLS)
+    world.until(lambda: 0 in world.arrivals(*world.calls(9)), "one is ejected")
     results = world.calls(CALLS)
     few = sum(n <= 8 for n in world.arrivals(*results))
     return {"codes": codes(results), "hosts ejected": str(few)}
