@@ -123,7 +123,7 @@ def clients(session: nox.Session, client: str) -> None:
         session.run("python", "-m", "tests.clients.gevent_client")
     elif client == "pyspark":
         install(session)
-        session.install("pyspark[connect]>=4,<5")
+        session.install("pyspark[connect]>=4,<5", "pandas<3")  # pyspark 4.3 warns of pandas 3
         session.run("python", "-m", "tests.clients.pyspark_client")
     else:
         install(session)
