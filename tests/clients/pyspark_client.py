@@ -98,7 +98,11 @@ def checked(channels: str, address: str, folder: Path) -> dict[str, dict[str, An
             start_new_session=True,
         )
         cleanup.callback(end, process)
-        lines, _ = process.communicate(timeout=DEADLINE)
+        try:
+            lines, _ = process.communicate(timeout=DEADLINE)
+        except subprocess.TimeoutExpired:
+            end(process)
+            lines, _ = process.communicate()
     if process.returncode:
         raise AssertionError(f"over {channels}: exit {process.returncode}\n{lines}\n{complaints.read_text()}")
     return {check["name"]: check for check in map(json.loads, lines.splitlines())}
