@@ -107,14 +107,25 @@ def preload(session: nox.Session) -> None:
 
 
 @nox.session(python=DEVELOPED_ON)
-@nox.parametrize("client", ["etcd3", "pymilvus"])
+@nox.parametrize("client", ["etcd3", "pymilvus", "pyspark", "gevent"])
 def clients(session: nox.Session, client: str) -> None:
-    """Client libraries unchanged over meshlib, each in an environment of its own; etcd3 needs an etcd server."""
+    """Client libraries unchanged over meshlib, each in an environment of its own; etcd3 needs etcd, pyspark Java 17.
+
+    And gevent, which is no client, but a process that meshlib refuses to work in.
+    """
     if client == "etcd3":  # its generated code is too old for today's protobuf in C
         install(session)
         session.install("etcd3")
         environment = {"PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION": "python"}
         session.run("python", "-m", "tests.clients.etcd3_client", env=environment)
+    elif client == "gevent":
+        install(session)
+        session.install("gevent")
+        session.run("python", "-m", "tests.clients.gevent_client")
+    elif client == "pyspark":
+        install(session)
+        session.install("pyspark[connect]>=4,<5", "pandas<3")  # pyspark 4.3 warns of pandas 3
+        session.run("python", "-m", "tests.clients.pyspark_client")
     else:
         install(session)
         session.install("pymilvus", "milvus-lite")

@@ -1,6 +1,8 @@
 """What a channel is built from: grpc's own factories get the same policies as ``meshlib.channel``."""
 
 import asyncio
+import os
+import subprocess
 import sys
 import types
 
@@ -23,14 +25,39 @@ def test_a_one_word_swap_has_every_default_but_retries_only_what_never_ran() -> 
         assert settings.outlier_detection == meshlib.OutlierDetection()
 
 
-@pytest.mark.parametrize("modules", [("threading",), ("select", "selectors", "socket", "queue", "time")])
+@pytest.mark.parametrize(
+    "modules", [("_thread", "threading"), ("select", "selectors", "socket", "queue", "time"), ("queue",)]
+)
 def test_a_process_that_gevent_patched_is_refused(modules: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    """At construction, with the reason: ``patch_all`` and ``patch_all(thread=False)``."""
+    """At construction, with the reason: threads, ``patch_all(thread=False)``, and queues alone, whose real ones wake
+    real threads. ``nox -s "clients(client='gevent')"`` does the same with the real gevent."""
     patched = types.ModuleType("gevent.monkey")
     patched.is_module_patched = lambda name: name in modules  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "gevent.monkey", patched)
     with pytest.raises(meshlib.ConfigError, match="needs real threads"):
         meshlib.channel("svc-a")
+
+
+def test_the_refusal_is_what_the_first_channel_of_a_process_says() -> None:
+    """Though the modules that serve calls are loaded by it, from a standard library in which gevent left no epoll."""
+    program = """
+import selectors, sys, types
+import grpc
+if hasattr(selectors, "EpollSelector"):
+    del selectors.EpollSelector
+gevent = sys.modules["gevent.monkey"] = types.ModuleType("gevent.monkey")
+gevent.is_module_patched = lambda name: name == "selectors"
+import meshlib
+try:
+    meshlib.channel("svc-a")
+except meshlib.ConfigError as error:
+    print(error)
+"""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    ran = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert "gevent='patched selectors'" in ran.stdout, ran.stderr
 
 
 @pytest.mark.parametrize(

@@ -52,8 +52,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Settings", "settle"]
 
-_GEVENT: Final = ("threading", "select", "selectors")
-"""Modules that the control plane needs as they are; gevent may patch some and not others."""
+_GEVENT: Final = ("threading", "queue", "select", "selectors")
+"""Modules that meshlib's threads need as they are; gevent may patch some and not others."""
 
 _KINDS: Final = ("UnaryUnary", "UnaryStream", "StreamUnary", "StreamStream")
 UNSENT_ONLY: Final = RetryPolicy(unsent_only=True)

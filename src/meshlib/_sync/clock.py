@@ -34,7 +34,11 @@ class Event(Protocol):
         ...
 
 
-if sys.platform == "linux":
+_selector: Callable[[], selectors.BaseSelector] | None = None
+"""What the loop of the control plane waits by; None: whatever asyncio has."""
+
+# Where gevent has taken it away this module can be imported all the same: settings.py says why there is no channel.
+if sys.platform == "linux" and hasattr(selectors, "EpollSelector"):
 
     class _Selector(selectors.EpollSelector):
         """epoll counts in whole milliseconds, rounded up, and a connection to loopback takes less than one."""
@@ -48,8 +52,7 @@ if sys.platform == "linux":
                 ready = super().select(0)
             return ready
 
-else:
-    _Selector = None
+    _selector = _Selector
 
 
 @final
@@ -116,7 +119,7 @@ class Clock:
 
     def loop(self) -> asyncio.AbstractEventLoop:
         """An event loop for the control thread, whose timers go by :attr:`now`."""
-        loop: Any = asyncio.new_event_loop() if _Selector is None else asyncio.SelectorEventLoop(_Selector())
+        loop: Any = asyncio.new_event_loop() if _selector is None else asyncio.SelectorEventLoop(_selector())
         try:
             if clock_of(loop) is monotonic:
                 loop.time = monotonic  # for the time-outs of asyncio
