@@ -128,6 +128,13 @@ def _threads() -> set[threading.Thread]:
     return {thread for thread in threading.enumerate() if not thread.name.startswith("shared-")}
 
 
+def _end_control_thread() -> None:
+    """It stays for a moment after the last channel, and is no leak."""
+    control = sys.modules.get("meshlib._sync.control")
+    if control is not None:
+        control.current().end_unused()
+
+
 @pytest.fixture(autouse=True)
 def _nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
     """Threads and file descriptors are what they were; grpcio gives back even its pollers once nothing of it lives."""
@@ -146,10 +153,12 @@ def _nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     flush_logs(_DEADLINE)  # no record comes after the handlers of this test are gone
     end = time.monotonic() + _DEADLINE
+    _end_control_thread()
     while leaked := left():
         if time.monotonic() > end:
             pytest.fail(f"left behind {_DEADLINE:g} s after the test: {', '.join(leaked)}", pytrace=False)
         gc.collect()  # what only a cycle holds is not leaked
+        _end_control_thread()
         time.sleep(_POLL)
 
 

@@ -52,6 +52,8 @@ def run(script: Script, shell: Shell) -> list[Entry]:
 class _Clock(Clock):
     """The seam of the shell."""
 
+    linger = 0.0
+
     def __init__(self, baton: Baton, seed: int) -> None:
         self._baton = baton
         self._seed = seed

@@ -81,6 +81,8 @@ class Clock:
     """The real world."""
 
     now: Callable[[], float] = staticmethod(monotonic)
+    linger = 1.0
+    """Seconds that the control thread stays when the last channel has closed: some programs make one for each call."""
 
     def rng(self) -> random.Random:
         """What draws jitter and lots."""
@@ -136,6 +138,8 @@ class Clock:
 @final
 class ExitClock(Clock):
     """The world of an interpreter that exits: no threads; whoever waits for an event runs the loop."""
+
+    linger = 0.0
 
     def __init__(self) -> None:
         self._driver = Driver()

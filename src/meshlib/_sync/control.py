@@ -1,5 +1,5 @@
-"""What a process has of meshlib: one control thread from the first call to the close of the last channel, and what
-happens to it at a fork.
+"""What a process has of meshlib: one control thread, from the first call to a moment after the close of the last
+channel, and what happens to it at a fork.
 
 The control thread is a daemon that runs an asyncio loop for the discovery, sweeps and timers of every sync channel.
 No user code runs on it.
@@ -19,6 +19,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Final, final
 
 from meshlib._adapt.grpcio import glances
@@ -46,7 +47,7 @@ _GATE_PATIENCE: Final = 10.0
 """Seconds an attempt waits for a fork."""
 
 EXIT_PATIENCE: Final = 1.0
-"""Seconds the end of the last channel, and of the interpreter, wait for the control thread."""
+"""Seconds that whoever ends the control thread waits for it, as at the exit of the interpreter."""
 
 
 @final
@@ -98,6 +99,8 @@ class Process:
         self.live: weakref.WeakSet[object] = weakref.WeakSet()
         """Calls under way on futures and streams; a child must not collect them."""
         self._attached: dict[Runtime, _Control] = {}
+        self._idle_since = 0.0
+        """When the last one was detached."""
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop | None:
@@ -130,12 +133,33 @@ class Process:
             raise
 
     def detach(self, runtime: "Runtime", last: Callable[[], None]) -> None:
-        """``runtime`` needs it no more: ``last`` runs on the loop, which ends with the last runtime."""
+        """``runtime`` needs it no more: ``last`` runs on the loop, which ends a moment after the last runtime."""
         control = self._attached.pop(runtime, None)
         if control is None:
             return
         control.soon(last)
-        self._end_unused(control)
+        if self.clock.linger == 0.0:
+            self._end_unused(control)
+        elif not self._attached:
+            self._idle_since = self.clock.now()
+            if not control.lingers:
+                control.lingers = True
+                control.soon(partial(self._linger, control))
+
+    def _linger(self, control: "_Control") -> None:
+        """On its loop: ends it once no channel has needed it for a while."""
+        if self._attached:  # uninterrupted
+            control.lingers = False  # uninterrupted
+            return
+        left = self._idle_since + self.clock.linger - self.clock.now()
+        if left > 0.0:
+            control.loop.call_later(left, self._linger, control)
+        else:
+            self._end_unused(control)
+
+    def end_unused(self) -> None:
+        """Ends the control thread at once, if no channel needs it."""
+        self._end_unused(self._control)
 
     def _started(self) -> "_Control | None":
         """A control thread that this process has from now on; None: another was there first."""
@@ -156,6 +180,11 @@ class Process:
         if control is not None and not self._attached and self._control is control:  # uninterrupted
             self._control = None  # uninterrupted
             control.end()
+
+    @property
+    def idle(self) -> bool:
+        """Whether no channel is in use."""
+        return not self._attached
 
     @property
     def resolutions(self) -> "Resolutions | None":
@@ -185,6 +214,8 @@ class _Control:
             clock.discard(self.loop)
             raise
         self.thread: threading.Thread | None = None
+        self.lingers = False
+        """It is to end if no channel needs it for a while."""
         self._clock = clock
         self._claims: deque[None] = deque([None])
         """The loop belongs to the one that takes this out: its thread, or the one that could not start it."""

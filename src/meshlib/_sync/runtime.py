@@ -268,7 +268,7 @@ class Lease:
         finalizer: weakref.finalize[[], Lease] | None = None
         try:
             try:
-                with starting(first=process.loop is None):
+                with starting(first=process.idle):
                     made.start()
             except Shortage as shortage:
                 raise MeshRpcError(shortage.outcome, shortage.outcome.details, shortage.mesh) from shortage
