@@ -24,12 +24,12 @@ from opentelemetry.sdk.trace import TracerProvider
 
 from meshlib._core.balancing.round_robin import RoundRobin
 from meshlib._core.call import Call
-from meshlib._core.cluster import Cluster
+from meshlib._core.cluster import ClusterMachine
 from meshlib._core.commands import ClusterCommand, Open, Rebuild
 from meshlib._core.connectivity import READY
 from meshlib._core.endpoint import Endpoint, Resolution
 from meshlib._core.events import CallEvent
-from meshlib._core.host import Host
+from meshlib._core.host import HostEntry
 from meshlib._core.policy import HedgingPolicy, Plan, RetryBudget, RetryPolicy
 from meshlib._core.status import OK, Outcome
 from meshlib._core.target import parse_target
@@ -82,9 +82,9 @@ def named(hosts: int) -> tuple[Endpoint, ...]:
     return tuple(Endpoint(address=f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}:50051") for n in range(hosts))
 
 
-def cluster(hosts: int) -> Cluster:
+def cluster(hosts: int) -> ClusterMachine:
     """A cluster with this many connected hosts."""
-    made = Cluster(
+    made = ClusterMachine(
         "benchmark",
         balancer=RoundRobin(),
         rng=Random(0),
@@ -98,7 +98,7 @@ def cluster(hosts: int) -> Cluster:
     return made
 
 
-def perform(made: Cluster, commands: Sequence[ClusterCommand]) -> None:
+def perform(made: ClusterMachine, commands: Sequence[ClusterCommand]) -> None:
     """What the control plane does, as far as it matters here."""
     pending = list(commands)
     while pending:
@@ -109,7 +109,7 @@ def perform(made: Cluster, commands: Sequence[ClusterCommand]) -> None:
             pending.extend(made.rebuild(now=0.0))
 
 
-def one_attempt(made: Cluster, plan: Plan, **more: Any) -> Callable[[], object]:
+def one_attempt(made: ClusterMachine, plan: Plan, **more: Any) -> Callable[[], object]:
     """A call that succeeds at once."""
 
     def call() -> None:
@@ -120,7 +120,7 @@ def one_attempt(made: Cluster, plan: Plan, **more: Any) -> Callable[[], object]:
     return call
 
 
-def one_retry(made: Cluster) -> Callable[[], object]:
+def one_retry(made: ClusterMachine) -> Callable[[], object]:
     """A call whose first attempt fails."""
     plan = Plan(retry=RetryPolicy())
 
@@ -134,19 +134,19 @@ def one_retry(made: Cluster) -> Callable[[], object]:
     return call
 
 
-def pick_and_report(made: Cluster) -> Callable[[], object]:
+def pick_and_report(made: ClusterMachine) -> Callable[[], object]:
     """What the cluster does for an attempt."""
     machine = Call(made, Plan(), METHOD)
 
     def pick() -> None:
         host = made.pick(machine, now=1.0)
-        assert isinstance(host, Host)
+        assert isinstance(host, HostEntry)
         made.report(host, OK, 0.1, now=1.1)
 
     return pick
 
 
-def pick(made: Cluster) -> Callable[[], object]:
+def pick(made: ClusterMachine) -> Callable[[], object]:
     """What its picker does."""
     machine = Call(made, Plan(), METHOD)
     picker = RoundRobin().picker(tuple(made.hosts), rng=Random(0))
@@ -161,7 +161,7 @@ def message() -> Callable[[], object]:
     return lambda: next(stream)
 
 
-def telemetry(made: Cluster) -> dict[str, Callable[[], object]]:
+def telemetry(made: ClusterMachine) -> dict[str, Callable[[], object]]:
     """A span and a measurement of a call that does nothing, by hand and by meshlib, with the context that it sends."""
     tracers = TracerProvider(shutdown_on_exit=False)
     meters = MeterProvider([InMemoryMetricReader()], shutdown_on_exit=False)
@@ -181,7 +181,7 @@ def telemetry(made: Cluster) -> dict[str, Callable[[], object]]:
     }
 
 
-def sweep(made: Cluster) -> Callable[[], object]:
+def sweep(made: ClusterMachine) -> Callable[[], object]:
     """One look at all connections."""
 
     def look() -> None:
@@ -190,7 +190,7 @@ def sweep(made: Cluster) -> Callable[[], object]:
     return look
 
 
-def update(made: Cluster, count: int) -> Callable[[], object]:
+def update(made: ClusterMachine, count: int) -> Callable[[], object]:
     """An answer of the resolver with one host more, or one less again, and the picker that is made for it."""
     turn = 0
 

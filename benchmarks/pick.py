@@ -13,7 +13,7 @@ import platform
 from random import Random
 from time import perf_counter_ns
 
-from meshlib._core.host import Host
+from meshlib._core.host import HostEntry
 from meshlib.balancing import Balancer, LeastRequest, PickFirst, RoundRobin
 from meshlib.balancing import Random as RandomBalancer
 from meshlib.discovery import Endpoint
@@ -37,9 +37,11 @@ BALANCERS: dict[str, tuple[Balancer, bool]] = {
 }
 
 
-def hosts(size: int, weighted: bool, in_flight: int) -> tuple[Host, ...]:
+def hosts(size: int, weighted: bool, in_flight: int) -> tuple[HostEntry, ...]:
     """Hosts as a channel has them, all weights from 1 to 10 among them if they are to differ."""
-    made = tuple(Host(Endpoint(address=f"10.0.0.1:{1 + n}", weight=1 + n % 10 if weighted else 1)) for n in range(size))
+    made = tuple(
+        HostEntry(Endpoint(address=f"10.0.0.1:{1 + n}", weight=1 + n % 10 if weighted else 1)) for n in range(size)
+    )
     for host in made:
         host.in_flight = in_flight
     return made

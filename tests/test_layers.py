@@ -133,8 +133,8 @@ CLEAN = {
     "from tenacity import wait_base\nfrom meshlib._core.status import Code",
     "_core/status.py": "import math",
     "_adapt/grpcio/sync.py": "import grpc\nimport grpc.aio\nmake = grpc._channel.Channel, grpc.aio._channel.Channel",
-    "_control/plane.py": "import asyncio\nfrom meshlib._adapt import grpcio\nfrom meshlib._core import call",
-    "_sync/channel.py": "import threading, grpc\nfrom meshlib._control.plane import Plane\ngrpc.__version__",
+    "_control/cluster_driver.py": "import asyncio\nfrom meshlib._adapt import grpcio\nfrom meshlib._core import call",
+    "_sync/channel.py": "import threading, grpc\nfrom meshlib._control import timers\ngrpc.__version__",
     "_aio/channel.py": "from meshlib import telemetry\nfrom ..telemetry import setup",
 }
 
@@ -177,11 +177,11 @@ def test_a_clean_package_passes(tmp_path: Path) -> None:
         ("_core/call.py", "from .._adapt import grpcio"),
         ("_core/call.py", "from meshlib import _sync"),
         ("_core/call.py", "import meshlib"),
-        ("_adapt/grpcio/sync.py", "if TYPE_CHECKING:\n    from meshlib._control.plane import Plane"),
+        ("_adapt/grpcio/sync.py", "if TYPE_CHECKING:\n    from meshlib._control.cluster_driver import ClusterDriver"),
         ("_adapt/grpcio/sync.py", "from meshlib.telemetry import setup"),
-        ("_control/plane.py", "from meshlib._sync.channel import channel"),
-        ("_control/plane.py", "def f():\n    from meshlib import telemetry"),
-        ("telemetry.py", "import meshlib._control.plane"),
+        ("_control/cluster_driver.py", "from meshlib._sync.channel import channel"),
+        ("_control/cluster_driver.py", "def f():\n    from meshlib import telemetry"),
+        ("telemetry.py", "import meshlib._control.cluster_driver"),
         ("_sync/channel.py", "from meshlib._aio.channel import channel"),
         ("_aio/channel.py", "def f():\n    import meshlib._sync"),
         ("_aio/channel.py", "from meshlib import channel"),
@@ -190,7 +190,7 @@ def test_a_clean_package_passes(tmp_path: Path) -> None:
         ("_sync/channel.py", "import grpc as g\ng.aio._channel.Channel()"),
         ("_aio/channel.py", "from grpc import aio as a\na._interceptor"),
         ("_aio/channel.py", "from grpc.aio._channel import Channel"),
-        ("_control/plane.py", "from opentelemetry.sdk import trace"),
+        ("_control/cluster_driver.py", "from opentelemetry.sdk import trace"),
     ],
 )
 def test_a_planted_breach_is_found(tmp_path: Path, path: str, source: str) -> None:

@@ -21,7 +21,7 @@ from meshlib._core.connectivity import READY, TRANSIENT_FAILURE
 from meshlib._core.discovery.policy import DnsPolicy
 from meshlib._core.endpoint import Endpoint
 from meshlib._core.errors import ConfigError
-from meshlib._core.host import Host
+from meshlib._core.host import HostEntry
 from meshlib._core.target import parse_target
 
 __all__ = ["main"]
@@ -128,7 +128,7 @@ async def _dial(endpoint: Endpoint, settings: Settings) -> _Dialled:
     """Connects to ``endpoint`` as a channel of ``settings`` would."""
     now = asyncio.get_running_loop().time
     began = now()
-    subchannel = Subchannel(Host(endpoint), settings)
+    subchannel = Subchannel(HostEntry(endpoint), settings)
     try:
         while (state := subchannel.state(True)) not in (READY, TRANSIENT_FAILURE):
             if now() - began > TIMEOUT:

@@ -13,7 +13,7 @@ from meshlib._control.settings import Settings, settle
 from meshlib._core.balancing.pick_first import PickFirst
 from meshlib._core.balancing.round_robin import RoundRobin
 from meshlib._core.endpoint import Endpoint
-from meshlib._core.host import Host
+from meshlib._core.host import HostEntry
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ REFUSED: dict[str, Any] = {
 
 def subchannel(settings: Settings) -> dict[str, Any]:
     """The options of the channel to a host, each of which has one value."""
-    _, options = settings.subchannel(Host(Endpoint(address="10.0.0.7:1")))
+    _, options = settings.subchannel(HostEntry(Endpoint(address="10.0.0.7:1")))
     assert len({name for name, _ in options}) == len(options)
     return dict(options)
 

@@ -11,7 +11,7 @@ from meshlib._control.settings import settle
 from meshlib._core.balancing.least_request import LeastRequest
 from meshlib._core.balancing.round_robin import RoundRobin
 from meshlib._core.endpoint import Endpoint
-from meshlib._core.host import Host
+from meshlib._core.host import HostEntry
 
 RETRY = {"maxAttempts": 4, "initialBackoff": "0.1s", "maxBackoff": "1s", "backoffMultiplier": 2,
          "retryableStatusCodes": ["UNAVAILABLE"]}  # fmt: skip
@@ -85,7 +85,7 @@ def test_health_checks_are_cores() -> None:
     """gRFC A17 watches each subchannel; of the rest nothing may reach it."""
     config = {**CONFIG, "healthCheckConfig": {"serviceName": "shop"}}
     settings = settle("svc-a", service_config=config)
-    _, options = settings.subchannel(Host(Endpoint(address="10.0.0.7:1")))
+    _, options = settings.subchannel(HostEntry(Endpoint(address="10.0.0.7:1")))
     assert json.loads(dict(options)["grpc.service_config"]) == {"healthCheckConfig": {"serviceName": "shop"}}
 
 
@@ -120,7 +120,7 @@ def test_enable_retries_off_means_no_retries() -> None:
 
 def test_cores_transparent_retries_stay_on() -> None:
     """They send again what no server has seen, as often as it takes; nothing of ours is a match for that."""
-    host = Host(Endpoint(address="10.0.0.7:1"))
+    host = HostEntry(Endpoint(address="10.0.0.7:1"))
     _, options = settle("svc-a").subchannel(host)
     assert "grpc.enable_retries" not in dict(options)
     _, options = settle("svc-a", options=[("grpc.enable_retries", 0)]).subchannel(host)

@@ -12,16 +12,16 @@ from meshlib._core.attempts.throttle import Throttle
 from meshlib._core.balancing.contracts import Balancer
 from meshlib._core.balancing.round_robin import RoundRobin
 from meshlib._core.call import Call
-from meshlib._core.cluster import Cluster
+from meshlib._core.cluster import ClusterMachine
 from meshlib._core.commands import (
     CallCommand,
     CancelAttempt,
     Close,
     Diagnose,
     Finish,
-    Lookup,
     Open,
     Rebuild,
+    RequestReresolution,
     StartAttempt,
     StateChanged,
     Wake,
@@ -36,13 +36,13 @@ from meshlib._core.events import (
     ChannelEvent,
     Ejected,
     NotRetried,
+    PickQueued,
     Retrying,
-    Waiting,
 )
 from meshlib._core.health.policy import OutlierDetection
 from meshlib._core.hedged import machine
-from meshlib._core.host import Host
-from meshlib._core.hosts import Hosts
+from meshlib._core.host import HostEntry
+from meshlib._core.hosts import HostSet
 from meshlib._core.limits.breaker import Breaker
 from meshlib._core.limits.policy import CircuitBreaker
 from meshlib._core.policy import HedgingPolicy, Plan, RetryBudget, RetryPolicy
@@ -63,13 +63,13 @@ def plan(retry: RetryPolicy | HedgingPolicy | None = None) -> Plan:
     return Plan(retry=retry)
 
 
-def host(name: str) -> Host:
+def host(name: str) -> HostEntry:
     """A host without a connection."""
-    return Host(Endpoint(address=name))
+    return HostEntry(Endpoint(address=name))
 
 
 def brief(commands: Iterable[CallCommand]) -> list[str]:
-    """Commands as words: ``start 1 a first``, ``cancel 1``, ``finish 1 OK``."""
+    """CallCommands as words: ``start 1 a first``, ``cancel 1``, ``finish 1 OK``."""
     return [_word(command) for command in commands]
 
 
@@ -106,7 +106,7 @@ class ScriptedCluster:
 
     def __init__(
         self,
-        *picks: Host | Outcome | None,
+        *picks: HostEntry | Outcome | None,
         places: int = 100,
         ready: int = 3,
         fraction: float = 0.5,
@@ -114,7 +114,7 @@ class ScriptedCluster:
         max_retries: int | None = None,
     ) -> None:
         self.name = "svc-a"
-        self.hosts = Hosts()
+        self.hosts = HostSet()
         self.picks = deque(picks)
         self.places = places
         self.ready = ready
@@ -123,22 +123,22 @@ class ScriptedCluster:
         self.retries = self
         self.breaker = Breaker(CircuitBreaker(max_retries=max_retries))
         self.panic: tuple[int, ...] = ()
-        self.ejects: dict[Host, str] = {}
+        self.ejects: dict[HostEntry, str] = {}
         """Hosts that the next failure has ejected, and why."""
         self.closed = False
         self.held = 0
         self.refusals = 0
         self.reports: list[tuple[str, str]] = []
         self.notes: list[ChannelEvent] = []
-        self.lost_hosts: set[Host] = set()
+        self.lost_hosts: set[HostEntry] = set()
         self.waiting: set[Call] = set()
         self.resting: set[Call] = set()
-        self.in_flight: Counter[Host] = Counter()
+        self.in_flight: Counter[HostEntry] = Counter()
 
-    def pick(self, call: Call, now: float, *, wait: bool = True) -> Host | Outcome | None:
+    def pick(self, call: Call, now: float, *, wait: bool = True) -> HostEntry | Outcome | None:
         self.leave(call)
         chosen = self.picks.popleft() if len(self.picks) > 1 else self.picks[0]
-        if isinstance(chosen, Host):
+        if isinstance(chosen, HostEntry):
             self.in_flight[chosen] += 1
             call.place = chosen
         elif chosen is None and wait:
@@ -151,7 +151,7 @@ class ScriptedCluster:
             call.place = None
 
     def report(
-        self, host: Host, outcome: Outcome, seconds: float, now: float, attempt: StartAttempt | None = None
+        self, host: HostEntry, outcome: Outcome, seconds: float, now: float, attempt: StartAttempt | None = None
     ) -> str:
         self.in_flight[host] -= 1
         if attempt is not None:
@@ -199,7 +199,7 @@ class ScriptedCluster:
         self.refusals += 1
         return why
 
-    def lost(self, host: Host, *, since: float, cut: bool, now: float) -> bool:
+    def lost(self, host: HostEntry, *, since: float, cut: bool, now: float) -> bool:
         return host in self.lost_hosts
 
     def note(self, event: ChannelEvent) -> None:
@@ -229,7 +229,7 @@ class Ear:
 class Link:
     """The connection of one host: in the state it is put in. Asking it after its end is a fault."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: HostEntry) -> None:
         self.host = host
         self.is_now = CONNECTING
         self.closed = 0
@@ -274,7 +274,7 @@ class Channel:
         self.ear = Ear()
         self.diagnosed: list[str] = []
         self.asked_for_attention = 0
-        self.cluster = Cluster(
+        self.cluster = ClusterMachine(
             "svc-a",
             balancer=balancer or RoundRobin(),
             rng=Random(seed),
@@ -355,10 +355,10 @@ class Channel:
             elif isinstance(command, Diagnose):
                 self.diagnosed.append(command.host.endpoint.address)
             else:
-                assert isinstance(command, Lookup)
+                assert isinstance(command, RequestReresolution)
                 self.lookups += 1
 
-    def _open(self, host: Host, now: float) -> None:
+    def _open(self, host: HostEntry, now: float) -> None:
         address = host.endpoint.address
         self.opened.append(address)
         if address in self.unopenable:
@@ -375,14 +375,14 @@ class Channel:
         """A call on this channel that has not begun."""
         return machine(plan(policy))(self.cluster, plan(policy), METHOD, **more)
 
-    def host(self, address: str) -> Host:
+    def host(self, address: str) -> HostEntry:
         """The host at an address."""
         return next(host for host in self.cluster.hosts if host.endpoint.address == address)
 
     def pick(self, call: Call | None = None, *, now: float = 0.0) -> str:
         """The address one pick gives, freed at once; or what it gave instead."""
         chosen = self.cluster.pick(call or self.call(), now=now)
-        if not isinstance(chosen, Host):
+        if not isinstance(chosen, HostEntry):
             return repr(chosen)
         self.cluster.report(chosen, Outcome("OK"), 0.0, now=now)
         return chosen.endpoint.address
@@ -428,7 +428,7 @@ def assert_path(events: Sequence[CallEvent]) -> None:
     waited = -1
     for event in events:
         place = order[event.stage]
-        if isinstance(event, Waiting):
+        if isinstance(event, PickQueued):
             assert waited < 0, events
             waited = place
         elif isinstance(event, AttemptStarted):

@@ -10,7 +10,7 @@ from meshlib._core.attempts.retry import LOCAL
 from meshlib._core.call import Call, State
 from meshlib._core.cluster import CLOSED
 from meshlib._core.commands import Finish, StartAttempt
-from meshlib._core.events import AttemptEnded, AttemptStarted, NotRetried, Retrying, Waiting
+from meshlib._core.events import AttemptEnded, AttemptStarted, NotRetried, PickQueued, Retrying
 from meshlib._core.policy import HedgingPolicy, RetryPolicy
 from meshlib._core.status import OK, Outcome, local
 
@@ -636,7 +636,7 @@ def test_what_an_observer_hears() -> None:
     call.on_timer(now=3.0)
     call.on_outcome(2, Outcome("ABORTED"), now=4.0)
     assert ear.calls == [
-        Waiting(at=0.0),
+        PickQueued(at=0.0),
         AttemptStarted(at=1.0, n=1, address="a", why="first"),
         AttemptEnded(at=2.0, n=1, address="a", code="UNAVAILABLE", seconds=1.0),
         Retrying(at=2.0, n=1, delay=0.05),

@@ -22,7 +22,7 @@ from tests.core.scripted import (
     walk,
 )
 
-from meshlib._core.call import Commands, State
+from meshlib._core.call import CallCommands, State
 from meshlib._core.cluster import CLOSED
 from meshlib._core.commands import CancelAttempt, StartAttempt
 from meshlib._core.events import AttemptStarted, Ejected
@@ -118,7 +118,7 @@ class CallMachine(RuleBasedStateMachine):
         self.panics: list[bool] = []
         """Of each attempt, whether its host was one of those that may be ejected."""
 
-    def perform(self, commands: Commands) -> Commands:
+    def perform(self, commands: CallCommands) -> CallCommands:
         """What a shell does with commands, and what must hold for each."""
         for command in commands:
             assert not self.finishes, f"{command} after the end"

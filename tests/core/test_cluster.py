@@ -6,16 +6,16 @@ import pytest
 from tests.core.scripted import REFUSED, UNAVAILABLE, Channel, brief, ended
 
 from meshlib._core.balancing.priorities import Priorities
-from meshlib._core.cluster import CLOSED, Cluster
-from meshlib._core.commands import Close, Lookup, Open, Rebuild, StateChanged, Wake
+from meshlib._core.cluster import CLOSED, ClusterMachine
+from meshlib._core.commands import Close, Open, Rebuild, RequestReresolution, StateChanged, Wake
 from meshlib._core.connectivity import CONNECTING, IDLE, READY, SHUTDOWN, TRANSIENT_FAILURE
+from meshlib._core.connectivity_poll import GROWTH, POLL_FIRST, POLL_LAST, QUIET, SWEEP
 from meshlib._core.endpoint import Endpoint, Resolution
 from meshlib._core.events import EndpointsChanged, HostStateChanged, HostUnreachable, ResolutionFailed
 from meshlib._core.health.unreachable import PATIENCE
-from meshlib._core.host import Host
+from meshlib._core.host import HostEntry
 from meshlib._core.policy import OutlierDetection, RetryBudget, RetryPolicy
 from meshlib._core.status import OK, Outcome
-from meshlib._core.watch import GROWTH, QUIET, SWEEP, WATCH_FIRST, WATCH_LAST
 
 
 def tiers(**priorities: int) -> list[Endpoint]:
@@ -524,7 +524,7 @@ def test_how_often_it_looks_while_a_call_waits() -> None:
     call = channel.call()
     call.begin(now=100.0)
     due = channel.cluster.next_timer()
-    assert due == 100.0 + WATCH_FIRST
+    assert due == 100.0 + POLL_FIRST
     gaps = []
     for n in range(12):
         channel.step(now=due)
@@ -534,7 +534,7 @@ def test_how_often_it_looks_while_a_call_waits() -> None:
         assert next_due is not None
         gaps.append(next_due - due)
         due = next_due
-    assert gaps == pytest.approx([min(WATCH_FIRST * GROWTH ** (n + 1), WATCH_LAST) for n in range(12)])
+    assert gaps == pytest.approx([min(POLL_FIRST * GROWTH ** (n + 1), POLL_LAST) for n in range(12)])
     channel.put("a", READY, now=due)
     channel.step(now=due)
     assert channel.cluster.next_timer() == due + SWEEP
@@ -717,14 +717,14 @@ def test_snapshot_and_repr() -> None:
     (host,) = channel.cluster.snapshot(now=0.0)
     assert (host.address, host.state, host.in_flight, host.weight) == ("a", "READY", 0, 2)
     assert (host.priority, host.successes, host.failures) == (1, 1, 0)
-    assert repr(channel.cluster) == "<Cluster svc-a 1 ready of 1 READY>"
+    assert repr(channel.cluster) == "<ClusterMachine svc-a 1 ready of 1 READY>"
     assert repr(channel.host("a")) == "<Host a READY in_flight=0>"
 
 
 def test_commands_can_be_read() -> None:
     """In a debugger a command says what it is."""
-    host = Host(Endpoint(address="a"))
-    commands = [Open(host), Close(host), Lookup(), Rebuild(), Wake(()), StateChanged(READY)]
+    host = HostEntry(Endpoint(address="a"))
+    commands = [Open(host), Close(host), RequestReresolution(), Rebuild(), Wake(()), StateChanged(READY)]
     assert [repr(command) for command in commands] == [
         "<open a>",
         "<close a>",
@@ -738,10 +738,10 @@ def test_commands_can_be_read() -> None:
 def test_counts_of_a_host() -> None:
     """Every attempt is counted once, by how it ended."""
     channel = Channel.of("a")
-    cluster: Cluster = channel.cluster
+    cluster: ClusterMachine = channel.cluster
     for outcome in (OK, OK, Outcome("NOT_FOUND")):
         host = cluster.pick(channel.call(), now=0.0)
-        assert isinstance(host, Host)
+        assert isinstance(host, HostEntry)
         assert (host.in_flight, cluster.in_flight) == (1, 1)
         cluster.report(host, outcome, 0.1, now=1.0)
     assert (host.in_flight, cluster.in_flight, host.successes, host.failures) == (0, 0, 2, 1)

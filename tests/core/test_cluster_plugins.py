@@ -9,12 +9,12 @@ import pytest
 from tests.core.scripted import Channel, brief
 
 from meshlib._core.balancing.contracts import Picker, Report
+from meshlib._core.balancing.picker_snapshot import REST
 from meshlib._core.balancing.priorities import Priorities
-from meshlib._core.balancing.rotation import REST
 from meshlib._core.connectivity import CONNECTING, READY, TRANSIENT_FAILURE
 from meshlib._core.endpoint import Endpoint
 from meshlib._core.events import PluginFailed
-from meshlib._core.host import Host
+from meshlib._core.host import HostEntry
 from meshlib._core.status import OK
 
 NAMES = ("a", "b", "c")
@@ -61,7 +61,7 @@ def raises(*_: object, **__: object) -> Any:
         ("raise", "no idea"),
         ("a", "returned 'a', which is none of its hosts"),
         ([], "returned [], which is none of its hosts"),
-        (Host(Endpoint(address="a")), "returned <Host a CONNECTING in_flight=0>, which is none of its hosts"),
+        (HostEntry(Endpoint(address="a")), "returned <Host a CONNECTING in_flight=0>, which is none of its hosts"),
     ],
 )
 def test_a_picker_that_cannot_pick(picked: object, error: str) -> None:
@@ -196,7 +196,7 @@ def test_adopt_that_raises() -> None:
 
 def test_done_hears_every_attempt() -> None:
     """Whoever picked it, and however it ended."""
-    heard: list[tuple[Host, Report]] = []
+    heard: list[tuple[HostEntry, Report]] = []
     bench = Bench(first, done=lambda _, host, report, **__: heard.append((host, report)))
     channel = Channel.of("a", balancer=bench)
     channel.call().begin(now=0.0)

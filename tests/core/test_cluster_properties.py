@@ -18,12 +18,12 @@ from tests.core.scripted import CANCELLED, REFUSED, UNAVAILABLE, Channel, Moves,
 from meshlib._core.balancing.least_request import LeastRequest
 from meshlib._core.balancing.priorities import Priorities, loads
 from meshlib._core.balancing.round_robin import RoundRobin
-from meshlib._core.call import Call, Commands, State
+from meshlib._core.call import Call, CallCommands, State
 from meshlib._core.commands import CancelAttempt, Finish, StartAttempt
 from meshlib._core.connectivity import CONNECTING, IDLE, NAMES, READY, TRANSIENT_FAILURE
 from meshlib._core.endpoint import Endpoint
 from meshlib._core.events import PanicChanged
-from meshlib._core.host import Host
+from meshlib._core.host import HostEntry
 from meshlib._core.policy import (
     CircuitBreaker,
     HedgingPolicy,
@@ -62,7 +62,7 @@ class Broken:
                     raise LookupError("no idea")
                 return "nonsense"
 
-            def done(self, host: Host, report: object, *, now: float) -> None:
+            def done(self, host: HostEntry, report: object, *, now: float) -> None:
                 raise LookupError("no idea")
 
         return Picker()
@@ -159,8 +159,8 @@ class ClusterMachine(RuleBasedStateMachine):
         self.calls: list[Call] = []
         self.flying: dict[tuple[int, int], StartAttempt] = {}
         self.finishes: Counter[Call] = Counter()
-        self.hosts: list[Host] = []
-        self.dials: dict[Host, tuple[int, object]] = {}
+        self.hosts: list[HostEntry] = []
+        self.dials: dict[HostEntry, tuple[int, object]] = {}
         """How often a host was dialled anew, and the connection it had when that was seen."""
         self.connected: set[object] = set()
         """Links that were ready at some time."""
@@ -287,7 +287,7 @@ class ClusterMachine(RuleBasedStateMachine):
         picked = set()
         for _ in range(8):
             host = cluster.pick(self.channel.call(), now=self.now, wait=False)
-            if isinstance(host, Host):
+            if isinstance(host, HostEntry):
                 host.in_flight -= 1
                 cluster.in_flight -= 1
                 assert host.ejection is None or host.endpoint.priority in cluster.panic
@@ -371,7 +371,7 @@ class ClusterMachine(RuleBasedStateMachine):
             self.channel.close(now=self.now)
             self.be_prompt()
 
-    def perform(self, call: Call, commands: Commands) -> None:
+    def perform(self, call: Call, commands: CallCommands) -> None:
         number = self.calls.index(call)
         for command in commands:
             if isinstance(command, StartAttempt):

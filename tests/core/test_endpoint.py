@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshlib._core.endpoint import MAX_WEIGHT, Endpoint, merged
+from meshlib._core.endpoint import MAX_WEIGHT, Endpoint, merge_duplicates
 from meshlib._core.errors import ConfigError
 
 
@@ -44,21 +44,21 @@ def test_merged() -> None:
     a, b = Endpoint(address="a", weight=2), Endpoint(address="b")
     other = Endpoint(address="a", authority="x")
     worse = Endpoint(address="a", priority=1)
-    assert merged([a, b, a, other, worse]) == (Endpoint(address="a", weight=4), b, other, worse)
+    assert merge_duplicates([a, b, a, other, worse]) == (Endpoint(address="a", weight=4), b, other, worse)
 
 
 def test_weights_do_not_overflow() -> None:
     """A sum stops at what a weight can be."""
     heavy = Endpoint(address="a", weight=MAX_WEIGHT)
-    assert merged([heavy, heavy]) == (heavy,)
+    assert merge_duplicates([heavy, heavy]) == (heavy,)
 
 
 @given(st.lists(st.builds(Endpoint, address=st.sampled_from("abc"), weight=st.integers(1, 5)), max_size=8))
 def test_merging_loses_no_weight(endpoints: list[Endpoint]) -> None:
     """What is merged has the weight of its parts, and merging again changes nothing."""
-    once = merged(endpoints)
+    once = merge_duplicates(endpoints)
     assert sum(each.weight for each in once) == sum(each.weight for each in endpoints)
-    assert merged(once) == once
+    assert merge_duplicates(once) == once
     assert len({each.address for each in once}) == len(once)
 
 

@@ -23,7 +23,7 @@ from meshlib._core.commands import CancelAttempt, Finish, StartAttempt
 from meshlib._core.connectivity import CONNECTING, READY, TRANSIENT_FAILURE
 from meshlib._core.endpoint import Endpoint
 from meshlib._core.health.policy import OutlierDetection
-from meshlib._core.host import Host
+from meshlib._core.host import HostEntry
 from meshlib._core.limits.policy import CircuitBreaker
 from meshlib._core.policy import HedgingPolicy, RetryPolicy
 from meshlib._core.status import OK, Outcome, local
@@ -223,7 +223,7 @@ class World:
             self.channel.step(now=self.now)
             self.channel.perform(now=self.now)
         chosen = {cluster.pick(self.channel.call(), now=self.now) for _ in range(12)}
-        assert all(isinstance(host, Host) and not host.removed and host.healthy for host in chosen), chosen
+        assert all(isinstance(host, HostEntry) and not host.removed and host.healthy for host in chosen), chosen
         assert len(chosen) == 3, chosen
 
 

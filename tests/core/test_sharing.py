@@ -4,7 +4,7 @@ import pytest
 
 from meshlib._core.connectivity import CONNECTING, IDLE, READY, SHUTDOWN, TRANSIENT_FAILURE
 from meshlib._core.endpoint import Endpoint
-from meshlib._core.host import Host
+from meshlib._core.host import HostEntry
 from meshlib._core.sharing import FEW, Sharing
 
 KEY = "ipv4:10.0.0.7:1"
@@ -23,9 +23,9 @@ class _Subchannel:
         return self.now
 
 
-def host(state: int | None = READY, *, known: int | None = None, failing: bool = False) -> Host:
+def host(state: int | None = READY, *, known: int | None = None, failing: bool = False) -> HostEntry:
     """A host whose connection is in ``state``, last seen in the state ``known``."""
-    made = Host(Endpoint(address="10.0.0.7:1"))
+    made = HostEntry(Endpoint(address="10.0.0.7:1"))
     made.subchannel = _Subchannel(state)
     made.state = (state or 0) if known is None else known
     made.failing = failing
@@ -46,9 +46,9 @@ def host(state: int | None = READY, *, known: int | None = None, failing: bool =
         (host(IDLE, known=READY), False),
         (host(CONNECTING, failing=True), False),
     ],
-    ids=lambda value: repr(value) if isinstance(value, Host) else None,
+    ids=lambda value: repr(value) if isinstance(value, HostEntry) else None,
 )
-def test_a_connection_is_shared_unless_it_was_lost_or_could_not_be_made(first: Host, shared: bool) -> None:
+def test_a_connection_is_shared_unless_it_was_lost_or_could_not_be_made(first: HostEntry, shared: bool) -> None:
     """One that was never connected is being dialled already, as fast as another would be."""
     sharing = Sharing()
     assert sharing.number(KEY, first) == 0

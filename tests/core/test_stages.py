@@ -4,7 +4,16 @@ import pytest
 from tests.core.scripted import CANCELLED, METHOD, REFUSED, UNAVAILABLE, Ear, ScriptedCluster, assert_path, host, plan
 
 from meshlib._core.call import Call
-from meshlib._core.events import AttemptEnded, AttemptStarted, Broken, CallEvent, Ejected, NotRetried, Retrying, Waiting
+from meshlib._core.events import (
+    AttemptEnded,
+    AttemptStarted,
+    Broken,
+    CallEvent,
+    Ejected,
+    NotRetried,
+    PickQueued,
+    Retrying,
+)
 from meshlib._core.hedged import machine
 from meshlib._core.policy import HedgingPolicy, RetryPolicy
 from meshlib._core.stages import STAGES, figure
@@ -35,7 +44,7 @@ def test_the_figure() -> None:
 def test_every_event_belongs_to_a_stage() -> None:
     """The names in events are those of the table, and of the machine's part of it."""
     inside = {stage.name for stage in STAGES if stage.inside}
-    events: list[type[CallEvent]] = [Waiting, Broken, AttemptStarted, Ejected, AttemptEnded, Retrying, NotRetried]
+    events: list[type[CallEvent]] = [PickQueued, Broken, AttemptStarted, Ejected, AttemptEnded, Retrying, NotRetried]
     assert {event.stage for event in events} <= inside
 
 
@@ -115,4 +124,4 @@ def test_what_is_no_path() -> None:
     with pytest.raises(KeyError):
         assert_path([ended])
     with pytest.raises(AssertionError):
-        assert_path([Waiting(at=0.0), Waiting(at=1.0)])
+        assert_path([PickQueued(at=0.0), PickQueued(at=1.0)])

@@ -275,7 +275,7 @@ def _interrupted(
         raise AssertionError(f"{nested} at place {at} of {name}: {error!r}; {calls}") from error
 
 
-PLANE: Final = os.path.join("_control", "plane.py")
+DRIVER: Final = os.path.join("_control", "cluster_driver.py")
 
 
 class SoftTimeLimitError(Exception):
@@ -286,7 +286,7 @@ SETTLED: Final = 10.0
 """Seconds within which everything ends after an exception; well before the deadline of a call."""
 
 
-def _expire(error: type[BaseException], spared: str = PLANE) -> None:
+def _expire(error: type[BaseException], spared: str = DRIVER) -> None:
     """Raises, except in the midst of the control plane: that is no part of a call."""
     frame: FrameType | None = sys._getframe()
     place = True

@@ -9,7 +9,7 @@ import grpc
 
 import meshlib
 from meshlib import aio
-from meshlib._core.watch import QUIET, WATCH_LAST
+from meshlib._core.connectivity_poll import POLL_LAST, QUIET
 from meshlib.testing import ProcessServer, echo
 
 DEADLINE = 10.0
@@ -37,7 +37,7 @@ def test_a_channel_that_nobody_calls_is_looked_at_rarely_until_somebody_waits() 
         until(lambda: channel.mesh.snapshot().hosts[0].state == "TRANSIENT_FAILURE")
         until(lambda: gap(runtime) == QUIET)
         ready = grpc.channel_ready_future(channel)
-        until(lambda: gap(runtime) == WATCH_LAST)
+        until(lambda: gap(runtime) == POLL_LAST)
         server.start()
         ready.result(DEADLINE)
 
@@ -52,7 +52,7 @@ async def test_a_channel_that_nobody_calls_is_looked_at_rarely_until_somebody_wa
             await asyncio.to_thread(until, lambda: channel.mesh.snapshot().hosts[0].state == "TRANSIENT_FAILURE")
             await asyncio.to_thread(until, lambda: gap(runtime) == QUIET)
             ready = asyncio.ensure_future(channel.channel_ready())
-            await asyncio.to_thread(until, lambda: gap(runtime) == WATCH_LAST)
+            await asyncio.to_thread(until, lambda: gap(runtime) == POLL_LAST)
             await asyncio.to_thread(server.start)
             await asyncio.wait_for(ready, DEADLINE)
 
@@ -64,15 +64,15 @@ def test_channels_at_rest_share_a_timer_and_see_what_happens() -> None:
         try:
             for channel in channels:
                 channel.unary_unary(echo.UNARY)(b"x", timeout=DEADLINE)
-            planes = [channel._plain.lease.present.plane for channel in channels]
-            until(lambda: all(plane._timer is None for plane in planes))
-            assert len({id(plane._rest) for plane in planes}) == 1
+            drivers = [channel._plain.lease.present.driver for channel in channels]
+            until(lambda: all(driver._timer is None for driver in drivers))
+            assert len({id(driver._rest) for driver in drivers}) == 1
             lost.kill()
             states = [["READY"], ["TRANSIENT_FAILURE"]] * 2
             until(lambda: [[h.state for h in channel.mesh.snapshot().hosts] for channel in channels] == states)
             channels[0].unary_unary(echo.UNARY)(b"x", timeout=DEADLINE)
-            until(lambda: planes[0]._timer is not None)
+            until(lambda: drivers[0]._timer is not None)
         finally:
             for channel in channels:
                 channel.close()
-        assert not planes[0]._rest._at
+        assert not drivers[0]._rest._at

@@ -13,7 +13,7 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 import meshlib
 from meshlib._control.settings import settle
 from meshlib._core.endpoint import Endpoint
-from meshlib._core.host import Host
+from meshlib._core.host import HostEntry
 from meshlib._sync.subchannels import Method, Subchannel
 from meshlib.testing import DnsServer, Server, echo, flush_logs
 
@@ -146,7 +146,7 @@ def test_a_channel_to_the_same_name_as_a_closed_one_looks_it_up_again() -> None:
 
 def test_a_closed_subchannel_makes_no_multicallable() -> None:
     """C-core would register the method on a channel that is gone, and crash."""
-    subchannel = Subchannel(Host(Endpoint(address="127.0.0.1:1")), settle("static:///127.0.0.1:1"))
+    subchannel = Subchannel(HostEntry(Endpoint(address="127.0.0.1:1")), settle("static:///127.0.0.1:1"))
     subchannel.close()
     with pytest.raises(ValueError, match="closed channel"):
         subchannel.multicallables[Method("unary_unary", echo.UNARY, None, None, True)]

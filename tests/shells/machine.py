@@ -17,8 +17,8 @@ from tests.shells.observing import look, settings
 from tests.shells.script import EPOCH, Script, tick
 from tests.shells.trace import Entry, Trace
 
-from meshlib._core.cluster import Cluster
-from meshlib._core.commands import Close, Lookup, Open, Rebuild, Wake
+from meshlib._core.cluster import ClusterMachine
+from meshlib._core.commands import Close, Open, Rebuild, RequestReresolution, Wake
 from meshlib._core.discovery.policy import DnsPolicy
 from meshlib._core.discovery.refresh import Refresh
 from meshlib._core.discovery.steps import ResolveError
@@ -47,7 +47,7 @@ class World:
         given = settings(self.network)
         self.telemetry = Telemetry(given.target, tracer_provider=given.tracer_provider)
         self.methods = given.methods
-        self.cluster = Cluster(
+        self.cluster = ClusterMachine(
             given.target.text,
             balancer=given.balancer,
             rng=Random(script.seed),
@@ -120,7 +120,7 @@ class World:
             elif isinstance(command, Wake):
                 for call in command.calls:
                     call.wake()
-            elif isinstance(command, Lookup):
+            elif isinstance(command, RequestReresolution):
                 self.refresh.hurry(now=self.now)
                 self.soon(self.ask)
         self.arm()

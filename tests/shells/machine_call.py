@@ -56,7 +56,7 @@ class Calling:
             wait_for_ready=plan.wait_for_ready if caller.wait_for_ready is None else caller.wait_for_ready,
             streaming=streaming,
         )
-        world.telemetry.started(self.call, (), world.now)
+        world.telemetry.call_started(self.call, (), world.now)
         self.call.waker = lambda: world.soon(partial(self.feed, self.call.on_endpoints))
         world.start()
         if world.script.uploading:
@@ -141,7 +141,7 @@ class Calling:
 
     def finish(self, outcome: Outcome, n: int) -> None:
         world, call = self.world, self.call
-        world.telemetry.ended(call, outcome, now=world.now)
+        world.telemetry.call_ended(call, outcome, now=world.now)
         good = "" if call.streaming or outcome.code != "OK" else self.flights[n].message
         text = good if outcome.code == "OK" else call.details(outcome)
         alone = world.script.kind in ("blocking", "hedged") and self.caller.plain and outcome.code == "OK"

@@ -12,7 +12,7 @@ from tests.shells.trace import Trace, Tracers
 
 from meshlib._adapt.outcomes import PUSHBACK_KEY
 from meshlib._control.settings import Settings, settle
-from meshlib._core.cluster import Cluster
+from meshlib._core.cluster import ClusterMachine
 from meshlib._core.connectivity import NAMES
 from meshlib._core.discovery.steps import ResolveError
 from meshlib._core.endpoint import Resolution
@@ -86,7 +86,7 @@ class Failed(grpc.RpcError):
 
 
 def look(
-    trace: Trace, cluster: Cluster | None, asked_at: float | None, error: ResolveError | None, *, now: float
+    trace: Trace, cluster: ClusterMachine | None, asked_at: float | None, error: ResolveError | None, *, now: float
 ) -> None:
     """The channel as the machines know it."""
     if cluster is None:

@@ -8,11 +8,11 @@ import grpc.aio
 from meshlib._adapt.grpcio import aio_intercepted
 from meshlib._adapt.metadata import Metadata
 from meshlib._aio.connectivity import CLOSED_CHANNEL
-from meshlib._aio.runtime import Lease
+from meshlib._aio.runtime import ChannelHandle
 from meshlib._aio.streams import StreamStreamCall, StreamUnaryCall, UnaryStreamCall
 from meshlib._aio.unary import UnaryUnaryCall
 from meshlib._control.methods import Method
-from meshlib._core.kept import Kept
+from meshlib._core.bounded_cache import BoundedCache
 
 __all__ = ["CALLABLES"]
 
@@ -38,12 +38,12 @@ class Multicallable:
 
     __slots__ = ("_lease", "_method", "_plan", "_renamed")
 
-    def __init__(self, lease: Lease, method: Method) -> None:
+    def __init__(self, lease: ChannelHandle, method: Method) -> None:
         self._lease = lease
         self._method = method
         self._plan = lease.settings.methods.plan(method.name)
         kind = type(self)
-        self._renamed: Kept[str, Multicallable] = Kept(
+        self._renamed: BoundedCache[str, Multicallable] = BoundedCache(
             lambda name: kind(lease, Method(method.kind, name, method.serializer, method.deserializer, False))
         )
 

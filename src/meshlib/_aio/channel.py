@@ -11,7 +11,7 @@ from meshlib._adapt.grpcio import aio_channel
 from meshlib._aio.callables import CALLABLES
 from meshlib._aio.clock import CLOCK
 from meshlib._aio.connectivity import STATES
-from meshlib._aio.runtime import Lease, Runtime
+from meshlib._aio.runtime import ChannelHandle, Runtime
 from meshlib._aio.subchannels import Factory
 from meshlib._control.mesh import Mesh
 from meshlib._control.methods import Multicallables
@@ -60,7 +60,7 @@ class Channel(grpc.aio.Channel):
             policy=settings.telemetry,
             later=_raise_in_loop,
         )
-        self._lease = lease = Lease(settings, telemetry, factory)
+        self._lease = lease = ChannelHandle(settings, telemetry, factory)
         self._multicallables = Multicallables(lambda method: CALLABLES[method.kind](lease, method))
         self._closing = False
         """A :meth:`close` is under way."""
@@ -156,7 +156,7 @@ class Channel(grpc.aio.Channel):
         """
         lease = self._lease
         runtime = lease.present
-        if lease.closed and (self._closing or runtime is None or runtime.ended):
+        if lease.closed and (self._closing or runtime is None or runtime.loop_closed):
             return
         if grace is not None and grace < 0:
             raise ValueError(f"grace must be non-negative, got {grace}.")

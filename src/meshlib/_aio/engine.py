@@ -19,11 +19,11 @@ import grpc.aio
 from meshlib._adapt import outcomes
 from meshlib._adapt.errors import AioMeshRpcError, status_code
 from meshlib._adapt.metadata import Metadata, for_attempt
-from meshlib._aio.runtime import Lease
-from meshlib._aio.waiting import News, guarded
+from meshlib._aio.runtime import ChannelHandle
+from meshlib._aio.waiting import Condition, guarded
 from meshlib._control.methods import Method
 from meshlib._control.timers import Timer, call_at
-from meshlib._core.call import Call, Commands
+from meshlib._core.call import Call, CallCommands
 from meshlib._core.commands import CallCommand, CancelAttempt, Finish, StartAttempt
 from meshlib._core.deadlines import LONGEST, far
 from meshlib._core.hedged import machine
@@ -82,7 +82,7 @@ class Engine:
     _armed: bool = False
     """It has asked for a timer before."""
     _callbacks: tuple[Callable[[Any], None], ...] = ()
-    _news: News | None = None
+    _news: Condition | None = None
     _repairs: int = 0
     """How often it was repaired after an exception."""
     _ending: Finish | None = None
@@ -94,7 +94,7 @@ class Engine:
 
     def __init__(
         self,
-        lease: Lease,
+        lease: ChannelHandle,
         method: Method,
         plan: Plan,
         timeout: float | None,
@@ -138,7 +138,7 @@ class Engine:
         """The call starts: a connected host gets its attempt before this returns."""
         try:
             now = self._now()
-            self._metadata = self.runtime.telemetry.started(self.call, self._metadata, now)
+            self._metadata = self.runtime.telemetry.call_started(self.call, self._metadata, now)
             self.runtime.calls.add(self)
             self.feed(partial(self.call.begin, now))
         except BaseException:
@@ -157,7 +157,7 @@ class Engine:
             self._todo.append(step)
             return
         self._todo = todo = [step]
-        commands: Commands = ()
+        commands: CallCommands = ()
         try:
             for step in todo:  # it grows meanwhile
                 commands = step()
@@ -184,7 +184,7 @@ class Engine:
             if not self.loop.is_closed():
                 self.loop.call_soon_threadsafe(guarded(self.feed, self.cut_short), step)
 
-    def cut_short(self, commands: Commands = ()) -> None:
+    def cut_short(self, commands: CallCommands = ()) -> None:
         """An exception was raised in the middle of the call, which is left half done. The loop ends the call.
 
         Args:
@@ -197,7 +197,7 @@ class Engine:
             self._repairs += 1
             self.loop.call_soon_threadsafe(guarded(lambda _: self.feed(self._abandon), self.cut_short), None)
 
-    def _abandon(self) -> Commands:
+    def _abandon(self) -> CallCommands:
         """The input that ends a call whose machine, or whose commands, were interrupted. Whatever is counted is given
         back at once; what was done before is not done again."""
         call, now = self.call, self._now()
@@ -211,17 +211,17 @@ class Engine:
         return (self._ending or Finish(RAISED, 0),)
 
     @property
-    def news(self) -> News:
+    def news(self) -> Condition:
         """Told when an attempt starts or ends, and when the call ends."""
         if self._news is None:
-            self._news = News(self.loop)
+            self._news = Condition(self.loop)
         return self._news
 
     def handle(self) -> Any:
         """What the application holds, for its callbacks; None once it let go."""
         return self if self.holder is None else self.holder()
 
-    def ended(self, n: int, error: BaseException | None) -> None:
+    def attempt_ended(self, n: int, error: BaseException | None) -> None:
         """Attempt ``n`` ended, with ``error`` or well. Told more than once, the first counts."""
         attempt = self.call.attempts[n - 1]
         if attempt.seconds is not None:
@@ -294,7 +294,7 @@ class Engine:
             self.follow(command.n, attempt)
         except Exception as error:  # noqa: BLE001 - whatever it is, the place at the host is to be freed
             self.give_up(command.n)  # grpc may have it
-            self.ended(command.n, error)
+            self.attempt_ended(command.n, error)
             return
         if self._news is not None:
             self._news.tell()
@@ -328,7 +328,7 @@ class Engine:
         try:
             if (self.runtime.telemetry.listens or outcome is not OK or len(self.call.attempts) > 1) and not self._told:
                 self._told = True
-                self.runtime.telemetry.ended(self.call, outcome, self._now())  # before anybody told runs
+                self.runtime.telemetry.call_ended(self.call, outcome, self._now())  # before anybody told runs
         finally:
             while self._callbacks:
                 callback, *rest = self._callbacks

@@ -35,7 +35,7 @@ class UnaryResponse(Engine):
     def _followed(self, n: int, response: Any, error: BaseException | None) -> None:
         if error is None and self.outcome is None:
             self._response = response
-        self.ended(n, error)
+        self.attempt_ended(n, error)
 
     def __await__(self) -> Generator[Any, None, Any]:
         try:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, final
 
 import grpc.aio
 
-from meshlib._aio.waiting import News
+from meshlib._aio.waiting import Condition
 from meshlib._control.methods import Method
 from meshlib._core.attempts.replay import Replay
 
@@ -101,7 +101,7 @@ class Requests:
         self._context = context
         self._pull: asyncio.Task[None] | None = None
         self._asked = asyncio.Event()
-        self._news = News(engine.loop)
+        self._news = Condition(engine.loop)
         self._sent = 0
         self._told = False
 

@@ -16,23 +16,23 @@ from meshlib._aio import control
 from meshlib._aio.connectivity import CLOSED_CHANNEL, Connectivity
 from meshlib._aio.control import Process
 from meshlib._aio.subchannels import Factory, Subchannel
+from meshlib._control.cluster_driver import ClusterDriver
 from meshlib._control.logs import ChannelLog
 from meshlib._control.methods import Method
-from meshlib._control.plane import Plane
 from meshlib._control.settings import Settings
 from meshlib._control.shortage import Shortage, starting
 from meshlib._control.timers import clock_of
-from meshlib._core.cluster import Cluster
+from meshlib._core.cluster import ClusterMachine
 from meshlib._core.commands import Close
 from meshlib._core.connectivity import TRANSIENT_FAILURE
-from meshlib._core.host import Host
+from meshlib._core.host import HostEntry
 from meshlib._core.policy import Plan
 
 if TYPE_CHECKING:
     from meshlib._aio.engine import Engine
     from meshlib.telemetry._channel import Telemetry
 
-__all__ = ["Lease", "Runtime"]
+__all__ = ["ChannelHandle", "Runtime"]
 
 _log = DeferredLogger("meshlib")
 
@@ -75,7 +75,7 @@ class Runtime:
         self.closed = False
         self.calls: set[Engine] = set()
         """Those under way."""
-        self._probes: dict[Host, Any] = {}
+        self._probes: dict[HostEntry, Any] = {}
         """Calls that ask subchannels why they fail."""
         self._ended = False
         """Its shutdown is over."""
@@ -84,7 +84,7 @@ class Runtime:
         """Those that are open."""
         self._factory = factory
         self._connectivity = connectivity
-        self.cluster = Cluster(
+        self.cluster = ClusterMachine(
             settings.target.text,
             balancer=settings.balancer,
             rng=process.clock.rng(),
@@ -96,7 +96,7 @@ class Runtime:
             observer=ChannelLog(settings.target.text),
             watched=lambda: connectivity.watched,
         )
-        self.plane = Plane(
+        self.driver = ClusterDriver(
             self.cluster,
             lambda: process.resolutions(loop).get(settings.source),
             self,
@@ -105,22 +105,22 @@ class Runtime:
         )
         process.runtimes.add(self)
         # Not here: a signal handler or a finalizer may make the first call, in the middle of the loop's own code.
-        loop.call_soon_threadsafe(self.plane.start)
+        loop.call_soon_threadsafe(self.driver.start)
 
     # The pool.
 
-    def open(self, host: Host) -> Subchannel:
+    def open(self, host: HostEntry) -> Subchannel:
         """A subchannel for ``host``."""
         subchannel = Subchannel(host, self.settings, self.process.sharing, self._factory)
         self._subchannels.add(subchannel)
         return subchannel
 
-    def close(self, host: Host, subchannel: Any) -> None:
+    def close(self, host: HostEntry, subchannel: Any) -> None:
         """Ends a subchannel."""
         subchannel.close()
         self._subchannels.discard(subchannel)
 
-    def diagnose(self, host: Host, subchannel: Any, told: Callable[[Host, str], None]) -> None:
+    def diagnose(self, host: HostEntry, subchannel: Any, told: Callable[[HostEntry, str], None]) -> None:
         """Asks a subchannel why it fails."""
         if subchannel.state(False) != TRANSIENT_FAILURE:
             return
@@ -141,12 +141,12 @@ class Runtime:
     def hurry(self) -> None:
         """Somebody begins to wait for the channel to be ready."""
         self.cluster.hurry(now=self.now())
-        self.plane.attention()
+        self.driver.attention()
 
     def resolve_now(self) -> None:
         """Has the name looked up at once."""
         with suppress(RuntimeError):  # another thread closed the loop just now
-            self.loop.call_soon_threadsafe(self.plane.resolve_now)
+            self.loop.call_soon_threadsafe(self.driver.resolve_now)
 
     # The end.
 
@@ -161,7 +161,7 @@ class Runtime:
         try:
             for call in self.calls.copy():
                 call.cancel()
-            self.plane.stop()
+            self.driver.stop()
             # What an exception has kept the control plane from; twice, as it may come here, too.
             for subchannel in [*self._subchannels, *self._subchannels]:
                 self._close(subchannel)
@@ -173,7 +173,7 @@ class Runtime:
             raise
 
     @property
-    def ended(self) -> bool:
+    def loop_closed(self) -> bool:
         """Whether its :meth:`shutdown` is over."""
         return self._ended
 
@@ -210,11 +210,11 @@ class Runtime:
                 command.host.subchannel = None  # grpc.aio's channel closes itself when it is freed
 
     def _attention(self) -> None:
-        self.plane.attention()
+        self.driver.attention()
 
 
 @final
-class Lease:
+class ChannelHandle:
     """What a channel shares with its multicallables and its calls: the way to the runtime.
 
     When the last of them is collected and nobody closed the channel, the runtime ends, as grpc's channel would.
@@ -253,7 +253,7 @@ class Lease:
         """Calls whose interceptors may still be at it."""
         self._factory = factory
         self._runtime: Runtime | None = None
-        self._finalizer: weakref.finalize[[], Lease] | None = None
+        self._finalizer: weakref.finalize[[], ChannelHandle] | None = None
         telemetry.watch(self)
 
     @property

@@ -12,7 +12,7 @@ from meshlib._adapt.metadata import EMPTY_PATIENCE
 from meshlib._aio.engine import Engine
 from meshlib._aio.futures import Handle, UnaryResponse
 from meshlib._aio.requests import MIXED, Requests, serialized
-from meshlib._aio.waiting import ended, guarded
+from meshlib._aio.waiting import completed, guarded
 from meshlib._control.timers import call_at
 
 __all__ = ["StreamStreamCall", "StreamUnaryCall", "UnaryStreamCall"]
@@ -119,9 +119,9 @@ class _Streaming(Engine):
                 self.cancel()
                 raise
         except grpc.aio.AioRpcError as error:
-            self.ended(n, error)
+            self.attempt_ended(n, error)
         except Exception as error:  # noqa: BLE001 - grpc.aio raises what the caller is to see, and never ends the call
-            self.ended(n, error)
+            self.attempt_ended(n, error)
             self.give_up(n)
         if task is not None and task.cancelling() > before:
             self.cancel()
@@ -241,26 +241,26 @@ class _ResponseStream(_Streaming):
     def _on_status(self, n: int, attempt: Any) -> None:
         """grpc has the status of attempt ``n``, so what is asked here needs no wait."""
         try:
-            code = ended(attempt.code())
+            code = completed(attempt.code())
             if code is grpc.StatusCode.OK:
-                self.ended(n, None)
+                self.attempt_ended(n, None)
                 return
-            account = ended(attempt.debug_error_string())
+            account = completed(attempt.debug_error_string())
             if code is grpc.StatusCode.CANCELLED and not account:
                 # C-core gives an account of every failure but those that it was asked for here.
-                self.ended(n, asyncio.CancelledError())
+                self.attempt_ended(n, asyncio.CancelledError())
                 return
             error = grpc.aio.AioRpcError(
                 code,
-                ended(attempt.initial_metadata()),
-                ended(attempt.trailing_metadata()),
-                details=ended(attempt.details()),
+                completed(attempt.initial_metadata()),
+                completed(attempt.trailing_metadata()),
+                details=completed(attempt.details()),
                 debug_error_string=account,
             )
         except Exception as failure:  # noqa: BLE001 - an attempt interceptor's own
-            self.ended(n, failure)
+            self.attempt_ended(n, failure)
         else:
-            self.ended(n, error)
+            self.attempt_ended(n, error)
 
 
 def _raise(error: BaseException) -> None:

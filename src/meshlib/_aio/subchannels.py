@@ -11,12 +11,12 @@ from meshlib._adapt import grpcio
 from meshlib._adapt.interceptors import one_per_kind
 from meshlib._adapt.reasons import PROBE, PROBE_SECONDS, reason
 from meshlib._aio.connectivity import CLOSED_CHANNEL
-from meshlib._aio.waiting import ended
+from meshlib._aio.waiting import completed
 from meshlib._control.methods import Method
 from meshlib._control.settings import Settings
+from meshlib._core.bounded_cache import BoundedCache
 from meshlib._core.connectivity import SHUTDOWN
-from meshlib._core.host import Host
-from meshlib._core.kept import Kept
+from meshlib._core.host import HostEntry
 from meshlib._core.sharing import Sharing
 
 __all__ = ["Factory", "Subchannel"]
@@ -40,13 +40,15 @@ class Subchannel:
     __slots__ = ("_channel", "multicallables", "state", "target")
 
     def __init__(
-        self, host: Host, settings: Settings, sharing: Sharing | None = None, factory: Factory = grpcio.aio_channel
+        self, host: HostEntry, settings: Settings, sharing: Sharing | None = None, factory: Factory = grpcio.aio_channel
     ) -> None:
         self.target, options = settings.subchannel(host, sharing)
         interceptors = one_per_kind(settings.attempt_interceptors)
         self._channel: Any = factory(self.target, options, settings.credentials, settings.compression, interceptors)
         self.state: Callable[[bool], int] = grpcio.aio_state(self._channel)
-        self.multicallables: Kept[Method, Any] = Kept(partial(_multicallable, self._channel, bool(interceptors)))
+        self.multicallables: BoundedCache[Method, Any] = BoundedCache(
+            partial(_multicallable, self._channel, bool(interceptors))
+        )
         """grpc's multicallables by method: they take bytes, and return messages."""
 
     def glance(self) -> int | None:
@@ -58,7 +60,7 @@ class Subchannel:
         kept until then."""
         assert self._channel is not None, "never after its Close"
         call = self._channel.unary_unary(PROBE)(b"", timeout=PROBE_SECONDS)
-        call.add_done_callback(lambda call: told(reason(ended(call.code()), ended(call.details()))))
+        call.add_done_callback(lambda call: told(reason(completed(call.code()), completed(call.details()))))
         return call
 
     def close(self) -> None:
@@ -69,8 +71,8 @@ class Subchannel:
         """
         if self._channel is not None:
             self.state = _shutdown
-            self.multicallables = Kept(_closed)
-            ended(self._channel.close())
+            self.multicallables = BoundedCache(_closed)
+            completed(self._channel.close())
             self._channel = None  # last: after an exception it is closed again
 
 

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any, final
 
-__all__ = ["News", "ended", "follow", "guarded"]
+__all__ = ["Condition", "completed", "follow", "guarded"]
 
 Done = Callable[[Any, BaseException | None], None]
 Failed = Callable[[], None]
@@ -80,7 +80,7 @@ def _guard(
         yield
 
 
-def ended(awaitable: Awaitable[Any]) -> Any:
+def completed(awaitable: Awaitable[Any]) -> Any:
     """The result of what can be awaited without waiting.
 
     Raises:
@@ -95,7 +95,7 @@ def ended(awaitable: Awaitable[Any]) -> Any:
 
 
 @final
-class News:
+class Condition:
     """A condition variable of one event loop: each waiter looks again when something has changed.
 
     A signal handler or a finalizer may call :meth:`tell` between any two lines. So a waiter reads :attr:`told` before

@@ -10,7 +10,7 @@ from meshlib._core.policy import MethodPolicy
 from meshlib._core.service_config import ServiceConfig, parse
 from meshlib._core.target import Target
 
-__all__ = ["configured", "either", "merged"]
+__all__ = ["configured", "either", "with_service_config"]
 
 _log = logging.getLogger("meshlib")
 
@@ -54,7 +54,9 @@ def configured(
     return config, others if health is None else (*others, health_checked(health))
 
 
-def merged(methods: Mapping[str, MethodPolicy] | None, config: ServiceConfig) -> Mapping[str, MethodPolicy]:
+def with_service_config(
+    methods: Mapping[str, MethodPolicy] | None, config: ServiceConfig
+) -> Mapping[str, MethodPolicy]:
     """The policies of methods from both.
 
     Raises:

@@ -22,7 +22,7 @@ __all__ = ["Driver", "spawn", "threadless"]
 POLL: Final = 0.005
 """Seconds between two looks of a thread that waits while another one runs the loop."""
 
-ended = False
+finished = False
 """Meshlib's own ``atexit`` handler has run: the control thread is gone."""
 
 
@@ -55,7 +55,7 @@ def spawn(target: Callable[[], object], name: str) -> threading.Thread | None:
 
 def _starts() -> bool:
     """Whether the interpreter starts a thread."""
-    if ended:
+    if finished:
         return False
     try:
         threading.Thread(target=_nothing, name="meshlib-probe", daemon=True).start()

@@ -4,9 +4,9 @@ from collections.abc import Callable
 from typing import Protocol, final
 
 from meshlib._adapt.grpcio import transport
-from meshlib._control.plane import Plane
+from meshlib._control.cluster_driver import ClusterDriver
 from meshlib._control.settings import Settings
-from meshlib._core.cluster import Cluster
+from meshlib._core.cluster import ClusterMachine
 from meshlib._core.connectivity import IDLE, NAMES, SHUTDOWN
 from meshlib._core.snapshot import ChannelSnapshot
 
@@ -16,8 +16,8 @@ __all__ = ["Mesh"]
 class Live(Protocol):
     """The runtime of a channel, of either shell."""
 
-    cluster: Cluster
-    plane: Plane
+    cluster: ClusterMachine
+    driver: ClusterDriver
 
     def now(self) -> float:
         """Its clock."""
@@ -60,7 +60,7 @@ class Mesh:
             state = NAMES[SHUTDOWN if self._closed() else IDLE]
             return ChannelSnapshot(target=target, resolver=resolver, state=state)
         cluster, now = live.cluster, live.now()
-        shared = live.plane.resolution
+        shared = live.driver.resolution
         asked, due = (None, None) if shared is None else (shared.asked_at, shared.next_at)
         error = None if shared is None else shared.error
         outliers = cluster.outliers

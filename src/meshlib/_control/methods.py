@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import Any, final
 
-from meshlib._core.kept import Kept
+from meshlib._core.bounded_cache import BoundedCache
 from meshlib._core.policy import unmatched
 
 __all__ = ["Method", "Multicallables"]
@@ -52,7 +52,7 @@ class Multicallables:
             return make(method)
 
         self._make = noted
-        self._kept: Kept[Any, Any] = Kept(lambda key: noted(Method(*key)))
+        self._kept: BoundedCache[Any, Any] = BoundedCache(lambda key: noted(Method(*key)))
 
     def get(self, kind: str, method: str, serializer: Any, deserializer: Any, registered: bool | None) -> Any:
         """The one of a method as a stub names it."""

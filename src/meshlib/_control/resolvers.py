@@ -18,10 +18,10 @@ from meshlib._core.discovery.families import RETRY
 from meshlib._core.discovery.names import is_localhost
 from meshlib._core.discovery.policy import DnsPolicy
 from meshlib._core.discovery.steps import ResolveError, Step
-from meshlib._core.endpoint import Resolution, endpoint, merged
+from meshlib._core.endpoint import Resolution, endpoint, merge_duplicates
 from meshlib._core.target import Target
 
-__all__ = ["DnsResolver", "Hosts", "ListResolver", "Overridable", "SrvResolver"]
+__all__ = ["DnsResolver", "HostNames", "ListResolver", "Overridable", "SrvResolver"]
 
 _log = DeferredLogger("meshlib")
 
@@ -37,7 +37,7 @@ class Found(NamedTuple):
 
 
 @final
-class Hosts:
+class HostNames:
     """Several host names, each looked up once. One that fails keeps its last good addresses and holds up no other.
 
     Args:
@@ -130,7 +130,7 @@ class DnsResolver:
         self._good, self._served = found.ips, False
         self._warn(found)
         port = self._target.port or self._target.default_port
-        return Resolution(endpoints=merged(endpoint(ips, port) for ips in found.hosts), ttl=found.ttl)
+        return Resolution(endpoints=merge_duplicates(endpoint(ips, port) for ips in found.hosts), ttl=found.ttl)
 
     async def _services(self, inquiry: Inquiry) -> Resolution | None:
         """The endpoints of the SRV records; None if there are none, which leads on to the addresses.
@@ -179,7 +179,7 @@ class SrvResolver:
         """Whether there were records when they were last asked for, whatever became of their targets."""
         self._target = target
         self._lookup = lookup
-        self._hosts = Hosts(str(target), lookup.policy, absolute=True)
+        self._hosts = HostNames(str(target), lookup.policy, absolute=True)
 
     async def resolve(self, previous: Resolution | None) -> Resolution:
         """The endpoints now."""
@@ -229,7 +229,7 @@ class ListResolver:
         self.steps: tuple[Step, ...] = ()
         self._target = target
         self._lookup = lookup
-        self._hosts = Hosts(str(target), lookup.policy)
+        self._hosts = HostNames(str(target), lookup.policy)
 
     async def resolve(self, previous: Resolution | None) -> Resolution:
         """The endpoints now."""
@@ -245,7 +245,7 @@ class ListResolver:
             raise
         self.steps = found.steps
         return Resolution(
-            endpoints=merged(
+            endpoints=merge_duplicates(
                 endpoint(ips, entry.port or 0, authority=str(entry) if own_authority else None)
                 for entry in entries
                 for ips in by_host.get(entry.host, ())

@@ -22,7 +22,7 @@ from meshlib._adapt.options import (
 )
 from meshlib._adapt.options import balancer as balancer_of
 from meshlib._control.balancers import REGISTRY as BALANCERS
-from meshlib._control.configs import configured, either, merged
+from meshlib._control.configs import configured, either, with_service_config
 from meshlib._control.notices import announce, unheeded
 from meshlib._control.plugins import REGISTRY as RESOLVERS
 from meshlib._control.sources import Source, source
@@ -30,7 +30,7 @@ from meshlib._core.balancing.contracts import Balancer
 from meshlib._core.balancing.priorities import Priorities
 from meshlib._core.discovery.contracts import Resolver
 from meshlib._core.errors import ConfigError
-from meshlib._core.host import Host
+from meshlib._core.host import HostEntry
 from meshlib._core.policy import (
     CircuitBreaker,
     DnsPolicy,
@@ -90,7 +90,7 @@ class Settings:
         balancer = self.balancer.balancer if isinstance(self.balancer, Priorities) else self.balancer
         return not type(balancer).__module__.startswith("meshlib.")
 
-    def subchannel(self, host: Host, sharing: Sharing | None = None) -> tuple[str, Options]:
+    def subchannel(self, host: HostEntry, sharing: Sharing | None = None) -> tuple[str, Options]:
         """The target and the options of grpc's channel to ``host``.
 
         Args:
@@ -194,7 +194,9 @@ def settle(
         if named is not None and balancer != "round_robin":
             raise ConfigError("balancer", balancer, f"is in options[{LB_POLICY!r}] as well; give one of the two")
     config, given = configured(service_config, given, target=parsed, as_grpc=as_grpc)
-    table = MethodTable(retry=UNSENT_ONLY if as_grpc else retry, timeout=timeout, methods=merged(methods, config))
+    table = MethodTable(
+        retry=UNSENT_ONLY if as_grpc else retry, timeout=timeout, methods=with_service_config(methods, config)
+    )
     announce(parsed, given, secure=secure)
     return Settings(
         target=parsed,

@@ -9,7 +9,7 @@ from meshlib._core.address import join
 from meshlib._core.discovery.contracts import Resolver
 from meshlib._core.discovery.policy import DnsPolicy
 from meshlib._core.discovery.registry import checked_resolver, described
-from meshlib._core.endpoint import Endpoint, Resolution, merged
+from meshlib._core.endpoint import Endpoint, Resolution, merge_duplicates
 from meshlib._core.target import BUILT_IN_SCHEMES, Target
 
 __all__ = ["Source", "fixed", "source"]
@@ -75,4 +75,4 @@ def fixed(target: Target) -> Resolution | None:
 
 
 def _fixed(*endpoints: Endpoint) -> Resolution:
-    return Resolution(endpoints=merged(endpoints))
+    return Resolution(endpoints=merge_duplicates(endpoints))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from meshlib._core.attempts.budget import LOSS_PATIENCE, LOSS_POLLS, LOSS_SHOWS
 from meshlib._core.attempts.retry import Retries
-from meshlib._core.commands import ANSWERED, NOTHING, CancelAttempt, Commands, Finish, StartAttempt
+from meshlib._core.commands import ANSWERED, NOTHING, CallCommands, CancelAttempt, Finish, StartAttempt
 from meshlib._core.deadlines import INVALID_TIMEOUT
 from meshlib._core.events import (
     AttemptEnded,
@@ -22,19 +22,19 @@ from meshlib._core.events import (
     CallObserver,
     Ejected,
     NotRetried,
+    PickQueued,
     Retrying,
-    Waiting,
 )
 from meshlib._core.explanation import COMMITTED, OVER_BUDGET, RETRIES_FULL, THROTTLED, deadline_exceeded, explanation
 from meshlib._core.health.losses import says_lost
-from meshlib._core.host import Host
+from meshlib._core.host import HostEntry
 from meshlib._core.policy import Plan
 from meshlib._core.status import OK, Outcome
 
 if TYPE_CHECKING:
-    from meshlib._core.cluster import Cluster
+    from meshlib._core.cluster import ClusterMachine
 
-__all__ = ["Call", "Commands", "State"]
+__all__ = ["Call", "CallCommands", "State"]
 
 
 class State(Enum):
@@ -76,9 +76,9 @@ class Call:
     """Whether the observer is also told what nearly every call is: its first attempt begins, an attempt ends well."""
     state: State = NEW
     attempts: tuple[StartAttempt, ...] = ()
-    tried: tuple[Host, ...] = ()
+    tried: tuple[HostEntry, ...] = ()
     """Hosts it was sent to, oldest first."""
-    place: Host | None = None
+    place: HostEntry | None = None
     """Where it has a place for an attempt that has not been made yet."""
     holds: bool = False
     """It holds a place in the retry budget for such an attempt."""
@@ -114,7 +114,7 @@ class Call:
 
     def __init__(
         self,
-        cluster: "Cluster",
+        cluster: "ClusterMachine",
         plan: Plan,
         method: str,
         metadata: Sequence[tuple[str, str | bytes]] = (),
@@ -137,21 +137,21 @@ class Call:
 
     # Inputs.
 
-    def begin(self, now: float) -> Commands:
+    def begin(self, now: float) -> CallCommands:
         """The call starts."""
         if self.state is not NEW:
             return NOTHING
         self.begun = now
         return self._start("first", now)
 
-    def on_endpoints(self, *, now: float) -> Commands:
+    def on_endpoints(self, *, now: float) -> CallCommands:
         """Hosts changed while the call waits for one, or the channel closed while it waits for anything."""
         self.woken = False
         if self.state is WAITING or (self.state is BACKOFF and self.cluster.closed):
             return self._start(self._why, now)
         return NOTHING
 
-    def on_commit(self, n: int, why: str, *, now: float) -> Commands:
+    def on_commit(self, n: int, why: str, *, now: float) -> CallCommands:
         """Attempt ``n`` is the one whose answer counts: a ``"message"`` or the ``"headers"`` of it reach the
         application, or its requests can no longer be replayed (``"buffer"``).
 
@@ -178,7 +178,7 @@ class Call:
         for attempt in self.attempts:
             attempt.active = math.inf
 
-    def on_outcome(self, n: int, outcome: Outcome, now: float) -> Commands:
+    def on_outcome(self, n: int, outcome: Outcome, now: float) -> CallCommands:
         """Attempt ``n`` ended."""
         attempt = self.attempts[n - 1]
         if attempt.seconds is not None:
@@ -205,7 +205,7 @@ class Call:
             return ANSWERED
         return self._finish(outcome, n)
 
-    def on_timer(self, *, now: float) -> Commands:
+    def on_timer(self, *, now: float) -> CallCommands:
         """The time of :meth:`next_timer` has come."""
         timer = self.next_timer()
         if timer is None or now < timer:
@@ -217,7 +217,7 @@ class Call:
             return self._expire(now)
         return self._give_up(self.attempts[-1], now)
 
-    def on_cancel(self, outcome: Outcome, *, now: float) -> Commands:
+    def on_cancel(self, outcome: Outcome, *, now: float) -> CallCommands:
         """The caller, or the closing channel, ends the call with ``outcome``."""
         if self.state is DONE:
             return NOTHING
@@ -262,22 +262,22 @@ class Call:
 
     # An attempt begins.
 
-    def _start(self, why: str, now: float) -> Commands:
+    def _start(self, why: str, now: float) -> CallCommands:
         """Sends the next attempt, if a host can be had."""
         if self.deadline is not None and not now < self.deadline:
             return self._expire(now)
         chosen = self.cluster.pick(self, now)
-        if type(chosen) is Host:
+        if type(chosen) is HostEntry:
             return (self._send(chosen, why, now),)
         if isinstance(chosen, Outcome):
             return self._unreachable(chosen, now)
         if self.observer is not None and self.state is not WAITING:
-            self.observer.on_call_event(self, Waiting(at=now))
+            self.observer.on_call_event(self, PickQueued(at=now))
         self.state = WAITING
         self._why = why
         return NOTHING
 
-    def _send(self, host: Host, why: str, now: float) -> StartAttempt:
+    def _send(self, host: HostEntry, why: str, now: float) -> StartAttempt:
         plan = self.plan
         timeout = None if self.deadline is None else self.deadline - now
         limit = None if self.streaming else plan.attempt_limit
@@ -323,7 +323,7 @@ class Call:
 
     # An attempt ended in failure, and the call has not.
 
-    def _failed(self, attempt: StartAttempt, outcome: Outcome, now: float) -> Commands:
+    def _failed(self, attempt: StartAttempt, outcome: Outcome, now: float) -> CallCommands:
         self._failure = attempt
         if outcome.refused and not self.committed:
             again = self._repick(attempt, now)
@@ -336,7 +336,7 @@ class Call:
             return self._final(attempt, "the channel closed", now)
         return self._again(attempt, outcome, now)
 
-    def _repick(self, attempt: StartAttempt, now: float) -> Commands | None:
+    def _repick(self, attempt: StartAttempt, now: float) -> CallCommands | None:
         """A refused attempt is sent again at once (gRFC A6 transparent retry): at most once per host, and only while a
         host looks ready or the call would wait for one anyway. None: it is a failure like others."""
         refusals = sum(a.host is attempt.host and a.outcome is not None and a.outcome.refused for a in self.attempts)
@@ -346,14 +346,14 @@ class Call:
             self._refused += 1
             return self._start("refused", now)
         host = self.cluster.pick(self, now=now, wait=False)
-        if type(host) is not Host:
+        if type(host) is not HostEntry:
             if isinstance(host, Outcome):
                 self._broken(host, now)
             return None
         self._refused += 1
         return (self._send(host, "refused", now),)
 
-    def _again(self, attempt: StartAttempt, outcome: Outcome, now: float) -> Commands:
+    def _again(self, attempt: StartAttempt, outcome: Outcome, now: float) -> CallCommands:
         """What the policy of the method makes of a failure."""
         policy = self.plan.retry
         if policy is None:
@@ -369,7 +369,7 @@ class Call:
             return self._final(attempt, self.cluster.retries.refuse(THROTTLED, now=now), now)
         return self._back_off(attempt, decision, "retry", now)
 
-    def _back_off(self, attempt: StartAttempt, delay: float, why: str, now: float) -> Commands:
+    def _back_off(self, attempt: StartAttempt, delay: float, why: str, now: float) -> CallCommands:
         """Another attempt follows after ``delay``, its place in the budget held meanwhile."""
         place = self.cluster.retries.acquire(attempt, self)
         if place is None:
@@ -388,7 +388,7 @@ class Call:
         # Closed while this was decided: nobody would wake it.
         return self._start(why, now) if self.cluster.closed else NOTHING
 
-    def _resume(self, attempt: StartAttempt, now: float) -> Commands:
+    def _resume(self, attempt: StartAttempt, now: float) -> CallCommands:
         """The back-off is over. A retry beyond the budget goes ahead if its host was lost: the budget keeps hosts that
         answer with errors from being hammered, and must not fail the calls that a host took with it when it died."""
         if not attempt.holds:
@@ -411,7 +411,7 @@ class Call:
         self._polls += 1
         return self._polls < LOSS_POLLS or now + LOSS_SHOWS < attempt.start + attempt.seconds + LOSS_PATIENCE
 
-    def _give_up(self, attempt: StartAttempt, now: float) -> Commands:
+    def _give_up(self, attempt: StartAttempt, now: float) -> CallCommands:
         """A stream's attempt brought nothing for too long: it no longer counts."""
         retry = self.plan.retry
         assert retry is not None
@@ -426,7 +426,7 @@ class Call:
 
     # The end.
 
-    def _expire(self, now: float) -> Commands:
+    def _expire(self, now: float) -> CallCommands:
         """The deadline passed while nothing was in flight."""
         self.verdict = "the deadline passed"
         if self.deadline is not None and math.isnan(self.deadline):
@@ -437,7 +437,7 @@ class Call:
             situation, hosts = self.cluster.situation(), self.cluster.hosts.describe()
         return self._finish(deadline_exceeded(self.method, self.cluster.name, self._failure, situation, hosts))
 
-    def _unreachable(self, outcome: Outcome, now: float) -> Commands:
+    def _unreachable(self, outcome: Outcome, now: float) -> CallCommands:
         """There is no host, and there will be none, or the circuit breaker refuses the attempt. What the last server
         said says more, unless the channel closed."""
         self._broken(outcome, now)
@@ -451,7 +451,7 @@ class Call:
         if self.observer is not None and self.cluster.breaker.says(outcome):
             self.observer.on_call_event(self, Broken(at=now, why=outcome.details))
 
-    def _final(self, attempt: StartAttempt, why: str, now: float) -> Commands:
+    def _final(self, attempt: StartAttempt, why: str, now: float) -> CallCommands:
         """A failure that is not tried again."""
         assert attempt.outcome is not None
         self.verdict = why
@@ -459,7 +459,7 @@ class Call:
             self.observer.on_call_event(self, NotRetried(at=now, n=attempt.n, why=why))
         return self._finish(attempt.outcome, attempt.n)
 
-    def _finish(self, outcome: Outcome, n: int = 0) -> Commands:
+    def _finish(self, outcome: Outcome, n: int = 0) -> CallCommands:
         if self.state is WAITING or self.state is BACKOFF:
             self.cluster.leave(self)
         self.state = DONE
@@ -467,7 +467,7 @@ class Call:
             self._free(attempt)
         return (*self._drop(), Finish(outcome, n))
 
-    def _drop(self, but: StartAttempt | None = None) -> Commands:
+    def _drop(self, but: StartAttempt | None = None) -> CallCommands:
         """Cancels what is in flight: its outcomes no longer count."""
         dropped = [a for a in self.attempts if a.outcome is None and not a.dropped and a is not but]
         for attempt in dropped:

@@ -22,44 +22,44 @@ from meshlib._core.attempts.budget import Budget
 from meshlib._core.attempts.policy import RetryBudget, RetryThrottling
 from meshlib._core.attempts.throttle import Throttle
 from meshlib._core.balancing.contracts import Balancer
+from meshlib._core.balancing.picker_snapshot import PickerSnapshot
 from meshlib._core.balancing.priorities import Priorities
-from meshlib._core.balancing.rotation import Rotation
 from meshlib._core.commands import (
     Close,
     ClusterCommand,
     Diagnose,
-    Lookup,
     Open,
     Rebuild,
+    RequestReresolution,
     StartAttempt,
     StateChanged,
     Wake,
 )
 from meshlib._core.connectivity import CONNECTING, IDLE, NAMES, READY, SHUTDOWN, aggregate
+from meshlib._core.connectivity_poll import ConnectivityPoll
 from meshlib._core.deadlines import BRIEF, EXPIRED
-from meshlib._core.endpoint import Resolution, merged
+from meshlib._core.endpoint import Resolution, merge_duplicates
 from meshlib._core.events import ChannelEvent, ChannelObserver, HostUnreachable, PanicChanged, ResolutionFailed
 from meshlib._core.health.losses import believed, broke, says_lost
 from meshlib._core.health.outlier import Outliers
 from meshlib._core.health.policy import OutlierDetection
-from meshlib._core.host import Host, Subchannel
-from meshlib._core.hosts import Hosts
+from meshlib._core.host import HostEntry, Subchannel
+from meshlib._core.hosts import HostSet
 from meshlib._core.limits.breaker import Breaker
 from meshlib._core.limits.policy import CircuitBreaker
+from meshlib._core.pending_calls import PendingCalls
 from meshlib._core.serial import ALONE, Threads, WorkSerializer
 from meshlib._core.snapshot import HostSnapshot
 from meshlib._core.status import Outcome, local
-from meshlib._core.waiting import Waiting
-from meshlib._core.watch import Watch
 
 if TYPE_CHECKING:
     from meshlib._core.call import Call
 
-__all__ = ["ASKING", "CLOSED", "Cluster"]
+__all__ = ["ASKING", "CLOSED", "ClusterMachine"]
 
 T = TypeVar("T")
 
-Commands = tuple[ClusterCommand, ...]
+ClusterCommands = tuple[ClusterCommand, ...]
 
 SWEPT_AT_ONCE: Final = 64
 """Connections whose changes are applied in one step, at most."""
@@ -78,7 +78,7 @@ def _brief(attempt: StartAttempt | None) -> bool:
 
 
 @final
-class Cluster:
+class ClusterMachine:
     """The hosts of one channel, who is chosen of them, and the calls that wait.
 
     Args:
@@ -129,7 +129,7 @@ class Cluster:
         """Priorities whose ejected hosts are used as well."""
         self.observer = observer
         self._events: deque[ChannelEvent] | None = None if observer is None else deque()
-        self.hosts = Hosts(self._events)
+        self.hosts = HostSet(self._events)
         if not isinstance(balancer, Priorities):
             balancer = Priorities(balancer=balancer, overprovisioning_factor=None)
         self._priorities = balancer
@@ -139,14 +139,14 @@ class Cluster:
         self._attention = attention
         self.connectivity = IDLE
         """The channel's own state."""
-        self._rotation: Rotation | None = None
-        self._previous: Rotation | None = None
+        self._rotation: PickerSnapshot | None = None
+        self._previous: PickerSnapshot | None = None
         """The last one there was, for the next to carry on from."""
         self._built = 0
         """Version of the hosts that the rotation is for."""
         self._seen = 0
         """Version of the hosts that the control plane has been told of."""
-        self._waiting = waiting = Waiting()
+        self._waiting = waiting = PendingCalls()
         throttle = None if throttling is None else Throttle(throttling)
         self.retries = Admission(
             self.budget,
@@ -155,7 +155,7 @@ class Cluster:
             active=lambda: self.in_flight + len(waiting.calls),
             note=self.note,
         )
-        self._watch = Watch()
+        self._watch = ConnectivityPoll()
         self._watched = watched
         self._last = (0, 0)
         """What had happened by the last sweep."""
@@ -167,7 +167,7 @@ class Cluster:
 
     # What callers do.
 
-    def pick(self, call: "Call", now: float, *, wait: bool = True) -> Host | Outcome | None:
+    def pick(self, call: "Call", now: float, *, wait: bool = True) -> HostEntry | Outcome | None:
         """The host for the next attempt of ``call``, its place counted.
 
         Returns:
@@ -180,10 +180,10 @@ class Cluster:
                 waiting.forget(call)
             ended = self.ended
             rotation = self._rotation
-            chosen: Host | Outcome | None = None if rotation is None else rotation.pick(call, self.usable, now)
+            chosen: HostEntry | Outcome | None = None if rotation is None else rotation.pick(call, self.usable, now)
             if chosen is None:
                 chosen = self._pick_failing(call, wait, now)
-            if type(chosen) is Host:
+            if type(chosen) is HostEntry:
                 # It may have left since it was asked for its connection; and the call has its place from here on,
                 # whatever is raised before there is an attempt to say so.
                 if chosen.removed or chosen.subchannel is None:  # uninterrupted
@@ -215,7 +215,7 @@ class Cluster:
             self._attention()
 
     def report(
-        self, host: Host, outcome: Outcome, seconds: float, now: float, attempt: StartAttempt | None = None
+        self, host: HostEntry, outcome: Outcome, seconds: float, now: float, attempt: StartAttempt | None = None
     ) -> str:
         """An attempt on ``host`` ended after ``seconds``; its place is free, and ``attempt`` says so.
 
@@ -253,7 +253,7 @@ class Cluster:
         """``call`` waits no more, neither for a host nor for its next attempt."""
         self._waiting.forget(call)
 
-    def usable(self, host: Host, *, now: float) -> bool:
+    def usable(self, host: HostEntry, *, now: float) -> bool:
         """Asks the connection of ``host`` whether a call may be sent to it."""
         look = self._look(host)
         if look is None:
@@ -262,7 +262,7 @@ class Cluster:
             self._run(partial(self.hosts.seen, (look,), now=now), None)
         return look[2] == READY
 
-    def lost(self, host: Host, *, since: float, cut: bool, now: float) -> bool:
+    def lost(self, host: HostEntry, *, since: float, cut: bool, now: float) -> bool:
         """Whether ``host`` has left, or has been without its connection at any time since then.
 
         Args:
@@ -285,7 +285,7 @@ class Cluster:
 
     # What the control plane feeds it.
 
-    def on_resolved(self, resolution: Resolution, *, now: float) -> Commands:
+    def on_resolved(self, resolution: Resolution, *, now: float) -> ClusterCommands:
         """The resolver named endpoints, an answer that may be the same as before."""
 
         def step() -> None:
@@ -295,14 +295,14 @@ class Cluster:
             self.failure = "" if resolution.endpoints else "the resolver named no endpoint"
             if self.outliers is not None:
                 self.outliers.begin(now=now)
-            self._commands += map(Open, self.hosts.replace(merged(resolution.endpoints), now=now))
+            self._commands += map(Open, self.hosts.replace(merge_duplicates(resolution.endpoints), now=now))
             # Only now: a caller in the middle of this step would take a name without hosts for one that has none.
             self.resolved = True
             self._settle(now)
 
         return self._step(step)
 
-    def on_resolution_failed(self, reason: str, *, now: float) -> Commands:
+    def on_resolution_failed(self, reason: str, *, now: float) -> ClusterCommands:
         """The resolver failed: the last good endpoints stay."""
 
         def step() -> None:
@@ -317,7 +317,7 @@ class Cluster:
 
         return self._step(step)
 
-    def opened(self, host: Host, subchannel: Subchannel, *, now: float) -> Commands:
+    def opened(self, host: HostEntry, subchannel: Subchannel, *, now: float) -> ClusterCommands:
         """``host`` has a subchannel, which is to connect."""
 
         def step() -> None:
@@ -332,7 +332,7 @@ class Cluster:
         """Somebody begins to wait for the channel to be ready; to be followed by ``attention``."""
         self._watch.hurry(now=now)
 
-    def on_connectivity(self, host: Host, state: int, *, now: float) -> Commands:
+    def on_connectivity(self, host: HostEntry, state: int, *, now: float) -> ClusterCommands:
         """The connection of ``host`` is in ``state`` now."""
 
         def step() -> None:
@@ -342,7 +342,7 @@ class Cluster:
 
         return self._step(step)
 
-    def on_reason(self, host: Host, reason: str, *, now: float) -> None:
+    def on_reason(self, host: HostEntry, reason: str, *, now: float) -> None:
         """``host`` cannot be connected, and that is why; empty: it can be by now."""
         if not reason or host.state == READY:
             return
@@ -356,7 +356,7 @@ class Cluster:
             )
             self._publish()
 
-    def on_timer(self, *, now: float) -> Commands:
+    def on_timer(self, *, now: float) -> ClusterCommands:
         """The time of :meth:`next_timer` has come, or ``attention`` was called."""
         swept = now >= self._watch.at
         if swept:
@@ -422,7 +422,7 @@ class Cluster:
         timer = min(self._watch.at, self._stale_at, sweep_at, self.hosts.unreachable.at)
         return None if timer == math.inf else timer
 
-    def rebuild(self, *, now: float) -> Commands:
+    def rebuild(self, *, now: float) -> ClusterCommands:
         """Makes pickers for the hosts of now. Runs the balancer's code, outside of steps."""
         step = self._rebuilt(now)
         return self._take() if step is None else self._step(step)
@@ -446,7 +446,7 @@ class Cluster:
         tiers = self.hosts.tiers(self._priorities, first=self._previous is None)
         rotation = None
         if tiers:
-            rotation = Rotation(
+            rotation = PickerSnapshot(
                 self._priorities.balancer,
                 tiers,
                 rng=self.rng,
@@ -475,7 +475,7 @@ class Cluster:
 
         return step
 
-    def close(self, *, now: float) -> Commands:
+    def close(self, *, now: float) -> ClusterCommands:
         """The channel closes: waiting calls are woken, every host is closed whatever it has in flight."""
         closed = self.closed  # uninterrupted
         self.closed = True  # uninterrupted
@@ -514,7 +514,7 @@ class Cluster:
         return self.hosts.snapshot(now=now)
 
     def __repr__(self) -> str:
-        return f"<Cluster {self.name} {self.ready} ready of {len(self.hosts)} {NAMES[self.connectivity]}>"
+        return f"<ClusterMachine {self.name} {self.ready} ready of {len(self.hosts)} {NAMES[self.connectivity]}>"
 
     def _notice(self) -> None:
         """There is something for the control plane to act on."""
@@ -531,13 +531,13 @@ class Cluster:
             self._attention()  # steps of the control plane were left to this thread
         return found
 
-    def _step(self, step: Callable[[], None], *, later: bool = True) -> Commands:
+    def _step(self, step: Callable[[], None], *, later: bool = True) -> ClusterCommands:
         """Runs a serialized step for the control plane, which waits for nobody. Returns what is asked of it by now."""
         self._serializer.run(step, None, later=later, patient=False)
         self._publish()
         return self._take()
 
-    def _take(self) -> Commands:
+    def _take(self) -> ClusterCommands:
         taken = []
         while self._commands:
             try:
@@ -556,7 +556,7 @@ class Cluster:
         calls = self._waiting.take_all()
         self._commands += (*((Wake(calls),) if calls else ()), *closing)
 
-    def _look(self, host: Host) -> tuple[Host, int, int] | None:
+    def _look(self, host: HostEntry) -> tuple[HostEntry, int, int] | None:
         """Asks the connection of ``host``, outside of steps; None: it has none."""
         subchannel = host.subchannel
         if host.removed or subchannel is None:
@@ -568,7 +568,7 @@ class Cluster:
             return None  # closed this moment
 
     def _reported(
-        self, host: Host, outcome: Outcome, seconds: float, look: tuple[Host, int, int] | None, now: float
+        self, host: HostEntry, outcome: Outcome, seconds: float, look: tuple[HostEntry, int, int] | None, now: float
     ) -> str:
         """What the end of an attempt changes, beside what is counted; why it had the host ejected."""
         if look is not None:
@@ -580,14 +580,14 @@ class Cluster:
             return self._judge(host, outcome, now - seconds, now)
         return ""
 
-    def _believed(self, host: Host, since: float, now: float) -> bool:
+    def _believed(self, host: HostEntry, since: float, now: float) -> bool:
         """Whether an attempt is believed that says that its connection was lost: then names are looked up."""
         if not believed(host, since, now):
             return False
         self.hosts.lost = True
         return True
 
-    def _pick_failing(self, call: "Call", wait: bool, now: float) -> Host | Outcome | None:
+    def _pick_failing(self, call: "Call", wait: bool, now: float) -> HostEntry | Outcome | None:
         """The rotation has no host. A call that does not wait for one is sent to a failing host all the same, once
         nothing is resolving or connecting any more: grpc refuses it within a millisecond, with the true reason."""
         if self.closed:
@@ -615,7 +615,7 @@ class Cluster:
     def _reachable(self) -> bool:
         return self.hosts.reachable(ejected=self._priorities.healthy_panic_threshold > 0)
 
-    def _judge(self, host: Host, outcome: Outcome, start: float, now: float) -> str:
+    def _judge(self, host: HostEntry, outcome: Outcome, start: float, now: float) -> str:
         """What the end of an attempt says of its host: nothing, if it was cancelled, made here or never sent."""
         outliers = self.outliers
         if outcome.code == "OK":
@@ -683,7 +683,7 @@ class Cluster:
         commands += map(Diagnose, hosts.unreachable.due(now=now))
         if hosts.lost:
             hosts.lost = False
-            commands.append(Lookup())
+            commands.append(RequestReresolution())
         self._seen = hosts.version
         if self._rotation is None and not hosts.ready:
             self._built = hosts.version  # nobody can be chosen, and nobody could
@@ -714,5 +714,5 @@ class Cluster:
             self.observer.on_channel_event(event)
 
 
-ASKING: Final = frozenset({Rotation.pick.__code__, Cluster._look.__code__})
+ASKING: Final = frozenset({PickerSnapshot.pick.__code__, ClusterMachine._look.__code__})
 """Where a caller's thread asks a connection for its state, which takes a lock of grpc's."""

@@ -7,7 +7,7 @@ from meshlib._core.status import OK, Outcome
 
 if TYPE_CHECKING:
     from meshlib._core.call import Call
-    from meshlib._core.host import Host, Subchannel
+    from meshlib._core.host import HostEntry, Subchannel
 
 __all__ = [
     "ANSWERED",
@@ -16,10 +16,10 @@ __all__ = [
     "CancelAttempt",
     "Close",
     "ClusterCommand",
-    "Commands",
+    "CallCommands",
     "Diagnose",
     "Finish",
-    "Lookup",
+    "RequestReresolution",
     "Open",
     "Rebuild",
     "StartAttempt",
@@ -60,7 +60,7 @@ class StartAttempt:
     ejected: str = ""
     """Why its end had its host ejected; empty: it had not."""
 
-    def __init__(self, n: int, host: "Host", timeout: float | None, why: str, start: float, previous: int) -> None:
+    def __init__(self, n: int, host: "HostEntry", timeout: float | None, why: str, start: float, previous: int) -> None:
         self.n = n
         self.host = host
         self.timeout = timeout
@@ -102,7 +102,7 @@ class Diagnose:
 
     __slots__ = ("host", "subchannel")
 
-    def __init__(self, host: "Host") -> None:
+    def __init__(self, host: "HostEntry") -> None:
         self.host = host
         self.subchannel = host.subchannel
 
@@ -125,7 +125,7 @@ class Finish:
 
 
 @final
-class Lookup:
+class RequestReresolution:
     """The command to ask the resolver again, as soon as its manners allow."""
 
     __slots__ = ()
@@ -157,7 +157,7 @@ class Open:
 
     __slots__ = ("host",)
 
-    def __init__(self, host: "Host") -> None:
+    def __init__(self, host: "HostEntry") -> None:
         self.host = host
 
     def __repr__(self) -> str:
@@ -171,7 +171,7 @@ class Close:
 
     __slots__ = ("host", "subchannel")
 
-    def __init__(self, host: "Host", subchannel: "Subchannel | None" = None) -> None:
+    def __init__(self, host: "HostEntry", subchannel: "Subchannel | None" = None) -> None:
         self.host = host
         self.subchannel = subchannel or host.subchannel
 
@@ -206,11 +206,11 @@ class StateChanged:
 
 
 CallCommand = StartAttempt | CancelAttempt | Finish
-Commands = tuple[CallCommand, ...]
+CallCommands = tuple[CallCommand, ...]
 """What an input of a call is answered with."""
 
-NOTHING: Final[Commands] = ()
-ANSWERED: Final[Commands] = (Finish(OK, 1),)
+NOTHING: Final[CallCommands] = ()
+ANSWERED: Final[CallCommands] = (Finish(OK, 1),)
 """How almost every call ends: made once."""
 
-ClusterCommand = Lookup | Rebuild | Open | Close | Diagnose | Wake | StateChanged
+ClusterCommand = RequestReresolution | Rebuild | Open | Close | Diagnose | Wake | StateChanged

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from meshlib._core.address import is_endpoint_address, join
 from meshlib._core.errors import ConfigError
 
-__all__ = ["Endpoint", "Resolution", "endpoint", "merged"]
+__all__ = ["Endpoint", "Resolution", "endpoint", "merge_duplicates"]
 
 MAX_WEIGHT = 2**32 - 1
 MAX_PRIORITY = 2**16 - 1
@@ -79,7 +79,7 @@ def endpoint(ips: Sequence[str], port: int, *, authority: str | None = None) -> 
     return Endpoint(address=address, alternatives=tuple(alternatives), authority=authority)
 
 
-def merged(endpoints: Iterable[Endpoint]) -> tuple[Endpoint, ...]:
+def merge_duplicates(endpoints: Iterable[Endpoint]) -> tuple[Endpoint, ...]:
     """The endpoints with equal address, authority and priority made one, their weights added; order of first sight."""
     by_key: dict[tuple[str, str | None, int], Endpoint] = {}
     for endpoint in endpoints:

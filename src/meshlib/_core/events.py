@@ -27,7 +27,7 @@ __all__ = [
     "Refusing",
     "ResolutionFailed",
     "Retrying",
-    "Waiting",
+    "PickQueued",
 ]
 
 
@@ -44,7 +44,7 @@ class CallEvent:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Waiting(CallEvent):
+class PickQueued(CallEvent):
     """No host can be chosen now; the call waits for a change."""
 
     stage: ClassVar[str] = "pick"

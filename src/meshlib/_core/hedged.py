@@ -6,9 +6,9 @@ from typing import Any, final
 from meshlib._core.attempts.hedge import Hedges
 from meshlib._core.attempts.retry import LOCAL
 from meshlib._core.call import FLYING, Call
-from meshlib._core.commands import NOTHING, Commands, StartAttempt
+from meshlib._core.commands import NOTHING, CallCommands, StartAttempt
 from meshlib._core.explanation import COMMITTED, OVER_BUDGET, RETRIES_FULL, THROTTLED
-from meshlib._core.host import Host
+from meshlib._core.host import HostEntry
 from meshlib._core.policy import Plan
 from meshlib._core.status import Outcome
 
@@ -25,13 +25,13 @@ class HedgedCall(Call):
         assert plan.hedging is not None
         self._hedges = Hedges(plan.hedging)
 
-    def on_commit(self, n: int, why: str, *, now: float) -> Commands:
+    def on_commit(self, n: int, why: str, *, now: float) -> CallCommands:
         commands = super().on_commit(n, why, now=now)
         if self.committed == n:
             self._hedges.stop(COMMITTED[why])
         return commands
 
-    def on_timer(self, *, now: float) -> Commands:
+    def on_timer(self, *, now: float) -> CallCommands:
         if self.state is not FLYING:
             return super().on_timer(now=now)
         return self._copy(now) if now >= self._hedges.due else NOTHING
@@ -41,7 +41,7 @@ class HedgedCall(Call):
             return super().next_timer()
         return None if self._hedges.due == math.inf else self._hedges.due
 
-    def _send(self, host: Host, why: str, now: float) -> StartAttempt:
+    def _send(self, host: HostEntry, why: str, now: float) -> StartAttempt:
         if why == "hedge":
             self._hedges.take()
         attempt = super()._send(host, why, now)
@@ -49,7 +49,7 @@ class HedgedCall(Call):
             self._hedges.sent(now=now)
         return attempt
 
-    def _again(self, attempt: StartAttempt, outcome: Outcome, now: float) -> Commands:
+    def _again(self, attempt: StartAttempt, outcome: Outcome, now: float) -> CallCommands:
         hedges = self._hedges
         if outcome.local:
             return self._final(attempt, LOCAL, now)
@@ -64,7 +64,7 @@ class HedgedCall(Call):
             return self._final(attempt, self.cluster.retries.refuse(THROTTLED, now=now), now)
         return self._back_off(attempt, hedges.due - now, "hedge", now)
 
-    def _copy(self, now: float) -> Commands:
+    def _copy(self, now: float) -> CallCommands:
         """Sends the next copy beside those in flight; without a host or a place for it there will be no more."""
         if self.deadline is not None and now >= self.deadline:
             self._hedges.stop("the deadline passed")
@@ -79,7 +79,7 @@ class HedgedCall(Call):
             self._hedges.stop(retries.refuse(why, now=now))
             return NOTHING
         host = self.cluster.pick(self, now=now, wait=False)
-        if type(host) is Host:
+        if type(host) is HostEntry:
             return (self._send(host, "hedge", now),)
         retries.release(self)
         if isinstance(host, Outcome):

@@ -6,7 +6,7 @@ from typing import Protocol, final
 from meshlib._core.connectivity import CONNECTING, NAMES, READY
 from meshlib._core.endpoint import Endpoint
 
-__all__ = ["Ejection", "Host", "Record", "Subchannel"]
+__all__ = ["Ejection", "HostEntry", "Record", "Subchannel"]
 
 
 class Subchannel(Protocol):
@@ -104,7 +104,7 @@ class Record:
 
 
 @final
-class Host:
+class HostEntry:
     """One endpoint in one channel: the same object for as long as the endpoint stays, whatever its weight or priority.
 
     Written in serialized steps only, but for what is counted.

@@ -16,10 +16,10 @@ from meshlib._core.endpoint import Endpoint
 from meshlib._core.events import ChannelEvent, EndpointsChanged, HostEjected, HostReturned, HostSpared, HostStateChanged
 from meshlib._core.health.outlier import Outlier
 from meshlib._core.health.unreachable import UnreachableHosts
-from meshlib._core.host import Host, Subchannel
+from meshlib._core.host import HostEntry, Subchannel
 from meshlib._core.snapshot import HostSnapshot
 
-__all__ = ["Hosts"]
+__all__ = ["HostSet"]
 
 KNOWN: Final = 0.1
 """Seconds for which a loss that attempts made known is the same as one that a look finds: names are looked up once."""
@@ -29,7 +29,7 @@ Key = tuple[str, str | None, tuple[str, ...]]
 
 
 @final
-class Hosts:
+class HostSet:
     """The hosts of one channel, in the order they were first named. What changes them is part of a serialized step of
     the channel, but for :meth:`clear`; questions may be put at any moment, also in the middle of a change.
 
@@ -55,12 +55,12 @@ class Hosts:
 
     def __init__(self, events: deque[ChannelEvent] | None = None) -> None:
         self._events = events
-        self._named: dict[Key, Host] = {}
-        self._leaving: dict[Key, Host] = {}
+        self._named: dict[Key, HostEntry] = {}
+        self._leaving: dict[Key, HostEntry] = {}
         self._turn = 0
         self.ready = 0
         """How many are connected."""
-        self.seats: tuple[Host, ...] = ()
+        self.seats: tuple[HostEntry, ...] = ()
         """Those that have a subchannel."""
         self.version = 0
         """Goes up whenever others than before may be chosen."""
@@ -79,7 +79,7 @@ class Hosts:
     def __len__(self) -> int:
         return len(self._named)
 
-    def __iter__(self) -> Iterator[Host]:
+    def __iter__(self) -> Iterator[HostEntry]:
         return iter(self._named.values())
 
     @property
@@ -88,13 +88,13 @@ class Hosts:
         return self.ready + sum(host.state == READY for host in tuple(self._leaving.values()))
 
     @property
-    def named(self) -> Collection[Host]:
+    def named(self) -> Collection[HostEntry]:
         """All but those that are leaving."""
         return self._named.values()
 
     # Changes.
 
-    def replace(self, endpoints: tuple[Endpoint, ...], *, now: float) -> list[Host]:
+    def replace(self, endpoints: tuple[Endpoint, ...], *, now: float) -> list[HostEntry]:
         """Makes the hosts those of ``endpoints``; returns the ones that need a subchannel."""
         wanted: dict[Key, Endpoint] = {}
         for endpoint in endpoints:
@@ -112,7 +112,7 @@ class Hosts:
         for key, endpoint in wanted.items():
             host = named.get(key) or self._come_back(key)
             if host is None:
-                host = Host(endpoint)
+                host = HostEntry(endpoint)
                 host.state_since = now
                 to_open.append(host)
             elif host.subchannel is None and host.state == TRANSIENT_FAILURE:
@@ -131,7 +131,7 @@ class Hosts:
                 self._events.append(EndpointsChanged(at=now, added=addresses[0], removed=addresses[1]))
         return to_open
 
-    def opened(self, host: Host, subchannel: Subchannel) -> bool:
+    def opened(self, host: HostEntry, subchannel: Subchannel) -> bool:
         """``host`` has a subchannel. Returns whether it is still of use."""
         if host.removed or host.subchannel is not None:
             return False
@@ -140,7 +140,7 @@ class Hosts:
         self._seat()
         return True
 
-    def set_state(self, host: Host, state: int, *, now: float) -> None:
+    def set_state(self, host: HostEntry, state: int, *, now: float) -> None:
         """The connection of ``host`` is in ``state`` now."""
         before = host.state
         if state == before:
@@ -175,7 +175,7 @@ class Hosts:
             self.lost = self.lost or not (known and before == READY)
             self.version += 1
 
-    def seen(self, looks: Iterable[tuple[Host, int, int]], *, now: float) -> None:
+    def seen(self, looks: Iterable[tuple[HostEntry, int, int]], *, now: float) -> None:
         """Connections were looked at: the host, its stamp before the look, the state. A look that was overtaken by a
         change says nothing."""
         for host, stamp, state in looks:
@@ -196,7 +196,7 @@ class Hosts:
             if self._events is not None:
                 self._events.append(event)
 
-    def returned(self, hosts: Iterable[Host], *, now: float, alone: bool = False) -> None:
+    def returned(self, hosts: Iterable[HostEntry], *, now: float, alone: bool = False) -> None:
         """These are ejected no more."""
         for host in hosts:
             self.version += 1
@@ -225,7 +225,7 @@ class Hosts:
             self._seat()
         return bool(closing)
 
-    def drained(self) -> list[Host]:
+    def drained(self) -> list[HostEntry]:
         """Those that left and whose last call has ended, to be closed; each is told once."""
         closing = []
         for key in list(self._leaving) if self._leaving else ():
@@ -242,8 +242,8 @@ class Hosts:
 
         Also in the middle of another step, which may bring some back: then it is called again when that has ended.
         """
-        none: dict[Key, Host] = {}
-        nobody: dict[Key, Host] = {}
+        none: dict[Key, HostEntry] = {}
+        nobody: dict[Key, HostEntry] = {}
         nothing: list[Open | Close] = []
         named, leaving, redialling = self._named, self._leaving, self.redialling  # uninterrupted
         self._named = none  # uninterrupted
@@ -276,7 +276,7 @@ class Hosts:
 
     # Questions.
 
-    def tiers(self, priorities: Priorities, *, first: bool) -> tuple[Tier[Host], ...]:
+    def tiers(self, priorities: Priorities, *, first: bool) -> tuple[Tier[HostEntry], ...]:
         """Those that pickers may choose from, by priority.
 
         Args:
@@ -301,7 +301,7 @@ class Hosts:
             return True
         return any(host.state != TRANSIENT_FAILURE and (ejected or host.ejection is None) for host in self)
 
-    def failing(self, tried: Sequence[Host]) -> Host | None:
+    def failing(self, tried: Sequence[HostEntry]) -> HostEntry | None:
         """Where a call can be sent though nobody is ready, to learn the true reason: a host of the first priority, each
         in turn, and another than those ``tried`` where there is one."""
         seats = [h for h in self.seats if h.ejection is None and not h.removed and h.subchannel is not None]
@@ -350,12 +350,12 @@ class Hosts:
     def _seat(self) -> None:
         self.seats = tuple(host for host in self if host.subchannel is not None)
 
-    def _leave(self, key: Key, host: Host) -> None:
+    def _leave(self, key: Key, host: HostEntry) -> None:
         host.removed = True
         self.ready -= host.state == READY
         self._leaving[key] = host
 
-    def _come_back(self, key: Key) -> Host | None:
+    def _come_back(self, key: Key) -> HostEntry | None:
         host = self._leaving.pop(key, None)
         if host is not None:
             host.removed = False
@@ -363,10 +363,10 @@ class Hosts:
         return host
 
 
-def _connected(host: Host) -> bool:
+def _connected(host: HostEntry) -> bool:
     return host.state == READY
 
 
-def _sound(host: Host) -> bool:
+def _sound(host: HostEntry) -> bool:
     """One that is about to connect counts as healthy: a channel that starts would panic else."""
     return not host.failing and host.ejection is None

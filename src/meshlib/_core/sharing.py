@@ -11,7 +11,7 @@ from collections.abc import Hashable
 from typing import Final, final
 
 from meshlib._core.connectivity import READY, SHUTDOWN, TRANSIENT_FAILURE
-from meshlib._core.host import Host
+from meshlib._core.host import HostEntry
 
 __all__ = ["Sharing"]
 
@@ -27,7 +27,7 @@ class _Sharers:
 
     def __init__(self, number: int) -> None:
         self.number = number
-        self.hosts: list[weakref.ref[Host]] = []
+        self.hosts: list[weakref.ref[HostEntry]] = []
         self.most = FEW
 
 
@@ -55,7 +55,7 @@ class Sharing:
         """That of a forked process, which shares nothing with the subchannels it has inherited."""
         return Sharing(self._numbers, next(self._numbers))
 
-    def number(self, key: Hashable, host: Host) -> int:
+    def number(self, key: Hashable, host: HostEntry) -> int:
         """The number of a new subchannel of ``host``: the last one of its ``key``, unless the connection of that is
         failing.
 
@@ -90,11 +90,11 @@ class Sharing:
         self._most = max(FEW, 2 * len(self._sharers))
 
 
-def _in_use(host: Host) -> bool:
+def _in_use(host: HostEntry) -> bool:
     return not host.removed
 
 
-def _failing(host: Host) -> bool:
+def _failing(host: HostEntry) -> bool:
     """Whether a new dial may be quicker than the connection of ``host``: it was lost, or could not be made."""
     subchannel = host.subchannel
     if subchannel is None:

@@ -11,7 +11,7 @@ from meshlib._adapt.metadata import given
 from meshlib._control.methods import Method
 from meshlib._sync.engine import Engine
 from meshlib._sync.futures import CLOSED_FUTURE, Future, begun, made, result
-from meshlib._sync.runtime import Lease
+from meshlib._sync.runtime import ChannelHandle
 from meshlib._sync.streams import ResponseStream, StreamEngine
 from meshlib._sync.subchannels import CLOSED_CHANNEL
 from meshlib._sync.unary import blocking, serialized, unserialized
@@ -28,7 +28,7 @@ class Multicallable:
 
     __slots__ = ("_lease", "_method", "_plan")
 
-    def __init__(self, lease: Lease, method: Method) -> None:
+    def __init__(self, lease: ChannelHandle, method: Method) -> None:
         self._lease = lease
         self._method = method
         self._plan = lease.settings.methods.plan(method.name)
@@ -112,7 +112,7 @@ class UnaryStream(Multicallable, grpc.UnaryStreamMultiCallable):  # type: ignore
 
     __slots__ = ("_closed",)
 
-    def __init__(self, lease: Lease, method: Method) -> None:
+    def __init__(self, lease: ChannelHandle, method: Method) -> None:
         super().__init__(lease, method)
         single_threaded = any(name == _SINGLE_THREADED for name, _ in lease.settings.options)
         self._closed = CLOSED_CHANNEL if single_threaded else CLOSED_FUTURE

@@ -14,12 +14,12 @@ from meshlib._core.stages import figure
 from meshlib._sync import callables
 from meshlib._sync.clock import CLOCK, Clock
 from meshlib._sync.connectivity import Callback, Connectivity
-from meshlib._sync.runtime import Lease
+from meshlib._sync.runtime import ChannelHandle
 from meshlib._sync.subchannels import Factory
 
 __all__ = ["Channel"]
 
-_KINDS: dict[str, Callable[[Lease, Method], Any]] = {
+_KINDS: dict[str, Callable[[ChannelHandle, Method], Any]] = {
     "unary_unary": callables.UnaryUnary,
     "unary_stream": callables.UnaryStream,
     "stream_unary": callables.StreamUnary,
@@ -42,7 +42,7 @@ class _Plain(grpc.Channel):
             policy=settings.telemetry,
         )
         self.connectivity = Connectivity(clock)
-        self.lease = Lease(settings, self.connectivity, telemetry, factory=factory)
+        self.lease = ChannelHandle(settings, self.connectivity, telemetry, factory=factory)
         lease = self.lease
         self._multicallables = Multicallables(lambda method: _KINDS[method.kind](lease, method))
 

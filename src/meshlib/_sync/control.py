@@ -330,7 +330,7 @@ def _after_fork_in_child() -> None:
 def _at_exit() -> None:
     """Ends the control thread of an application that closed nothing, so that it cannot run into a dying interpreter.
     The main thread may go on calling, in handlers that run later: its channels start anew, without threads."""
-    exits.ended = True
+    exits.finished = True
     process = _process
     control = process._control
     if control is None or control.thread is None or process.pid != os.getpid():

@@ -30,7 +30,7 @@ from meshlib._adapt.metadata import INVALID_METADATA, Metadata, for_attempt, val
 from meshlib._control.exits import threadless
 from meshlib._control.methods import Method
 from meshlib._control.shortage import short_of
-from meshlib._core.call import Commands
+from meshlib._core.call import CallCommands
 from meshlib._core.cluster import CLOSED
 from meshlib._core.commands import CallCommand, CancelAttempt, Finish, StartAttempt
 from meshlib._core.deadlines import LONGEST, far
@@ -41,8 +41,8 @@ from meshlib._core.serial import WorkSerializer
 from meshlib._core.status import OK, Outcome, local
 from meshlib._sync.control import gate
 from meshlib._sync.requests import Requests
-from meshlib._sync.runtime import INSIDE_LOOP, Lease
-from meshlib._sync.waiting import Monitor, Place, Timer
+from meshlib._sync.runtime import INSIDE_LOOP, ChannelHandle
+from meshlib._sync.waiting import Monitor, ThreadContext, Timer
 
 __all__ = ["ABANDONED", "CANCELLED", "Attempt", "Engine"]
 
@@ -97,7 +97,7 @@ class Attempt:
         self.reported = False
         self.target = ""
         """Where it was sent: its host may have another connection by the time it ends, or none."""
-        self.starter: tuple[int, Place] | None = None
+        self.starter: tuple[int, ThreadContext] | None = None
         """The thread that is starting it, to tell whether grpc's callback comes on that one."""
 
     @property
@@ -130,7 +130,7 @@ class Engine:
 
     def __init__(
         self,
-        lease: Lease,
+        lease: ChannelHandle,
         method: Method,
         plan: Plan,
         request: bytes | Requests,
@@ -160,7 +160,7 @@ class Engine:
         self.call.begun = started
         self.call.reading = not streaming
         self.runtime = runtime
-        self._lease: Lease | None = lease
+        self._lease: ChannelHandle | None = lease
         self.outcome: Outcome | None = None
         """How the call ended, from then on."""
         self.source: GrpcCall | None = None
@@ -174,7 +174,7 @@ class Engine:
         self._method = method
         self._request = request
         self._valid = valid(metadata)
-        self._metadata = runtime.telemetry.started(self.call, metadata, runtime.now())
+        self._metadata = runtime.telemetry.call_started(self.call, metadata, runtime.now())
         self._credentials = credentials
         self._compression = compression
         self._context = contextvars.copy_context()
@@ -197,16 +197,16 @@ class Engine:
         """
         try:
             self.runtime.process.live.add(self)
-            self.call.waker = partial(self._feed, self.call.on_endpoints, Place.CONTROL)
+            self.call.waker = partial(self._feed, self.call.on_endpoints, ThreadContext.CONTROL)
             if not self._valid:
                 self.cancel(INVALID_METADATA)
                 return
-            self._run(self.call.begin, Place.USER, raising=True)
+            self._run(self.call.begin, ThreadContext.USER, raising=True)
         except BaseException:
             self.runtime.soon(self._give_up)  # the caller gets what was raised, and no handle
             raise
 
-    def cancel(self, outcome: Outcome, place: Place = Place.USER) -> bool:
+    def cancel(self, outcome: Outcome, place: ThreadContext = ThreadContext.USER) -> bool:
         """Ends the call with ``outcome``; False if it has ended already."""
         if self.outcome is not None:
             return False
@@ -216,7 +216,7 @@ class Engine:
         """The handle was collected. That may happen on any thread at any point of it, so this only has the call
         cancelled soon; in the child of a fork, and at the end of the interpreter, nothing is done at all."""
         if self.outcome is None:
-            self.runtime.soon(partial(self.cancel, ABANDONED, Place.CONTROL))
+            self.runtime.soon(partial(self.cancel, ABANDONED, ThreadContext.CONTROL))
 
     def wait(self, timeout: float | None = None) -> bool:
         """Blocks until the call has ended; False if it has not after ``timeout`` seconds."""
@@ -251,7 +251,7 @@ class Engine:
             if found is not None or self.runtime.now() >= end:
                 return found
             if self._due is not None and self.runtime.now() >= self._due:
-                self._run(self._expired, Place.USER)
+                self._run(self._expired, ThreadContext.USER)
 
     def _turn(self, ready: Callable[[], object], due: float | None, endless: bool) -> object:
         """Something, if the wait is over or has another end than before."""
@@ -304,7 +304,7 @@ class Engine:
             self.monitor.notify()
             if stands and isinstance(self._request, Requests):
                 self._request.committed(n)
-            self._perform(Place.USER)
+            self._perform(ThreadContext.USER)
         except BaseException:
             self.runtime.soon(self._resume)
             raise
@@ -314,7 +314,7 @@ class Engine:
         """The application waits for a message, of a stream whose plan has a limit."""
         self._serializer.run(self._on_reading, None)
         if self._commands:  # steps of other threads were left to this one
-            self._perform(Place.USER)
+            self._perform(ThreadContext.USER)
 
     def _on_reading(self) -> None:
         self.call.on_reading(now=self.runtime.now())
@@ -327,13 +327,13 @@ class Engine:
         """The application has its message."""
         self._serializer.run(self.call.on_message, None)
         if self._commands:
-            self._perform(Place.USER)
+            self._perform(ThreadContext.USER)
 
     def fail(self, outcome: Outcome) -> None:
         """The application's requests failed."""
         self.cancel(outcome)
 
-    def report(self, attempt: Attempt, place: Place, outcome: Outcome | None = None) -> None:
+    def report(self, attempt: Attempt, place: ThreadContext, outcome: Outcome | None = None) -> None:
         """Attempt has ended; only the first to say so is heard."""
         if attempt.reported:
             return
@@ -365,10 +365,10 @@ class Engine:
 
     # Driving the machine.
 
-    def _feed(self, step: Callable[..., Commands], place: Place) -> None:
+    def _feed(self, step: Callable[..., CallCommands], place: ThreadContext) -> None:
         self._run(step, place)
 
-    def _run(self, step: Callable[..., Commands], place: Place, *, raising: bool = False) -> bool:
+    def _run(self, step: Callable[..., CallCommands], place: ThreadContext, *, raising: bool = False) -> bool:
         """Feeds the machine, and performs what it commands; with ``raising`` what grpc raises at the start of an
         attempt is raised. Returns whether it commands anything, as far as that is known yet."""
         try:
@@ -381,14 +381,14 @@ class Engine:
             raise
         return found
 
-    def _on_step(self, step: Callable[..., Commands]) -> bool:
+    def _on_step(self, step: Callable[..., CallCommands]) -> bool:
         commands = self._settled(step(now=self.runtime.now()))
         self._commands += commands
         return bool(commands)
 
     def _give_up(self) -> None:
         """Ends a call whose beginning was cut short, on the control thread."""
-        self.cancel(ABANDONED, Place.CONTROL)
+        self.cancel(ABANDONED, ThreadContext.CONTROL)
         self._resume()
 
     def _resume(self, report: tuple[Attempt, Outcome] | None = None) -> None:
@@ -403,18 +403,18 @@ class Engine:
         if self._serializer.torn:
             self._serializer.run(self._mend, None, patient=False)
         elif report is not None and report[0].command.seconds is None:
-            self._run(partial(self.call.on_outcome, report[0].command.n, report[1]), Place.CONTROL)
+            self._run(partial(self.call.on_outcome, report[0].command.n, report[1]), ThreadContext.CONTROL)
         for attempt in list(self._attempts.values()):
             if attempt.ended and not attempt.readers:
-                self.report(attempt, Place.CONTROL)
-            # Commands may have been taken out and not been performed; what has been done is not done again.
+                self.report(attempt, ThreadContext.CONTROL)
+            # CallCommands may have been taken out and not been performed; what has been done is not done again.
             elif not attempt.aside and not attempt.reported:
                 self._commands.append(attempt.command)
             elif attempt.command.dropped and not attempt.cancelled:
                 self._commands.append(CancelAttempt(attempt.command.n))
         if self._ending is not None and self.outcome is None:
             self._commands.append(self._ending)
-        self._perform(Place.CONTROL)
+        self._perform(ThreadContext.CONTROL)
         self.monitor.notify()
 
     def _mend(self) -> None:
@@ -431,7 +431,7 @@ class Engine:
                 self._commands.append(CancelAttempt(command.n))
         self._ending = Finish(RAISED, 0)
 
-    def _settled(self, commands: Commands) -> Commands:
+    def _settled(self, commands: CallCommands) -> CallCommands:
         """What follows from a step of the machine, as part of it."""
         for command in commands:
             if type(command) is StartAttempt:
@@ -450,13 +450,13 @@ class Engine:
         self._timer = None if due is None else self.runtime.call_at(due, self._on_timer)
 
     def _on_timer(self) -> None:
-        self._run(self._expired, Place.CONTROL)
+        self._run(self._expired, ThreadContext.CONTROL)
 
-    def _expired(self, *, now: float) -> Commands:
+    def _expired(self, *, now: float) -> CallCommands:
         self._due = self._timer = None
         return self.call.on_timer(now=now)
 
-    def _perform(self, place: Place, *, raising: bool = False) -> None:
+    def _perform(self, place: ThreadContext, *, raising: bool = False) -> None:
         """Performs what was commanded and nobody has yet."""
         while self._commands:
             try:
@@ -474,7 +474,7 @@ class Engine:
             if error is not None and not isinstance(error, Exception):
                 raise error  # KeyboardInterrupt
 
-    def _one(self, command: CallCommand, place: Place) -> BaseException | None:
+    def _one(self, command: CallCommand, place: ThreadContext) -> BaseException | None:
         if type(command) is StartAttempt:
             return self._launch(self._attempts[command.n], place)
         if type(command) is CancelAttempt:
@@ -488,18 +488,18 @@ class Engine:
             self._finish(command, place)
         return None
 
-    def _launch(self, attempt: Attempt, place: Place) -> BaseException | None:
+    def _launch(self, attempt: Attempt, place: ThreadContext) -> BaseException | None:
         """Starts an attempt here, or on a thread of its own where it might have to wait or runs interceptors."""
-        if place is Place.USER or place is Place.ASIDE:
+        if place is ThreadContext.USER or place is ThreadContext.ASIDE:
             if gate.closed:
                 gate.wait()
             return self._send(attempt, place)
         if gate.closed or self.runtime.settings.attempt_interceptors:
-            self._aside(lambda: self._launch(attempt, Place.ASIDE))
+            self._aside(lambda: self._launch(attempt, ThreadContext.ASIDE))
             return None
         return self._send(attempt, place)
 
-    def _send(self, attempt: Attempt, place: Place) -> BaseException | None:
+    def _send(self, attempt: Attempt, place: ThreadContext) -> BaseException | None:
         """Hands an attempt to grpc; returns what grpc raised."""
         command = attempt.command
         request: Any = self._request
@@ -527,7 +527,7 @@ class Engine:
                 send = send.future
             metadata = for_attempt(self._metadata, command.previous, command.carrier)
             arguments = (request, command.timeout, metadata, self._credentials, None, self._compression)
-            if place is Place.USER and command.n == 1:
+            if place is ThreadContext.USER and command.n == 1:
                 call = send(*arguments)
             else:
                 call = self._context.copy().run(send, *arguments)
@@ -565,9 +565,9 @@ class Engine:
         if attempt.readers and not attempt.cancelled:  # uninterrupted
             return
         starter = attempt.starter
-        self.report(attempt, starter[1] if starter is not None and starter[0] == get_ident() else Place.GRPC)
+        self.report(attempt, starter[1] if starter is not None and starter[0] == get_ident() else ThreadContext.GRPC)
 
-    def _stop(self, attempt: Attempt, place: Place) -> None:
+    def _stop(self, attempt: Attempt, place: ThreadContext) -> None:
         attempt.cancelled = True  # before its call is looked for: whoever starts it looks the other way round
         call = attempt.call
         if call is not None:
@@ -580,15 +580,15 @@ class Engine:
         elif threadless() and isinstance(self._request, Requests):
             self._request.stop(attempt.command.n)  # this thread is sending them
 
-    def _finish(self, command: Finish, place: Place) -> None:
-        if place is Place.CONTROL and self.call.span is not None:
-            self._aside(lambda: self._finish(command, Place.ASIDE))
+    def _finish(self, command: Finish, place: ThreadContext) -> None:
+        if place is ThreadContext.CONTROL and self.call.span is not None:
+            self._aside(lambda: self._finish(command, ThreadContext.ASIDE))
             return
         call, outcome = self.call, command.outcome
         if self.outcome is None:
             if not self._told:
                 self._told = True
-                self.runtime.telemetry.ended(call, outcome, self.runtime.now(), place is not Place.USER)
+                self.runtime.telemetry.call_ended(call, outcome, self.runtime.now(), place is not ThreadContext.USER)
             call.waker = self._lease = None
             if isinstance(self._request, Requests):
                 self._request.close()
@@ -598,7 +598,7 @@ class Engine:
         self.monitor.notify()
         if not self._callbacks:
             return
-        if place is Place.GRPC or place is Place.ASIDE:
+        if place is ThreadContext.GRPC or place is ThreadContext.ASIDE:
             _call_all(self._callbacks)
         else:
             self._aside(lambda: _call_all(self._callbacks))

@@ -23,7 +23,7 @@ from meshlib._core.view import CallMesh
 from meshlib._sync import control
 from meshlib._sync.engine import ABANDONED, CANCELLED, Attempt, Engine
 from meshlib._sync.requests import ITERATING_FAILED, Requests
-from meshlib._sync.runtime import Lease
+from meshlib._sync.runtime import ChannelHandle
 from meshlib._sync.unary import failure, serialized, unserialized
 
 __all__ = ["CLOSED_FUTURE", "Future", "Handle", "begun", "made", "result"]
@@ -208,7 +208,7 @@ def begun(handle: H) -> H:
 
 def made(
     kind: type[Engine],
-    lease: Lease,
+    lease: ChannelHandle,
     method: Method,
     plan: Plan,
     request: Any,

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any, Final, final
 from meshlib._adapt.errors import MeshRpcError
 from meshlib._adapt.grpcio import channel as grpc_channel
 from meshlib._control import exits
+from meshlib._control.cluster_driver import ClusterDriver
 from meshlib._control.logs import ChannelLog
-from meshlib._control.plane import Plane
 from meshlib._control.settings import Settings
 from meshlib._control.shortage import Shortage, starting
 from meshlib._core.call import Call
-from meshlib._core.cluster import Cluster
+from meshlib._core.cluster import ClusterMachine
 from meshlib._core.commands import Close, Wake
-from meshlib._core.host import Host
+from meshlib._core.host import HostEntry
 from meshlib._core.status import Outcome, local
 from meshlib._sync import control
 from meshlib._sync.connectivity import Connectivity
@@ -29,7 +29,7 @@ from meshlib._sync.waiting import Timer
 if TYPE_CHECKING:
     from meshlib.telemetry._channel import Telemetry
 
-__all__ = ["INSIDE_LOOP", "Lease", "Runtime"]
+__all__ = ["INSIDE_LOOP", "ChannelHandle", "Runtime"]
 
 INSIDE_LOOP: Final[Outcome] = local(
     "UNAVAILABLE",
@@ -73,7 +73,7 @@ class Runtime:
         """Attempts no thread is blocked in: those of futures and streams."""
         self._factory = factory
         self._connectivity = connectivity
-        self.cluster = Cluster(
+        self.cluster = ClusterMachine(
             settings.target.text,
             balancer=settings.balancer,
             rng=self.clock.rng(),
@@ -86,7 +86,7 @@ class Runtime:
             observer=ChannelLog(settings.target.text),
             watched=lambda: connectivity.watched,
         )
-        self.plane = Plane(
+        self.driver = ClusterDriver(
             self.cluster,
             lambda: self._resolutions.get(settings.source),
             self,
@@ -97,19 +97,19 @@ class Runtime:
     def start(self) -> None:
         """Begins, on the control thread. A signal handler may raise in the middle: :meth:`shutdown` then ends it."""
         self.loop, self._resolutions = self.process.attach(self)
-        self.loop.call_soon_threadsafe(self.plane.start)
+        self.loop.call_soon_threadsafe(self.driver.start)
 
     # The pool, on the control thread.
 
-    def open(self, host: Host) -> Subchannel:
+    def open(self, host: HostEntry) -> Subchannel:
         """A subchannel for ``host``."""
         return Subchannel(host, self.settings, self.process.sharing, self._factory)
 
-    def close(self, host: Host, subchannel: Any) -> None:
+    def close(self, host: HostEntry, subchannel: Any) -> None:
         """Ends a subchannel, on a thread of its own: grpc may wait for callbacks of the user's."""
         self.clock.spawn(subchannel.close, f"meshlib-close-{host.endpoint.address}")
 
-    def diagnose(self, host: Host, subchannel: Any, told: Callable[[Host, str], None]) -> None:
+    def diagnose(self, host: HostEntry, subchannel: Any, told: Callable[[HostEntry, str], None]) -> None:
         """Asks a subchannel why it fails, on a thread of its own."""
 
         def ask() -> None:
@@ -126,7 +126,7 @@ class Runtime:
     def hurry(self) -> None:
         """Somebody begins to wait for the channel to be ready."""
         self.cluster.hurry(now=self.now())
-        self.plane.attention()
+        self.driver.attention()
 
     # Calls.
 
@@ -158,7 +158,7 @@ class Runtime:
 
     def resolve_now(self) -> None:
         """Has the name looked up at once."""
-        self.loop.call_soon_threadsafe(self.plane.resolve_now)
+        self.loop.call_soon_threadsafe(self.driver.resolve_now)
 
     def blocked(self) -> int:
         """Attempts that threads are inside of."""
@@ -171,7 +171,7 @@ class Runtime:
         self.closed = True
         self.live = False
         self._end(lambda _, subchannel: subchannel.close())
-        self.process.detach(self, self.plane.stop)
+        self.process.detach(self, self.driver.stop)
 
     def abandon(self) -> None:
         """The same for a channel that was collected: nobody is there to wait, so a thread does it. At the exit of the
@@ -179,7 +179,7 @@ class Runtime:
         if self.process.pid == os.getpid() and not self.closed and not exits.threadless():
             self.clock.spawn(self.shutdown, "meshlib-abandoned")
 
-    def _end(self, close: Callable[[Host, Any], None]) -> None:
+    def _end(self, close: Callable[[HostEntry, Any], None]) -> None:
         """Performs what the end of the channel asks for."""
         commands = self.cluster.close(now=self.now())
         for command in commands:
@@ -195,11 +195,11 @@ class Runtime:
             # A thread had something left to do when the channel closed, and the control thread may be gone.
             self._end(self.close)
         else:
-            self.plane.attention()
+            self.driver.attention()
 
 
 @final
-class Lease:
+class ChannelHandle:
     """What a channel shares with its multicallables and its calls: the way to the runtime.
 
     When the last of them is collected and nobody closed the channel, the runtime ends, as grpc's channel would.
@@ -265,7 +265,7 @@ class Lease:
         made = Runtime(
             self.settings, process, connectivity=self._connectivity, telemetry=self.telemetry, factory=self._factory
         )
-        finalizer: weakref.finalize[[], Lease] | None = None
+        finalizer: weakref.finalize[[], ChannelHandle] | None = None
         try:
             try:
                 with starting(first=process.idle):

@@ -12,7 +12,7 @@ import grpc
 
 from meshlib._sync.engine import Attempt, Engine
 from meshlib._sync.futures import Handle
-from meshlib._sync.waiting import Place
+from meshlib._sync.waiting import ThreadContext
 
 __all__ = ["ResponseStream", "StreamEngine"]
 
@@ -37,7 +37,7 @@ class StreamEngine(Engine):
             attempt: Any = self.wait_for(self._readable)
             if attempt is _OVER:
                 return None
-            found = self._read(attempt, Place.USER)
+            found = self._read(attempt, ThreadContext.USER)
             if found is not None:
                 return found
 
@@ -56,12 +56,12 @@ class StreamEngine(Engine):
         return found or (None if self.outcome is None else _OVER)
 
     def _read_ahead(self, attempt: Attempt) -> None:
-        found = self._read(attempt, Place.ASIDE)
+        found = self._read(attempt, ThreadContext.ASIDE)
         if found is not None:
             self._ahead = found
             self.monitor.notify()
 
-    def _read(self, attempt: Attempt, place: Place) -> tuple[Attempt, Any] | None:
+    def _read(self, attempt: Attempt, place: ThreadContext) -> tuple[Attempt, Any] | None:
         """Reads the first message of ``attempt``; None if it has none, or no longer counts."""
         assert attempt.call is not None
         found: tuple[Attempt, Any] | None = None
@@ -110,7 +110,7 @@ class ResponseStream(Handle):
             except (StopIteration, grpc.RpcError) as error:
                 error.__traceback__ = None
                 assert self._attempt is not None
-                self._engine.report(self._attempt, Place.USER)
+                self._engine.report(self._attempt, ThreadContext.USER)
         if self._outcome().code == "OK":
             raise StopIteration
         try:

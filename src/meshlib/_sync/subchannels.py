@@ -12,9 +12,9 @@ from meshlib._adapt.deferred_log import DeferredLogger
 from meshlib._adapt.reasons import PROBE, PROBE_SECONDS, reason
 from meshlib._control.methods import Method
 from meshlib._control.settings import Settings
+from meshlib._core.bounded_cache import BoundedCache
 from meshlib._core.connectivity import TRANSIENT_FAILURE
-from meshlib._core.host import Host
-from meshlib._core.kept import Kept
+from meshlib._core.host import HostEntry
 from meshlib._core.sharing import Sharing
 
 __all__ = ["CLOSED_CHANNEL", "Subchannel"]
@@ -41,7 +41,7 @@ class Subchannel:
     __slots__ = ("_channel", "_made", "_make", "_nested", "glance", "multicallables", "silent", "state", "target")
 
     def __init__(
-        self, host: Host, settings: Settings, sharing: Sharing | None = None, factory: Factory = grpcio.channel
+        self, host: HostEntry, settings: Settings, sharing: Sharing | None = None, factory: Factory = grpcio.channel
     ) -> None:
         self.target, options = settings.subchannel(host, sharing)
         self._make = partial(factory, self.target, options, settings.credentials, settings.compression)
@@ -50,7 +50,7 @@ class Subchannel:
         self.glance: Callable[[], int | None] = grpcio.sync_glance(self._channel)
         self._made = [_Registry(self._channel, settings)]
         self._nested = partial(_Registry, settings=settings)
-        self.multicallables: Kept[Method, Any] = self._made[0].multicallables
+        self.multicallables: BoundedCache[Method, Any] = self._made[0].multicallables
         """grpc's multicallables by method: they take bytes, and return messages. ``ValueError``: the channel is closed,
         in grpc's own words."""
         self.silent = False
@@ -68,7 +68,7 @@ class Subchannel:
             pass  # it was closed this moment
         return ""
 
-    def nested(self, depth: int) -> Kept[Method, Any]:
+    def nested(self, depth: int) -> BoundedCache[Method, Any]:
         """The multicallables of a call that does not block, for a thread that is inside so many calls of grpc's: of a
         grpc channel of its own, over the same connection."""
         while len(self._made) <= depth:
@@ -134,7 +134,7 @@ class _Registry:
         """The thread is missing that delivers what happens to its calls."""
         self.closed = False
         """It is to be closed."""
-        self.multicallables: Kept[Method, Any] = Kept(self._multicallable)
+        self.multicallables: BoundedCache[Method, Any] = BoundedCache(self._multicallable)
 
     def _multicallable(self, method: Method) -> Any:
         """One that is new to this channel."""

@@ -31,7 +31,7 @@ from meshlib._core.policy import Plan
 from meshlib._core.status import OK, Outcome, local
 from meshlib._core.view import CallMesh
 from meshlib._sync.control import gate
-from meshlib._sync.runtime import INSIDE_LOOP, Lease, Runtime
+from meshlib._sync.runtime import INSIDE_LOOP, ChannelHandle, Runtime
 from meshlib._sync.subchannels import Subchannel
 
 __all__ = ["blocking", "failure", "serialized", "unserialized"]
@@ -60,16 +60,16 @@ def serialized(request: Any, method: Method) -> Any:
     return data
 
 
-def unserialized(lease: Lease, method: Method, plan: Plan, metadata: Any, error: MeshRpcError) -> None:
+def unserialized(lease: ChannelHandle, method: Method, plan: Plan, metadata: Any, error: MeshRpcError) -> None:
     """Records a call that ended with ``error`` before its first attempt: its request could not be serialized."""
     if lease.closed:
         return
     runtime = lease.runtime()
     call = Call(runtime.cluster, plan, method.name, given(metadata))
     call.begun = now = runtime.now()
-    runtime.telemetry.started(call, (), now)
+    runtime.telemetry.call_started(call, (), now)
     call.on_cancel(UNSERIALIZED, now=now)
-    runtime.telemetry.ended(call, UNSERIALIZED, now)
+    runtime.telemetry.call_ended(call, UNSERIALIZED, now)
     error.mesh = CallMesh(call, UNSERIALIZED)
 
 
@@ -109,7 +109,7 @@ def blocking(
     telemetry = runtime.telemetry
     told = False
     try:
-        sent = telemetry.started(call, metadata, started)
+        sent = telemetry.call_started(call, metadata, started)
         commands = call.begin(started) if sendable else call.on_cancel(INVALID_METADATA, now=started)
         while True:
             if not commands:
@@ -145,13 +145,13 @@ def blocking(
             if commands is ANSWERED:
                 if telemetry.listens:
                     told = True
-                    telemetry.ended(call, OK, ended)
+                    telemetry.call_ended(call, OK, ended)
                 if with_call:
                     result[1].mesh = CallMesh(call, OK)
                 return result
         assert type(command) is Finish
         told = True
-        telemetry.ended(call, command.outcome, now())
+        telemetry.call_ended(call, command.outcome, now())
         if command.outcome.code == "OK":
             if with_call:
                 result[1].mesh = CallMesh(call, command.outcome)
@@ -174,7 +174,7 @@ def abandon(runtime: Runtime, call: Call) -> None:
     now = runtime.now()
     for attempt in call.abandon(RAISED, now=now):
         call.on_outcome(attempt.n, RAISED, now)
-    runtime.telemetry.ended(call, RAISED, now)
+    runtime.telemetry.call_ended(call, RAISED, now)
 
 
 def attempt_failed(error: Any, subchannel: Subchannel) -> Outcome:

@@ -7,12 +7,12 @@ from typing import TypeVar, final
 
 from meshlib._sync.clock import Clock, Event
 
-__all__ = ["Monitor", "Place", "Timer"]
+__all__ = ["Monitor", "ThreadContext", "Timer"]
 
 T = TypeVar("T")
 
 
-class Place(Enum):
+class ThreadContext(Enum):
     """Whose thread is at work, and so what may be done on it."""
 
     USER = "the application's, inside one of our methods: no callbacks, it may hold locks they need"

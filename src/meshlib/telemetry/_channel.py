@@ -14,10 +14,10 @@ from opentelemetry.trace import NoOpTracer, Span, SpanKind, Tracer, TracerProvid
 
 from meshlib._adapt.deferred_log import DeferredLogger
 from meshlib._adapt.metadata import Metadata
+from meshlib._core.bounded_cache import BoundedCache
 from meshlib._core.call import Call
 from meshlib._core.events import AttemptEnded, CallEvent
 from meshlib._core.explanation import story
-from meshlib._core.kept import Kept
 from meshlib._core.observability import TelemetryPolicy
 from meshlib._core.status import Outcome
 from meshlib._core.target import Target
@@ -105,13 +105,13 @@ class Telemetry:
         self._addresses = self._policy.host_addresses
         self._access_log = self._policy.access_log
         self._extra = {"meshlib.target": target.text}
-        self._methods: Kept[str, Known] = Kept(partial(Known, self._server, self._uri))
+        self._methods: BoundedCache[str, Known] = BoundedCache(partial(Known, self._server, self._uri))
 
     def watch(self, channel: Observed) -> None:
         """Instruments read ``channel`` from now on, for as long as it lives."""
         self._instruments.watch(channel, self._server, self._uri, hosts=self._policy.host_addresses)
 
-    def started(self, call: Call, metadata: Metadata, now: float) -> Metadata:
+    def call_started(self, call: Call, metadata: Metadata, now: float) -> Metadata:
         """Starts the span of a call. Returns the metadata to send: the caller's, and the headers of the propagator for
         that span, or for the current context if there is no tracer provider."""
         if now < self._due and not get_current():
@@ -151,7 +151,7 @@ class Telemetry:
             self._failed(error, raises=True)
             return metadata
 
-    def ended(self, call: Call, outcome: Outcome, now: float, deferred: bool = False) -> None:
+    def call_ended(self, call: Call, outcome: Outcome, now: float, deferred: bool = False) -> None:
         """The call ended; told once. Need not be told of a call that succeeded at once while nobody :attr:`listens`.
         ``deferred``: this thread is not the caller's, so no log handler may run on it."""
         plain = outcome.code == "OK" and len(call.attempts) == 1

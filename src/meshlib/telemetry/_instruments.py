@@ -12,7 +12,7 @@ from meshlib._core.version import VERSION
 from meshlib.telemetry import _names as names
 
 if TYPE_CHECKING:
-    from meshlib._core.cluster import Cluster
+    from meshlib._core.cluster import ClusterMachine
 
 __all__ = ["Attributes", "Instruments", "Live", "Observed", "instruments", "peer"]
 
@@ -23,7 +23,7 @@ class Live(Protocol):
     """The live part of a channel, as far as instruments read it."""
 
     @property
-    def cluster(self) -> "Cluster":
+    def cluster(self) -> "ClusterMachine":
         """Its machine."""
         ...
 
@@ -37,7 +37,7 @@ class Observed(Protocol):
         ...
 
 
-Reader = Callable[["Cluster", bool], Iterable[tuple[int, Attributes]]]
+Reader = Callable[["ClusterMachine", bool], Iterable[tuple[int, Attributes]]]
 """Reads a channel; its hosts one by one, with their addresses, or not."""
 
 
@@ -229,23 +229,23 @@ def _copy(live: Channels) -> tuple[tuple[Observed, _About], ...]:
             continue
 
 
-def _connected(cluster: "Cluster", _: bool) -> Iterable[tuple[int, Attributes]]:
+def _connected(cluster: "ClusterMachine", _: bool) -> Iterable[tuple[int, Attributes]]:
     return [(cluster.hosts.connected, {})]
 
 
-def _not_connected(cluster: "Cluster", _: bool) -> Iterable[tuple[int, Attributes]]:
+def _not_connected(cluster: "ClusterMachine", _: bool) -> Iterable[tuple[int, Attributes]]:
     return [(cluster.hosts.not_connected, {})]
 
 
-def _disconnected(cluster: "Cluster", _: bool) -> Iterable[tuple[int, Attributes]]:
+def _disconnected(cluster: "ClusterMachine", _: bool) -> Iterable[tuple[int, Attributes]]:
     return [(cluster.hosts.disconnected, {})]
 
 
-def _connections(cluster: "Cluster", _: bool) -> Iterable[tuple[int, Attributes]]:
+def _connections(cluster: "ClusterMachine", _: bool) -> Iterable[tuple[int, Attributes]]:
     return [(cluster.hosts.connections, {})]
 
 
-def _hosts(cluster: "Cluster", each: bool) -> Iterable[tuple[int, Attributes]]:
+def _hosts(cluster: "ClusterMachine", each: bool) -> Iterable[tuple[int, Attributes]]:
     if each:
         return [(1, {names.HOST_STATE: NAMES[host.state], **peer(host.endpoint.address)}) for host in cluster.hosts]
     counts = dict.fromkeys(NAMES[:SHUTDOWN], 0)
@@ -254,30 +254,30 @@ def _hosts(cluster: "Cluster", each: bool) -> Iterable[tuple[int, Attributes]]:
     return [(count, {names.HOST_STATE: state}) for state, count in counts.items()]
 
 
-def _in_flight(cluster: "Cluster", _: bool) -> Iterable[tuple[int, Attributes]]:
+def _in_flight(cluster: "ClusterMachine", _: bool) -> Iterable[tuple[int, Attributes]]:
     return [(cluster.in_flight, {})]
 
 
-def _refusals(cluster: "Cluster", _: bool) -> Iterable[tuple[int, Attributes]]:
+def _refusals(cluster: "ClusterMachine", _: bool) -> Iterable[tuple[int, Attributes]]:
     return [(cluster.retries.refused, {})]
 
 
-def _budget(cluster: "Cluster", _: bool) -> Iterable[tuple[int, Attributes]]:
+def _budget(cluster: "ClusterMachine", _: bool) -> Iterable[tuple[int, Attributes]]:
     remaining = cluster.retries.remaining
     return [] if remaining is None else [(remaining, {})]
 
 
-def _broken(cluster: "Cluster", _: bool) -> Iterable[tuple[int, Attributes]]:
+def _broken(cluster: "ClusterMachine", _: bool) -> Iterable[tuple[int, Attributes]]:
     return [(cluster.breaker.refused, {})]
 
 
-def _ejected(cluster: "Cluster", _: bool) -> Iterable[tuple[int, Attributes]]:
+def _ejected(cluster: "ClusterMachine", _: bool) -> Iterable[tuple[int, Attributes]]:
     return [(sum(host.ejection is not None for host in cluster.hosts), {})]
 
 
-def _ejections(cluster: "Cluster", _: bool) -> Iterable[tuple[int, Attributes]]:
+def _ejections(cluster: "ClusterMachine", _: bool) -> Iterable[tuple[int, Attributes]]:
     return [(0 if cluster.outliers is None else cluster.outliers.enforced, {})]
 
 
-def _resolutions(cluster: "Cluster", _: bool) -> Iterable[tuple[int, Attributes]]:
+def _resolutions(cluster: "ClusterMachine", _: bool) -> Iterable[tuple[int, Attributes]]:
     return [(count, {names.OUTCOME: outcome}) for outcome, count in cluster.resolutions.items()]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from tests.core.scripted import CANCELLED, REFUSED, UNAVAILABLE, Channel, Moves, walk
 
-from meshlib._core.call import Call, Commands, State
+from meshlib._core.call import Call, CallCommands, State
 from meshlib._core.commands import CancelAttempt, Finish, StartAttempt
 from meshlib._core.connectivity import IDLE, READY
 from meshlib._core.explanation import OVER_BUDGET, RETRIES_FULL
@@ -169,12 +169,12 @@ class BudgetMachine(RuleBasedStateMachine):
             if call.woken:
                 self.feed(number, call.on_endpoints)
 
-    def feed(self, number: int, step: Any) -> Commands:
+    def feed(self, number: int, step: Any) -> CallCommands:
         call = self.calls[number]
         held, room = self.cluster.budget.held, min(self.limit, self.most)
         rested = call.state is State.BACKOFF
         denied = self.cluster.retries.refused
-        commands: Commands = step(now=self.now)
+        commands: CallCommands = step(now=self.now)
         for command in commands:
             if isinstance(command, StartAttempt):
                 self.flying[number, command.n] = command

@@ -10,7 +10,7 @@ from meshlib._core.connectivity import READY
 from meshlib._core.errors import ConfigError
 from meshlib._core.health.outlier import GATEWAY, SERVER_ERRORS, Outlier, Outliers
 from meshlib._core.health.policy import OutlierDetection
-from meshlib._core.host import Host
+from meshlib._core.host import HostEntry
 from meshlib._core.status import CODES, Outcome
 
 BAD = Outcome("INTERNAL", "a bug")
@@ -315,7 +315,7 @@ def test_our_own_defaults() -> None:
     hosts = [host(name) for name in "abc"]
     outliers = Outliers(OutlierDetection(), Random(0))
 
-    def failing(one: Host, outcome: Outcome) -> None:
+    def failing(one: HostEntry, outcome: Outcome) -> None:
         for _ in range(5):
             outliers.failed(one, outcome, hosts, now=0.0)
 

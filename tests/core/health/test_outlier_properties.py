@@ -18,7 +18,7 @@ from tests.core.scripted import Channel, Moves, walk
 
 from meshlib._core.events import HostEjected, HostReturned, HostSpared
 from meshlib._core.health.policy import OutlierDetection
-from meshlib._core.host import Host
+from meshlib._core.host import HostEntry
 from meshlib._core.status import CODES, OK, Outcome
 
 GATEWAY = ("UNAVAILABLE", "DEADLINE_EXCEEDED")
@@ -125,17 +125,17 @@ class Model:
     def __init__(self, policy: OutlierDetection, dice: Random, now: float) -> None:
         self.policy = policy
         self.dice = dice
-        self.stories: dict[Host, Story] = {}
-        self.broke: dict[Host, float] = {}
+        self.stories: dict[HostEntry, Story] = {}
+        self.broke: dict[HostEntry, float] = {}
         self.sweep_at = now + policy.interval
         self.ejections = 0
         self.spared = 0
         self.overflow = 0
 
-    def story(self, host: Host) -> Story:
+    def story(self, host: HostEntry) -> Story:
         return self.stories.setdefault(host, Story())
 
-    def outcome(self, host: Host, outcome: Outcome, hosts: list[Host], now: float) -> None:
+    def outcome(self, host: HostEntry, outcome: Outcome, hosts: list[HostEntry], now: float) -> None:
         story, policy = self.story(host), self.policy
         if outcome.code == "OK":
             story.say("ok", now)
@@ -162,11 +162,11 @@ class Model:
         if story.rows[0] >= policy.consecutive_5xx:
             self.found(host, "consecutive_5xx", policy.enforcing_consecutive_5xx, hosts, now)
 
-    def broken(self, host: Host, outcome: Outcome, now: float) -> None:
+    def broken(self, host: HostEntry, outcome: Outcome, now: float) -> None:
         if outcome.code == "UNAVAILABLE" and not outcome.answered:
             self.broke[host] = now
 
-    def found(self, host: Host, kind: str, enforcing: float, hosts: list[Host], now: float) -> None:
+    def found(self, host: HostEntry, kind: str, enforcing: float, hosts: list[HostEntry], now: float) -> None:
         policy, story = self.policy, self.story(host)
         if story.ejected:
             return
@@ -186,7 +186,7 @@ class Model:
             jitter = self.dice.random() * policy.max_ejection_time_jitter if policy.max_ejection_time_jitter else 0
             story.until = now + min(policy.base_ejection_time * story.times(policy), policy.longest) + jitter
 
-    def sweep(self, hosts: list[Host], now: float) -> None:
+    def sweep(self, hosts: list[HostEntry], now: float) -> None:
         policy = self.policy
         self.sweep_at = now + policy.interval
         for host in hosts:
@@ -205,11 +205,11 @@ class Model:
 
     def rates(
         self,
-        counts: list[tuple[Host, int, int]],
+        counts: list[tuple[HostEntry, int, int]],
         success_rate: float,
         failure_percentage: float,
         origin: str,
-        hosts: list[Host],
+        hosts: list[HostEntry],
         now: float,
     ) -> None:
         """``counts``: host, attempts, failures. Everything squared, so that it stays exact."""
@@ -286,11 +286,11 @@ class OutlierMachine(RuleBasedStateMachine):
         self.dice = self.outliers._rng = Eighths(seed)
         self.other_dice = Eighths(seed)
         self.model = Model(policy, self.other_dice, self.now)
-        self.busy: list[Host] = []
+        self.busy: list[HostEntry] = []
         """Hosts with a call that does not end, so that they may leave and come back the same."""
 
     @property
-    def hosts(self) -> list[Host]:
+    def hosts(self) -> list[HostEntry]:
         return list(self.cluster.hosts)
 
     # What happens.
@@ -389,10 +389,10 @@ class OutlierMachine(RuleBasedStateMachine):
         share = Fraction(100 * (out + 1), len(self.hosts))
         assert share <= Fraction(self.policy.max_ejection_percent) or (out == 0 and self.policy.always_eject_one_host)
 
-    def totals(self, host: Host) -> list[object]:
+    def totals(self, host: HostEntry) -> list[object]:
         return [getattr(host.record, name) for name in type(host.record).__slots__]
 
-    def agrees(self, host: Host) -> None:
+    def agrees(self, host: HostEntry) -> None:
         story, record = self.model.story(host), host.record
         assert (host.ejection is not None) == story.ejected
         assert record.times == story.times(self.policy)

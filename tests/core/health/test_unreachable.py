@@ -5,7 +5,7 @@ import math
 from meshlib._core.connectivity import CONNECTING, READY, TRANSIENT_FAILURE
 from meshlib._core.endpoint import Endpoint
 from meshlib._core.health.unreachable import AT_ONCE, PATIENCE, PAUSE, UnreachableHosts
-from meshlib._core.host import Host
+from meshlib._core.host import HostEntry
 
 
 class _Subchannel:
@@ -16,9 +16,9 @@ class _Subchannel:
         return TRANSIENT_FAILURE
 
 
-def failing(name: str = "10.0.0.7:1") -> Host:
+def failing(name: str = "10.0.0.7:1") -> HostEntry:
     """A host that cannot be connected."""
-    host = Host(Endpoint(address=name))
+    host = HostEntry(Endpoint(address=name))
     host.subchannel = _Subchannel()
     host.state = TRANSIENT_FAILURE
     return host
@@ -57,7 +57,7 @@ def test_few_are_asked_at_once() -> None:
     every = [failing(f"h{n}") for n in range(3 * AT_ONCE)]
     for host in every:
         hosts.changed(host, now=0.0)
-    asked: list[Host] = []
+    asked: list[HostEntry] = []
     now = PATIENCE
     while hosts.at < math.inf:
         due = hosts.due(now=now)

@@ -15,10 +15,10 @@ from tests.core.scripted import CANCELLED, REFUSED, UNAVAILABLE, Channel, Ear, M
 
 from meshlib._core.balancing.priorities import Priorities
 from meshlib._core.balancing.round_robin import RoundRobin
-from meshlib._core.call import Call, Commands, State
+from meshlib._core.call import Call, CallCommands, State
 from meshlib._core.commands import CancelAttempt, Finish, StartAttempt
 from meshlib._core.connectivity import IDLE, READY, TRANSIENT_FAILURE
-from meshlib._core.events import Broken, Retrying, Waiting
+from meshlib._core.events import Broken, PickQueued, Retrying
 from meshlib._core.explanation import RETRIES_FULL
 from meshlib._core.health.policy import OutlierDetection
 from meshlib._core.limits.policy import CircuitBreaker
@@ -150,7 +150,7 @@ class BreakerMachine(RuleBasedStateMachine):
         was_waiting = call in self.cluster._waiting.calls
         others = self.holders(but=call)
         heard = len(self.ears[number].calls)
-        commands: Commands = step(now=self.now)
+        commands: CallCommands = step(now=self.now)
         events = self.ears[number].calls[heard:]
         starts = 0
         for command in commands:
@@ -165,7 +165,7 @@ class BreakerMachine(RuleBasedStateMachine):
         assert starts <= 1
         if starts:
             assert flying < self.policy.max_requests
-        if any(isinstance(event, Waiting) for event in events):
+        if any(isinstance(event, PickQueued) for event in events):
             assert waiting < self.policy.max_pending_requests
         assert self.breaker.refused - refused in (0, 1)
         if self.breaker.refused > refused:

@@ -99,8 +99,8 @@ AIO = (
     Mutant(
         name="outcome swallowed",
         module="futures",
-        old="        self.ended(n, error)\n",
-        new="        if error is None or self.call.committed or n > 1:\n            self.ended(n, error)\n",
+        old="        self.attempt_ended(n, error)\n",
+        new="        if error is None or self.call.committed or n > 1:\n            self.attempt_ended(n, error)\n",
         kinds=("blocking",),
     ),
     Mutant(

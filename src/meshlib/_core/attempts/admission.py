@@ -8,7 +8,7 @@ from meshlib._core.attempts.budget import Budget, Holder
 from meshlib._core.attempts.throttle import Throttle
 from meshlib._core.events import ChannelEvent
 from meshlib._core.limits.refusals import Refusals
-from meshlib._core.waiting import Waiting
+from meshlib._core.pending_calls import PendingCalls
 
 if TYPE_CHECKING:
     from meshlib._core.call import Call
@@ -34,7 +34,7 @@ class Admission:
         self,
         budget: Budget,
         throttle: Throttle | None,
-        waiting: Waiting,
+        waiting: PendingCalls,
         *,
         active: Callable[[], int],
         note: Callable[[ChannelEvent], None],

@@ -12,7 +12,7 @@ from typing import Any, Protocol, final
 from meshlib._core.address import is_endpoint_address
 from meshlib._core.discovery.contracts import Resolver
 from meshlib._core.discovery.steps import ResolveError
-from meshlib._core.endpoint import Endpoint, Resolution, merged
+from meshlib._core.endpoint import Endpoint, Resolution, merge_duplicates
 from meshlib._core.errors import ConfigError
 from meshlib._core.target import BUILT_IN_SCHEMES, NATIVE_SCHEMES, Target
 
@@ -155,7 +155,7 @@ def checked(answer: object, resolver: object) -> Resolution:
         hash(endpoints)
     except TypeError as error:  # a list among the attributes, say
         raise _nonsense(resolver, f"endpoints that cannot be compared: {error}") from error
-    return Resolution(endpoints=merged(endpoints), ttl=ttl if ttl is None else max(0.0, ttl))
+    return Resolution(endpoints=merge_duplicates(endpoints), ttl=ttl if ttl is None else max(0.0, ttl))
 
 
 def described(plugin: object) -> str:

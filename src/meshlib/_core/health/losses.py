@@ -11,7 +11,7 @@ words of a failure of its own, for each of its calls. So they are believed of a 
 
 from typing import Final
 
-from meshlib._core.host import Host
+from meshlib._core.host import HostEntry
 from meshlib._core.status import Outcome
 
 __all__ = ["believed", "broke", "says_lost"]
@@ -31,7 +31,7 @@ def says_lost(outcome: Outcome) -> bool:
     return outcome.code == "UNAVAILABLE" and not outcome.answered and not outcome.refused and not outcome.local
 
 
-def broke(host: Host, start: float, now: float) -> bool:
+def broke(host: HostEntry, start: float, now: float) -> bool:
     """An attempt on ``host`` that began at ``start`` ended with the words of a lost connection; its place is free.
 
     Returns:
@@ -53,7 +53,7 @@ def broke(host: Host, start: float, now: float) -> bool:
     return True
 
 
-def believed(host: Host, since: float, now: float) -> bool:
+def believed(host: HostEntry, since: float, now: float) -> bool:
     """Whether the words of an attempt on ``host`` that began at ``since`` are believed although most others do not
     confirm them; :attr:`Host.lost_at` is set, for the others that ended with it."""
     record = host.record

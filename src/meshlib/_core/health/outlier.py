@@ -11,7 +11,7 @@ from random import Random
 from typing import Final, final
 
 from meshlib._core.health.policy import OutlierDetection
-from meshlib._core.host import Ejection, Host
+from meshlib._core.host import Ejection, HostEntry
 from meshlib._core.status import Outcome
 
 __all__ = ["GATEWAY", "SERVER_ERRORS", "Outlier", "Outliers"]
@@ -36,7 +36,7 @@ class Outlier:
         spared: why it stays all the same; empty: it is ejected now.
     """
 
-    host: Host
+    host: HostEntry
     kind: str
     why: str
     spared: str
@@ -79,12 +79,12 @@ class Outliers:
 
     # Failures in a row.
 
-    def answered(self, host: Host) -> None:
+    def answered(self, host: HostEntry) -> None:
         """An attempt on ``host`` ended OK, after others had not."""
         host.record.forgive()
         host.struck = False
 
-    def failed(self, host: Host, outcome: Outcome, hosts: Collection[Host], *, now: float) -> list[Outlier]:
+    def failed(self, host: HostEntry, outcome: Outcome, hosts: Collection[HostEntry], *, now: float) -> list[Outlier]:
         """An attempt on ``host`` ended otherwise. Returns what that makes of the host: most often nothing."""
         policy, record = self._policy, host.record
         if policy.split_external_local_origin_errors and not outcome.answered:
@@ -123,7 +123,7 @@ class Outliers:
 
     # The sweep.
 
-    def sweep(self, hosts: Collection[Host], *, now: float) -> tuple[list[Host], list[Outlier]]:
+    def sweep(self, hosts: Collection[HostEntry], *, now: float) -> tuple[list[HostEntry], list[Outlier]]:
         """The interval is over. Returns the hosts that come back, and the outliers of the interval."""
         self.sweep_at = now + self._policy.interval
         returned = [host for host in hosts if self._returns(host, now)]
@@ -134,7 +134,7 @@ class Outliers:
                 record.times -= 1
         return returned, found
 
-    def _returns(self, host: Host, now: float) -> bool:
+    def _returns(self, host: HostEntry, now: float) -> bool:
         if host.ejection is None or now < host.ejection.until:
             return False
         host.ejection = None
@@ -142,7 +142,7 @@ class Outliers:
         self.answered(host)
         return True
 
-    def _judge_rates(self, hosts: Collection[Host], now: float) -> list[Outlier]:
+    def _judge_rates(self, hosts: Collection[HostEntry], now: float) -> list[Outlier]:
         policy = self._policy
         if policy.failure_percentage_threshold > 0 and not any(host.record.failed_lately for host in hosts):
             # Nobody is worse than others then, and there may be thousands.
@@ -168,11 +168,11 @@ class Outliers:
 
     def _judge(
         self,
-        rates: dict[Host, tuple[int, int]],
+        rates: dict[HostEntry, tuple[int, int]],
         origin: str,
         success_rate: float,
         failure_percentage: float,
-        hosts: Collection[Host],
+        hosts: Collection[HostEntry],
         now: float,
     ) -> list[Outlier]:
         """Compares hosts by attempts and failures of the interval; those without enough attempts are left out."""
@@ -202,7 +202,7 @@ class Outliers:
     # Ejection.
 
     def _found(
-        self, host: Host, kind: str, why: str, enforcing: float, hosts: Collection[Host], now: float
+        self, host: HostEntry, kind: str, why: str, enforcing: float, hosts: Collection[HostEntry], now: float
     ) -> list[Outlier]:
         if host.ejection is not None:
             return []
@@ -212,7 +212,7 @@ class Outliers:
             self._eject(host, why, now)
         return [Outlier(host, kind, why, spared)]
 
-    def _spared(self, hosts: Collection[Host], enforcing: float) -> str:
+    def _spared(self, hosts: Collection[HostEntry], enforcing: float) -> str:
         """Why an outlier stays; empty: it does not."""
         policy = self._policy
         if enforcing == 0:
@@ -229,7 +229,7 @@ class Outliers:
             return f"it is enforced in {enforcing:g} % of cases"
         return ""
 
-    def _eject(self, host: Host, why: str, now: float) -> None:
+    def _eject(self, host: HostEntry, why: str, now: float) -> None:
         policy, record = self._policy, host.record
         self.enforced += 1
         # Counted no further than the longest ejection needs: else a host would pay for years.
@@ -248,7 +248,7 @@ class _Window:
 
     __slots__ = ("answers", "errors", "local_errors")
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: HostEntry) -> None:
         record, totals = host.record, host.totals
         successes, others, self.errors, self.local_errors = (
             total - seen for total, seen in zip(totals, record.seen, strict=True)

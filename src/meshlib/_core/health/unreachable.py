@@ -4,7 +4,7 @@ import math
 from typing import Final, final
 
 from meshlib._core.connectivity import TRANSIENT_FAILURE
-from meshlib._core.host import Host
+from meshlib._core.host import HostEntry
 
 __all__ = ["PATIENCE", "PAUSE", "UnreachableHosts"]
 
@@ -25,10 +25,10 @@ class UnreachableHosts:
     def __init__(self) -> None:
         self.at = math.inf
         """Monotonic second of the next :meth:`due`."""
-        self._since: dict[Host, float] = {}
+        self._since: dict[HostEntry, float] = {}
         self._told_at = -math.inf
 
-    def changed(self, host: Host, *, now: float) -> None:
+    def changed(self, host: HostEntry, *, now: float) -> None:
         """The connection of ``host`` is in another state."""
         if host.state == TRANSIENT_FAILURE and not host.removed:
             self._since[host] = now
@@ -36,7 +36,7 @@ class UnreachableHosts:
         elif self._since:
             self._since.pop(host, None)
 
-    def due(self, *, now: float) -> list[Host]:
+    def due(self, *, now: float) -> list[HostEntry]:
         """Those to be asked why they fail, each once."""
         if now < self.at:
             return []

@@ -5,12 +5,12 @@ from itertools import pairwise
 
 import pytest
 
-from meshlib._core.watch import GROWTH, LONG, QUIET, SWEEP, WATCH_FIRST, WATCH_LAST, Watch
+from meshlib._core.connectivity_poll import GROWTH, LONG, POLL_FIRST, POLL_LAST, QUIET, SWEEP, ConnectivityPoll
 
 
 def test_ten_times_a_second_while_nobody_waits() -> None:
     """From the first connection on, and not at all without one."""
-    watch = Watch()
+    watch = ConnectivityPoll()
     assert watch.at == math.inf
     watch.settle(seats=True, now=5.0)
     assert watch.at == 5.0 + SWEEP
@@ -25,40 +25,40 @@ def test_ten_times_a_second_while_nobody_waits() -> None:
 @pytest.mark.parametrize("who", ["waiting", "watched"])
 def test_often_while_somebody_waits(who: str) -> None:
     """From 0.3 ms, half as long again each time, to 20 ms: a call, or somebody who is to be told of readiness."""
-    assert (WATCH_FIRST, GROWTH, WATCH_LAST, SWEEP) == (0.0003, 1.5, 0.02, 0.1)
-    watch = Watch()
+    assert (POLL_FIRST, GROWTH, POLL_LAST, SWEEP) == (0.0003, 1.5, 0.02, 0.1)
+    watch = ConnectivityPoll()
     watch.hurry(now=0.0)
     looks = []
     for _ in range(14):
         looks.append(watch.at)
         watch.looked(1, waiting=who == "waiting", watched=who == "watched", quiet=True, now=watch.at)
     gaps = [after - before for before, after in zip([0.0, *looks], looks, strict=False)]
-    assert gaps == pytest.approx([min(WATCH_FIRST * GROWTH**n, WATCH_LAST) for n in range(14)])
-    assert gaps[-1] == pytest.approx(WATCH_LAST)
+    assert gaps == pytest.approx([min(POLL_FIRST * GROWTH**n, POLL_LAST) for n in range(14)])
+    assert gaps[-1] == pytest.approx(POLL_LAST)
 
 
 def test_who_is_told_of_changes_for_ever_is_not_in_a_hurry_for_ever() -> None:
     """A call is: it has a deadline."""
-    watch = Watch()
+    watch = ConnectivityPoll()
     watch.hurry(now=0.0)
     watch.looked(1, waiting=False, watched=True, quiet=True, now=LONG)
     assert watch.at == LONG + SWEEP
     watch.hurry(now=LONG)
     watch.looked(1, waiting=False, watched=True, quiet=True, now=LONG)
-    assert watch.at < LONG + WATCH_LAST
+    assert watch.at < LONG + POLL_LAST
 
 
 def test_hurry_never_puts_a_look_off() -> None:
     """Somebody new who begins to wait every moment does not keep the others waiting."""
-    watch = Watch()
+    watch = ConnectivityPoll()
     watch.hurry(now=0.0)
     watch.hurry(now=0.0004)
-    assert watch.at == WATCH_FIRST
+    assert watch.at == POLL_FIRST
 
 
 def test_less_often_while_nothing_happens() -> None:
     """Once a second in the end; one call, or one host that is not connected, and it is ten times again."""
-    watch = Watch()
+    watch = ConnectivityPoll()
     watch.hurry(now=0.0)
     gaps = []
     for quiet in (True, True, True, True, True, True, False):
@@ -70,7 +70,7 @@ def test_less_often_while_nothing_happens() -> None:
 
 def test_it_rests_once_looks_are_rare() -> None:
     """Then many channels may share a timer."""
-    watch = Watch()
+    watch = ConnectivityPoll()
     watch.hurry(now=0.0)
     rests = []
     for quiet in (True, True, True, True, True, False):
@@ -85,7 +85,7 @@ def test_it_rests_once_looks_are_rare() -> None:
 )
 def test_many_connections_are_looked_at_less_often(seats: int, waiting: bool, gap: float) -> None:
     """A look at each takes a microsecond: a hundredth of a processor goes into it, a tenth while a call waits."""
-    watch = Watch()
+    watch = ConnectivityPoll()
     watch.hurry(now=0.0)
     watch.looked(seats, waiting=waiting, quiet=False, now=1.0)
     assert watch.at == pytest.approx(1.0 + gap)
@@ -93,7 +93,7 @@ def test_many_connections_are_looked_at_less_often(seats: int, waiting: bool, ga
 
 def test_what_was_dialled_together_is_seen_soon() -> None:
     """Once the call that waited has a host, the others are looked at in growing steps, and not only a sweep later."""
-    watch = Watch()
+    watch = ConnectivityPoll()
     watch.hurry(now=0.0)
     times = []
     for _ in range(30):

@@ -3,7 +3,7 @@
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
-from meshlib._core.kept import MOST, Kept
+from meshlib._core.bounded_cache import MOST, BoundedCache
 
 
 def test_it_is_made_when_it_is_first_asked_for_and_then_the_same() -> None:
@@ -14,14 +14,14 @@ def test_it_is_made_when_it_is_first_asked_for_and_then_the_same() -> None:
         asked.append(key)
         return list(key)
 
-    kept = Kept(make)
+    kept = BoundedCache(make)
     assert kept["/a", "b"] is kept[("/a", "b")]
     assert asked == [("/a", "b")]
 
 
 def test_the_oldest_makes_room() -> None:
     """Keys without end, as of an application that makes up the names of methods, do not fill the memory."""
-    kept = Kept(str)
+    kept = BoundedCache(str)
     for key in range(MOST + 3):
         assert kept[key] == str(key)
     assert list(kept) == list(range(3, MOST + 3))
@@ -29,7 +29,7 @@ def test_the_oldest_makes_room() -> None:
 
 def test_threads_that_make_room_at_once_do_not_disturb_each_other() -> None:
     """Each gets what belongs to its key."""
-    kept = Kept(str)
+    kept = BoundedCache(str)
 
     def run(first: int) -> bool:
         return all(kept[key] == str(key) for key in range(first, first + 20_000))

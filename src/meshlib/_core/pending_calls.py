@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, final
 if TYPE_CHECKING:
     from meshlib._core.call import Call
 
-__all__ = ["Waiting"]
+__all__ = ["PendingCalls"]
 
 
 @final
-class Waiting:
+class PendingCalls:
     """Those that wait, oldest first. Any thread may call any method at any moment: each change of a dictionary is one
     step, and nobody walks through one that may change."""
 

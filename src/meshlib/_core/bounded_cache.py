@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Final, TypeVar, final
 
-__all__ = ["Kept"]
+__all__ = ["BoundedCache"]
 
 MOST: Final = 1024
 """More than an application has of methods, unless it makes up names, or a serializer for each call."""
@@ -13,7 +13,7 @@ V = TypeVar("V")
 
 
 @final
-class Kept(dict[K, V]):
+class BoundedCache(dict[K, V]):
     """What was made, by key: made when it is first asked for; the oldest makes room.
 
     Args:

@@ -16,9 +16,9 @@ from meshlib._core.balancing.priorities import Spread, Tier
 from meshlib._core.balancing.round_robin import RoundRobin
 from meshlib._core.connectivity import READY
 from meshlib._core.events import ChannelEvent, PluginFailed
-from meshlib._core.host import Host
+from meshlib._core.host import HostEntry
 
-__all__ = ["Rotation"]
+__all__ = ["PickerSnapshot"]
 
 ASKS: Final = (1, 2, 3, 4)
 """A picker that names a host the call has been to, or one that lost its connection, is asked again, this often in all;
@@ -31,7 +31,7 @@ REST: Final = 0.1
 class Usable(Protocol):
     """Whether a call may be sent to a host at this moment."""
 
-    def __call__(self, host: Host, *, now: float) -> bool:
+    def __call__(self, host: HostEntry, *, now: float) -> bool:
         """Asks its connection."""
         ...
 
@@ -56,7 +56,7 @@ class Asking(PickInfo, Protocol):
 
 
 @final
-class Rotation:
+class PickerSnapshot:
     """The hosts of one membership, at least one, and the pickers made for them, one a tier.
 
     Of the pickers, those of this package whose :attr:`reentrant` says so are asked as they are: a pick in the middle of
@@ -95,7 +95,7 @@ class Rotation:
     def __init__(
         self,
         balancer: Balancer,
-        tiers: Sequence[Tier[Host]],
+        tiers: Sequence[Tier[HostEntry]],
         *,
         rng: Random,
         events: deque[ChannelEvent] | None,
@@ -127,14 +127,14 @@ class Rotation:
         self.listens = bool(self._listeners)
         """Whether a picker wants to know how attempts end."""
 
-    def pick(self, call: Asking, usable: Usable, now: float) -> Host | None:
+    def pick(self, call: Asking, usable: Usable, now: float) -> HostEntry | None:
         """A host that is usable now: another than ``call.tried`` where there is one. None: the picker says wait, or
         there is none."""
         tried = call.tried
         left = call.reselections if tried else None
         for _ in ASKS if left is None else range(left + 1):
             host = self._pick(call, now=now)
-            if type(host) is not Host or host not in self._members:
+            if type(host) is not HostEntry or host not in self._members:
                 if host is None:
                     return None
                 if host is not _NOBODY:
@@ -167,7 +167,7 @@ class Rotation:
             self._failed("pick", error, now)
             return _NOBODY
 
-    def report(self, host: Host, code: str, seconds: float, *, now: float) -> None:
+    def report(self, host: HostEntry, code: str, seconds: float, *, now: float) -> None:
         """An attempt ended: tells the pickers that listen."""
         told = Report(code=code, seconds=seconds)
         for picker in self._listeners:
@@ -176,7 +176,7 @@ class Rotation:
             except Exception as error:  # noqa: BLE001 - a plug-in's failure must not be a call's
                 self._failed("done", error, now)
 
-    def adopt(self, previous: "Rotation", *, now: float) -> None:
+    def adopt(self, previous: "PickerSnapshot", *, now: float) -> None:
         """Lets the picker of each tier carry over what the one before it knew."""
         for priority, picker in self._pickers.items():
             before = previous._pickers.get(priority)
@@ -198,7 +198,7 @@ class Rotation:
                 self._failed("stale_at", f"is {at!r}, which is no point in time", now)
         return first
 
-    def _search(self, call: PickInfo, usable: Usable, now: float) -> Host | None:
+    def _search(self, call: PickInfo, usable: Usable, now: float) -> HostEntry | None:
         """Each host in turn, the first tier before the next: one the call has not been to, else any."""
         tried = call.tried
         again = None
@@ -214,7 +214,7 @@ class Rotation:
                 again = again or host
         return again
 
-    def _make(self, balancer: Balancer, hosts: tuple[Host, ...], rng: Random, now: float) -> Picker:
+    def _make(self, balancer: Balancer, hosts: tuple[HostEntry, ...], rng: Random, now: float) -> Picker:
         try:
             picker: object = balancer.picker(hosts, rng=rng)
         except Exception as error:  # noqa: BLE001 - a plug-in's failure must not be a channel's

@@ -3,14 +3,14 @@
 import math
 from typing import Final, final
 
-__all__ = ["QUIET", "SWEEP", "WATCH_FIRST", "WATCH_LAST", "Watch"]
+__all__ = ["QUIET", "SWEEP", "POLL_FIRST", "POLL_LAST", "ConnectivityPoll"]
 
 SWEEP: Final = 0.1
 """Seconds between two looks at the connections of all hosts while there are calls, and none waits for a connection."""
 QUIET: Final = 1.0
 """The same while nobody calls and nothing changes: doubling, from ``SWEEP`` to this. A call asks for itself."""
-WATCH_FIRST: Final = 0.0003
-WATCH_LAST: Final = 0.02
+POLL_FIRST: Final = 0.0003
+POLL_LAST: Final = 0.02
 GROWTH: Final = 1.5
 """The same while somebody waits for a connection: from the first value, each half as long again, to the last."""
 LONG: Final = 10.0
@@ -23,7 +23,7 @@ EACH_WAITING: Final = 1e-5
 
 
 @final
-class Watch:
+class ConnectivityPoll:
     """The time of the next look. Only its two stores are ever in doubt if one method runs in the middle of another, and
     either value will do: a look too many, or one that is a moment late."""
 
@@ -43,9 +43,9 @@ class Watch:
 
     def hurry(self, *, now: float) -> None:
         """Somebody begins to wait for a connection, or one is new."""
-        self._gap = WATCH_FIRST
+        self._gap = POLL_FIRST
         self._since = now
-        self.at = min(self.at, now + WATCH_FIRST)
+        self.at = min(self.at, now + POLL_FIRST)
 
     def looked(
         self, seats: int, *, waiting: bool, quiet: bool, now: float, watched: bool = False, dialling: bool = False
@@ -61,7 +61,7 @@ class Watch:
             dialling: whether a connection is not made yet.
         """
         if waiting or (watched and now - self._since < LONG):
-            self._gap = min(self._gap * GROWTH, WATCH_LAST)
+            self._gap = min(self._gap * GROWTH, POLL_LAST)
         elif quiet:
             self._gap = min(max(self._gap * 2, SWEEP), QUIET)
         elif dialling:

@@ -8,13 +8,22 @@ from meshlib._adapt.deferred_log import DeferredLogger
 from meshlib._control.plugins import in_thread
 from meshlib._control.rest import RestingChannels, resting_channels
 from meshlib._control.timers import Timer, call_at
-from meshlib._core.cluster import Cluster
-from meshlib._core.commands import Close, ClusterCommand, Diagnose, Lookup, Open, Rebuild, StateChanged, Wake
+from meshlib._core.cluster import ClusterMachine
+from meshlib._core.commands import (
+    Close,
+    ClusterCommand,
+    Diagnose,
+    Open,
+    Rebuild,
+    RequestReresolution,
+    StateChanged,
+    Wake,
+)
 from meshlib._core.connectivity import TRANSIENT_FAILURE
 from meshlib._core.endpoint import Resolution
-from meshlib._core.host import Host, Subchannel
+from meshlib._core.host import HostEntry, Subchannel
 
-__all__ = ["Discovery", "Plane", "Pool"]
+__all__ = ["Discovery", "ClusterDriver", "Pool"]
 
 _log = DeferredLogger("meshlib")
 
@@ -55,15 +64,15 @@ class Discovery(Protocol):
 class Pool(Protocol):
     """Makes and ends subchannels, and hears of the channel's state; the shell's."""
 
-    def open(self, host: Host) -> Subchannel:
+    def open(self, host: HostEntry) -> Subchannel:
         """A subchannel for ``host``, not connected yet."""
         ...
 
-    def close(self, host: Host, subchannel: Subchannel) -> None:
+    def close(self, host: HostEntry, subchannel: Subchannel) -> None:
         """Ends ``subchannel``, which is or was that of ``host``, without waiting for it."""
         ...
 
-    def diagnose(self, host: Host, subchannel: Any, told: Callable[[Host, str], None]) -> None:
+    def diagnose(self, host: HostEntry, subchannel: Any, told: Callable[[HostEntry, str], None]) -> None:
         """Asks ``subchannel`` why it fails, without waiting; ``told`` is called on the loop."""
         ...
 
@@ -73,7 +82,7 @@ class Pool(Protocol):
 
 
 @final
-class Plane:
+class ClusterDriver:
     """The control plane of one channel. Every method but :meth:`attention` runs on the loop.
 
     Args:
@@ -86,7 +95,7 @@ class Plane:
 
     def __init__(
         self,
-        cluster: Cluster,
+        cluster: ClusterMachine,
         discovery: Callable[[], Discovery],
         pool: Pool,
         *,
@@ -167,7 +176,7 @@ class Plane:
             self._perform(self._cluster.on_resolution_failed(reason, now=self._clock()))
             self._arm()
 
-    def _on_reason(self, host: Host, reason: str) -> None:
+    def _on_reason(self, host: HostEntry, reason: str) -> None:
         if not self._stopped:
             self._cluster.on_reason(host, reason, now=self._clock())
 
@@ -231,12 +240,12 @@ class Plane:
         elif isinstance(command, StateChanged):
             self._pool.state_changed(command.state)
         else:
-            assert isinstance(command, Lookup)
+            assert isinstance(command, RequestReresolution)
             assert self._discovery is not None
             self._discovery.hurry()
         return ()
 
-    def _open(self, host: Host) -> tuple[ClusterCommand, ...]:
+    def _open(self, host: HostEntry) -> tuple[ClusterCommand, ...]:
         now = self._clock()
         try:
             subchannel = self._pool.open(host)
