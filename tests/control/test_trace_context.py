@@ -31,7 +31,7 @@ def test_the_context_of_the_span_goes_along_unless_the_caller_brings_one(
     telemetry = Telemetry(parse_target("svc-a"), tracer_provider=TracerProvider())
     token = context.attach(trace.set_span_in_context(NonRecordingSpan(PARENT)))
     try:
-        sent = telemetry.started(Call(nobody, Plan(), "/pkg.Svc/Method"), given, 0.0)
+        sent = telemetry.call_started(Call(nobody, Plan(), "/pkg.Svc/Method"), given, 0.0)
     finally:
         context.detach(token)
     assert sent[: len(given)] == given
