@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Final, final
 from meshlib._adapt.grpcio import glances
 from meshlib._control import exits
 from meshlib._control.shared import Resolutions
-from meshlib._core.cluster import ASKING
+from meshlib._core.cluster_calls import ASKING
 from meshlib._core.sharing import Sharing
 from meshlib._sync.clock import CLOCK, Clock, Event, ExitClock
 
