@@ -226,11 +226,6 @@ class ClusterMachine(ClusterCalls):
         return self._steps.take()
 
     @property
-    def ready(self) -> int:
-        """How many hosts are connected."""
-        return self.hosts.ready
-
-    @property
     def waiting(self) -> int:
         """How many calls wait for a host."""
         return len(self._pending.calls)

@@ -12,14 +12,14 @@ in a step, unless a newer one has been applied before.
 from collections.abc import Callable
 from functools import partial
 from random import Random
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 from meshlib._core.attempts.admission import Admission
 from meshlib._core.attempts.budget import Budget
 from meshlib._core.attempts.policy import RetryBudget, RetryThrottling
 from meshlib._core.attempts.throttle import Throttle
 from meshlib._core.balancing.contracts import Balancer
-from meshlib._core.balancing.picker_snapshot import PickerSnapshot
+from meshlib._core.balancing.picker_snapshot import Asking, PickerSnapshot
 from meshlib._core.balancing.priorities import Priorities
 from meshlib._core.cluster_steps import ClusterSteps
 from meshlib._core.commands import StartAttempt
@@ -36,14 +36,21 @@ from meshlib._core.limits.policy import CircuitBreaker
 from meshlib._core.pending_calls import PendingCalls
 from meshlib._core.serial import ALONE, Threads
 from meshlib._core.status import Outcome, local
-
-if TYPE_CHECKING:
-    from meshlib._core.call import Call
+from meshlib._core.waiter import Waiter
 
 __all__ = ["ASKING", "CLOSED", "ClusterCalls"]
 
 CLOSED: Final = local("CANCELLED", "Channel closed!")
 """The outcome of calls that wait when their channel closes; grpc's own words."""
+
+
+class Caller(Asking, Waiter, Protocol):
+    """A call that needs a host."""
+
+    tried: tuple[HostEntry, ...]
+    """Hosts that its attempts went to, oldest first."""
+    place: HostEntry | None
+    """The host that counts an attempt of it which has not been made yet."""
 
 
 class ClusterCalls:
@@ -120,7 +127,7 @@ class ClusterCalls:
         self._poll = ConnectivityPoll()
         self._watched = watched
 
-    def pick(self, call: "Call", now: float, *, wait: bool = True) -> HostEntry | Outcome | None:
+    def pick(self, call: Caller, now: float, *, wait: bool = True) -> HostEntry | Outcome | None:
         """The host for the next attempt of ``call``, its place counted.
 
         Returns:
@@ -158,7 +165,7 @@ class ClusterCalls:
                 self._notice()
             return chosen
 
-    def put_back(self, call: "Call") -> None:
+    def put_back(self, call: Caller) -> None:
         """The place that ``call`` has at a host is free again: there will be no attempt."""
         host = call.place
         if host is not None:
@@ -201,7 +208,7 @@ class ClusterCalls:
                 self._notice()
         return ejected
 
-    def leave(self, call: "Call") -> None:
+    def leave(self, call: Caller) -> None:
         """``call`` waits no more, neither for a host nor for its next attempt."""
         self._pending.forget(call)
 
@@ -229,6 +236,11 @@ class ClusterCalls:
             return False
         self._notice()
         return True
+
+    @property
+    def ready(self) -> int:
+        """How many hosts are connected."""
+        return self.hosts.ready
 
     def situation(self) -> str:
         """Why there is no host to send to, in words and without addresses."""
@@ -263,7 +275,7 @@ class ClusterCalls:
         except ValueError:
             return None  # closed this moment
 
-    def _pick_failing(self, call: "Call", wait: bool, now: float) -> HostEntry | Outcome | None:
+    def _pick_failing(self, call: Caller, wait: bool, now: float) -> HostEntry | Outcome | None:
         """The rotation has no host. A call that does not wait for one is sent to a failing host all the same, once
         nothing is resolving or connecting any more: grpc refuses it within a millisecond, with the true reason."""
         if self.closed:
@@ -275,7 +287,7 @@ class ClusterCalls:
             return None
         return self.hosts.failing(call.tried) or local("UNAVAILABLE", self.situation(), self.hosts.describe())
 
-    def _wait(self, call: "Call", now: float) -> Outcome | None:
+    def _wait(self, call: Caller, now: float) -> Outcome | None:
         """``call`` waits for a host, unless too many do."""
         alone = not self._pending.calls
         if not self._pending.add(call, most=self.breaker.max_pending_requests):

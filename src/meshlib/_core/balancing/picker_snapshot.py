@@ -18,7 +18,7 @@ from meshlib._core.connectivity import READY
 from meshlib._core.events import ChannelEvent, PluginFailed
 from meshlib._core.host import HostEntry
 
-__all__ = ["PickerSnapshot"]
+__all__ = ["Asking", "PickerSnapshot"]
 
 ASKS: Final = (1, 2, 3, 4)
 """A picker that names a host the call has been to, or one that lost its connection, is asked again, this often in all;
