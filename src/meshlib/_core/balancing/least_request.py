@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Final, final
 
+from meshlib._core.balancing.builtin import BuiltinBalancer, BuiltinPicker
 from meshlib._core.balancing.contracts import Host, Picker, PickInfo
 from meshlib._core.balancing.edf import MAX_SKIPPED, Schedule, equal_weights
 from meshlib._core.checks import whole
@@ -26,7 +27,7 @@ MAX_BIAS: Final = 10.0
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LeastRequest:
+class LeastRequest(BuiltinBalancer):
     """The host with the fewest calls in flight of ``choice_count`` drawn at random (Envoy ``least_request``, gRFC A48).
 
     Drawn with replacement, the earlier one on a tie: with two choices the busiest of n hosts still gets 1/n**2 of the
@@ -73,7 +74,7 @@ class LeastRequest:
 
 
 @final
-class _ChoicesPicker(Picker):
+class _ChoicesPicker(BuiltinPicker):
     reentrant = True
 
     def __init__(self, hosts: tuple[Host, ...], choice_count: int, rng: Random) -> None:
@@ -93,7 +94,7 @@ class _ChoicesPicker(Picker):
 
 
 @final
-class _FullScanPicker(Picker):
+class _FullScanPicker(BuiltinPicker):
     """Envoy keeps one of the equals by drawing at each; one draw at the end gives each the same chance.
 
     Nobody has less than nothing to do: a host drawn from all that is idle is one of the least busy, and each of them is
@@ -123,7 +124,7 @@ class _FullScanPicker(Picker):
 
 
 @final
-class _WeightedPicker(Picker):
+class _WeightedPicker(BuiltinPicker):
     def __init__(self, hosts: tuple[Host, ...], bias: float, rng: Random) -> None:
         self._schedule = Schedule(hosts, _loaded(bias), skipped=rng.randrange(MAX_SKIPPED))
 
