@@ -144,6 +144,56 @@ def circle(package: Path) -> list[str]:
     return []
 
 
+AVAILABILITY = frozenset({"state", "ejection", "failing"})
+
+
+def judgements(package: Path) -> list[str]:
+    """Where the state, ejection or failure of a host is compared or tested, as ``file:line``."""
+    found = []
+    for path in sorted((package / "_core").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Compare):
+                asked = [node.left, *node.comparators]
+            elif isinstance(node, ast.BoolOp):
+                asked = node.values
+            elif isinstance(node, ast.IfExp | ast.If | ast.While):
+                asked = [node.test]
+            elif isinstance(node, ast.UnaryOp):
+                asked = [node.operand]
+            elif isinstance(node, ast.comprehension):
+                asked = node.ifs
+            else:
+                continue
+            found.extend(
+                f"{path.relative_to(package)}:{one.lineno}"
+                for one in asked
+                if isinstance(one, ast.Attribute) and one.attr in AVAILABILITY and ast.unparse(one.value) in HOSTS
+            )
+    return sorted(found)
+
+
+HOSTS = frozenset({"host", "h", "known", "attempt.host", "outlier.host"})
+"""What hosts are called in the core."""
+
+
+def test_the_availability_of_hosts_is_judged_in_one_place() -> None:
+    """Connected, failing, ejected: ``_core/host.py`` alone compares."""
+    assert {place.partition(":")[0] for place in judgements(PACKAGE)} <= {"_core/host.py"}
+
+
+def test_judgements_elsewhere_are_found(tmp_path: Path) -> None:
+    """Compared, negated, or as a condition."""
+    (tmp_path / "_core").mkdir()
+    lines = [
+        "a = host.state == READY",
+        "if host.failing: pass",
+        "b = not h.ejection",
+        "c = [h for h in d if h.failing]",
+    ]
+    (tmp_path / "_core" / "bad.py").write_text("\n".join([*lines, "state = host.state", "e = host.ejected and f"]))
+    assert judgements(tmp_path) == [f"_core/bad.py:{line}" for line in (1, 2, 3, 4)]
+
+
 def test_the_package_keeps_its_layers() -> None:
     """No file of the package breaks a rule."""
     assert breaches(PACKAGE) == []

@@ -102,7 +102,7 @@ class ClusterMachine(ClusterCalls):
 
     def on_reason(self, host: HostEntry, reason: str, *, now: float) -> None:
         """``host`` cannot be connected, and that is why; empty: it can be by now."""
-        if not reason or host.state == READY:
+        if not reason or host.connected:
             return
         host.last_error = reason
         hosts = self.hosts
@@ -155,7 +155,7 @@ class ClusterMachine(ClusterCalls):
         if now >= self._builder.stale_at or now >= hosts.unreachable.at or hosts.version != self._builder.version:
             return False
         if outliers is not None and now >= outliers.sweep_at:
-            if self._judged != self._happened() or any(host.ejection or host.record.times for host in hosts):
+            if self._judged != self._happened() or any(host.ejected or host.record.times for host in hosts):
                 return False
             outliers.begin(now=now, anew=True)
         if now >= self._poll.at - early:

@@ -217,7 +217,7 @@ class ClusterCalls:
         look = self._look(host)
         if look is None:
             return False
-        if look[2] != host.state:
+        if host.differs(look[2]):
             self._run(partial(self.hosts.seen, (look,), now=now), None)
         return look[2] == READY
 

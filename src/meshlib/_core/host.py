@@ -1,12 +1,16 @@
-"""The live seat of one endpoint in one channel."""
+"""The live entry of one endpoint in one cluster, and its availability.
+
+Only this module compares the state of a connection, an ejection or a failure; all others ask the properties here.
+"""
 
 import math
 from typing import Protocol, final
 
-from meshlib._core.connectivity import CONNECTING, NAMES, READY
+from meshlib._core.connectivity import CONNECTING, NAMES, READY, SHUTDOWN, TRANSIENT_FAILURE
 from meshlib._core.endpoint import Endpoint
+from meshlib._core.health.record import Record
 
-__all__ = ["Ejection", "HostEntry", "Record", "Subchannel"]
+__all__ = ["Ejection", "HostEntry", "Subchannel"]
 
 
 class Subchannel(Protocol):
@@ -42,68 +46,6 @@ class Ejection:
 
 
 @final
-class Record:
-    """What outlier detection remembers of one host: its answers, and its ejections.
-
-    Successes are counted by the host itself: the path of a call that succeeds comes here only after a failure.
-    """
-
-    __slots__ = (
-        "broke_at",
-        "broke_before",
-        "broken",
-        "consecutive_5xx",
-        "consecutive_gateway_failure",
-        "consecutive_local_origin_failure",
-        "credit",
-        "credited_at",
-        "errors",
-        "local_errors",
-        "others",
-        "returned_at",
-        "seen",
-        "times",
-        "unbroken",
-    )
-
-    def __init__(self) -> None:
-        self.consecutive_5xx = 0
-        self.consecutive_gateway_failure = 0
-        self.consecutive_local_origin_failure = 0
-        self.errors = 0
-        """5xx that it answered; with local-origin errors not split, those too."""
-        self.local_errors = 0
-        """What no server said, where that is split."""
-        self.others = 0
-        """Answers that were neither OK nor 5xx."""
-        self.seen = (0, 0, 0, 0)
-        """Successes, others, errors and local errors as of the last sweep."""
-        self.returned_at = -math.inf
-        self.broke_at = -math.inf
-        """Monotonic second at which the first attempt reported the last connection that broke."""
-        self.broke_before = -math.inf
-        """The same of the one before."""
-        self.credit = math.inf
-        """How many more losses are believed; infinite: as many as may be."""
-        self.credited_at = 0.0
-        self.broken = 0
-        """Attempts that the last one ended."""
-        self.unbroken = 0
-        """Attempts in flight at :attr:`broke_at` that it has not ended so far."""
-        self.times = 0
-        """Ejections that count for the length of the next; one less after each good interval."""
-
-    @property
-    def failed_lately(self) -> bool:
-        """Whether there was an error since the last sweep."""
-        return (self.errors, self.local_errors) != self.seen[2:]
-
-    def forgive(self) -> None:
-        """Nothing counts as in a row any more."""
-        self.consecutive_5xx = self.consecutive_gateway_failure = self.consecutive_local_origin_failure = 0
-
-
-@final
 class HostEntry:
     """One endpoint in one channel: the same object for as long as the endpoint stays, whatever its weight or priority.
 
@@ -112,8 +54,11 @@ class HostEntry:
 
     __slots__ = (
         "__weakref__",
+        "_ejection",
+        "_state",
+        "connected",
         "dials",
-        "ejection",
+        "ejected",
         "endpoint",
         "failing",
         "failures",
@@ -123,7 +68,6 @@ class HostEntry:
         "record",
         "removed",
         "stamp",
-        "state",
         "state_since",
         "struck",
         "subchannel",
@@ -134,7 +78,9 @@ class HostEntry:
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
         self.subchannel: Subchannel | None = None
-        self.state = CONNECTING
+        self._state = CONNECTING
+        self.connected = False
+        """Its connection is ready, as far as is known."""
         self.stamp = 0
         """Goes up with each change of the connection: one that was looked at before it has been overtaken."""
         self.state_since = 0.0
@@ -154,8 +100,9 @@ class HostEntry:
         self.in_flight = 0
         self.successes = 0
         self.failures = 0
-        self.ejection: Ejection | None = None
-        """Why outlier detection leaves it out; None: it does not."""
+        self._ejection: Ejection | None = None
+        self.ejected = False
+        """Outlier detection leaves it out."""
         self.struck = False
         """Failures in a row are counted against it: the next success has something to take back."""
         self.record = Record()
@@ -171,11 +118,91 @@ class HostEntry:
         record = self.record
         return self.successes, record.others, record.errors, record.local_errors
 
+    # Availability.
+
+    @property
+    def state(self) -> int:
+        """The known state of its connection."""
+        return self._state
+
+    @state.setter
+    def state(self, state: int) -> None:
+        self._state = state
+        self.connected = state == READY
+
+    @property
+    def ejection(self) -> Ejection | None:
+        """Why outlier detection leaves it out; None: it does not."""
+        return self._ejection
+
+    @ejection.setter
+    def ejection(self, ejection: Ejection | None) -> None:
+        self._ejection = ejection
+        self.ejected = ejection is not None
+
     @property
     def healthy(self) -> bool:
         """Whether it is connected and not ejected."""
-        return self.state == READY and self.ejection is None
+        return self.connected and not self.ejected
+
+    @property
+    def sound(self) -> bool:
+        """Whether it counts as healthy for panic. One that is about to connect does: else a channel that starts would
+        panic."""
+        return not self.failing and not self.ejected
+
+    @property
+    def promising(self) -> bool:
+        """Whether its connection has not failed: it is, or is about to be, connected."""
+        return not self.failing
+
+    @property
+    def unreachable(self) -> bool:
+        """Whether its connection could not be made, or broke and backs off."""
+        return self._state == TRANSIENT_FAILURE
+
+    @property
+    def waits_for_a_call(self) -> bool:
+        """Whether it fails, and no call has asked for it since it lost its connection."""
+        return self.failing and self.unasked and self.subchannel is not None
+
+    @property
+    def condition(self) -> str:
+        """Its state in one word."""
+        return "ejected" if self.ejected else NAMES[self._state]
+
+    @property
+    def ejected_for(self) -> str:
+        """Why it is ejected; empty: it is not."""
+        return "" if self._ejection is None else self._ejection.why
+
+    def ejected_until(self, *, now: float) -> float | None:
+        """Seconds until its ejection is over; None: it is not ejected."""
+        return None if self._ejection is None else max(0.0, self._ejection.until - now)
+
+    def differs(self, state: int | None) -> bool:
+        """Whether its connection has changed if it is in ``state`` now; None: that could not be read."""
+        return state is not None and state != self._state
+
+    def begins_to_fail(self, *, was_connected: bool) -> bool:
+        """Whether its change to the present state is a failure that was not known before."""
+        if was_connected:
+            return not self.failing
+        # One that was to be dialled anew and could not be opened, too: the resolver may know better by now.
+        return self.unreachable and (not self.failing or self.subchannel is None)
+
+    def slower_than_a_new_connection(self) -> bool:
+        """Whether a new dial may be quicker than its own: that was lost, or could not be made."""
+        subchannel = self.subchannel
+        if subchannel is None:
+            return self.failing
+        try:
+            state = subchannel.glance()
+        except ValueError:
+            return False  # closed this moment
+        lost = self.failing or self.connected
+        return state == TRANSIENT_FAILURE or (state not in (None, READY, SHUTDOWN) and lost)
 
     def __repr__(self) -> str:
-        left = " removed" if self.removed else " ejected" if self.ejection else ""
-        return f"<Host {self.endpoint.address} {NAMES[self.state]}{left} in_flight={self.in_flight}>"
+        left = " removed" if self.removed else " ejected" if self.ejected else ""
+        return f"<Host {self.endpoint.address} {NAMES[self._state]}{left} in_flight={self.in_flight}>"

@@ -7,11 +7,12 @@ comes back with its connection.
 
 from collections import Counter, deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from operator import attrgetter
 from typing import Final, final
 
 from meshlib._core.balancing.priorities import Priorities, Tier, divided
 from meshlib._core.commands import Close, Open
-from meshlib._core.connectivity import CONNECTING, NAMES, READY, TRANSIENT_FAILURE
+from meshlib._core.connectivity import CONNECTING, NAMES
 from meshlib._core.endpoint import Endpoint
 from meshlib._core.events import ChannelEvent, EndpointsChanged, HostEjected, HostReturned, HostSpared, HostStateChanged
 from meshlib._core.health.outlier import Outlier
@@ -85,7 +86,7 @@ class HostSet:
     @property
     def connections(self) -> int:
         """Connections that stand, those of hosts that are leaving among them."""
-        return self.ready + sum(host.state == READY for host in tuple(self._leaving.values()))
+        return self.ready + sum(host.connected for host in tuple(self._leaving.values()))
 
     @property
     def named(self) -> Collection[HostEntry]:
@@ -115,7 +116,7 @@ class HostSet:
                 host = HostEntry(endpoint)
                 host.state_since = now
                 to_open.append(host)
-            elif host.subchannel is None and host.state == TRANSIENT_FAILURE:
+            elif host.subchannel is None and host.unreachable:
                 self.set_state(host, CONNECTING, now=now)
                 to_open.append(host)
             if host.endpoint != endpoint:
@@ -142,37 +143,34 @@ class HostSet:
 
     def set_state(self, host: HostEntry, state: int, *, now: float) -> None:
         """The connection of ``host`` is in ``state`` now."""
-        before = host.state
-        if state == before:
+        before, was_connected = host.state, host.connected
+        if not host.differs(state):
             return
         host.stamp += 1
         host.state = state
         host.state_since = now
         self.unreachable.changed(host, now=now)
         known = now - host.lost_at < KNOWN
-        if before == READY:
+        if was_connected:
             host.lost_at = now
             host.unasked = True
             self.disconnected += 1
-        elif state == READY:
+        elif host.connected:
             host.failing = False
             host.last_error = ""
             self.connected += 1
-        self.not_connected += state == TRANSIENT_FAILURE
+        self.not_connected += host.unreachable
         if host.removed:
             return
-        self.ready += (state == READY) - (before == READY)
+        self.ready += host.connected - was_connected
         if self._events is not None:
             address = host.endpoint.address
             self._events.append(HostStateChanged(at=now, address=address, before=NAMES[before], after=NAMES[state]))
-        if state == READY:
+        if host.connected:
             self.version += 1
-        elif (not host.failing and before == READY) or (
-            # One that was to be dialled anew and could not be opened, too: the resolver may know better by now.
-            state == TRANSIENT_FAILURE and (not host.failing or host.subchannel is None)
-        ):
+        elif host.begins_to_fail(was_connected=was_connected):
             host.failing = True
-            self.lost = self.lost or not (known and before == READY)
+            self.lost = self.lost or not (known and was_connected)
             self.version += 1
 
     def seen(self, looks: Iterable[tuple[HostEntry, int, int]], *, now: float) -> None:
@@ -183,15 +181,14 @@ class HostSet:
                 self.set_state(host, state, now=now)
 
     def judged(self, found: Iterable[Outlier], *, now: float, alone: bool = False) -> None:
-        """Outlier detection found these: those that are ejected leave the rotation, unless ``alone``."""
+        """Outlier detection found these. Ejected ones leave the picker, unless ``alone``."""
         for outlier in found:
             host, address = outlier.host, outlier.host.endpoint.address
-            ejection = host.ejection
-            if outlier.spared or ejection is None:
+            seconds = None if outlier.spared else host.ejected_until(now=now)
+            if seconds is None:
                 event: ChannelEvent = HostSpared(at=now, address=address, why=outlier.why, spared=outlier.spared)
             else:
                 self.version += 1
-                seconds = ejection.until - now
                 event = HostEjected(at=now, address=address, why=outlier.why, seconds=seconds, alone=alone)
             if self._events is not None:
                 self._events.append(event)
@@ -207,7 +204,7 @@ class HostSet:
         """Has every failing host that nobody has asked for since it lost its connection dialled anew, rather than wait
         for the end of its back-off: as grpc's own channel, which is idle then, would at this call. Whether there are
         any."""
-        again = [host for host in self.seats if host.failing and host.unasked and host.subchannel is not None]
+        again = [host for host in self.seats if host.waits_for_a_call]
         closing = []
         for host in again:
             close = Close(host)
@@ -234,7 +231,7 @@ class HostSet:
                 self._leaving.pop(key, None)
                 if host.subchannel is not None:
                     closing.append(host)
-        self.disconnected += sum(host.state == READY for host in closing)
+        self.disconnected += sum(host.connected for host in closing)
         return closing
 
     def clear(self) -> list[Close]:
@@ -253,7 +250,7 @@ class HostSet:
         hosts = list(dict.fromkeys([*list(named.values()), *list(leaving.values())]))
         for host in hosts:
             host.removed = True
-        self.disconnected += sum(host.state == READY for host in hosts)
+        self.disconnected += sum(host.connected for host in hosts)
         self.seats = ()
         self.ready = 0
         self.version += 1
@@ -269,7 +266,7 @@ class HostSet:
             if host is not None and named.get(key) is host:
                 self._leaving.pop(key, None)
                 host.removed = False
-        self.ready = sum(host.state == READY for host in named.values())
+        self.ready = sum(host.connected for host in named.values())
         self._seat()
         self.version += 1
         return [Open(host) for host in named.values() if host.subchannel is None and not host.removed]
@@ -284,10 +281,10 @@ class HostSet:
             first: nobody has been chosen yet. Then a better priority that has not failed is worth the wait: it is about
                 to connect.
         """
-        tiers = divided(priorities, self, connected=_connected, sound=_sound)
+        tiers = divided(priorities, self, connected=attrgetter("connected"), sound=attrgetter("sound"))
         if first and tiers:
             best = tiers[0].priority
-            if any(host.endpoint.priority < best and not host.failing for host in self):
+            if any(host.endpoint.priority < best and host.promising for host in self):
                 return ()
         return tiers
 
@@ -299,12 +296,12 @@ class HostSet:
         """
         if self.ready and ejected:
             return True
-        return any(host.state != TRANSIENT_FAILURE and (ejected or host.ejection is None) for host in self)
+        return any(not host.unreachable and (ejected or not host.ejected) for host in self)
 
     def failing(self, tried: Sequence[HostEntry]) -> HostEntry | None:
         """Where a call can be sent though nobody is ready, to learn the true reason: a host of the first priority, each
         in turn, and another than those ``tried`` where there is one."""
-        seats = [h for h in self.seats if h.ejection is None and not h.removed and h.subchannel is not None]
+        seats = [h for h in self.seats if not h.ejected and not h.removed and h.subchannel is not None]
         best = min((host.endpoint.priority for host in seats), default=0)
         alike = [host for host in seats if host.endpoint.priority == best]
         self._turn += 1
@@ -313,16 +310,13 @@ class HostSet:
 
     def count(self) -> str:
         """How many are in which state, without their addresses: for the details of errors."""
-        states = Counter("ejected" if host.ejection is not None else NAMES[host.state] for host in self)
+        states = Counter(host.condition for host in self)
         return ", ".join(f"{number} {state}" for state, number in sorted(states.items()))
 
     def describe(self) -> str:
         """The first few, with their addresses and states: for the text of errors."""
         hosts = list(self)
-        shown = [
-            f"{host.endpoint.address} {'ejected' if host.ejection is not None else NAMES[host.state]}"
-            for host in hosts[:3]
-        ]
+        shown = [f"{host.endpoint.address} {host.condition}" for host in hosts[:3]]
         more = f" and {len(hosts) - 3} more" if len(hosts) > 3 else ""
         return f"{', '.join(shown)}{more}"
 
@@ -337,8 +331,8 @@ class HostSet:
                 priority=host.endpoint.priority,
                 successes=host.successes,
                 failures=host.failures,
-                ejected_until=None if host.ejection is None else max(0.0, host.ejection.until - now),
-                ejected_for="" if host.ejection is None else host.ejection.why,
+                ejected_until=host.ejected_until(now=now),
+                ejected_for=host.ejected_for,
                 state_since=max(0.0, now - host.state_since),
                 last_error=host.last_error,
             )
@@ -352,21 +346,12 @@ class HostSet:
 
     def _leave(self, key: Key, host: HostEntry) -> None:
         host.removed = True
-        self.ready -= host.state == READY
+        self.ready -= host.connected
         self._leaving[key] = host
 
     def _come_back(self, key: Key) -> HostEntry | None:
         host = self._leaving.pop(key, None)
         if host is not None:
             host.removed = False
-            self.ready += host.state == READY
+            self.ready += host.connected
         return host
-
-
-def _connected(host: HostEntry) -> bool:
-    return host.state == READY
-
-
-def _sound(host: HostEntry) -> bool:
-    """One that is about to connect counts as healthy: a channel that starts would panic else."""
-    return not host.failing and host.ejection is None

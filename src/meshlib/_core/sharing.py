@@ -10,7 +10,6 @@ import weakref
 from collections.abc import Hashable
 from typing import Final, final
 
-from meshlib._core.connectivity import READY, SHUTDOWN, TRANSIENT_FAILURE
 from meshlib._core.host import HostEntry
 
 __all__ = ["Sharing"]
@@ -70,7 +69,7 @@ class Sharing:
             sharers = self._sharers.setdefault(key, _Sharers(self._first))
         # They have one connection, so one is as good as all; the oldest has seen most of it.
         oldest = next((known for ref in sharers.hosts if (known := ref()) is not None and _in_use(known)), None)
-        if oldest is not None and _failing(oldest):
+        if oldest is not None and HostEntry.slower_than_a_new_connection(oldest):
             sharers.hosts = []
             sharers.number = next(self._numbers)
         elif len(sharers.hosts) >= sharers.most or oldest is None:
@@ -92,16 +91,3 @@ class Sharing:
 
 def _in_use(host: HostEntry) -> bool:
     return not host.removed
-
-
-def _failing(host: HostEntry) -> bool:
-    """Whether a new dial may be quicker than the connection of ``host``: it was lost, or could not be made."""
-    subchannel = host.subchannel
-    if subchannel is None:
-        return host.failing
-    try:
-        state = subchannel.glance()
-    except ValueError:
-        return False  # closed this moment
-    lost = host.failing or host.state == READY
-    return state == TRANSIENT_FAILURE or (state not in (None, READY, SHUTDOWN) and lost)

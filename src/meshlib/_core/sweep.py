@@ -27,7 +27,7 @@ def sweep(hosts: HostSet, serializer: WorkSerializer, *, now: float) -> None:
                 state = subchannel.glance()
             except ValueError:
                 continue  # closed this moment
-            if state is not None and state != host.state:
+            if state is not None and host.differs(state):
                 changed.append((host, stamp, state))
         if changed:  # if another thread is inside a step, the next sweep finds the same
             serializer.run(partial(hosts.seen, changed, now=now), None, later=False, patient=False)
@@ -38,8 +38,7 @@ def unchanged(hosts: HostSet) -> bool:
     try:
         for host in hosts.seats:
             subchannel = host.subchannel
-            state = None if subchannel is None else subchannel.glance()
-            if state is not None and state != host.state:
+            if subchannel is not None and host.differs(subchannel.glance()):
                 return False
     except ValueError:
         return False  # the channel was closed this moment

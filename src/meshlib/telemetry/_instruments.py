@@ -272,7 +272,7 @@ def _broken(cluster: "ClusterMachine", _: bool) -> Iterable[tuple[int, Attribute
 
 
 def _ejected(cluster: "ClusterMachine", _: bool) -> Iterable[tuple[int, Attributes]]:
-    return [(sum(host.ejection is not None for host in cluster.hosts), {})]
+    return [(sum(host.ejected for host in cluster.hosts), {})]
 
 
 def _ejections(cluster: "ClusterMachine", _: bool) -> Iterable[tuple[int, Attributes]]:

@@ -109,7 +109,7 @@ class PickerSnapshot:
         self._members = frozenset(host for tier in tiers for host in tier.hosts)
         self.panic = tuple(tier.priority for tier in tiers if tier.panic)
         """Priorities whose ejected hosts are used as well."""
-        self._forced = frozenset(h for tier in tiers if tier.panic for h in tier.hosts if h.ejection is not None)
+        self._forced = frozenset(h for tier in tiers if tier.panic for h in tier.hosts if h.ejected)
         """Those hosts."""
         self._events = events
         self._made_at = now
@@ -144,12 +144,14 @@ class PickerSnapshot:
             subchannel = host.subchannel
             # Nearly always it is connected, and known to be: seen at a look, without a call of ours.
             try:
-                ready = subchannel is not None and not host.removed and host.state == READY == subchannel.state(True)
+                ready = (
+                    subchannel is not None and not host.removed and host.connected and subchannel.state(True) == READY
+                )
             except ValueError:
                 ready = False  # closed this moment
             if (
                 (ready or usable(host, now=now))
-                and (host.ejection is None or host in self._forced)
+                and (not host.ejected or host in self._forced)
                 and (left == 0 or host not in tried)
             ):
                 return host
@@ -208,7 +210,7 @@ class PickerSnapshot:
             size = len(tier.hosts)
             for step in range(size):
                 host = tier.hosts[(self._turn + step) % size]
-                if not usable(host, now=now) or not (host.ejection is None or host in self._forced):
+                if not usable(host, now=now) or (host.ejected and host not in self._forced):
                     continue
                 if host not in tried:
                     return host

@@ -90,4 +90,4 @@ class OutcomeJudge:
             return ""
         found = outliers.failed(host, outcome, self._hosts.named, now=now)
         self._hosts.judged(found, now=now, alone=self._alone())
-        return "" if not found or host.ejection is None else host.ejection.why
+        return host.ejected_for if found else ""

@@ -130,12 +130,12 @@ class Outliers:
         found = self._judge_rates(hosts, now)
         for host in hosts:
             record = host.record
-            if record.times and host.ejection is None and now - record.returned_at >= self._policy.interval:
+            if record.times and not host.ejected and now - record.returned_at >= self._policy.interval:
                 record.times -= 1
         return returned, found
 
     def _returns(self, host: HostEntry, now: float) -> bool:
-        if host.ejection is None or now < host.ejection.until:
+        if host.ejected_until(now=now) != 0.0:
             return False
         host.ejection = None
         host.record.returned_at = now
@@ -150,7 +150,7 @@ class Outliers:
                 host.record.seen = host.totals
             return []
         every = {host: _Window(host) for host in hosts}
-        windows = {host: window for host, window in every.items() if host.ejection is None}
+        windows = {host: window for host, window in every.items() if not host.ejected}
         split = policy.split_external_local_origin_errors
         rates = {host: (w.answers, w.errors) for host, w in windows.items()}
         found = self._judge(rates, "", policy.enforcing_success_rate, policy.enforcing_failure_percentage, hosts, now)
@@ -204,7 +204,7 @@ class Outliers:
     def _found(
         self, host: HostEntry, kind: str, why: str, enforcing: float, hosts: Collection[HostEntry], now: float
     ) -> list[Outlier]:
-        if host.ejection is not None:
+        if host.ejected:
             return []
         self.detected += 1
         spared = self._spared(hosts, enforcing)
@@ -217,7 +217,7 @@ class Outliers:
         policy = self._policy
         if enforcing == 0:
             return NOT_ENFORCED
-        ejected = sum(host.ejection is not None for host in hosts)
+        ejected = sum(host.ejected for host in hosts)
         if 100.0 * (ejected + 1) > policy.max_ejection_percent * len(hosts) and (
             ejected or not policy.always_eject_one_host
         ):

@@ -3,7 +3,6 @@
 import math
 from typing import Final, final
 
-from meshlib._core.connectivity import TRANSIENT_FAILURE
 from meshlib._core.host import HostEntry
 
 __all__ = ["PATIENCE", "PAUSE", "UnreachableHosts"]
@@ -30,7 +29,7 @@ class UnreachableHosts:
 
     def changed(self, host: HostEntry, *, now: float) -> None:
         """The connection of ``host`` is in another state."""
-        if host.state == TRANSIENT_FAILURE and not host.removed:
+        if host.unreachable and not host.removed:
             self._since[host] = now
             self.at = min(self.at, now + PATIENCE)
         elif self._since:
