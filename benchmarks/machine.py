@@ -172,8 +172,8 @@ def telemetry(made: ClusterMachine) -> dict[str, Callable[[], object]]:
     call.begin(now=1.0)
 
     def by_us() -> None:
-        ours.started(call, (), 1.0)
-        ours.ended(call, OK, 1.1)
+        ours.call_started(call, (), 1.0)
+        ours.call_ended(call, OK, 1.1)
 
     return {
         "span and measurement, by hand": lambda: by_hand(b""),

@@ -5,44 +5,36 @@ cluster hold the engine while they have something to tell it. None of them holds
 call, as it does with grpc's own.
 
 Several threads feed the machine, one step at a time, and in the middle of any of them a signal handler or a finalizer
-may do so too: its step is then left to the one beneath (:mod:`meshlib._core.serial`). What the machine commands is
-performed outside of steps, by whichever thread comes first, so several may perform at once; an attempt is therefore
-marked before it is touched (cancelled while it starts, reported once).
+may do so too: its step is then left to the one beneath (:mod:`meshlib._core.serial`). Commands are performed outside of
+steps, by the thread that comes first, so several may perform at once.
 
 A signal handler may also raise between any two lines. What was about to be done is then done by the control thread; a
 machine that was cut short in a step is ended.
 """
 
-import contextvars
 import math
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from threading import get_ident
-from typing import Any, Final, Protocol, TypeVar, final
+from typing import Final, TypeVar
 
 import grpc
 
-from meshlib._adapt import grpcio, outcomes
 from meshlib._adapt.deferred_log import DeferredLogger
-from meshlib._adapt.grpcio import let_go
-from meshlib._adapt.metadata import INVALID_METADATA, Metadata, for_attempt, valid
-from meshlib._control.exits import threadless
+from meshlib._adapt.metadata import INVALID_METADATA, Metadata, valid
 from meshlib._control.methods import Method
-from meshlib._control.shortage import short_of
 from meshlib._core.call import CallCommands
-from meshlib._core.cluster import CLOSED
 from meshlib._core.commands import CallCommand, CancelAttempt, Finish, StartAttempt
 from meshlib._core.deadlines import LONGEST, far
 from meshlib._core.explanation import deadline_exceeded
 from meshlib._core.hedged import machine
 from meshlib._core.policy import Plan
 from meshlib._core.serial import WorkSerializer
-from meshlib._core.status import OK, Outcome, local
-from meshlib._sync.control import gate
+from meshlib._core.status import Outcome, local
+from meshlib._sync.attempts import CANCELLED, Attempt, AttemptRunner, GrpcCall
 from meshlib._sync.requests import Requests
 from meshlib._sync.runtime import INSIDE_LOOP, ChannelHandle
-from meshlib._sync.waiting import Monitor, ThreadContext, Timer
+from meshlib._sync.waiting import ThreadContext, Timer
 
 __all__ = ["ABANDONED", "CANCELLED", "Attempt", "Engine"]
 
@@ -50,9 +42,6 @@ T = TypeVar("T")
 
 _log = DeferredLogger("meshlib")
 
-CANCELLED: Final = local("CANCELLED", "Locally cancelled by application!")
-CANCELLED_HERE: Final = Outcome("CANCELLED", "Locally cancelled by application!", local=True)
-"""The end of an attempt that was cancelled here; a server may have seen it."""
 ABANDONED: Final = local("CANCELLED", "Cancelled upon garbage collection!")
 MOST_RESUMPTIONS: Final = 8
 """How often a call is taken up again after exceptions: what raises each time is no signal handler."""
@@ -61,52 +50,7 @@ LATE: Final = 0.5
 RAISED: Final = local("CANCELLED", "an exception was raised inside the call, as by a signal handler")
 
 
-class GrpcCall(Protocol):
-    """What is used of the object that grpc gives for an attempt."""
-
-    def code(self) -> Any: ...
-    def details(self) -> Any: ...
-    def initial_metadata(self) -> Any: ...
-    def trailing_metadata(self) -> Any: ...
-    def cancel(self) -> Any: ...
-    def done(self) -> bool: ...
-    def result(self) -> Any: ...
-    def add_done_callback(self, fn: Callable[[Any], None]) -> None: ...
-    def __next__(self) -> Any: ...
-
-
-@final
-class Attempt:
-    """What the shell keeps of an attempt, beside the machine's record of it."""
-
-    __slots__ = ("aside", "call", "cancelled", "command", "ended", "mended", "readers", "reported", "starter", "target")
-
-    def __init__(self, command: StartAttempt) -> None:
-        self.command = command
-        self.call: GrpcCall | None = None
-        """grpc's, once it has been started."""
-        self.aside = False
-        """It is counted as one that no thread is blocked in."""
-        self.cancelled = False
-        self.ended = False
-        """grpc says it has ended; a reader may have yet to say what it found before."""
-        self.mended = False
-        """The machine has been told of its end, after an exception cut a step short; it is not to be sent any more."""
-        self.readers = 0
-        """Threads inside its ``next()``."""
-        self.reported = False
-        self.target = ""
-        """Where it was sent: its host may have another connection by the time it ends, or none."""
-        self.starter: tuple[int, ThreadContext] | None = None
-        """The thread that is starting it, to tell whether grpc's callback comes on that one."""
-
-    @property
-    def stands(self) -> bool:
-        """Whether its answer may still count."""
-        return not self.reported and self.command.outcome is None and not self.command.dropped
-
-
-class Engine:
+class Engine(AttemptRunner):
     """One call.
 
     Args:
@@ -148,7 +92,7 @@ class Engine:
         deadline = None if timeout is None else started + timeout
         if timeout is not None and not timeout <= LONGEST:
             deadline = far(started, timeout)
-        self.call = machine(plan)(
+        call = machine(plan)(
             runtime.cluster,
             plan,
             method.name,
@@ -157,29 +101,21 @@ class Engine:
             wait_for_ready=plan.wait_for_ready if wait_for_ready is None else wait_for_ready,
             streaming=streaming,
         )
-        self.call.begun = started
-        self.call.reading = not streaming
-        self.runtime = runtime
+        call.begun = started
+        call.reading = not streaming
+        self._valid = valid(metadata)
+        metadata = runtime.telemetry.call_started(call, metadata, runtime.now())
+        super().__init__(runtime, call, method, request, metadata, credentials, compression)
         self._lease: ChannelHandle | None = lease
         self.outcome: Outcome | None = None
         """How the call ended, from then on."""
         self.source: GrpcCall | None = None
         """The attempt that speaks for the call, once it has ended."""
-        self.monitor = Monitor(runtime.clock)
         self._serializer = WorkSerializer(runtime.clock)
         self._commands: deque[CallCommand] = deque()
         """What is still to be performed."""
         self._ending: Finish | None = None
         """How the machine has the call end."""
-        self._method = method
-        self._request = request
-        self._valid = valid(metadata)
-        self._metadata = runtime.telemetry.call_started(self.call, metadata, runtime.now())
-        self._credentials = credentials
-        self._compression = compression
-        self._context = contextvars.copy_context()
-        """The caller's, for attempts that are started on other threads."""
-        self._attempts: dict[int, Attempt] = {}
         self._callbacks: deque[Callable[[], None]] = deque()
         """Each is called by whoever takes it out."""
         self._told = False
@@ -282,13 +218,6 @@ class Engine:
 
     # What streams need to know, and tell.
 
-    def current(self) -> Attempt | None:
-        """The attempt whose answer may count, the newest if there are several."""
-        for attempt in reversed(list(self._attempts.values())):
-            if attempt.stands and attempt.call is not None:
-                return attempt
-        return None
-
     def commit(self, n: int, why: str) -> bool:
         """Attempt ``n`` counts from now on, whatever comes; False if it no longer can."""
         attempt = self._attempts[n]
@@ -332,36 +261,6 @@ class Engine:
     def fail(self, outcome: Outcome) -> None:
         """The application's requests failed."""
         self.cancel(outcome)
-
-    def report(self, attempt: Attempt, place: ThreadContext, outcome: Outcome | None = None) -> None:
-        """Attempt has ended; only the first to say so is heard."""
-        if attempt.reported:
-            return
-        call = attempt.call
-        if outcome is None:
-            assert call is not None
-            code = call.code()
-            if code is grpc.StatusCode.OK:
-                outcome = OK
-            elif code is grpc.StatusCode.CANCELLED and (attempt.cancelled or call.details() == outcomes.FORKED):
-                outcome = CANCELLED_HERE
-            else:
-                outcome = outcomes.failed(call, attempt.target, call.trailing_metadata())
-        if attempt.reported:  # uninterrupted
-            return
-        runtime = self.runtime
-        if attempt.aside:  # uninterrupted
-            attempt.aside = False  # uninterrupted
-            runtime.aside -= 1  # uninterrupted
-        attempt.reported = True  # uninterrupted
-        try:
-            if isinstance(self._request, Requests):
-                self._request.stop(attempt.command.n)
-            if not attempt.mended:
-                self._run(partial(self.call.on_outcome, attempt.command.n, outcome), place)
-        except BaseException:
-            self.runtime.soon(partial(self._resume, (attempt, outcome)))
-            raise
 
     # Driving the machine.
 
@@ -488,98 +387,6 @@ class Engine:
             self._finish(command, place)
         return None
 
-    def _launch(self, attempt: Attempt, place: ThreadContext) -> BaseException | None:
-        """Starts an attempt here, or on a thread of its own where it might have to wait or runs interceptors."""
-        if place is ThreadContext.USER or place is ThreadContext.ASIDE:
-            if gate.closed:
-                gate.wait()
-            return self._send(attempt, place)
-        if gate.closed or self.runtime.settings.attempt_interceptors:
-            self._aside(lambda: self._launch(attempt, ThreadContext.ASIDE))
-            return None
-        return self._send(attempt, place)
-
-    def _send(self, attempt: Attempt, place: ThreadContext) -> BaseException | None:
-        """Hands an attempt to grpc; returns what grpc raised."""
-        command = attempt.command
-        request: Any = self._request
-        runtime = self.runtime
-        subchannel: Any = None
-        depth = grpcio.depth()
-        if attempt.aside or attempt.reported:  # uninterrupted
-            return None  # it has been begun, and an exception kept that from being known
-        attempt.aside = True  # uninterrupted
-        runtime.aside += 1  # uninterrupted
-        if attempt.cancelled:
-            self.report(attempt, place, CANCELLED)
-            return None
-        try:
-            if isinstance(request, Requests):
-                request = request.feed(self, command.n)
-            subchannel = command.host.subchannel
-            attempt.target = subchannel.target
-            if subchannel.silent:
-                subchannel.deliver()
-            send = (subchannel.nested(depth) if depth else subchannel.multicallables)[self._method]
-            if threadless():
-                send = grpcio.threadless(send)
-            elif self._method.kind.endswith("unary"):
-                send = send.future
-            metadata = for_attempt(self._metadata, command.previous, command.carrier)
-            arguments = (request, command.timeout, metadata, self._credentials, None, self._compression)
-            if place is ThreadContext.USER and command.n == 1:
-                call = send(*arguments)
-            else:
-                call = self._context.copy().run(send, *arguments)
-            attempt.starter = get_ident(), place
-            attempt.call = call
-            self.monitor.notify()
-            if attempt.cancelled:
-                self._stop(attempt, place)
-            call.add_done_callback(partial(self._on_done, attempt))
-        except BaseException as error:  # noqa: BLE001 - raised by begin() or, KeyboardInterrupt, by _perform()
-            if attempt.call is not None:
-                attempt.call.cancel()
-            details = f"attempt {command.n} could not be started: {error!r}"
-            what = short_of(error)
-            if what and subchannel is not None:
-                sent = subchannel.unstarted(depth, error)
-                details = f"attempt {command.n} could not be started: {error}; the process is short of {what}"
-                self.report(attempt, place, Outcome("UNAVAILABLE", details, local=True, sent=sent))
-                return None
-            self.report(attempt, place, CLOSED if self.call.cluster.closed else local("INTERNAL", details))
-            return error
-        attempt.starter = None
-        self.started(attempt)
-        return None
-
-    def started(self, attempt: Attempt) -> None:
-        """Grpc has the attempt."""
-
-    def _on_done(self, attempt: Attempt, _: object) -> None:
-        """grpc's callback. While a reader is inside the attempt's first ``next()``, it alone knows whether a message
-        came before the end, and reports; also if large requests or headers have committed the call to the attempt."""
-        if outcomes.unconnected(attempt.call):
-            let_go(attempt.call)
-        attempt.ended = True  # uninterrupted
-        if attempt.readers and not attempt.cancelled:  # uninterrupted
-            return
-        starter = attempt.starter
-        self.report(attempt, starter[1] if starter is not None and starter[0] == get_ident() else ThreadContext.GRPC)
-
-    def _stop(self, attempt: Attempt, place: ThreadContext) -> None:
-        attempt.cancelled = True  # before its call is looked for: whoever starts it looks the other way round
-        call = attempt.call
-        if call is not None:
-            # In this order: to the end of its requests grpc would answer with the end of the stream.
-            call.cancel()
-            if isinstance(self._request, Requests):
-                self._request.stop(attempt.command.n)
-            if attempt.ended:  # left to a reader, which an exception may have ended
-                self.report(attempt, place)
-        elif threadless() and isinstance(self._request, Requests):
-            self._request.stop(attempt.command.n)  # this thread is sending them
-
     def _finish(self, command: Finish, place: ThreadContext) -> None:
         if place is ThreadContext.CONTROL and self.call.span is not None:
             self._aside(lambda: self._finish(command, ThreadContext.ASIDE))
@@ -602,14 +409,6 @@ class Engine:
             _call_all(self._callbacks)
         else:
             self._aside(lambda: _call_all(self._callbacks))
-
-    def _aside(self, target: Callable[[], object]) -> None:
-        """Does something on a short-lived thread."""
-
-        def run() -> None:
-            target()
-
-        self.runtime.clock.spawn(run, f"meshlib-call-{self._method.name}")
 
 
 def _call_all(callbacks: deque[Callable[[], None]]) -> None:

@@ -49,7 +49,7 @@ SYNC = (
     ),
     Mutant(
         name="no deadline passed to the attempt",
-        module="engine",
+        module="attempts",
         old="arguments = (request, command.timeout,",
         new="arguments = (request, None,",
         kinds=("future",),
@@ -98,21 +98,21 @@ SYNC = (
     ),
     Mutant(
         name="cancel of the application does not reach the attempt",
-        module="engine",
+        module="attempts",
         old="            call.cancel()\n",
         new="            pass\n",
         kinds=("future",),
     ),
     Mutant(
         name="leaked slot of a cancelled attempt",
-        module="engine",
+        module="attempts",
         old="        if attempt.reported:  # uninterrupted\n",
         new="        if attempt.reported or attempt.cancelled:\n",
         kinds=("hedged",),
     ),
     Mutant(
         name="double report",
-        module="engine",
+        module="attempts",
         old="        attempt.reported = True  # uninterrupted\n",
         new="",
         kinds=("stream",),

@@ -1,0 +1,268 @@
+"""The attempts of a call that blocks nobody: starts them with grpc, cancels them, and reports how they ended.
+
+Several threads may do so at once, so an attempt is marked before it is touched: cancelled while it starts, reported
+once.
+"""
+
+import contextvars
+from collections.abc import Callable
+from functools import partial
+from threading import get_ident
+from typing import Any, Final, Protocol, final
+
+import grpc
+
+from meshlib._adapt import grpcio, outcomes
+from meshlib._adapt.grpcio import let_go
+from meshlib._adapt.metadata import Metadata, for_attempt
+from meshlib._control.exits import threadless
+from meshlib._control.methods import Method
+from meshlib._control.shortage import short_of
+from meshlib._core.call import Call, CallCommands
+from meshlib._core.cluster_calls import CLOSED
+from meshlib._core.commands import StartAttempt
+from meshlib._core.status import OK, Outcome, local
+from meshlib._sync.control import gate
+from meshlib._sync.requests import Requests
+from meshlib._sync.runtime import Runtime
+from meshlib._sync.waiting import Monitor, ThreadContext
+
+__all__ = ["CANCELLED", "Attempt", "AttemptRunner", "GrpcCall"]
+
+CANCELLED: Final = local("CANCELLED", "Locally cancelled by application!")
+CANCELLED_HERE: Final = Outcome("CANCELLED", "Locally cancelled by application!", local=True)
+"""The end of an attempt that was cancelled here; a server may have seen it."""
+
+
+class GrpcCall(Protocol):
+    """What is used of the object that grpc gives for an attempt."""
+
+    def code(self) -> Any: ...
+    def details(self) -> Any: ...
+    def initial_metadata(self) -> Any: ...
+    def trailing_metadata(self) -> Any: ...
+    def cancel(self) -> Any: ...
+    def done(self) -> bool: ...
+    def result(self) -> Any: ...
+    def add_done_callback(self, fn: Callable[[Any], None]) -> None: ...
+    def __next__(self) -> Any: ...
+
+
+@final
+class Attempt:
+    """What the shell keeps of an attempt, beside the machine's record of it."""
+
+    __slots__ = ("aside", "call", "cancelled", "command", "ended", "mended", "readers", "reported", "starter", "target")
+
+    def __init__(self, command: StartAttempt) -> None:
+        self.command = command
+        self.call: GrpcCall | None = None
+        """grpc's, once it has been started."""
+        self.aside = False
+        """It is counted as one that no thread is blocked in."""
+        self.cancelled = False
+        self.ended = False
+        """grpc says it has ended; a reader may have yet to say what it found before."""
+        self.mended = False
+        """The machine has been told of its end, after an exception cut a step short; it is not to be sent any more."""
+        self.readers = 0
+        """Threads inside its ``next()``."""
+        self.reported = False
+        self.target = ""
+        """Where it was sent: its host may have another connection by the time it ends, or none."""
+        self.starter: tuple[int, ThreadContext] | None = None
+        """The thread that is starting it, to tell whether grpc's callback comes on that one."""
+
+    @property
+    def stands(self) -> bool:
+        """Whether its answer may still count."""
+        return not self.reported and self.command.outcome is None and not self.command.dropped
+
+
+class AttemptRunner:
+    """The attempts of one call.
+
+    Args:
+        runtime: of the channel.
+        call: the machine.
+        method: what is called.
+        request: the request as bytes, or the stream of them.
+        metadata: the application's, and telemetry's.
+        credentials: of the call.
+        compression: of the call.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        call: Call,
+        method: Method,
+        request: bytes | Requests,
+        metadata: Metadata,
+        credentials: grpc.CallCredentials | None,
+        compression: grpc.Compression | None,
+    ) -> None:
+        self.call = call
+        self.runtime = runtime
+        self.monitor = Monitor(runtime.clock)
+        self._method = method
+        self._request = request
+        self._metadata = metadata
+        self._credentials = credentials
+        self._compression = compression
+        self._context = contextvars.copy_context()
+        """The caller's, for attempts that are started on other threads."""
+        self._attempts: dict[int, Attempt] = {}
+
+    def _run(self, step: Callable[..., CallCommands], place: ThreadContext) -> bool:
+        """Feeds the machine, and performs its commands."""
+        raise NotImplementedError
+
+    def commit(self, n: int, why: str) -> bool:
+        """Attempt ``n`` counts from now on; False if it no longer can."""
+        raise NotImplementedError
+
+    def fail(self, outcome: Outcome) -> None:
+        """The application's requests failed."""
+        raise NotImplementedError
+
+    def _resume(self, report: tuple[Attempt, Outcome] | None = None) -> None:
+        """Performs, on the control thread, what an exception left undone."""
+        raise NotImplementedError
+
+    def current(self) -> Attempt | None:
+        """The attempt whose answer may count, the newest if there are several."""
+        for attempt in reversed(list(self._attempts.values())):
+            if attempt.stands and attempt.call is not None:
+                return attempt
+        return None
+
+    def report(self, attempt: Attempt, place: ThreadContext, outcome: Outcome | None = None) -> None:
+        """Attempt has ended; only the first to say so is heard."""
+        if attempt.reported:
+            return
+        call = attempt.call
+        if outcome is None:
+            assert call is not None
+            code = call.code()
+            if code is grpc.StatusCode.OK:
+                outcome = OK
+            elif code is grpc.StatusCode.CANCELLED and (attempt.cancelled or call.details() == outcomes.FORKED):
+                outcome = CANCELLED_HERE
+            else:
+                outcome = outcomes.failed(call, attempt.target, call.trailing_metadata())
+        if attempt.reported:  # uninterrupted
+            return
+        runtime = self.runtime
+        if attempt.aside:  # uninterrupted
+            attempt.aside = False  # uninterrupted
+            runtime.aside -= 1  # uninterrupted
+        attempt.reported = True  # uninterrupted
+        try:
+            if isinstance(self._request, Requests):
+                self._request.stop(attempt.command.n)
+            if not attempt.mended:
+                self._run(partial(self.call.on_outcome, attempt.command.n, outcome), place)
+        except BaseException:
+            self.runtime.soon(partial(self._resume, (attempt, outcome)))
+            raise
+
+    def _launch(self, attempt: Attempt, place: ThreadContext) -> BaseException | None:
+        """Starts an attempt here, or on a thread of its own where it might have to wait or runs interceptors."""
+        if place is ThreadContext.USER or place is ThreadContext.ASIDE:
+            if gate.closed:
+                gate.wait()
+            return self._send(attempt, place)
+        if gate.closed or self.runtime.settings.attempt_interceptors:
+            self._aside(lambda: self._launch(attempt, ThreadContext.ASIDE))
+            return None
+        return self._send(attempt, place)
+
+    def _send(self, attempt: Attempt, place: ThreadContext) -> BaseException | None:
+        """Hands an attempt to grpc; returns what grpc raised."""
+        command = attempt.command
+        request: Any = self._request
+        runtime = self.runtime
+        subchannel: Any = None
+        depth = grpcio.depth()
+        if attempt.aside or attempt.reported:  # uninterrupted
+            return None  # it has been begun, and an exception kept that from being known
+        attempt.aside = True  # uninterrupted
+        runtime.aside += 1  # uninterrupted
+        if attempt.cancelled:
+            self.report(attempt, place, CANCELLED)
+            return None
+        try:
+            if isinstance(request, Requests):
+                request = request.feed(self, command.n)
+            subchannel = command.host.subchannel
+            attempt.target = subchannel.target
+            if subchannel.silent:
+                subchannel.deliver()
+            send = (subchannel.nested(depth) if depth else subchannel.multicallables)[self._method]
+            if threadless():
+                send = grpcio.threadless(send)
+            elif self._method.kind.endswith("unary"):
+                send = send.future
+            metadata = for_attempt(self._metadata, command.previous, command.carrier)
+            arguments = (request, command.timeout, metadata, self._credentials, None, self._compression)
+            if place is ThreadContext.USER and command.n == 1:
+                call = send(*arguments)
+            else:
+                call = self._context.copy().run(send, *arguments)
+            attempt.starter = get_ident(), place
+            attempt.call = call
+            self.monitor.notify()
+            if attempt.cancelled:
+                self._stop(attempt, place)
+            call.add_done_callback(partial(self._on_done, attempt))
+        except BaseException as error:  # noqa: BLE001 - raised by begin() or, KeyboardInterrupt, by _perform()
+            if attempt.call is not None:
+                attempt.call.cancel()
+            details = f"attempt {command.n} could not be started: {error!r}"
+            what = short_of(error)
+            if what and subchannel is not None:
+                sent = subchannel.unstarted(depth, error)
+                details = f"attempt {command.n} could not be started: {error}; the process is short of {what}"
+                self.report(attempt, place, Outcome("UNAVAILABLE", details, local=True, sent=sent))
+                return None
+            self.report(attempt, place, CLOSED if self.call.cluster.closed else local("INTERNAL", details))
+            return error
+        attempt.starter = None
+        self.started(attempt)
+        return None
+
+    def started(self, attempt: Attempt) -> None:
+        """Grpc has the attempt."""
+
+    def _on_done(self, attempt: Attempt, _: object) -> None:
+        """grpc's callback. While a reader is inside the attempt's first ``next()``, it alone knows whether a message
+        came before the end, and reports; also if large requests or headers have committed the call to the attempt."""
+        if outcomes.unconnected(attempt.call):
+            let_go(attempt.call)
+        attempt.ended = True  # uninterrupted
+        if attempt.readers and not attempt.cancelled:  # uninterrupted
+            return
+        starter = attempt.starter
+        self.report(attempt, starter[1] if starter is not None and starter[0] == get_ident() else ThreadContext.GRPC)
+
+    def _stop(self, attempt: Attempt, place: ThreadContext) -> None:
+        attempt.cancelled = True  # before its call is looked for: whoever starts it looks the other way round
+        call = attempt.call
+        if call is not None:
+            # In this order: to the end of its requests grpc would answer with the end of the stream.
+            call.cancel()
+            if isinstance(self._request, Requests):
+                self._request.stop(attempt.command.n)
+            if attempt.ended:  # left to a reader, which an exception may have ended
+                self.report(attempt, place)
+        elif threadless() and isinstance(self._request, Requests):
+            self._request.stop(attempt.command.n)  # this thread is sending them
+
+    def _aside(self, target: Callable[[], object]) -> None:
+        """Does something on a short-lived thread."""
+
+        def run() -> None:
+            target()
+
+        self.runtime.clock.spawn(run, f"meshlib-call-{self._method.name}")
