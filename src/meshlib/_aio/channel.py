@@ -65,7 +65,7 @@ class Channel(grpc.aio.Channel):
         self._closing = False
         """Whether a :meth:`close` is running."""
         self.mesh = Mesh(settings, lambda: lease.present, lambda: lease.closed)
-        """:class:`meshlib.Mesh`: ``snapshot()`` and ``resolve_now()``."""
+        """The :class:`meshlib.Mesh` of the channel, with ``snapshot()`` and ``resolve_now()``."""
 
     def unary_unary(
         self,

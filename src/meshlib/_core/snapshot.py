@@ -10,7 +10,7 @@ class HostSnapshot:
     """Snapshot of one host.
 
     Args:
-        address: ``"10.0.0.7:50051"``, or a path.
+        address: of its endpoint.
         state: gRPC's name of its connectivity state, such as ``"READY"``.
         in_flight: attempts in flight.
         weight: share of the traffic within its priority.

@@ -135,7 +135,7 @@ class Channel(grpc.Channel):
         self._plain = plain
         self._stubs: Any = grpc.intercept_channel(plain, *settings.interceptors) if settings.interceptors else plain
         self.mesh = Mesh(settings, lambda: lease.present, lambda: lease.closed)
-        """:class:`meshlib.Mesh`: ``snapshot()`` and ``resolve_now()``."""
+        """The :class:`meshlib.Mesh` of the channel, with ``snapshot()`` and ``resolve_now()``."""
 
     def unary_unary(
         self,

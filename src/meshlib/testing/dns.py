@@ -34,7 +34,7 @@ class Query:
     """Query that the server received."""
 
     name: str
-    """In lower case, without the final dot: ``svc-a.mesh.test``."""
+    """In lower case, without the final dot, such as ``svc-a.mesh.test``."""
     type: str
     """``A``, ``SRV`` ..."""
     transport: Transport
@@ -99,7 +99,7 @@ class DnsServer:
 
     @property
     def address(self) -> str:
-        """``127.0.0.1:41234``, as in the target ``dns://127.0.0.1:41234/svc-a.mesh.test``."""
+        """Address such as ``127.0.0.1:41234``, for targets like ``dns://127.0.0.1:41234/svc-a.mesh.test``."""
         return self._reservation.address
 
     # --- records ---

@@ -13,22 +13,22 @@ import grpc
 
 SERVICE = "meshlib.testing.Echo"
 UNARY = f"/{SERVICE}/Unary"
-"""Unary method: responds with the request."""
+"""Unary method that responds with the request."""
 SERVER_STREAM = f"/{SERVICE}/ServerStream"
-"""Server streaming method: responds with the request ``COUNT`` times."""
+"""Server streaming method that responds with the request ``COUNT`` times."""
 CLIENT_STREAM = f"/{SERVICE}/ClientStream"
-"""Client streaming method: responds with the requests joined."""
+"""Client streaming method that responds with the requests joined."""
 BIDI_STREAM = f"/{SERVICE}/BidiStream"
-"""Bidirectional streaming method: responds with each request as it arrives."""
+"""Bidirectional streaming method that responds with each request as it arrives."""
 
 SERVER_NAME = "meshlib-server"
-"""Response initial metadata: the name of the server that answered. Sent with the first message, not before."""
+"""Initial metadata of responses, with the name of the server. Sent with the first message, not before."""
 REQUEST_ID = "meshlib-request-id"
-"""Request metadata: the key by which executions are counted."""
+"""Request metadata by which executions are counted."""
 DELAY_MS = "meshlib-delay-ms"
-"""Request metadata: milliseconds that the handler waits before it answers."""
+"""Request metadata with the milliseconds that the handler waits before it answers."""
 COUNT = "meshlib-count"
-"""Request metadata: number of response messages of ``SERVER_STREAM``; 3 if absent."""
+"""Request metadata with the number of response messages of ``SERVER_STREAM``; 3 if absent."""
 
 
 def metadata_value(context: grpc.ServicerContext, key: str) -> str | None:

@@ -147,7 +147,7 @@ class ProcessServer:
         self._journal = directory / "journal"
         self._grace = grace
         self.address = self._reservation.address
-        """``127.0.0.1:41234``: the same after a restart."""
+        """Address such as ``127.0.0.1:41234``, the same after a restart."""
         self.port = self._reservation.port
         self.name = name or self.address
         host, _, port = self.address.rpartition(":")

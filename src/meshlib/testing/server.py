@@ -83,7 +83,7 @@ class Server:
         self._reservation = reserve(address)
         self._journal = Journal(journal) if journal else None
         self.address = self._reservation.address
-        """``127.0.0.1:41234``: the same after a restart."""
+        """Address such as ``127.0.0.1:41234``, the same after a restart."""
         self.port = self._reservation.port
         self.name = name or self.address
         self._traffic = Traffic(self.name, self._journal.record if self._journal else _forget)
@@ -142,7 +142,7 @@ class Server:
 
     @property
     def calls(self) -> Counter[str]:
-        """Number of calls received, by method: ``server.calls["/pkg.Service/Method"]``; no unknown methods."""
+        """Number of calls received by method, as in ``server.calls["/pkg.Service/Method"]``; no unknown methods."""
         with self._traffic.changed:
             return self._traffic.calls.copy()
 
@@ -160,7 +160,7 @@ class Server:
 
     @property
     def in_flight(self) -> int:
-        """Number of calls received and not ended: in a handler, or with a response not yet written."""
+        """Number of calls received and not ended, in a handler or with a response not yet written."""
         return self._traffic.in_flight
 
     @property

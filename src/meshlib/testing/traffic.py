@@ -31,7 +31,7 @@ class Received:
     """``/package.Service/Method``."""
     metadata: Metadata
     peer: str
-    """Address of the client's socket: calls over one connection have the same peer."""
+    """Address of the client's socket, the same for all calls over one connection."""
     at: float
     """``time.monotonic()``."""
 

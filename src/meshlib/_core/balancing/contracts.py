@@ -21,7 +21,7 @@ class Host(Protocol):
 
     @property
     def weight(self) -> float:
-        """Effective weight: the endpoint's weight times any temporary reduction."""
+        """Effective weight, which is the endpoint's weight times any temporary reduction."""
         ...
 
     @property
