@@ -6,6 +6,7 @@ An import inside a function or under ``TYPE_CHECKING`` is a dependency like any 
 
 import ast
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -119,9 +120,48 @@ def lonely(package: Path) -> Iterator[str]:
         yield from (f"{shell}/{path}:1: has no twin {twin}/{path}" for path in sorted(files[shell] - files[twin]))
 
 
+def graph(package: Path) -> dict[str, set[str]]:
+    """The modules of ``package``, each with those of them that it imports."""
+    modules = {}
+    for path in package.rglob("*.py"):
+        parts = [package.name, *path.relative_to(package).with_suffix("").parts]
+        modules[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    found: dict[str, set[str]] = {}
+    for module, path in modules.items():
+        imports = Imports(module if path.name == "__init__.py" else module.rpartition(".")[0])
+        imports.visit(ast.parse(path.read_text(encoding="utf-8")))
+        named = {f"{base}.{name}" if f"{base}.{name}" in modules else base for _, base, name in imports.found}
+        found[module] = named & set(modules) - {module}
+    return found
+
+
+def circle(package: Path) -> list[str]:
+    """Modules that import one another in a circle; empty: there is none."""
+    try:
+        TopologicalSorter(graph(package)).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
 def test_the_package_keeps_its_layers() -> None:
     """No file of the package breaks a rule."""
     assert breaches(PACKAGE) == []
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    """Not for its types either: a Protocol says what is needed of the other side."""
+    assert circle(PACKAGE) == []
+
+
+def test_circles_are_found(tmp_path: Path) -> None:
+    """Also one that only type checkers follow."""
+    package = tmp_path / "meshlib"
+    package.mkdir()
+    (package / "__init__.py").write_text("from meshlib.a import f")
+    (package / "a.py").write_text("from meshlib import b")
+    (package / "b.py").write_text("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from meshlib.a import f")
+    assert sorted(set(circle(package))) == ["meshlib.a", "meshlib.b"]
 
 
 CLEAN = {

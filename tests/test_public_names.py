@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+import meshlib.testing
+
 UNBUILT = ("Channel", "CallMesh", "Mesh")
 """Classes that no application constructs."""
 
@@ -64,6 +66,13 @@ def test_the_public_names_are_those_on_the_list() -> None:
     if os.environ.get("MESHLIB_UPDATE_PUBLIC_NAMES"):
         LISTING.write_text(found)
     assert found == LISTING.read_text()
+
+
+def test_deprecated_names_still_work() -> None:
+    """They say what to use instead."""
+    with pytest.warns(DeprecationWarning, match="use ServerTls"):
+        from meshlib.testing import Tls
+    assert Tls is meshlib.testing.ServerTls
 
 
 @pytest.mark.parametrize("module_name", MODULES)

@@ -4,7 +4,7 @@ import grpc
 import trustme
 
 import meshlib
-from meshlib.testing import DnsServer, Server, Tls, echo
+from meshlib.testing import DnsServer, Server, ServerTls, echo
 
 SERVICE = "svc-a.mesh.test"
 
@@ -29,7 +29,7 @@ def main() -> None:
     root = ca.cert_pem.bytes()
     key, chain = issue(ca, SERVICE)
     client_key, client_chain = issue(ca, "client.mesh.test")
-    with DnsServer() as dns, Server(tls=Tls(key, chain, client_ca=root)) as server:
+    with DnsServer() as dns, Server(tls=ServerTls(key, chain, client_ca=root)) as server:
         for service in (SERVICE, "svc-b.mesh.test"):
             dns.add(f"_grpc._tcp.{service}", "SRV", f"0 1 {server.port} host-17.mesh.test")
         dns.add("host-17.mesh.test", "A", "127.0.0.1")

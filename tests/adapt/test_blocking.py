@@ -15,7 +15,7 @@ from tests.e2e.few_streams import FewStreamsServer
 
 from meshlib._adapt import grpcio
 from meshlib._adapt.options import DEFAULTS
-from meshlib.testing import Server, Tls, echo
+from meshlib.testing import Server, ServerTls, echo
 
 PATIENCE = 10.0
 FAILURES = [code for code in grpc.StatusCode if code is not grpc.StatusCode.OK]
@@ -201,7 +201,7 @@ def test_the_credentials_of_a_call() -> None:
         ask(call)  # before there is a connection, grpc asks for the token on a thread of its own
         return call(b"x", PATIENCE, None, token, None, None)
 
-    with Server(tls=Tls(certificate.private_key_pem.bytes(), chain)) as server:
+    with Server(tls=ServerTls(certificate.private_key_pem.bytes(), chain)) as server:
         trust = grpc.ssl_channel_credentials(authority.cert_pem.bytes())
         assert both(server.address, connected, credentials=trust) == ["answer", b"x"]
         sent = [dict(call.metadata).get("authorization") for call in server.received]

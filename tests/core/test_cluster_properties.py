@@ -226,9 +226,9 @@ class ClusterMachine(RuleBasedStateMachine):
     @rule()
     def settle(self) -> None:
         """The control plane and the shells have done all there is to do at this moment."""
-        if self.cluster._watch.at < math.inf:
+        if self.cluster._poll.at < math.inf:
             # All connections are looked at: a sweep of outlier detection may come first and is none.
-            self.now = max(self.now, self.cluster._watch.at)
+            self.now = max(self.now, self.cluster._poll.at)
         asked = -1
         for _ in range(200):
             self.now = max(self.now, self.cluster.next_timer() or self.now)
@@ -255,7 +255,7 @@ class ClusterMachine(RuleBasedStateMachine):
         cluster, last_resort = self.cluster, self.priorities.healthy_panic_threshold > 0
         used = [host for host in cluster.hosts if host.ejection is None or last_resort]
         # At the start, a better priority that has not failed yet is worth the wait.
-        started = cluster._previous is not None or len({host.endpoint.priority for host in cluster.hosts}) == 1
+        started = cluster._builder.previous is not None or len({host.endpoint.priority for host in cluster.hosts}) == 1
         if self.picks_always and started and any(host.state == READY for host in used):
             assert not self.waiting()
         if cluster.resolved and all(host.state == TRANSIENT_FAILURE for host in used):
@@ -264,7 +264,7 @@ class ClusterMachine(RuleBasedStateMachine):
     def panic_is_where_ejected_hosts_are_used(self) -> None:
         """Reported exactly then, and nobody else's ejected hosts are picked."""
         cluster, priorities = self.cluster, self.priorities
-        if cluster.hosts.version != cluster._built:
+        if cluster.hosts.version != cluster._builder.version:
             return  # a call has just found a host gone
         ranks = sorted({host.endpoint.priority for host in cluster.hosts})
         counts, out = [], []
@@ -280,7 +280,7 @@ class ClusterMachine(RuleBasedStateMachine):
         panic = [
             rank for rank, load, some in zip(ranks, shares, out, strict=True) if load.percent and load.panic and some
         ]
-        if cluster._rotation is not None:  # else there is nothing new to say
+        if cluster._picker is not None:  # else there is nothing new to say
             assert list(cluster.panic) == panic
         told = self.channel.ear.heard(PanicChanged)
         assert (told[-1].priorities if told else ()) == cluster.panic
@@ -292,7 +292,7 @@ class ClusterMachine(RuleBasedStateMachine):
                 cluster.in_flight -= 1
                 assert host.ejection is None or host.endpoint.priority in cluster.panic
                 picked.add(host)
-        if cluster._rotation is None:
+        if cluster._picker is None:
             return  # the panic is that of before, and what was picked is to fail with the true reason
         if picked and cluster.panic and len(ranks) == 1 and type(priorities.balancer) is RoundRobin and not self.breaks:
             assert any(host.ejection is not None for host in picked)
@@ -379,8 +379,8 @@ class ClusterMachine(RuleBasedStateMachine):
                 assert command.host.subchannel is not None
                 if command.host.ejection is not None:
                     assert self.cluster.panic
-                    assert self.cluster._rotation is not None
-                    assert command.host in self.cluster._rotation._forced
+                    assert self.cluster._picker is not None
+                    assert command.host in self.cluster._picker._forced
                 self.flying[number, command.n] = command
                 if command.host not in self.hosts:
                     self.hosts.append(command.host)
@@ -453,10 +453,10 @@ class ClusterMachine(RuleBasedStateMachine):
     def who_waits_is_registered_or_woken(self) -> None:
         wakes = {call for command in self.channel.pending for call in getattr(command, "calls", ())}
         for call in self.waiting():
-            assert call in self.cluster._waiting.calls or call.woken or call in wakes
-        for call in self.cluster._waiting.calls:
+            assert call in self.cluster._pending.calls or call.woken or call in wakes
+        for call in self.cluster._pending.calls:
             assert call.state is State.WAITING
-        for call in self.cluster._waiting.resting:
+        for call in self.cluster._pending.resting:
             assert call.state is State.BACKOFF
 
     def teardown(self) -> None:

@@ -25,7 +25,7 @@ def until(condition: Callable[[], bool]) -> None:
 
 def gap(runtime: Any) -> float:
     """Seconds to the next look at the connections."""
-    return float(runtime.cluster._watch._gap)
+    return float(runtime.cluster._poll._gap)
 
 
 def test_a_channel_that_nobody_calls_is_looked_at_rarely_until_somebody_waits() -> None:

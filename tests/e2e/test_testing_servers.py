@@ -17,7 +17,7 @@ import pytest
 import trustme
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from meshlib.testing import ProcessServer, Server, Tls, echo, servers
+from meshlib.testing import ProcessServer, Server, ServerTls, echo, servers
 
 KINDS = {
     echo.UNARY: "unary_unary",
@@ -434,7 +434,7 @@ def test_tls_and_client_certificates(kind: type[Server | ProcessServer], authori
     """The certificate is verified by its name, and a client without one of its own is turned away."""
     certificate, client = authority.issue_cert("svc-a.mesh.test"), authority.issue_cert("client.mesh.test")
     chain = b"".join(blob.bytes() for blob in certificate.cert_chain_pems)
-    tls = Tls(certificate.private_key_pem.bytes(), chain, client_ca=authority.cert_pem.bytes())
+    tls = ServerTls(certificate.private_key_pem.bytes(), chain, client_ca=authority.cert_pem.bytes())
     assert certificate.private_key_pem.bytes().decode() not in repr(tls)
     with kind(tls=tls) as server:
         root = authority.cert_pem.bytes()
@@ -506,7 +506,7 @@ def test_a_paused_process_is_silent_and_goes_on() -> None:
 def test_processes_fail_to_start_with_their_own_words() -> None:
     """What the child printed is in the error, and nothing is left of it."""
     with pytest.raises(RuntimeError, match=r"(?s)ended with status 1:.*Traceback"):
-        ProcessServer(tls=Tls(b"no key", b"no certificate"))
+        ProcessServer(tls=ServerTls(b"no key", b"no certificate"))
 
 
 def test_the_program_ends_with_its_parent() -> None:

@@ -11,7 +11,7 @@ from tests.e2e.sync_mesh import until
 import meshlib
 from meshlib import aio
 from meshlib.discovery import Endpoint, Resolution
-from meshlib.testing import DnsServer, Server, Tls, echo
+from meshlib.testing import DnsServer, Server, ServerTls, echo
 
 NAME = "svc-a.mesh.test"
 DEADLINE = 10.0
@@ -28,11 +28,11 @@ def dns() -> Iterator[DnsServer]:
         yield server
 
 
-def served_as(*names: str, client_ca: bytes | None = None) -> Tls:
+def served_as(*names: str, client_ca: bytes | None = None) -> ServerTls:
     """What a server proves itself with, under these names."""
     certificate = CA.issue_cert(*names)
     chain = b"".join(blob.bytes() for blob in certificate.cert_chain_pems)
-    return Tls(certificate.private_key_pem.bytes(), chain, client_ca)
+    return ServerTls(certificate.private_key_pem.bytes(), chain, client_ca)
 
 
 def tls_server(*names: str, name: str | None = None, client_ca: bytes | None = None) -> Server:

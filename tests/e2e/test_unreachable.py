@@ -11,7 +11,7 @@ import trustme
 from tests.e2e.load import SHELLS, Load, Shell
 
 from meshlib import __main__ as command
-from meshlib.testing import Server, Tls
+from meshlib.testing import Server, ServerTls
 
 OURS, THEIRS = trustme.CA(), trustme.CA()
 REFUSING = "127.0.0.1:1"
@@ -19,11 +19,11 @@ REFUSING = "127.0.0.1:1"
 TRUST = grpc.ssl_channel_credentials(OURS.cert_pem.bytes())
 
 
-def served_as(*names: str, by: trustme.CA = OURS, **facts: Any) -> Tls:
+def served_as(*names: str, by: trustme.CA = OURS, **facts: Any) -> ServerTls:
     """What a server proves itself with."""
     certificate = by.issue_cert(*names)
     chain = b"".join(blob.bytes() for blob in certificate.cert_chain_pems)
-    return Tls(certificate.private_key_pem.bytes(), chain, **facts)
+    return ServerTls(certificate.private_key_pem.bytes(), chain, **facts)
 
 
 def targets(*addresses: str) -> str:

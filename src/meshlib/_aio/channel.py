@@ -156,7 +156,7 @@ class Channel(grpc.aio.Channel):
         """
         lease = self._lease
         runtime = lease.present
-        if lease.closed and (self._closing or runtime is None or runtime.loop_closed):
+        if lease.closed and (self._closing or runtime is None or runtime.shut_down):
             return
         if grace is not None and grace < 0:
             raise ValueError(f"grace must be non-negative, got {grace}.")

@@ -8,17 +8,24 @@ afresh; each channel compares identity at each call.
 import asyncio
 import os
 import weakref
-from typing import TYPE_CHECKING, final
+from collections.abc import Collection
+from typing import Protocol, final
 
 from meshlib._aio.clock import CLOCK, Clock
 from meshlib._control.shared import Resolutions
 from meshlib._control.timers import clock_of
 from meshlib._core.sharing import Sharing
 
-if TYPE_CHECKING:
-    from meshlib._aio.runtime import Runtime
-
 __all__ = ["Process", "current"]
+
+
+class LoopRuntime(Protocol):
+    """A channel in use on an event loop."""
+
+    @property
+    def calls(self) -> Collection[object]:
+        """Its calls under way."""
+        ...
 
 
 @final
@@ -33,7 +40,7 @@ class Process:
     def __init__(self, clock: Clock = CLOCK, sharing: Sharing | None = None) -> None:
         self.clock = clock
         self.sharing = Sharing() if sharing is None else sharing
-        self.runtimes: weakref.WeakSet[Runtime] = weakref.WeakSet()
+        self.runtimes: weakref.WeakSet[LoopRuntime] = weakref.WeakSet()
         self._resolutions: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Resolutions] = (
             weakref.WeakKeyDictionary()
         )

@@ -4,7 +4,7 @@ import asyncio
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, final
+from typing import TYPE_CHECKING, Any, Final, Protocol, final
 
 import grpc.aio
 
@@ -29,7 +29,6 @@ from meshlib._core.host import HostEntry
 from meshlib._core.policy import Plan
 
 if TYPE_CHECKING:
-    from meshlib._aio.engine import Engine
     from meshlib.telemetry._channel import Telemetry
 
 __all__ = ["ChannelHandle", "Runtime"]
@@ -42,6 +41,14 @@ SECOND_LOOP = (
     "This channel serves the event loop it was first called on, which is still open; the call came from another one. "
     "Make one channel per event loop, or close the first loop: the channel then starts anew on the next."
 )
+
+
+class LiveCall(Protocol):
+    """A call under way."""
+
+    def cancel(self) -> bool:
+        """Ends it; whether there was anything to end."""
+        ...
 
 
 @final
@@ -73,7 +80,7 @@ class Runtime:
         self.now = clock_of(loop)
         self.telemetry = telemetry
         self.closed = False
-        self.calls: set[Engine] = set()
+        self.calls: set[LiveCall] = set()
         """Those under way."""
         self._probes: dict[HostEntry, Any] = {}
         """Calls that ask subchannels why they fail."""
@@ -173,7 +180,7 @@ class Runtime:
             raise
 
     @property
-    def loop_closed(self) -> bool:
+    def shut_down(self) -> bool:
         """Whether its :meth:`shutdown` is over."""
         return self._ended
 

@@ -26,6 +26,7 @@ from meshlib._control.configs import configured, either, with_service_config
 from meshlib._control.notices import announce, unheeded
 from meshlib._control.plugins import REGISTRY as RESOLVERS
 from meshlib._control.sources import Source, source
+from meshlib._core.balancing.builtin import BuiltinBalancer
 from meshlib._core.balancing.contracts import Balancer
 from meshlib._core.balancing.priorities import Priorities
 from meshlib._core.discovery.contracts import Resolver
@@ -88,7 +89,7 @@ class Settings:
     def builds_aside(self) -> bool:
         """Whether the balancer is the user's own, and may take its time to make a picker."""
         balancer = self.balancer.balancer if isinstance(self.balancer, Priorities) else self.balancer
-        return not type(balancer).__module__.startswith("meshlib.")
+        return not isinstance(balancer, BuiltinBalancer)
 
     def subchannel(self, host: HostEntry, sharing: Sharing | None = None) -> tuple[str, Options]:
         """The target and the options of grpc's channel to ``host``.

@@ -1,13 +1,11 @@
 """What a machine asks its shell to do: values, performed in order and outside every lock."""
 
 import math
-from typing import TYPE_CHECKING, Final, final
+from typing import Final, final
 
+from meshlib._core.host import HostEntry, Subchannel
 from meshlib._core.status import OK, Outcome
-
-if TYPE_CHECKING:
-    from meshlib._core.call import Call
-    from meshlib._core.host import HostEntry, Subchannel
+from meshlib._core.waiter import Waiter
 
 __all__ = [
     "ANSWERED",
@@ -60,7 +58,7 @@ class StartAttempt:
     ejected: str = ""
     """Why its end had its host ejected; empty: it had not."""
 
-    def __init__(self, n: int, host: "HostEntry", timeout: float | None, why: str, start: float, previous: int) -> None:
+    def __init__(self, n: int, host: HostEntry, timeout: float | None, why: str, start: float, previous: int) -> None:
         self.n = n
         self.host = host
         self.timeout = timeout
@@ -102,7 +100,7 @@ class Diagnose:
 
     __slots__ = ("host", "subchannel")
 
-    def __init__(self, host: "HostEntry") -> None:
+    def __init__(self, host: HostEntry) -> None:
         self.host = host
         self.subchannel = host.subchannel
 
@@ -157,7 +155,7 @@ class Open:
 
     __slots__ = ("host",)
 
-    def __init__(self, host: "HostEntry") -> None:
+    def __init__(self, host: HostEntry) -> None:
         self.host = host
 
     def __repr__(self) -> str:
@@ -171,7 +169,7 @@ class Close:
 
     __slots__ = ("host", "subchannel")
 
-    def __init__(self, host: "HostEntry", subchannel: "Subchannel | None" = None) -> None:
+    def __init__(self, host: HostEntry, subchannel: Subchannel | None = None) -> None:
         self.host = host
         self.subchannel = subchannel or host.subchannel
 
@@ -185,7 +183,7 @@ class Wake:
 
     __slots__ = ("calls",)
 
-    def __init__(self, calls: "tuple[Call, ...]") -> None:
+    def __init__(self, calls: tuple[Waiter, ...]) -> None:
         self.calls = calls
 
     def __repr__(self) -> str:

@@ -1,17 +1,13 @@
 """Events of calls and channels, for telemetry, logs and tests. Not created without an observer."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Protocol
-
-if TYPE_CHECKING:
-    from meshlib._core.call import Call
+from typing import ClassVar, Protocol
 
 __all__ = [
     "AttemptEnded",
     "AttemptStarted",
     "Broken",
     "CallEvent",
-    "CallObserver",
     "ChannelEvent",
     "ChannelObserver",
     "Ejected",
@@ -297,14 +293,6 @@ class PluginFailed(ChannelEvent):
     doing: str
     error: object
     instead: str
-
-
-class CallObserver(Protocol):
-    """Observer of call events; called by the thread that drives the call."""
-
-    def on_call_event(self, call: "Call", event: CallEvent) -> None:
-        """Handle one event of one call."""
-        ...
 
 
 class ChannelObserver(Protocol):

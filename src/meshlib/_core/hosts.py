@@ -203,7 +203,7 @@ class HostSet:
             if self._events is not None:
                 self._events.append(HostReturned(at=now, address=host.endpoint.address, alone=alone))
 
-    def redialled(self) -> bool:
+    def redial(self) -> bool:
         """Has every failing host that nobody has asked for since it lost its connection dialled anew, rather than wait
         for the end of its back-off: as grpc's own channel, which is idle then, would at this call. Whether there are
         any."""

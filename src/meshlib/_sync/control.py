@@ -20,17 +20,14 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Final, final
+from typing import Final, Protocol, final
 
 from meshlib._adapt.grpcio import glances
 from meshlib._control import exits
 from meshlib._control.shared import Resolutions
-from meshlib._core.cluster import ASKING
+from meshlib._core.cluster_calls import ASKING
 from meshlib._core.sharing import Sharing
 from meshlib._sync.clock import CLOCK, Clock, Event, ExitClock
-
-if TYPE_CHECKING:
-    from meshlib._sync.runtime import Runtime
 
 __all__ = ["Process", "current", "gate", "usable"]
 
@@ -48,6 +45,17 @@ _GATE_PATIENCE: Final = 10.0
 
 EXIT_PATIENCE: Final = 1.0
 """Seconds that whoever ends the control thread waits for it, as at the exit of the interpreter."""
+
+
+class ThreadRuntime(Protocol):
+    """A channel in use in this process."""
+
+    live: bool
+    """It is neither closed nor left behind at a fork."""
+
+    def blocked(self) -> int:
+        """Attempts that threads are blocked in."""
+        ...
 
 
 @final
@@ -95,10 +103,10 @@ class Process:
         self.pid = os.getpid()
         self._control: _Control | None = None
         """The control thread, while there is one."""
-        self.runtimes: weakref.WeakSet[Runtime] = weakref.WeakSet()
+        self.runtimes: weakref.WeakSet[ThreadRuntime] = weakref.WeakSet()
         self.live: weakref.WeakSet[object] = weakref.WeakSet()
         """Calls under way on futures and streams; a child must not collect them."""
-        self._attached: dict[Runtime, _Control] = {}
+        self._attached: dict[ThreadRuntime, _Control] = {}
         self._idle_since = 0.0
         """When the last one was detached."""
 
@@ -108,7 +116,7 @@ class Process:
         control = self._control
         return None if control is None else control.loop
 
-    def attach(self, runtime: "Runtime") -> tuple[asyncio.AbstractEventLoop, Resolutions]:
+    def attach(self, runtime: ThreadRuntime) -> tuple[asyncio.AbstractEventLoop, Resolutions]:
         """``runtime`` needs the control thread from now on: its loop, and what the channels look up on it.
 
         Two threads, or a thread and its signal handler, may start one at once. There is no lock that one of them could
@@ -132,7 +140,7 @@ class Process:
             self._end_unused(self._control)
             raise
 
-    def detach(self, runtime: "Runtime", last: Callable[[], None]) -> None:
+    def detach(self, runtime: ThreadRuntime, last: Callable[[], None]) -> None:
         """``runtime`` needs it no more: ``last`` runs on the loop, which ends a moment after the last runtime."""
         control = self._attached.pop(runtime, None)
         if control is None:

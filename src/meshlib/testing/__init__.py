@@ -12,6 +12,7 @@
 Each is imported at first use, so that the pytest plugin costs nothing when unused.
 """
 
+import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -21,15 +22,17 @@ if TYPE_CHECKING:
     from meshlib.testing.dns import DnsServer, Query
     from meshlib.testing.logs import flush_logs
     from meshlib.testing.processes import ProcessServer
-    from meshlib.testing.server import Server, Tls, servers
+    from meshlib.testing.server import Server, ServerTls, servers
     from meshlib.testing.traffic import Received
+
+    Tls = ServerTls  # deprecated
 
 __all__ = [
     # servers
     "Server",
     "servers",
     "ProcessServer",
-    "Tls",
+    "ServerTls",
     "Received",
     "echo",
     # names
@@ -48,7 +51,7 @@ _HOMES = {
     "Server": "server",
     "servers": "server",
     "ProcessServer": "processes",
-    "Tls": "server",
+    "ServerTls": "server",
     "Received": "traffic",
     "DnsServer": "dns",
     "Query": "dns",
@@ -63,6 +66,9 @@ _HOMES = {
 def __getattr__(name: str) -> object:
     if name == "echo":
         return import_module("meshlib.testing.echo")
+    if name == "Tls":
+        warnings.warn("meshlib.testing.Tls is deprecated; use ServerTls", DeprecationWarning, stacklevel=2)
+        name = "ServerTls"
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")
     value = globals()[name] = getattr(import_module(f"meshlib.testing.{_HOMES[name]}"), name)

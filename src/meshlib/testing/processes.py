@@ -13,7 +13,7 @@ from typing import Self
 
 from meshlib.testing import journal
 from meshlib.testing.addresses import reserve
-from meshlib.testing.server import Tls
+from meshlib.testing.server import ServerTls
 
 _POLL_SECONDS = 0.005
 _DEATH_SECONDS = 10.0
@@ -138,7 +138,7 @@ class ProcessServer:
         *,
         name: str | None = None,
         grace: float = 5.0,
-        tls: Tls | None = None,
+        tls: ServerTls | None = None,
         workers: int = 64,
     ) -> None:
         self._reservation = reserve(address)

@@ -27,7 +27,7 @@ _STOP_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Tls:
+class ServerTls:
     """TLS certificates of a server: PEM, as bytes."""
 
     private_key: bytes = field(repr=False)
@@ -69,7 +69,7 @@ class Server:
         *,
         name: str | None = None,
         add: Callable[[grpc.Server], object] | None = None,
-        tls: Tls | None = None,
+        tls: ServerTls | None = None,
         options: Sequence[tuple[str, Any]] = (),
         workers: int = 64,
         journal: Path | None = None,

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from meshlib.testing.server import Server, Tls
+from meshlib.testing.server import Server, ServerTls
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,10 +48,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _tls(private_key: Path | None, certificate_chain: Path | None, client_ca: Path | None) -> Tls | None:
+def _tls(private_key: Path | None, certificate_chain: Path | None, client_ca: Path | None) -> ServerTls | None:
     if private_key is None or certificate_chain is None:
         return None
-    return Tls(private_key.read_bytes(), certificate_chain.read_bytes(), client_ca.read_bytes() if client_ca else None)
+    return ServerTls(
+        private_key.read_bytes(), certificate_chain.read_bytes(), client_ca.read_bytes() if client_ca else None
+    )
 
 
 def _stop_at_eof() -> None:

@@ -147,7 +147,7 @@ class BreakerMachine(RuleBasedStateMachine):
         call = self.calls[number]
         refused, denied = self.breaker.refused, self.cluster.retries.refused
         flying, waiting = len(self.flying), self.cluster.waiting
-        was_waiting = call in self.cluster._waiting.calls
+        was_waiting = call in self.cluster._pending.calls
         others = self.holders(but=call)
         heard = len(self.ears[number].calls)
         commands: CallCommands = step(now=self.now)
@@ -241,8 +241,8 @@ class BreakerMachine(RuleBasedStateMachine):
             self.end_one(key, CANCELLED)
         self.check()
         assert (self.cluster.in_flight, self.cluster.waiting, self.cluster.budget.held) == (0, 0, 0)
-        assert not self.cluster._waiting.calls
-        assert not self.cluster._waiting.resting
+        assert not self.cluster._pending.calls
+        assert not self.cluster._pending.resting
 
 
 MOVES: Moves = {

@@ -14,7 +14,7 @@ from tests.e2e.dropin.service import METHODS, scripted_server
 from tests.e2e.dropin.subjects import Subject
 
 from meshlib.testing import Server
-from meshlib.testing.server import Tls
+from meshlib.testing.server import ServerTls
 
 UNARY = METHODS["unary_unary"]
 SERVICE_PATH = UNARY.rpartition("/")[0]
@@ -34,15 +34,15 @@ def credentials_of(authority: trustme.CA, **more: Any) -> grpc.ChannelCredential
     return grpc.ssl_channel_credentials(authority.cert_pem.bytes(), **more)
 
 
-def tls(authority: trustme.CA, *names: str, clients: trustme.CA | None = None) -> Tls:
+def tls(authority: trustme.CA, *names: str, clients: trustme.CA | None = None) -> ServerTls:
     """A server's certificate for `names`."""
     certificate = authority.issue_cert(*names)
     chain = b"".join(part.bytes() for part in certificate.cert_chain_pems)
-    return Tls(certificate.private_key_pem.bytes(), chain, clients and clients.cert_pem.bytes())
+    return ServerTls(certificate.private_key_pem.bytes(), chain, clients and clients.cert_pem.bytes())
 
 
 @pytest.fixture
-def serve() -> Iterator[Callable[[Tls], Server]]:
+def serve() -> Iterator[Callable[[ServerTls], Server]]:
     """Starts a TLS server that ends with the test."""
     with ExitStack() as stack:
         yield lambda tls: stack.enter_context(scripted_server(tls=tls))
@@ -67,12 +67,12 @@ def connect(subject: Subject, request: pytest.FixtureRequest) -> Connect:
     return sync if request.param == "sync" else lambda *args, **kwargs: asyncio.run(aio(*args, **kwargs))
 
 
-def test_trusted(connect: Connect, serve: Callable[[Tls], Server], authority: trustme.CA) -> None:
+def test_trusted(connect: Connect, serve: Callable[[ServerTls], Server], authority: trustme.CA) -> None:
     """A server whose certificate is for its address, by a trusted authority, is called."""
     assert connect(serve(tls(authority, "127.0.0.1")), credentials_of(authority)) == b"one"
 
 
-def test_untrusted(connect: Connect, serve: Callable[[Tls], Server], authority: trustme.CA) -> None:
+def test_untrusted(connect: Connect, serve: Callable[[ServerTls], Server], authority: trustme.CA) -> None:
     """A certificate by somebody else is no connection."""
     with pytest.raises(grpc.RpcError) as raised:
         connect(serve(tls(trustme.CA(), "127.0.0.1")), credentials_of(authority))
@@ -80,7 +80,7 @@ def test_untrusted(connect: Connect, serve: Callable[[Tls], Server], authority: 
 
 
 @pytest.mark.parametrize("option", ["grpc.ssl_target_name_override", "grpc.default_authority"])
-def test_other_name(connect: Connect, serve: Callable[[Tls], Server], authority: trustme.CA, option: str) -> None:
+def test_other_name(connect: Connect, serve: Callable[[ServerTls], Server], authority: trustme.CA, option: str) -> None:
     """A certificate for another name is accepted only where an option says that this name is meant."""
     server = serve(tls(authority, "svc-a.test"))
     assert connect(server, credentials_of(authority), [(option, "svc-a.test")]) == b"one"
@@ -89,7 +89,7 @@ def test_other_name(connect: Connect, serve: Callable[[Tls], Server], authority:
     assert raised.value.code() is grpc.StatusCode.UNAVAILABLE  # type: ignore[attr-defined]
 
 
-def test_client_certificate(connect: Connect, serve: Callable[[Tls], Server], authority: trustme.CA) -> None:
+def test_client_certificate(connect: Connect, serve: Callable[[ServerTls], Server], authority: trustme.CA) -> None:
     """A server that asks for the client's certificate gets it."""
     server = serve(tls(authority, "127.0.0.1", clients=authority))
     own = authority.issue_cert("client.test")
@@ -117,7 +117,7 @@ class Plugin(grpc.AuthMetadataPlugin):
 
 
 @pytest.mark.shares_process_state  # a thread of C-core that runs a plugin stays in threading's books as a dummy
-def test_call_credentials(connect: Connect, serve: Callable[[Tls], Server], authority: trustme.CA) -> None:
+def test_call_credentials(connect: Connect, serve: Callable[[ServerTls], Server], authority: trustme.CA) -> None:
     """Credentials of the channel and of the call are both asked, for this service and method, and both are sent."""
     server = serve(tls(authority, "127.0.0.1"))
     of_channel, of_call = Plugin("x-channel"), Plugin("x-call")
@@ -131,7 +131,9 @@ def test_call_credentials(connect: Connect, serve: Callable[[Tls], Server], auth
 
 
 @pytest.mark.shares_process_state  # a thread of C-core that runs a plugin stays in threading's books as a dummy
-def test_call_credentials_that_fail(connect: Connect, serve: Callable[[Tls], Server], authority: trustme.CA) -> None:
+def test_call_credentials_that_fail(
+    connect: Connect, serve: Callable[[ServerTls], Server], authority: trustme.CA
+) -> None:
     """A plugin without an answer ends the call before it is sent."""
     server = serve(tls(authority, "127.0.0.1"))
     failing = grpc.metadata_call_credentials(Plugin("x-call", LookupError("no token")))

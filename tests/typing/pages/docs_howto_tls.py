@@ -7,12 +7,12 @@ import grpc
 import trustme
 
 import meshlib
-from meshlib.testing import DnsServer, Server, Tls, echo
+from meshlib.testing import DnsServer, Server, ServerTls, echo
 
 # What you have: a CA, and servers with certificates for the name of the service.
 ca = trustme.CA()
 certificate = ca.issue_cert("svc-a.mesh.test")
-tls = Tls(certificate.private_key_pem.bytes(), b"".join(blob.bytes() for blob in certificate.cert_chain_pems))
+tls = ServerTls(certificate.private_key_pem.bytes(), b"".join(blob.bytes() for blob in certificate.cert_chain_pems))
 server = Server(tls=tls)
 dns = DnsServer()
 dns.add("_grpc._tcp.svc-a.mesh.test", "SRV", f"0 1 {server.port} host-17.mesh.test")

@@ -2,16 +2,14 @@
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, final
+from typing import final
 
 from meshlib._core.attempts.budget import Budget, Holder
 from meshlib._core.attempts.throttle import Throttle
 from meshlib._core.events import ChannelEvent
 from meshlib._core.limits.refusals import Refusals
 from meshlib._core.pending_calls import PendingCalls
-
-if TYPE_CHECKING:
-    from meshlib._core.call import Call
+from meshlib._core.waiter import Waiter
 
 __all__ = ["Admission"]
 
@@ -46,7 +44,7 @@ class Admission:
         self._note = note
         self._refusals: dict[str, Refusals] = {}
 
-    def acquire(self, holder: Holder, resting: "Call | None" = None) -> bool | None:
+    def acquire(self, holder: Holder, resting: Waiter | None = None) -> bool | None:
         """A place in the retry budget for ``holder``, if there is one; None: the circuit breaker allows no more. But
         for that the closing channel wakes ``resting``, a call that backs off now."""
         if self._budget.full:

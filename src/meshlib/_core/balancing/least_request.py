@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Final, final
 
+from meshlib._core.balancing.builtin import BuiltinBalancer, BuiltinPicker
 from meshlib._core.balancing.contracts import Host, Picker, PickInfo
 from meshlib._core.balancing.edf import MAX_SKIPPED, Schedule, equal_weights
 from meshlib._core.checks import whole
@@ -25,7 +26,7 @@ MAX_BIAS: Final = 10.0
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LeastRequest:
+class LeastRequest(BuiltinBalancer):
     """Least request load balancing (Envoy ``least_request``, gRFC A48).
 
     Picks the host with the fewest attempts in flight of ``choice_count`` random hosts. They are drawn with replacement,
@@ -72,7 +73,7 @@ class LeastRequest:
 
 
 @final
-class _ChoicesPicker(Picker):
+class _ChoicesPicker(BuiltinPicker):
     reentrant = True
 
     def __init__(self, hosts: tuple[Host, ...], choice_count: int, rng: Random) -> None:
@@ -92,7 +93,7 @@ class _ChoicesPicker(Picker):
 
 
 @final
-class _FullScanPicker(Picker):
+class _FullScanPicker(BuiltinPicker):
     """Envoy draws at each of the equals; a single draw at the end gives each the same chance.
 
     No host has fewer attempts than an idle one, and each idle host is equally likely to be sampled first. With more
@@ -122,7 +123,7 @@ class _FullScanPicker(Picker):
 
 
 @final
-class _WeightedPicker(Picker):
+class _WeightedPicker(BuiltinPicker):
     def __init__(self, hosts: tuple[Host, ...], bias: float, rng: Random) -> None:
         self._schedule = Schedule(hosts, _loaded(bias), skipped=rng.randrange(MAX_SKIPPED))
 

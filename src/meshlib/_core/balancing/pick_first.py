@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import final
 
+from meshlib._core.balancing.builtin import BuiltinBalancer, BuiltinPicker
 from meshlib._core.balancing.contracts import Host, Picker, PickInfo
 
 __all__ = ["PickFirst"]
@@ -11,7 +12,7 @@ __all__ = ["PickFirst"]
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PickFirst:
+class PickFirst(BuiltinBalancer):
     """Pick first load balancing: the first host in the resolver's order; when it is gone, the first that is left.
 
     gRPC's default ``pick_first``, except that all hosts are connected, so that a failover costs nothing. A host that
@@ -24,7 +25,7 @@ class PickFirst:
 
 
 @final
-class _PickFirstPicker(Picker):
+class _PickFirstPicker(BuiltinPicker):
     reentrant = True
 
     def __init__(self, hosts: tuple[Host, ...]) -> None:

@@ -11,6 +11,7 @@ from functools import partial
 from random import Random
 from typing import Final, Protocol, final
 
+from meshlib._core.balancing.builtin import BuiltinPicker
 from meshlib._core.balancing.contracts import Balancer, Picker, PickInfo, Report
 from meshlib._core.balancing.priorities import Spread, Tier
 from meshlib._core.balancing.round_robin import RoundRobin
@@ -18,7 +19,7 @@ from meshlib._core.connectivity import READY
 from meshlib._core.events import ChannelEvent, PluginFailed
 from meshlib._core.host import HostEntry
 
-__all__ = ["PickerSnapshot"]
+__all__ = ["Asking", "PickerSnapshot"]
 
 ASKS: Final = (1, 2, 3, 4)
 """A picker that names a host the call has been to, or one that lost its connection, is asked again, this often in all;
@@ -120,9 +121,9 @@ class PickerSnapshot:
         if len(tiers) > 1:
             chooser = Spread([(tier.percent, self._pickers[tier.priority]) for tier in tiers], rng)
         self._choose: Callable[..., object] = chooser.pick
-        reentrant = all(_is_ours(picker) and getattr(picker, "reentrant", False) for picker in pickers)
+        reentrant = all(isinstance(picker, BuiltinPicker) and picker.reentrant for picker in pickers)
         self._pick: Callable[..., object] = chooser.pick if reentrant else self._pick_serialized
-        self._ours = all(map(_is_ours, pickers))
+        self._ours = all(isinstance(picker, BuiltinPicker) for picker in pickers)
         self._listeners = [picker for picker in pickers if _overrides(picker, "done")]
         self.listens = bool(self._listeners)
         """Whether a picker wants to know how attempts end."""
@@ -239,10 +240,6 @@ _NOBODY: Final = object()
 _IN_TURN: Final = "calls are spread over the ready hosts in turn"
 _IGNORED: Final = "it goes on without"
 _INSTEAD: Final = {"picker": _IN_TURN, "pick": _IN_TURN}
-
-
-def _is_ours(picker: object) -> bool:
-    return type(picker).__module__.startswith(f"{__package__}.")
 
 
 def _overrides(picker: Picker, method: str) -> bool:

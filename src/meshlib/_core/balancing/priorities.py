@@ -11,6 +11,7 @@ from itertools import accumulate
 from random import Random
 from typing import Final, Generic, TypeVar, final
 
+from meshlib._core.balancing.builtin import BuiltinPicker
 from meshlib._core.balancing.contracts import Balancer, Host, Picker, PickInfo, Report
 from meshlib._core.balancing.round_robin import RoundRobin
 from meshlib._core.checks import number
@@ -174,7 +175,7 @@ def divided(
 
 
 @final
-class Spread(Picker):
+class Spread(BuiltinPicker):
     """Picker that divides the calls among other pickers by percentage.
 
     Args:

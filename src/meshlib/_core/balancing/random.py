@@ -6,6 +6,7 @@ from itertools import accumulate
 from random import Random as Generator
 from typing import final
 
+from meshlib._core.balancing.builtin import BuiltinBalancer, BuiltinPicker
 from meshlib._core.balancing.contracts import Host, Picker, PickInfo
 from meshlib._core.balancing.edf import equal_weights
 
@@ -14,7 +15,7 @@ __all__ = ["Random"]
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Random:
+class Random(BuiltinBalancer):
     """Weighted random load balancing.
 
     Envoy's ``random`` ignores weights; here the weight of an SRV record is a share under every balancer but
@@ -28,7 +29,7 @@ class Random:
 
 
 @final
-class _RandomPicker(Picker):
+class _RandomPicker(BuiltinPicker):
     reentrant = True
 
     def __init__(self, hosts: tuple[Host, ...], rng: Generator) -> None:

@@ -6,6 +6,7 @@ from operator import attrgetter
 from random import Random
 from typing import Final, final
 
+from meshlib._core.balancing.builtin import BuiltinBalancer, BuiltinPicker
 from meshlib._core.balancing.contracts import Host, Picker, PickInfo
 from meshlib._core.balancing.edf import MAX_SKIPPED, Schedule, equal_weights
 
@@ -16,7 +17,7 @@ WEIGHT: Final[Callable[[Host], float]] = attrgetter("weight")
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RoundRobin:
+class RoundRobin(BuiltinBalancer):
     """Weighted round robin load balancing (Envoy ``round_robin``).
 
     Hosts are picked in turn; if weights differ, in proportion to weight and evenly spread. The first host is random, so
@@ -32,7 +33,7 @@ class RoundRobin:
 
 
 @final
-class _RoundRobinPicker(Picker):
+class _RoundRobinPicker(BuiltinPicker):
     def __init__(self, hosts: tuple[Host, ...], start: int) -> None:
         self._hosts = hosts
         self._size = len(hosts)

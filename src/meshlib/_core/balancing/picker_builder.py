@@ -1,0 +1,61 @@
+"""Building the picker of a cluster anew when its hosts have changed."""
+
+import math
+from random import Random
+from typing import final
+
+from meshlib._core.balancing.picker_snapshot import PickerSnapshot
+from meshlib._core.balancing.priorities import Priorities
+from meshlib._core.cluster_steps import ClusterSteps
+from meshlib._core.hosts import HostSet
+
+__all__ = ["PickerBuilder"]
+
+
+@final
+class PickerBuilder:
+    """Builds pickers for the hosts of a cluster.
+
+    Args:
+        priorities: the balancer, and how hosts of several priorities are used.
+        hosts: of the cluster.
+        rng: for the pickers.
+        steps: of the cluster.
+    """
+
+    __slots__ = ("_hosts", "_priorities", "_rng", "_steps", "previous", "stale_at", "version")
+
+    def __init__(self, priorities: Priorities, hosts: HostSet, rng: Random, steps: ClusterSteps) -> None:
+        self._priorities = priorities
+        self._hosts = hosts
+        self._rng = rng
+        self._steps = steps
+        self.previous: PickerSnapshot | None = None
+        """The last picker, whose state the next one takes over."""
+        self.version = 0
+        """Version of the hosts that the present picker was built for."""
+        self.stale_at = math.inf
+        """Monotonic second at which the present picker wants to be rebuilt."""
+
+    def build(self, *, now: float) -> PickerSnapshot | None:
+        """A picker for the present hosts; None: none of them can be picked. Runs the balancer's code, so it is called
+        outside of steps."""
+        tiers = self._hosts.tiers(self._priorities, first=self.previous is None)
+        if not tiers:
+            return None
+        steps = self._steps
+        return PickerSnapshot(
+            self._priorities.balancer, tiers, rng=self._rng, events=steps.events, now=now, run=steps.run
+        )
+
+    def adopt(self, picker: PickerSnapshot, *, now: float) -> None:
+        """Has ``picker`` take over the state of the previous one. In a step."""
+        previous = self.previous  # read once: the channel may be closed in the middle of this
+        if previous is not None:
+            picker.adopt(previous, now=now)
+        self.previous = picker
+
+    def built(self, version: int) -> None:
+        """The picker for this version of the hosts is in use. In a step."""
+        self.version = version
+        self.stale_at = math.inf

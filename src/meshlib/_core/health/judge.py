@@ -1,0 +1,93 @@
+"""What the outcome of an attempt changes for its host: lost connections, failures in a row, ejection."""
+
+from collections.abc import Callable
+from typing import final
+
+from meshlib._core.balancing.picker_snapshot import PickerSnapshot
+from meshlib._core.commands import StartAttempt
+from meshlib._core.deadlines import BRIEF, EXPIRED
+from meshlib._core.health.losses import believed, broke, says_lost
+from meshlib._core.health.outlier import Outliers
+from meshlib._core.host import HostEntry
+from meshlib._core.hosts import HostSet
+from meshlib._core.status import Outcome
+
+__all__ = ["OutcomeJudge", "charged"]
+
+
+def charged(outcome: Outcome, attempt: StartAttempt | None) -> Outcome:
+    """The outcome that counts for the host: an attempt whose timeout was too short for an answer says nothing of it."""
+    if outcome.code != "DEADLINE_EXCEEDED" or outcome.answered or attempt is None or attempt.timeout is None:
+        return outcome
+    return EXPIRED if attempt.timeout < BRIEF else outcome
+
+
+@final
+class OutcomeJudge:
+    """Applies the outcomes of attempts to their hosts. Every method runs in a serialized step.
+
+    Args:
+        hosts: of the cluster.
+        outliers: its outlier detection; None: off.
+        alone: whether the only host of the cluster is used although it is ejected.
+    """
+
+    __slots__ = ("_alone", "_hosts", "_outliers")
+
+    def __init__(self, hosts: HostSet, outliers: Outliers | None, alone: Callable[[], bool]) -> None:
+        self._hosts = hosts
+        self._outliers = outliers
+        self._alone = alone
+
+    def reported(
+        self,
+        picker: PickerSnapshot | None,
+        host: HostEntry,
+        outcome: Outcome,
+        seconds: float,
+        look: tuple[HostEntry, int, int] | None,
+        now: float,
+    ) -> str:
+        """An attempt ended after ``seconds``; ``look`` is the state of its connection, if that was read.
+
+        Returns:
+            Why the host was ejected; empty: it was not.
+        """
+        if look is not None:
+            self._hosts.seen((look,), now=now)
+        if picker is not None and picker.listens:
+            picker.report(host, outcome.code, seconds, now=now)
+        if outcome.code != "OK" or host.struck:
+            return self._judge(host, outcome, now - seconds, now)
+        return ""
+
+    def lost(self, host: HostEntry, since: float, now: float) -> bool:
+        """Whether to believe an attempt, sent at ``since``, which says that its connection was lost. If so, names are
+        resolved again."""
+        if not believed(host, since, now):
+            return False
+        self._hosts.lost = True
+        return True
+
+    def _judge(self, host: HostEntry, outcome: Outcome, start: float, now: float) -> str:
+        """Counts an outcome, unless the attempt was cancelled, failed in this process or was never sent."""
+        outliers = self._outliers
+        if outcome.code == "OK":
+            if outliers is not None:
+                outliers.answered(host)
+            return ""
+        if outcome.local or outcome.refused or outcome.code == "CANCELLED" or host.removed:
+            return ""
+        if says_lost(outcome):
+            # All calls that a lost connection ends are one failure of its host. Otherwise each crash of a busy server
+            # would eject it, and it would stay out when it is back.
+            counted = start <= host.record.broke_at
+            if broke(host, start, now):
+                self._hosts.lost = True
+            if counted:
+                return ""
+        if outliers is None:
+            return ""
+        found = outliers.failed(host, outcome, self._hosts.named, now=now)
+        self._hosts.judged(found, now=now, alone=self._alone())
+        return "" if not found or host.ejection is None else host.ejection.why
