@@ -14,8 +14,8 @@ class TelemetryPolicy:
     Args:
         attempt_spans: record a span for each attempt, as a child of the call's (gRFC A72) and parent of the server's.
         attempt_metrics: record ``grpc.client.attempt.duration`` for each attempt (gRFC A66).
-        host_addresses: add the host's address to measurements of attempts and the count of hosts (one series for each
-            host), and to spans of calls that succeeded at once; other spans always have it.
+        host_addresses: add the host's address to measurements of attempts and the count of hosts: one series for each
+            host. Also to spans of calls that succeeded at once; other spans always have it.
         access_log: log a line for each call to the logger ``meshlib.access``, with Envoy's response flags.
 
     Raises:

@@ -21,8 +21,8 @@ class DnsPolicy:
 
     Args:
         family: address family (Envoy ``dns_lookup_family``): ``"auto"``, A records if there are any, else AAAA;
-            ``"v4"``; ``"v6"``; ``"all"``. With ``"auto"`` and ``"all"``, the target of an SRV record, an entry of a
-            list or ``localhost`` with one address of each family is one host with two addresses.
+            ``"v4"``; ``"v6"``; ``"all"``. An SRV target, a list entry or ``localhost`` with one address of each family
+            is one host with two addresses (``"auto"`` and ``"all"``).
         nameservers: name servers, such as ``"10.0.0.2"`` or ``"127.0.0.1:8600"``; the first answer is used. Empty:
             those of /etc/resolv.conf. A target with a name server, ``dns://server/name``, overrides them.
         query_timeout: seconds for one query to one name server; then the next server is queried.
