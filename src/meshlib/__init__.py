@@ -1,9 +1,9 @@
-"""What an Envoy sidecar does beside a Python gRPC application, done inside it.
+"""Envoy's client-side behaviour inside a Python gRPC application.
 
     channel = meshlib.channel("svc-a")
 
-is a ``grpc.Channel`` to the service ``svc-a``: its instances are discovered, one is chosen for each call, calls are
-retried on others, and everything is traced and counted. :mod:`meshlib.aio` has the same for asyncio.
+creates a ``grpc.Channel`` to the service ``svc-a``. It discovers the instances, picks one for each call, retries failed
+calls on others, and traces and counts everything. :mod:`meshlib.aio` is the same for asyncio.
 """
 
 from collections.abc import Iterable, Mapping
@@ -84,7 +84,7 @@ _HOMES: Final = {
 if not TYPE_CHECKING:  # to a type checker it would mean that the module has every name
 
     def __getattr__(name: str) -> object:
-        """The submodules, and the classes that serve calls: loaded at first use, to keep the import quick."""
+        """Load submodules and the classes that serve calls at first use, to keep the import fast."""
         if name in _SUBMODULES:
             return import_module(f"meshlib.{name}")
         if name not in _HOMES:
@@ -93,19 +93,18 @@ if not TYPE_CHECKING:  # to a type checker it would mean that the module has eve
         return value
 
     def __dir__() -> list[str]:
-        """With what is not loaded yet."""
+        """List the names that are not loaded yet, too."""
         return sorted({*globals(), *__all__, *_SUBMODULES})
 
 
 def explain(error_or_call: object) -> "CallMesh | None":
-    """What the mesh did for a call, for type checkers: grpc's types do not have the attribute ``mesh``.
+    """Explain a call: return its attribute ``mesh``, which the types of grpc lack.
 
     Args:
-        error_or_call: a ``grpc.RpcError``, or the call object of ``with_call``, of ``future``, of a stream or of
-            asyncio.
+        error_or_call: a ``grpc.RpcError``, or the call object of ``with_call``, ``future``, a stream or asyncio.
 
     Returns:
-        Its ``mesh``; None if it is not of a call of meshlib's.
+        Its ``mesh``; None if the call is not meshlib's.
     """
     from meshlib._adapt.grpcio import inner
     from meshlib._core.view import CallMesh
@@ -136,7 +135,7 @@ def channel(
     tracer_provider: "TracerProvider | None" = None,
     meter_provider: "MeterProvider | None" = None,
 ) -> "Channel":
-    """A channel to a service.
+    """Create a channel to a service.
 
     Args:
         target: ``"svc-a"``, ``"svc-a:50051"``, ``"dns:///host:port"``, ``"dns://nameserver:53/host:port"``,
@@ -144,28 +143,28 @@ def channel(
             ``"unix:"`` as in grpc, or any registered scheme.
         credentials: as for ``grpc.secure_channel``; None: plaintext.
         options: channel arguments of grpc, for every connection.
-        compression: of every call that names none.
-        interceptors: grpc's client interceptors, run once per call.
-        attempt_interceptors: grpc's client interceptors, run once per attempt.
-        resolver: names the endpoints instead of the target's own scheme.
-        dns: how names are looked up.
-        balancer: who chooses a host per call: a registered name or an object.
-        retry: when a failed call is tried again; a method that must not run twice gets None, see ``methods``.
-        retry_budget: how many retries may be under way at once, by Envoy's rule (``RetryBudget``) or gRPC's
-            (``RetryThrottling``); None: any number.
-        timeout: seconds for calls that pass none and return one message; None: no limit.
-        methods: what methods (``"/pkg.Svc/Method"``), services (``"/pkg.Svc/*"``) or all (``"*"``) do differently.
-        service_config: a gRPC service config, as JSON text or the mapping it stands for: ``methodConfig``,
-            ``retryThrottling``, ``loadBalancingConfig`` and ``healthCheckConfig``. It may be in ``options`` instead;
-            what an argument says as well is refused.
-        outlier_detection: which hosts are left out for a while; None: none.
-        circuit_breaker: how much may be under way at once; None: any amount.
-        telemetry: what is told of calls beyond a span and a measurement for each.
-        tracer_provider: OpenTelemetry's; None: the global one.
-        meter_provider: OpenTelemetry's; None: the global one.
+        compression: default compression of calls.
+        interceptors: client interceptors of grpc, run once per call.
+        attempt_interceptors: client interceptors of grpc, run once per attempt.
+        resolver: finds the endpoints, in place of the target's scheme.
+        dns: DNS configuration.
+        balancer: load balancing: a registered name or a balancer object.
+        retry: retries or hedging; None: no retries. Set None in ``methods`` for a method that must not run twice.
+        retry_budget: limit of concurrent retries, by Envoy's rule (``RetryBudget``) or gRPC's (``RetryThrottling``);
+            None: no limit.
+        timeout: default timeout in seconds of calls that return one message; None: no limit.
+        methods: overrides for methods (``"/pkg.Svc/Method"``), services (``"/pkg.Svc/*"``) or all (``"*"``).
+        service_config: a gRPC service config, as JSON text or a mapping: ``methodConfig``, ``retryThrottling``,
+            ``loadBalancingConfig`` and ``healthCheckConfig``. It may be in ``options`` instead. A setting that is also
+            given as an argument is rejected.
+        outlier_detection: ejection of hosts that answer badly; None: off.
+        circuit_breaker: limits of concurrent attempts and calls; None: no limits.
+        telemetry: telemetry beyond one span and one measurement for each call.
+        tracer_provider: of OpenTelemetry; None: the global one.
+        meter_provider: of OpenTelemetry; None: the global one.
 
     Raises:
-        ConfigError: an argument cannot be used; it names the argument, its value and what is allowed.
+        ConfigError: an argument is invalid; the message names it, its value and what is allowed.
     """
     from meshlib._control.settings import settle
     from meshlib._sync.channel import Channel
@@ -200,9 +199,9 @@ def insecure_channel(
     options: Iterable[tuple[str, Any]] | None = None,
     compression: grpc.Compression | None = None,
 ) -> "Channel":
-    """:func:`channel` with the signature of ``grpc.insecure_channel``, and every target that takes.
+    """Drop-in replacement for ``grpc.insecure_channel``: the same signature and targets.
 
-    Calls run as often as with grpc: only an attempt that provably reached no server is retried, as under
+    Calls run as often as with grpc: only an attempt that provably reached no server is retried, as with
     ``RetryPolicy(unsent_only=True)``. :func:`channel` retries ``UNAVAILABLE`` too.
     """
     from meshlib._control.settings import settle
@@ -217,9 +216,9 @@ def secure_channel(
     options: Iterable[tuple[str, Any]] | None = None,
     compression: grpc.Compression | None = None,
 ) -> "Channel":
-    """:func:`channel` with the signature of ``grpc.secure_channel``, and every target that takes.
+    """Drop-in replacement for ``grpc.secure_channel``: the same signature and targets.
 
-    Calls run as often as with grpc: only an attempt that provably reached no server is retried, as under
+    Calls run as often as with grpc: only an attempt that provably reached no server is retried, as with
     ``RetryPolicy(unsent_only=True)``. :func:`channel` retries ``UNAVAILABLE`` too.
     """
     from meshlib._control.settings import settle

@@ -1,9 +1,9 @@
-"""The same channels for asyncio: :func:`channel` makes a ``grpc.aio.Channel``.
+"""Channels for asyncio: :func:`channel` creates a ``grpc.aio.Channel``.
 
     async with meshlib.aio.channel("svc-a") as channel:
         stub = greeter_pb2_grpc.GreeterStub(channel)
 
-A channel may be made anywhere, at import too; it serves the event loop of its first call.
+A channel may be created anywhere, even at import. It serves the event loop of its first call.
 """
 
 from collections.abc import Iterable, Mapping
@@ -36,8 +36,8 @@ __all__ = ["Channel", "channel", "insecure_channel", "secure_channel"]
 if not TYPE_CHECKING:  # to a type checker it would mean that the module has every name
 
     def __getattr__(name: str) -> object:
-        """``Channel``, loaded when it is first asked for, as by the functions below: the import is to be quick, and
-        what serves calls is ten times as much as the policies."""
+        """Load ``Channel`` at first use: the import must be fast, and the code that serves calls is ten times as large
+        as the policies."""
         if name != "Channel":
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from meshlib._aio.channel import Channel
@@ -45,7 +45,7 @@ if not TYPE_CHECKING:  # to a type checker it would mean that the module has eve
         return Channel
 
     def __dir__() -> list[str]:
-        """With ``Channel``, loaded or not."""
+        """List ``Channel``, loaded or not."""
         return sorted({*globals(), *__all__})
 
 
@@ -71,7 +71,7 @@ def channel(
     tracer_provider: "TracerProvider | None" = None,
     meter_provider: "MeterProvider | None" = None,
 ) -> "Channel":
-    """A channel to a service.
+    """Create a channel to a service.
 
     Args:
         target: ``"svc-a"``, ``"svc-a:50051"``, ``"dns:///host:port"``, ``"dns://nameserver:53/host:port"``,
@@ -79,28 +79,28 @@ def channel(
             ``"unix:"`` as in grpc, or any registered scheme.
         credentials: as for ``grpc.aio.secure_channel``; None: plaintext.
         options: channel arguments of grpc, for every connection.
-        compression: of every call that names none.
+        compression: default compression of calls.
         interceptors: interceptors of grpc.aio, run once per call; one that implements several kinds serves all of them.
         attempt_interceptors: the same, run once per attempt.
-        resolver: names the endpoints instead of the target's own scheme.
-        dns: how names are looked up.
-        balancer: who chooses a host per call: a registered name or an object.
-        retry: when a failed call is tried again; a method that must not run twice gets None, see ``methods``.
-        retry_budget: how many retries may be under way at once, by Envoy's rule (``RetryBudget``) or gRPC's
-            (``RetryThrottling``); None: any number.
-        timeout: seconds for calls that pass none and return one message; None: no limit.
-        methods: what methods (``"/pkg.Svc/Method"``), services (``"/pkg.Svc/*"``) or all (``"*"``) do differently.
-        service_config: a gRPC service config, as JSON text or the mapping it stands for: ``methodConfig``,
-            ``retryThrottling``, ``loadBalancingConfig`` and ``healthCheckConfig``. It may be in ``options`` instead;
-            what an argument says as well is refused.
-        outlier_detection: which hosts are left out for a while; None: none.
-        circuit_breaker: how much may be under way at once; None: any amount.
-        telemetry: what is told of calls beyond a span and a measurement for each.
-        tracer_provider: OpenTelemetry's; None: the global one.
-        meter_provider: OpenTelemetry's; None: the global one.
+        resolver: finds the endpoints, in place of the target's scheme.
+        dns: DNS configuration.
+        balancer: load balancing: a registered name or a balancer object.
+        retry: retries or hedging; None: no retries. Set None in ``methods`` for a method that must not run twice.
+        retry_budget: limit of concurrent retries, by Envoy's rule (``RetryBudget``) or gRPC's (``RetryThrottling``);
+            None: no limit.
+        timeout: default timeout in seconds of calls that return one message; None: no limit.
+        methods: overrides for methods (``"/pkg.Svc/Method"``), services (``"/pkg.Svc/*"``) or all (``"*"``).
+        service_config: a gRPC service config, as JSON text or a mapping: ``methodConfig``, ``retryThrottling``,
+            ``loadBalancingConfig`` and ``healthCheckConfig``. It may be in ``options`` instead. A setting that is also
+            given as an argument is rejected.
+        outlier_detection: ejection of hosts that answer badly; None: off.
+        circuit_breaker: limits of concurrent attempts and calls; None: no limits.
+        telemetry: telemetry beyond one span and one measurement for each call.
+        tracer_provider: of OpenTelemetry; None: the global one.
+        meter_provider: of OpenTelemetry; None: the global one.
 
     Raises:
-        ConfigError: an argument cannot be used; it names the argument, its value and what is allowed.
+        ConfigError: an argument is invalid; the message names it, its value and what is allowed.
     """
     from meshlib._aio.channel import Channel
     from meshlib._control.settings import settle
@@ -137,9 +137,9 @@ def insecure_channel(
     compression: grpc.Compression | None = None,
     interceptors: Iterable[Any] | None = None,
 ) -> "Channel":
-    """:func:`channel` with the signature of ``grpc.aio.insecure_channel``, and every target that takes.
+    """Drop-in replacement for ``grpc.aio.insecure_channel``: the same signature and targets.
 
-    Calls run as often as with grpc: only an attempt that provably reached no server is retried, as under
+    Calls run as often as with grpc: only an attempt that provably reached no server is retried, as with
     ``RetryPolicy(unsent_only=True)``. :func:`channel` retries ``UNAVAILABLE`` too.
     """
     from meshlib._aio.channel import Channel
@@ -163,9 +163,9 @@ def secure_channel(
     compression: grpc.Compression | None = None,
     interceptors: Iterable[Any] | None = None,
 ) -> "Channel":
-    """:func:`channel` with the signature of ``grpc.aio.secure_channel``, and every target that takes.
+    """Drop-in replacement for ``grpc.aio.secure_channel``: the same signature and targets.
 
-    Calls run as often as with grpc: only an attempt that provably reached no server is retried, as under
+    Calls run as often as with grpc: only an attempt that provably reached no server is retried, as with
     ``RetryPolicy(unsent_only=True)``. :func:`channel` retries ``UNAVAILABLE`` too.
     """
     from meshlib._aio.channel import Channel

@@ -1,6 +1,6 @@
-"""Which host gets the next call: the balancers that come with meshlib, and what it takes to write another.
+"""Load balancing: the built-in balancers, and the interface for your own.
 
-A balancer is frozen configuration; the picker it makes is the state for one membership, and has one method::
+A balancer is frozen configuration. It makes a picker, which holds the state for one set of hosts and has one method::
 
     @dataclass(frozen=True)
     class Fullest:
@@ -16,7 +16,7 @@ A balancer is frozen configuration; the picker it makes is the state for one mem
 
     channel = meshlib.channel("svc-a", balancer=Fullest())
 
-A package registers its balancer for all its users by an entry point of the group ``meshlib.balancers``.
+A package registers its balancer for all its users with an entry point in the group ``meshlib.balancers``.
 """
 
 from meshlib._control.balancers import REGISTRY
@@ -44,11 +44,11 @@ __all__ = [
 
 
 def register_balancer(name: str, factory: BalancerFactory) -> None:
-    """Make ``balancer=name`` mean what ``factory`` makes, in all channels constructed from now on.
+    """Register a balancer as ``balancer=name``, for all channels constructed from now on.
 
     Args:
-        name: lower case letters, digits, ``_``, ``.`` and ``-``, a letter first; no built-in one.
-        factory: called without arguments when a channel is constructed; a class will do.
+        name: lower case letters, digits, ``_``, ``.`` and ``-``, a letter first; not a built-in name.
+        factory: called without arguments at the construction of a channel; may be a class.
 
     Raises:
         ConfigError: the name is malformed, built in, or registered for another factory; the factory is not callable.

@@ -1,7 +1,7 @@
-"""Bring your own discovery: what a resolver is given and owes, and where it is registered.
+"""Service discovery with your own resolvers.
 
-A resolver is one method. A plain ``def`` runs in a thread, an ``async def`` on an event loop, and either serves
-channels of both kinds::
+A resolver has one method. A plain ``def`` runs in a thread, an ``async def`` on an event loop; either serves sync and
+asyncio channels::
 
     class Consul:
         def __init__(self, target: Target) -> None:
@@ -14,8 +14,8 @@ channels of both kinds::
     register_resolver("consul", Consul)
     channel = meshlib.channel("consul:///svc-a")
 
-A package registers its resolver for all its users by an entry point of the group ``meshlib.resolvers``, named like the
-scheme. A single channel takes any resolver by ``meshlib.channel("svc-a", resolver=...)``.
+A package registers its resolver for all its users with an entry point in the group ``meshlib.resolvers``, named like
+the scheme. For a single channel pass ``meshlib.channel("svc-a", resolver=...)``.
 """
 
 from meshlib._control.plugins import REGISTRY
@@ -28,14 +28,14 @@ __all__ = ["Endpoint", "Resolution", "Resolver", "Target", "register_resolver"]
 
 
 def register_resolver(scheme: str, factory: ResolverFactory) -> None:
-    """Make ``factory`` the maker of the resolvers of all targets ``scheme://...``.
+    """Register a resolver factory for all targets ``scheme://...``.
 
     Args:
-        scheme: lower case letters, digits, ``+``, ``.`` and ``-``, a letter first; no built-in one.
-        factory: is given the parsed :class:`Target` when a channel is constructed, and returns a :class:`Resolver`; a
-            class will do. It should connect to nothing yet: the channel may be used after a fork, or never. What it
-            raises fails the construction. Channels of one event loop that have equal targets and DNS policies share the
-            resolver of the first.
+        scheme: lower case letters, digits, ``+``, ``.`` and ``-``, a letter first; not a built-in scheme.
+        factory: called with the parsed :class:`Target` at the construction of a channel; returns a :class:`Resolver`.
+            May be a class. It should not connect yet: the channel may be used after a fork, or never. An exception
+            fails the construction. Channels of one event loop with equal targets and DNS policies share the resolver of
+            the first.
 
     Raises:
         ConfigError: the scheme is malformed, built in, or registered for another factory; the factory is not callable.

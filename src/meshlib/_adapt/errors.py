@@ -1,4 +1,4 @@
-"""The errors a caller sees where no single attempt of grpc's can speak for the whole call."""
+"""Errors of calls whose failure is not that of a single grpc attempt."""
 
 import sys
 from collections.abc import Callable
@@ -15,30 +15,29 @@ __all__ = ["AioMeshRpcError", "MeshRpcError", "status_code"]
 
 
 class Metadatum(NamedTuple):
-    """A pair of metadata, as grpc's of that name, which cannot be pickled."""
+    """Pair of metadata; grpc's class of that name cannot be pickled."""
 
     key: str
     value: str | bytes
 
 
 def status_code(name: str) -> grpc.StatusCode:
-    """grpc's member for the name of a status code."""
+    """Return grpc's member for the name of a status code."""
     return grpc.StatusCode[name]
 
 
 @final
 class MeshRpcError(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg]
-    """A call that ended after several attempts, at its deadline, or before the first attempt: what
-    ``except grpc.RpcError`` catches.
+    """Error of a call that failed after several attempts, at its deadline, or before the first attempt.
 
-    Code, details and metadata are the last server's, so that rich errors can be read from them. The text of the error
-    and ``debug_error_string()`` say what the mesh did. It is a finished ``grpc.Call`` and ``grpc.Future``, as the error
-    of grpc itself, because interceptors call ``result()`` on it. It can be copied and pickled.
+    A ``grpc.RpcError``. Code, details and metadata are those of the last server, so that rich errors can be read from
+    them. ``str()`` and ``debug_error_string()`` describe the attempts. Like grpc's own error it is also a finished
+    ``grpc.Call`` and ``grpc.Future``, because interceptors call ``result()`` on it. It can be copied and pickled.
 
     Args:
         outcome: how the call ended.
         details: the status message.
-        mesh: what the mesh did, for ``.mesh``.
+        mesh: the attempts, for ``.mesh``.
         story: the same in words.
     """
 
@@ -73,7 +72,7 @@ class MeshRpcError(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-
         return self._trailing
 
     def debug_error_string(self) -> str:
-        """What the mesh did, and C-core's account of the last attempt."""
+        """Return a description of the attempts, and C-core's debug string of the last one."""
         return self._debug
 
     def is_active(self) -> bool:
@@ -120,7 +119,7 @@ class MeshRpcError(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-
 
 
 def _again(kind: type[Any], state: dict[str, Any]) -> Any:
-    """An error as it was, for copies of it."""
+    """Recreate an error, for copies of it."""
     made = kind.__new__(kind, state["_story"])
     for name, value in state.items():
         setattr(made, name, value)
@@ -129,7 +128,7 @@ def _again(kind: type[Any], state: dict[str, Any]) -> Any:
 
 @final
 class AioMeshRpcError(grpc.aio.AioRpcError):
-    """The same for asyncio."""
+    """:class:`MeshRpcError` for asyncio: a ``grpc.aio.AioRpcError``."""
 
     def __init__(self, outcome: Outcome, details: str, mesh: CallMesh | None, story: str = "") -> None:
         last: Any = outcome.error

@@ -1,4 +1,4 @@
-"""What a stub calls: one multicallable per method, of the four kinds."""
+"""Multicallables: the callables of stubs, one for each method, of the four kinds."""
 
 from typing import Any, Final
 
@@ -25,16 +25,16 @@ _CALLS: Final[dict[str, Any]] = {
 
 
 def _given(metadata: Any) -> Metadata:
-    """The caller's metadata, in a form that can be sent more than once.
+    """Return the caller's metadata in a form that can be sent more than once.
 
     Raises:
-        TypeError, ValueError: they are no pairs, as grpc.aio says it.
+        TypeError, ValueError: they are not pairs; as raised by grpc.aio.
     """
     return tuple((key, value) for key, value in metadata) if metadata else ()
 
 
 class Multicallable:
-    """What the four kinds share."""
+    """Base class of the four kinds."""
 
     __slots__ = ("_lease", "_method", "_plan", "_renamed")
 
@@ -101,7 +101,7 @@ class Multicallable:
         )
 
     def _named(self, name: str | bytes) -> "Multicallable":
-        """This one, or another if an interceptor has changed the method."""
+        """Return this multicallable, or another if an interceptor has changed the method."""
         text = name.decode() if isinstance(name, bytes) else name
         return self if text == self._method.name else self._renamed[text]
 
@@ -110,7 +110,7 @@ class Multicallable:
 
 
 class UnaryUnary(Multicallable, grpc.aio.UnaryUnaryMultiCallable):  # type: ignore[type-arg]
-    """One request, one response."""
+    """Multicallable with one request and one response."""
 
     def __call__(
         self,
@@ -126,7 +126,7 @@ class UnaryUnary(Multicallable, grpc.aio.UnaryUnaryMultiCallable):  # type: igno
 
 
 class UnaryStream(Multicallable, grpc.aio.UnaryStreamMultiCallable):  # type: ignore[type-arg]
-    """One request, a stream of responses."""
+    """Multicallable with one request and a stream of responses."""
 
     def __call__(
         self,
@@ -142,7 +142,7 @@ class UnaryStream(Multicallable, grpc.aio.UnaryStreamMultiCallable):  # type: ig
 
 
 class StreamUnary(Multicallable, grpc.aio.StreamUnaryMultiCallable):  # type: ignore[type-arg]
-    """A stream of requests, one response."""
+    """Multicallable with a stream of requests and one response."""
 
     def __call__(
         self,
@@ -157,7 +157,7 @@ class StreamUnary(Multicallable, grpc.aio.StreamUnaryMultiCallable):  # type: ig
 
 
 class StreamStream(Multicallable, grpc.aio.StreamStreamMultiCallable):  # type: ignore[type-arg]
-    """A stream of requests, a stream of responses."""
+    """Multicallable with a stream of requests and a stream of responses."""
 
     def __call__(
         self,

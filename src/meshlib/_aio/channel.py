@@ -1,4 +1,4 @@
-"""The channel an application holds: a ``grpc.aio.Channel`` like any other."""
+"""Channel of the application for asyncio: a ``grpc.aio.Channel``."""
 
 import asyncio
 from types import TracebackType
@@ -24,8 +24,8 @@ __all__ = ["Channel"]
 
 @final
 class _Interceptors:
-    """A list of interceptors of a channel, by the private name that it has in grpc.aio: the calls' own, so that changes
-    of it and other lists in its place hold from the next call on."""
+    """Interceptor list of a channel under its private name in grpc.aio. Calls use the list itself: changes to it, or
+    another list in its place, apply from the next call on."""
 
     _kind: str
 
@@ -41,12 +41,12 @@ class _Interceptors:
 
 @final
 class Channel(grpc.aio.Channel):
-    """A channel to a service: finds its instances, keeps connections to them, chooses one per call, retries.
+    """Channel to a service: discovers its instances, keeps connections to them, picks one for each call, retries.
 
-    Made by :func:`meshlib.aio.channel`. It is a ``grpc.aio.Channel``: stubs, interceptors and call objects are those of
-    grpc.aio. It may be made anywhere, at import too, and serves the event loop of its first call; when that loop is
-    closed it starts anew on the next. Close it, or use it in an ``async with`` statement; one that is collected
-    unclosed closes itself.
+    Created by :func:`meshlib.aio.channel`. It is a ``grpc.aio.Channel``: stubs, interceptors and call objects are those
+    of grpc.aio. It may be created anywhere, even at import, and serves the event loop of its first call. When that loop
+    is closed, it restarts on the next one. Close it, or use it in an ``async with`` statement. When it is
+    garbage-collected unclosed, it closes itself.
     """
 
     def __init__(self, settings: Settings, *, factory: Factory = aio_channel) -> None:
@@ -63,9 +63,9 @@ class Channel(grpc.aio.Channel):
         self._lease = lease = ChannelHandle(settings, telemetry, factory)
         self._multicallables = Multicallables(lambda method: CALLABLES[method.kind](lease, method))
         self._closing = False
-        """A :meth:`close` is under way."""
+        """Whether a :meth:`close` is running."""
         self.mesh = Mesh(settings, lambda: lease.present, lambda: lease.closed)
-        """``snapshot()`` and ``resolve_now()``."""
+        """The :class:`meshlib.Mesh` of the channel, with ``snapshot()`` and ``resolve_now()``."""
 
     def unary_unary(
         self,
@@ -112,12 +112,12 @@ class Channel(grpc.aio.Channel):
         )
 
     def _get_registered_call_handle(self, method: str, _registered_method: bool | None = False) -> int:
-        """Generated code may ask; the answer is only ever passed back, and each subchannel registers for itself."""
+        """For generated code, which only passes the value back; each subchannel registers methods itself."""
         return 0
 
     @property
     def _loop(self) -> asyncio.AbstractEventLoop:
-        """Users of grpc.aio reach for it."""
+        """Event loop; users of grpc.aio read this private attribute."""
         runtime = self._lease.present
         return CLOCK.loop() if runtime is None else runtime.loop
 
@@ -128,7 +128,7 @@ class Channel(grpc.aio.Channel):
     _stream_stream_interceptors = _Interceptors()
 
     def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
-        """The state of now; with ``try_to_connect`` a channel that has not been used yet begins to connect."""
+        """Return the connectivity state; with ``try_to_connect`` an unused channel begins to connect."""
         lease = self._lease
         lease.refresh()
         state = STATES[lease.connectivity.state]
@@ -149,7 +149,7 @@ class Channel(grpc.aio.Channel):
             await self.wait_for_state_change(state)
 
     async def close(self, grace: float | None = None) -> None:
-        """Refuses new calls, gives those under way ``grace`` seconds and cancels the rest.
+        """Reject new calls, give calls in flight ``grace`` seconds to end, and cancel the rest.
 
         Raises:
             ValueError: ``grace`` is negative.
@@ -206,7 +206,7 @@ class Channel(grpc.aio.Channel):
 
 
 def _raise_in_loop(error: Exception) -> None:
-    """Has the event loop raise ``error`` in a callback of its own: in the middle of a step it would end no call.
+    """Raise ``error`` in a callback of the event loop: raised in the middle of a step, it would end no call.
 
     Raises:
         Exception: ``error``, if no loop runs.

@@ -1,4 +1,4 @@
-"""What ``channel.mesh`` offers: a look at the channel, and a way to have its name looked up now."""
+"""``channel.mesh``: snapshots of the channel, and immediate resolution of its name."""
 
 from collections.abc import Callable
 from typing import Protocol, final
@@ -14,27 +14,27 @@ __all__ = ["Mesh"]
 
 
 class Live(Protocol):
-    """The runtime of a channel, of either shell."""
+    """Runtime of a channel, of either shell."""
 
     cluster: ClusterMachine
     driver: ClusterDriver
 
     def now(self) -> float:
-        """Its clock."""
+        """Return the time of its clock."""
         ...
 
     def resolve_now(self) -> None:
-        """Has the name looked up."""
+        """Resolve the name now."""
         ...
 
 
 @final
 class Mesh:
-    """The mesh of one channel.
+    """Snapshots of one channel, and immediate resolution: ``channel.mesh``.
 
     Args:
-        settings: what the channel is built from.
-        live: its runtime, or None while it has not been used.
+        settings: of the channel.
+        live: its runtime, or None while it is unused.
         closed: whether the channel is closed.
     """
 
@@ -46,14 +46,16 @@ class Mesh:
         self._closed = closed
 
     def resolve_now(self) -> None:
-        """Asks the resolver at once, unless a question is under way. Does not wait for the answer; a channel that has
-        not been used yet asks at its first call anyway."""
+        """Resolve the target now, unless a resolution is running. Does not wait for the answer.
+
+        Does nothing before the first call, which resolves the target anyway.
+        """
         live = self._live()
         if live is not None:
             live.resolve_now()
 
     def snapshot(self) -> ChannelSnapshot:
-        """The channel as it is now: a frozen value; ``dataclasses.asdict`` makes it JSON."""
+        """Return the current state of the channel: a frozen value; ``dataclasses.asdict`` prepares it for JSON."""
         target, resolver = self._settings.target.text, self._settings.source.name
         live = self._live()
         if live is None or self._closed():

@@ -1,4 +1,4 @@
-"""What a resolver names: values, equal by content."""
+"""Endpoints and resolutions: the values that a resolver returns, equal by content."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -18,14 +18,14 @@ class Endpoint:
     """One instance of a service.
 
     Args:
-        address: where it listens: ``"10.0.0.7:50051"``, ``"[::1]:50051"`` or ``"unix:/run/a.sock"``; never a host name.
+        address: ``"10.0.0.7:50051"``, ``"[::1]:50051"`` or ``"unix:/run/a.sock"``; never a host name.
         weight: share of the traffic within its priority, 1 to 2**32 - 1 (Envoy ``load_balancing_weight``).
         priority: 0 is tried first, up to 65535 (RFC 2782).
-        locality: where it runs, free text.
-        authority: the ``:authority`` and TLS name for this endpoint; None means the target's own.
-        attributes: further facts a resolver knows, as key and value.
+        locality: free text, for example a zone.
+        authority: the ``:authority`` and TLS name for this endpoint; None: those of the target.
+        attributes: pairs of key and value with further facts from the resolver.
         alternatives: further addresses of the same instance, ``IP:port``, in the order in which they are tried. The
-            first that can be connected to is used (Happy Eyeballs, gRFC A61).
+            first one that connects is used (Happy Eyeballs, gRFC A61).
     """
 
     address: str
@@ -54,11 +54,11 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resolution:
-    """One answer of a resolver.
+    """Answer of a resolver.
 
     Args:
-        endpoints: all instances known now, in any order.
-        ttl: seconds until the resolver wants to be asked again; None: only after a failure or ``resolve_now()``.
+        endpoints: all current instances, in any order.
+        ttl: seconds until the next resolution; None: only after a failure or ``resolve_now()``.
     """
 
     endpoints: tuple[Endpoint, ...]
@@ -74,13 +74,13 @@ class Resolution:
 
 
 def endpoint(ips: Sequence[str], port: int, *, authority: str | None = None) -> Endpoint:
-    """The endpoint of one host with one port: at its first address, the others are alternatives."""
+    """Create the endpoint of a host with one port, at its first address; the others are alternatives."""
     address, *alternatives = (join(ip, port) for ip in ips)
     return Endpoint(address=address, alternatives=tuple(alternatives), authority=authority)
 
 
 def merge_duplicates(endpoints: Iterable[Endpoint]) -> tuple[Endpoint, ...]:
-    """The endpoints with equal address, authority and priority made one, their weights added; order of first sight."""
+    """Merge endpoints with equal address, authority and priority, adding their weights; keeps the order."""
     by_key: dict[tuple[str, str | None, int], Endpoint] = {}
     for endpoint in endpoints:
         key = (endpoint.address, endpoint.authority, endpoint.priority)

@@ -1,4 +1,4 @@
-"""The one exception the core raises, and only while a channel is being configured."""
+"""ConfigError: the only exception of the core, raised only while a channel is configured."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -10,7 +10,7 @@ __all__ = ["ConfigError", "unknown_name"]
 
 class _Short(Repr):
     def repr_int(self, x: int, level: int) -> str:
-        """Of any size: Python refuses to write out what has more than 4300 digits, and the error would be lost."""
+        """Any size: Python refuses to print integers of more than 4300 digits, and the error would be lost."""
         return super().repr_int(x, level) if x.bit_length() < 10_000 else f"<a number of {x.bit_length()} bits>"
 
 
@@ -19,7 +19,7 @@ _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 200
 
 
 class ConfigError(ValueError):
-    """A value given to meshlib that it cannot use.
+    """Invalid configuration value.
 
     Raised at construction only, never by a call. The message names the field, the value and what is allowed.
     """
@@ -32,7 +32,7 @@ class ConfigError(ValueError):
 
 
 def unknown_name(field: str, name: str, known: Iterable[str]) -> ConfigError:
-    """The error for a name that is not registered: it lists the known ones and, if one is close, suggests it."""
+    """Create the error for an unregistered name: lists the known names and suggests a close one."""
     names = sorted(known)
     close = get_close_matches(name, names, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""

@@ -1,4 +1,4 @@
-"""What the core tells whoever listens: telemetry, logs and tests. Nothing is built when nobody does."""
+"""Events of calls and channels, for telemetry, logs and tests. Not created without an observer."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
@@ -29,10 +29,10 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallEvent:
-    """Something that happened to one call.
+    """Event of one call.
 
     Args:
-        at: when, monotonic seconds.
+        at: its time, monotonic seconds.
     """
 
     stage: ClassVar[str]
@@ -41,20 +41,20 @@ class CallEvent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PickQueued(CallEvent):
-    """No host can be chosen now; the call waits for a change."""
+    """No host can be picked now; the call waits."""
 
     stage: ClassVar[str] = "pick"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptStarted(CallEvent):
-    """An attempt was given to a host.
+    """An attempt started.
 
     Args:
         n: its number, from 1.
         address: of the host.
-        why: ``"first"``, ``"retry"``, ``"hedge"`` or ``"refused"`` (the attempt before never left).
-        panic: ejected hosts were used as well, because too few were left.
+        why: ``"first"``, ``"retry"``, ``"hedge"`` or ``"refused"`` (the previous attempt never left).
+        panic: ejected hosts were used too, because too few were healthy.
     """
 
     stage: ClassVar[str] = "in_flight"
@@ -72,7 +72,7 @@ class AttemptEnded(CallEvent):
         n: its number.
         address: of the host.
         code: name of the status code.
-        seconds: how long it took.
+        seconds: its duration.
     """
 
     stage: ClassVar[str] = "load"
@@ -84,7 +84,7 @@ class AttemptEnded(CallEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retrying(CallEvent):
-    """Another attempt is to follow.
+    """A failed attempt is going to be retried.
 
     Args:
         n: the attempt that failed.
@@ -112,7 +112,7 @@ class NotRetried(CallEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Broken(CallEvent):
-    """The circuit breaker refused an attempt; the call ends.
+    """The circuit breaker rejected an attempt; the call ends.
 
     Args:
         why: which limit, in words.
@@ -124,12 +124,12 @@ class Broken(CallEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ejected(CallEvent):
-    """The end of an attempt had its host ejected.
+    """The end of an attempt ejected its host.
 
     Args:
         n: its number.
         address: of the host.
-        why: what the host did, in words.
+        why: the reason in words.
     """
 
     stage: ClassVar[str] = "outlier"
@@ -140,10 +140,10 @@ class Ejected(CallEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChannelEvent:
-    """Something that happened to a channel.
+    """Event of a channel.
 
     Args:
-        at: when, monotonic seconds.
+        at: its time, monotonic seconds.
     """
 
     at: float
@@ -151,11 +151,11 @@ class ChannelEvent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointsChanged(ChannelEvent):
-    """The resolver named other endpoints than before.
+    """The endpoints changed.
 
     Args:
-        added: addresses that are new.
-        removed: addresses that are gone.
+        added: new addresses.
+        removed: removed addresses.
     """
 
     added: tuple[str, ...]
@@ -164,11 +164,11 @@ class EndpointsChanged(ChannelEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResolutionFailed(ChannelEvent):
-    """The resolver failed; the last good endpoints stay.
+    """A resolution failed; the last good endpoints stay.
 
     Args:
-        reason: what it said.
-        kept: how many endpoints stay.
+        reason: the resolver's error.
+        kept: number of endpoints that stay.
     """
 
     reason: str
@@ -177,12 +177,12 @@ class ResolutionFailed(ChannelEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostStateChanged(ChannelEvent):
-    """A host's connection changed.
+    """The connectivity state of a host changed.
 
     Args:
         address: of the host.
-        before: the state it had.
-        after: the state it has.
+        before: the old state.
+        after: the new state.
     """
 
     address: str
@@ -192,13 +192,13 @@ class HostStateChanged(ChannelEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostEjected(ChannelEvent):
-    """Outlier detection leaves a host out for a while.
+    """Outlier detection ejected a host.
 
     Args:
         address: of the host.
-        why: what it did, in words.
-        seconds: until it may come back.
-        alone: it is the only host, so it gets all calls all the same.
+        why: the reason in words.
+        seconds: length of the ejection.
+        alone: it is the only host, so it still gets all calls.
     """
 
     address: str
@@ -209,13 +209,13 @@ class HostEjected(ChannelEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostUnreachable(ChannelEvent):
-    """A host cannot be connected though others can; not every one is told.
+    """A host cannot be connected although others can; rate-limited.
 
     Args:
         address: of the host.
-        reason: why, in C-core's words.
-        ready: how many hosts are connected.
-        hosts: how many there are.
+        reason: C-core's error.
+        ready: number of connected hosts.
+        hosts: number of hosts.
     """
 
     address: str
@@ -226,12 +226,12 @@ class HostUnreachable(ChannelEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostSpared(ChannelEvent):
-    """Outlier detection found a host to be an outlier, and it stays all the same.
+    """Outlier detection detected an outlier but did not eject it.
 
     Args:
         address: of the host.
-        why: what it did, in words.
-        spared: why it stays, in words.
+        why: the reason of the detection, in words.
+        spared: why it was not ejected, in words.
     """
 
     address: str
@@ -241,7 +241,7 @@ class HostSpared(ChannelEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostReturned(ChannelEvent):
-    """A host is ejected no more.
+    """A host returned from outlier ejection.
 
     Args:
         address: of the host.
@@ -254,10 +254,10 @@ class HostReturned(ChannelEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PanicChanged(ChannelEvent):
-    """Too few hosts of some priorities are healthy, so that ejected ones are used as well; or that has ended.
+    """Panic mode changed: ejected hosts are used too, because too few of a priority are healthy, or no longer.
 
     Args:
-        priorities: those it is so for now; none: it has ended.
+        priorities: those in panic now; none: panic has ended.
         alone: there is only one host.
     """
 
@@ -267,11 +267,11 @@ class PanicChanged(ChannelEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refusing(ChannelEvent):
-    """A limit of the channel refuses calls or retries. Told of a limit at most every ten seconds.
+    """A limit of the channel rejects calls or retries. At most one event for each limit in ten seconds.
 
     Args:
-        why: which, in words.
-        refused: how many it has refused so far.
+        why: the limit, in words.
+        refused: total it has rejected.
     """
 
     why: str
@@ -280,13 +280,13 @@ class Refusing(ChannelEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PluginFailed(ChannelEvent):
-    """A balancer, or a strategy of a retry policy, raised, or returned what it must not; the channel went on without.
+    """A balancer or a strategy of a retry policy raised or returned an invalid value; the channel used a fallback.
 
     Args:
         name: the class of the plug-in.
         doing: the method, or the field of the policy, that failed.
-        error: what it raised, or a description of what it returned.
-        instead: what happens in its place, in words.
+        error: the exception, or a description of the value.
+        instead: the fallback, in words.
     """
 
     name: str
@@ -296,8 +296,8 @@ class PluginFailed(ChannelEvent):
 
 
 class ChannelObserver(Protocol):
-    """Hears what happens to a channel; called outside its lock."""
+    """Observer of channel events; called outside the lock of the channel."""
 
     def on_channel_event(self, event: ChannelEvent) -> None:
-        """One event."""
+        """Handle one event."""
         ...

@@ -1,4 +1,4 @@
-"""What a channel tells of its calls beyond the usual."""
+"""Telemetry configuration."""
 
 from dataclasses import dataclass, fields
 
@@ -9,14 +9,14 @@ __all__ = ["TelemetryPolicy"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TelemetryPolicy:
-    """What is told of calls beyond one span and one measurement for each; all of it costs, so all of it is off.
+    """Telemetry beyond one span and one measurement for each call. All of it has a cost, so all of it is off.
 
     Args:
-        attempt_spans: a span for each attempt, below that of its call (gRFC A72); servers see it as their parent.
-        attempt_metrics: a measurement for each attempt, ``grpc.client.attempt.duration`` (gRFC A66).
-        host_addresses: measurements of attempts and the count of hosts carry the address of the host: as many series
-            as there are hosts. And so do spans of calls that succeeded at once; others always do.
-        access_log: a line for each call in the logger ``meshlib.access``, with Envoy's response flags.
+        attempt_spans: record a span for each attempt, as a child of the call's (gRFC A72) and parent of the server's.
+        attempt_metrics: record ``grpc.client.attempt.duration`` for each attempt (gRFC A66).
+        host_addresses: add the host's address to measurements of attempts and the count of hosts: one series for each
+            host. Also to spans of calls that succeeded at once; other spans always have it.
+        access_log: log a line for each call to the logger ``meshlib.access``, with Envoy's response flags.
 
     Raises:
         ConfigError: a field is neither True nor False.

@@ -1,8 +1,8 @@
-"""The policies of a channel and of its methods, as frozen values that are checked where they are made.
+"""Policies of a channel and its methods: frozen values, validated at construction.
 
-Names of fields are those of the gRPC service config in snake_case where it has one, else Envoy's; durations are
-seconds. An object is on, ``None`` is off. Each family of knobs stands beside what it governs (``attempts/policy.py``,
-``discovery/policy.py``); here is what settles them for one method.
+Field names are those of the gRPC service config in snake_case, or Envoy's where it has none. Durations are seconds. An
+object turns a policy on, ``None`` turns it off. Each policy is defined beside the code that it configures
+(``attempts/policy.py``, ``discovery/policy.py``); this module resolves them for one method.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -39,7 +39,7 @@ __all__ = [
 
 
 class Unset(Enum):
-    """Marks a field of a :class:`MethodPolicy` that leaves the channel's setting as it is."""
+    """Marks an unset field of a :class:`MethodPolicy`: the channel's setting applies."""
 
     UNSET = "unset"
 
@@ -52,11 +52,11 @@ UNSET: Final = Unset.UNSET
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MethodPolicy:
-    """What a method, or a service, does differently from its channel; an unset field is the channel's.
+    """Policy of a method or a service; an unset field inherits the channel's.
 
     Args:
         retry: a :class:`RetryPolicy`, a :class:`HedgingPolicy`, or None for no retries.
-        timeout: seconds for calls that pass none; None for no limit.
+        timeout: seconds, for calls that pass none; None: no limit.
         wait_for_ready: for calls that pass none.
     """
 
@@ -74,7 +74,7 @@ class MethodPolicy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """The policies of one method, settled once: what a call machine goes by.
+    """Resolved policies of one method, used by every call of it.
 
     Args:
         timeout: seconds for calls that pass none and return one message.
@@ -87,9 +87,9 @@ class Plan:
     stream_timeout: float | None = None
     wait_for_ready: bool = False
     attempt_limit: float | None = field(init=False)
-    """Seconds after which an attempt without an answer is given up."""
+    """Seconds after which an attempt without a response times out."""
     idle: float | None = field(init=False)
-    """Seconds after which an attempt without a message is."""
+    """Seconds after which an attempt without a message times out."""
 
     def __post_init__(self) -> None:
         limit = None if self.retry is None else self.retry.attempt_limit
@@ -98,7 +98,7 @@ class Plan:
 
     @property
     def buffer_size(self) -> int:
-        """Bytes of requests kept for another attempt; without a policy, for one that the host did not get to see."""
+        """Bytes of requests buffered for replay; without a policy, to replay attempts that reached no host."""
         return (self.retry or self.hedging or _NO_POLICY).buffer_size
 
 
@@ -107,7 +107,7 @@ _NO_POLICY: Final = RetryPolicy()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MethodTable:
-    """The policies of a channel by ``"/pkg.Svc/Method"``, ``"/pkg.Svc/*"`` or ``"*"``; the most specific wins."""
+    """Policies of a channel by ``"/pkg.Svc/Method"``, ``"/pkg.Svc/*"`` or ``"*"``; the most specific wins."""
 
     retry: RetryPolicy | HedgingPolicy | None = field(default_factory=RetryPolicy)
     timeout: float | None = None
@@ -128,12 +128,12 @@ class MethodTable:
         object.__setattr__(self, "methods", dict(self.methods))
 
     def without_retries(self) -> "MethodTable":
-        """The same, with neither retries nor hedges."""
+        """Return a copy with neither retries nor hedges."""
         methods = {name: replace(policy, retry=None) for name, policy in self.methods.items()}
         return replace(self, retry=None, methods=methods)
 
     def plan(self, method: str) -> Plan:
-        """The settled policies of one full method name."""
+        """Resolve the policies of one full method name."""
         service = method.rpartition("/")[0]
         layers = [policy for name in (method, f"{service}/*", "*") if (policy := self.methods.get(name)) is not None]
         retry = next((p.retry for p in layers if p.retry is not UNSET), self.retry)
@@ -153,10 +153,10 @@ class MethodTable:
 
 
 def unmatched(policies: Iterable[str], methods: Collection[str]) -> list[tuple[str, str]]:
-    """The keys of a table that match none of ``methods`` though methods of their service are among them.
+    """Find keys of a table that match none of ``methods`` although their service is among them.
 
     Returns:
-        Each with the method that it resembles most, empty if none is close.
+        Each with the most similar method, empty if none is close.
     """
     found = []
     for name in policies:

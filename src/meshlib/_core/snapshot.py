@@ -1,4 +1,4 @@
-"""What a channel looks like at one moment: frozen values that ``dataclasses.asdict`` turns into JSON."""
+"""Snapshots of channels and hosts: frozen values; ``dataclasses.asdict`` prepares them for JSON."""
 
 from dataclasses import dataclass
 
@@ -7,22 +7,21 @@ __all__ = ["ChannelSnapshot", "HostSnapshot"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostSnapshot:
-    """One host.
+    """Snapshot of one host.
 
     Args:
-        address: where it is.
-        state: its connectivity, gRPC's name for it.
-        in_flight: attempts under way.
-        weight: its share within its priority.
+        address: of its endpoint.
+        state: gRPC's name of its connectivity state, such as ``"READY"``.
+        in_flight: attempts in flight.
+        weight: share of the traffic within its priority.
         priority: 0 is tried first.
         successes: attempts that ended OK.
         failures: attempts that ended otherwise.
-        ejected_until: seconds until it may come back, at the sweep of outlier detection after that; None: it is not
+        ejected_until: seconds until its ejection ends; it returns at the next sweep of outlier detection. None: not
             ejected.
-        ejected_for: why it is ejected, in words; empty if it is not.
-        state_since: seconds it has been in its state.
-        last_error: why it cannot be connected, in C-core's words, a second after it began to fail; empty while it is
-            connected.
+        ejected_for: reason of the ejection, in words; empty if not ejected.
+        state_since: seconds since it entered its state.
+        last_error: C-core's connection error, from one second after the first failure on; empty while connected.
     """
 
     address: str
@@ -40,24 +39,24 @@ class HostSnapshot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChannelSnapshot:
-    """One channel.
+    """Snapshot of one channel.
 
     Args:
         target: as the application wrote it.
-        resolver: the name of what resolves it.
-        state: the connectivity of the whole.
-        hosts: in the order the resolver named them.
-        last_resolution: seconds since the last question was put; None before the first.
-        next_resolution: seconds until the next one; None while one is put, or if none is due.
-        resolution_error: why the last one failed; None if it did not.
-        retries: retries and hedges that were given a place, so far.
-        retries_held: places of the retry budget in use.
-        retries_refused: retries that the budget, the throttling or the circuit breaker did not allow, so far.
-        requests_refused: calls and attempts that the circuit breaker did not allow, so far.
-        waiting: calls that wait for a host.
-        ejections: hosts ejected so far.
-        ejections_spared: outliers so far that stayed, because as many as may be were ejected already.
-        panic: priorities of which ejected hosts are used as well, because too few are left.
+        resolver: name of the resolver.
+        state: gRPC's name of the connectivity state of the channel.
+        hosts: in the resolver's order.
+        last_resolution: seconds since the last resolution began; None before the first.
+        next_resolution: seconds until the next one; None while one runs, or if none is due.
+        resolution_error: error of the last resolution; None if it succeeded.
+        retries: retries and hedges allowed so far.
+        retries_held: retries and hedges that count against the retry budget now.
+        retries_refused: retries that the budget, the throttling or the circuit breaker rejected so far.
+        requests_refused: calls and attempts that the circuit breaker rejected so far.
+        waiting: calls that wait for a host now.
+        ejections: ejections so far.
+        ejections_spared: outliers not ejected so far, because the maximum was ejected already.
+        panic: priorities in panic: ejected hosts are used too, because too few are healthy.
     """
 
     target: str

@@ -1,7 +1,7 @@
-"""What the text given to ``meshlib.channel`` means: which names, where to ask for them, and the authority to send.
+"""Parsing of targets: the names in the text given to ``meshlib.channel``, their name server, and the authority.
 
-The grammar is gRPC's own (`naming.md` of the gRPC project) with three additions: a bare name stands for a service,
-``srv:`` names a set of SRV records and ``static:`` lists hosts. Everything is decided here, once, at construction.
+The grammar is gRPC's own (`naming.md` of the gRPC project) with three additions: a bare name is a service, ``srv:``
+names a set of SRV records and ``static:`` lists hosts. A target is parsed once, at construction.
 """
 
 import re
@@ -15,10 +15,10 @@ __all__ = ["BUILT_IN_SCHEMES", "NATIVE_SCHEMES", "Target", "parse_target"]
 
 BUILT_IN_SCHEMES = frozenset({"dns", "srv", "static", "ipv4", "ipv6", "unix"})
 NATIVE_SCHEMES = frozenset({"xds", "unix-abstract", "vsock", "google-c2p"})
-"""Schemes that only gRPC's C-core understands: the text goes, as written, to one grpc channel."""
+"""Schemes that only gRPC's C-core understands: the text is passed, as written, to one grpc channel."""
 
 URL_SCHEMES = frozenset({"http", "https", "grpc", "grpcs", "h2", "h2c", "tcp", "ssl", "tls"})
-"""What URLs of servers begin with; no scheme of gRPC's."""
+"""Schemes of server URLs; none is a scheme of gRPC."""
 
 DEFAULT_SERVICE = "_grpc._tcp"
 PORT_SECURE, PORT_PLAIN, PORT_DNS = 443, 80, 53
@@ -30,22 +30,23 @@ _SERVICE = re.compile(r"(_[^.]+\._[^.]+)\.(.+)", re.DOTALL)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """A target, parsed; the value that a factory given to ``register_resolver`` receives.
+    """Parsed target: the argument of a factory registered with ``register_resolver``.
 
     Args:
         text: as the application wrote it.
         scheme: ``""`` for a bare name, else lower case without the colon.
         uri: canonical form with a scheme, for telemetry (gRFC A66 ``grpc.target``).
-        authority: the ``:authority`` and TLS name of endpoints that have none of their own; None leaves it to grpc.
-        host: the name to look up, without port, brackets and ``_service._proto.``; the path for a registered scheme;
-            empty where there is none or more than one.
-        port: as written; None where the target has none.
-        default_port: the port of a name that has none: 443 with credentials, 80 without.
-        service: the SRV prefix, ``"_grpc._tcp"``; empty where none is asked for.
-        nameserver: what stands between ``//`` and ``/``: the name server, as ``host:port``, for ``dns`` and ``srv``.
-        entries: the hosts that the target itself lists (``static``, ``ipv4``, ``ipv6``).
+        authority: the ``:authority`` and TLS name of endpoints that have none of their own; None: grpc sets it.
+        host: the name to resolve, without port, brackets and ``_service._proto.``; the path for a registered scheme;
+            empty if there is none or more than one.
+        port: as written; None if the target has none.
+        default_port: port of a name without one: 443 with credentials, 80 without.
+        service: the SRV prefix, ``"_grpc._tcp"``; empty if no SRV records are queried.
+        nameserver: the part between ``//`` and ``/``: the name server, as ``host:port``, for ``dns`` and ``srv``.
+        entries: the hosts in the target itself (``static``, ``ipv4``, ``ipv6``).
         path: the path of a ``unix`` socket.
-        native: only C-core understands it (or, behind grpc's own factories, nobody does): hand ``text`` to one channel.
+        native: only C-core understands it, or it is invalid behind grpc's own factories: one grpc channel gets
+            ``text``.
     """
 
     text: str
@@ -68,7 +69,7 @@ class Target:
 
     @property
     def port_guessed(self) -> bool:
-        """Whether endpoints found by address carry ``default_port``, because the target names none."""
+        """Whether endpoints from A and AAAA records get ``default_port``, because the target has no port."""
         return self.port is None and self.scheme in ("", "dns")
 
     def __str__(self) -> str:
@@ -83,15 +84,15 @@ def parse_target(
     any_scheme: bool = False,
     schemes: Collection[str] = (),
 ) -> Target:
-    """The meaning of a target.
+    """Parse a target.
 
     Args:
-        text: what the application wrote.
-        secure: whether the channel has credentials, which decides the default port.
-        lenient: behind grpc's own factories: what cannot be parsed becomes a ``native`` target, so that grpc answers it
-            in its own words at the call; and a missing port is 443, as there, with and without credentials.
-        any_scheme: the application gave a resolver of its own, so a scheme needs nobody else to know it.
-        schemes: what is registered; consulted only for a scheme that is not built in.
+        text: as the application wrote it.
+        secure: whether the channel has credentials, which determines the default port.
+        lenient: behind grpc's own factories: text that cannot be parsed becomes a ``native`` target, so that grpc
+            reports the error at the call. A missing port is 443, as there, with and without credentials.
+        any_scheme: accept any scheme, because the application passed its own resolver.
+        schemes: registered schemes; used only for a scheme that is not built in.
 
     Raises:
         ConfigError: the target is malformed or its scheme is unknown; never with ``lenient``.
@@ -144,8 +145,8 @@ def _parse(text: str, default_port: int, lenient: bool, any_scheme: bool, scheme
 
 
 def _split_scheme(text: str) -> tuple[str, str]:
-    """A scheme counts only before ``//`` or if it is built in or grpc's: ``localhost:50051`` is a name. So is
-    ``static:50051`` or ``srv:50051``, which as targets would name nothing, but may well be hosts of a compose file."""
+    """Split off a scheme: text before ``//``, or a built-in or grpc scheme. ``localhost:50051`` is a name, and so are
+    ``static:50051`` and ``srv:50051``: invalid as targets, but possible hosts of a compose file."""
     match = _SCHEME.fullmatch(text)
     if match is None:
         return "", text
@@ -158,7 +159,7 @@ def _split_scheme(text: str) -> tuple[str, str]:
 
 
 def _url_hint(scheme: str, rest: str) -> str:
-    """What to write instead of a URL."""
+    """Suggest a target in place of a URL."""
     place = rest.removeprefix("//")
     name = re.split("[/?#]", place)[0].rpartition("@")[2]
     try:
@@ -284,5 +285,5 @@ def _decoded(text: str) -> str:
 
 
 def _encoded(path: str) -> str:
-    """As grpc writes an authority: the ``%`` before an IPv6 zone is no escape and so becomes one."""
+    """Escape like grpc in an authority: the ``%`` before an IPv6 zone is not an escape, so it is escaped."""
     return path.replace("%", "%25")

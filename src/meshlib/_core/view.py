@@ -1,4 +1,4 @@
-"""What a user may see of a call: a read-only view of its machine, for ``call.mesh`` and ``error.mesh``."""
+"""Read-only view of a call and its attempts: ``call.mesh`` and ``error.mesh``."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, final
@@ -12,17 +12,17 @@ __all__ = ["AttemptView", "CallMesh"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptView:
-    """One attempt of a call.
+    """Attempt of a call.
 
     Args:
-        host: address of the host it went to.
-        code: name of its status code; None while it is in flight. One that lost against a hedge is CANCELLED.
-        start: seconds after the start of the call.
-        seconds: how long it took; None while it is in flight.
-        why: ``"first"``, ``"retry"``, ``"hedge"`` or ``"refused"`` (the one before never left this process).
-        sent: False where no byte of it reached a server.
-        panic: hosts that outlier detection had ejected were used as well when this one was chosen.
-        ejected: why its end had the host ejected; empty: it had not.
+        host: address of its host.
+        code: name of its status code; None while in flight. CANCELLED if another hedge won.
+        start: seconds from the start of the call.
+        seconds: duration; None while in flight.
+        why: ``"first"``, ``"retry"``, ``"hedge"`` or ``"refused"`` (the previous attempt never left this process).
+        sent: False if no byte of it reached a server.
+        panic: the host was picked in panic mode, when ejected hosts were used too.
+        ejected: why its end ejected the host; empty if it did not.
     """
 
     host: str
@@ -36,7 +36,7 @@ class AttemptView:
 
 
 class _Copied(NamedTuple):
-    """What a copy keeps of a call, which has locks and connections."""
+    """Copied state of a call, without its locks and connections."""
 
     attempts: tuple[AttemptView, ...]
     local: bool
@@ -45,7 +45,7 @@ class _Copied(NamedTuple):
 
 @final
 class CallMesh:
-    """What the mesh did for one call. It looks at the call as it is when asked; a copy of it stays as it is."""
+    """Attempts of one call, and why it failed. Always reflects the current state of the call; a copy is frozen."""
 
     __slots__ = ("_call", "_outcome")
 
@@ -55,7 +55,7 @@ class CallMesh:
 
     @property
     def attempts(self) -> tuple[AttemptView, ...]:
-        """Its attempts, oldest first."""
+        """Attempts, oldest first."""
         call = self._call
         if isinstance(call, _Copied):
             return call.attempts
@@ -75,7 +75,7 @@ class CallMesh:
 
     @property
     def local(self) -> bool:
-        """Whether the call was refused here and never sent."""
+        """Whether the call was rejected in this process and never sent."""
         if isinstance(self._call, _Copied):
             return self._call.local
         outcome = self._outcome
@@ -83,7 +83,7 @@ class CallMesh:
 
     @property
     def why(self) -> str:
-        """Why its last failure was not tried again; empty for a call that did not fail."""
+        """Why the last failure was not retried; empty if the call did not fail."""
         return self._call.verdict
 
     def __reduce__(self) -> "tuple[type[CallMesh], tuple[_Copied]]":

@@ -1,4 +1,4 @@
-"""What a stub calls: one multicallable per method, of the four kinds."""
+"""Multicallables: the callables of stubs, one for each method, of the four kinds."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -24,7 +24,7 @@ _SINGLE_THREADED = grpc.experimental.ChannelOptions.SingleThreadedUnaryStream
 
 
 class Multicallable:
-    """What the four kinds share."""
+    """Base class of the four kinds."""
 
     __slots__ = ("_lease", "_method", "_plan")
 
@@ -41,7 +41,7 @@ class Multicallable:
 
 
 class UnaryUnary(Multicallable, grpc.UnaryUnaryMultiCallable):  # type: ignore[type-arg]
-    """One request, one response."""
+    """Multicallable with one request and one response."""
 
     __slots__ = ()
 
@@ -108,7 +108,7 @@ class UnaryUnary(Multicallable, grpc.UnaryUnaryMultiCallable):  # type: ignore[t
 
 
 class UnaryStream(Multicallable, grpc.UnaryStreamMultiCallable):  # type: ignore[type-arg]
-    """One request, a stream of responses."""
+    """Multicallable with one request and a stream of responses."""
 
     __slots__ = ("_closed",)
 
@@ -116,7 +116,7 @@ class UnaryStream(Multicallable, grpc.UnaryStreamMultiCallable):  # type: ignore
         super().__init__(lease, method)
         single_threaded = any(name == _SINGLE_THREADED for name, _ in lease.settings.options)
         self._closed = CLOSED_CHANNEL if single_threaded else CLOSED_FUTURE
-        """grpc's words depend on the option, which has no other effect here."""
+        """Error text as in grpc, where it depends on the option, which has no other effect here."""
 
     def __call__(
         self,
@@ -137,7 +137,7 @@ class UnaryStream(Multicallable, grpc.UnaryStreamMultiCallable):  # type: ignore
 
 
 class StreamUnary(Multicallable, grpc.StreamUnaryMultiCallable):  # type: ignore[type-arg]
-    """A stream of requests, one response."""
+    """Multicallable with a stream of requests and one response."""
 
     __slots__ = ()
 
@@ -184,7 +184,7 @@ class StreamUnary(Multicallable, grpc.StreamUnaryMultiCallable):  # type: ignore
 
 
 class StreamStream(Multicallable, grpc.StreamStreamMultiCallable):  # type: ignore[type-arg]
-    """A stream of requests, a stream of responses."""
+    """Multicallable with a stream of requests and a stream of responses."""
 
     __slots__ = ()
 

@@ -1,4 +1,4 @@
-"""The channel an application holds: a ``grpc.Channel`` like any other."""
+"""Channel of the application: a ``grpc.Channel``."""
 
 from collections.abc import Callable
 from types import TracebackType
@@ -29,7 +29,7 @@ _KINDS: dict[str, Callable[[ChannelHandle, Method], Any]] = {
 
 @final
 class _Plain(grpc.Channel):
-    """The channel below the application's interceptors."""
+    """Channel below the interceptors of the application."""
 
     def __init__(self, settings: Settings, clock: Clock, factory: Factory) -> None:
         # Here and not above: `import meshlib` is to be quick, and OpenTelemetry's API is not.
@@ -122,11 +122,11 @@ class _Plain(grpc.Channel):
 
 @final
 class Channel(grpc.Channel):
-    """A channel to a service: finds its instances, keeps connections to them, chooses one per call, retries.
+    """Channel to a service: discovers its instances, keeps connections to them, picks one for each call, retries.
 
-    Made by :func:`meshlib.channel`. It is a ``grpc.Channel``: stubs, interceptors and call objects are grpc's. It may
-    be made before a fork; it connects at its first call. Close it, or use it in a ``with`` statement; one that is
-    collected unclosed closes itself.
+    Created by :func:`meshlib.channel`. It is a ``grpc.Channel``: stubs, interceptors and call objects are grpc's. It
+    may be created before a fork and connects at its first call. Close it, or use it in a ``with`` statement. When it is
+    garbage-collected unclosed, it closes itself.
     """
 
     def __init__(self, settings: Settings, *, clock: Clock = CLOCK, factory: Factory = grpc_channel) -> None:
@@ -135,7 +135,7 @@ class Channel(grpc.Channel):
         self._plain = plain
         self._stubs: Any = grpc.intercept_channel(plain, *settings.interceptors) if settings.interceptors else plain
         self.mesh = Mesh(settings, lambda: lease.present, lambda: lease.closed)
-        """``snapshot()`` and ``resolve_now()``."""
+        """The :class:`meshlib.Mesh` of the channel, with ``snapshot()`` and ``resolve_now()``."""
 
     def unary_unary(
         self,
@@ -186,7 +186,7 @@ class Channel(grpc.Channel):
         return made
 
     def _get_registered_call_handle(self, method: str) -> int:
-        """Generated code may ask; the answer is only ever passed back, and each subchannel registers for itself."""
+        """For generated code, which only passes the value back; each subchannel registers methods itself."""
         return 0
 
     def subscribe(self, callback: Callback, try_to_connect: bool | None = False) -> None:

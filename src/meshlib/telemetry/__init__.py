@@ -1,8 +1,8 @@
-"""Spans, metrics and the access log of calls, by OpenTelemetry.
+"""OpenTelemetry spans and metrics of calls, and the access log.
 
-One CLIENT span covers a call with all its attempts; an attempt beyond the first is an event of it. One histogram is
-recorded per call; everything else is integers that instruments read when they are collected, but for what a channel is
-asked for by :class:`~meshlib.TelemetryPolicy`. Without a provider of the application's own nothing is done at all.
+One CLIENT span covers a call with all its attempts; each attempt after the first is an event of the span. One histogram
+is recorded per call. All other metrics are integers that instruments read at collection, except those that
+:class:`~meshlib.TelemetryPolicy` turns on. Without a provider set by the application, nothing is recorded.
 """
 
 from collections.abc import Callable
@@ -23,16 +23,15 @@ def setup(
     span_exporter: "SpanExporter | None" = None,
     metric_reader: "MetricReader | None" = None,
 ) -> Callable[[], None]:
-    """Sets global providers, for an application that has none: spans go to ``span_exporter`` in batches, metrics to
-    ``metric_reader``.
+    """Set global OpenTelemetry providers, for an application that has none.
 
     Args:
         service_name: ``service.name`` of the resource.
-        span_exporter: None: no spans.
-        metric_reader: None: no metrics.
+        span_exporter: gets spans in batches; None: no spans.
+        metric_reader: gets metrics; None: no metrics.
 
     Returns:
-        How to flush and end both; call it when the application ends.
+        A function that flushes and shuts down both; call it when the application ends.
 
     Raises:
         ConfigError: neither is given.

@@ -1,15 +1,15 @@
-"""Test beds for applications that use meshlib, and for meshlib itself: nothing here is a mock.
+"""Test servers and tools for applications that use meshlib. Nothing here is a mock.
 
-* ``Server``, ``servers(n)``: real grpc servers in this process that fail on request and count what they did; ``echo``
-  is the service they come with, and your own servicers may be added.
-* ``ProcessServer``: the same in a process of its own, for kill -9, SIGSTOP and SIGTERM.
+* ``Server``, ``servers(n)``: real grpc servers in this process that fail on request and count their calls. They serve
+  ``echo`` and your own servicers.
+* ``ProcessServer``: an echo server in its own process, for kill -9, SIGSTOP and SIGTERM.
 * ``DnsServer``: a name server in this process, with every fault that a resolver must survive.
-* ``hosts``, ``shares``: a balancer alone on the bench, without servers.
-* ``flush_logs``: waits until log handlers have had the records that are handled on the log thread.
-* The pytest fixtures ``mesh_service``, ``mesh_servers`` and ``mesh_dns`` (``meshlib.testing.plugin``), wherever meshlib
-  is installed.
+* ``hosts``, ``shares``: simulation of a balancer without servers.
+* ``flush_logs``: waits until log handlers have processed the records of the log thread.
+* The pytest fixtures ``mesh_service``, ``mesh_servers`` and ``mesh_dns`` (``meshlib.testing.plugin``), available
+  wherever meshlib is installed.
 
-Each is imported when it is first named, so that the pytest plugin costs nothing where it is not used.
+Each is imported at first use, so that the pytest plugin costs nothing when unused.
 """
 
 import warnings

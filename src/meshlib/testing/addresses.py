@@ -1,4 +1,4 @@
-"""Addresses that outlive their server: between a kill and the restart the port stays taken, and clients are refused."""
+"""Address reservations: between a kill and the restart of a server its port stays taken, and clients are refused."""
 
 import socket
 from collections.abc import Sequence
@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """A TCP address that is bound and never listened on, for a server that sets ``SO_REUSEPORT`` to listen on.
+    """TCP address that is bound but not listened on, for a server that sets ``SO_REUSEPORT``, as grpc does.
 
-    grpc does. Without it a restart would race the kernel, which hands free ports to outgoing connections.
+    Without it a restart would race the kernel, which assigns free ports to outgoing connections.
     """
 
     address: str
@@ -20,16 +20,15 @@ class Reservation:
     _socket: socket.socket | None
 
     def release(self) -> None:
-        """Give the port back; idempotent."""
+        """Release the port; idempotent."""
         if self._socket is not None:
             self._socket.close()
 
 
 def reserve(address: str, *, exclusive: bool = False) -> Reservation:
-    """Reserve ``host:port``; port 0 is a free one of the kernel's choice.
+    """Reserve ``host:port``; port 0 is a free one chosen by the kernel.
 
-    An explicit port may have connections of an earlier server in TIME_WAIT, but no listener; not even those if
-    ``exclusive``.
+    An explicit port may have connections of an earlier server in TIME_WAIT, unless ``exclusive``, but no listener.
 
     Raises:
         ValueError: ``address`` is not ``host:port`` with an IP address, nor ``unix:path``.
@@ -56,7 +55,7 @@ def reserve(address: str, *, exclusive: bool = False) -> Reservation:
 
 
 def reserve_one_port(hosts: Sequence[str], *, tries: int = 50) -> list[Reservation]:
-    """Reserve the same free port on each of ``hosts``, as instances behind one DNS name have it."""
+    """Reserve the same free port on each of ``hosts``, like instances behind one DNS name."""
     for _ in range(tries):
         with ExitStack() as undo:
             reservations = [reserve(f"{hosts[0]}:0", exclusive=True)]

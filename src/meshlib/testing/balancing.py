@@ -1,4 +1,4 @@
-"""A balancer alone on the bench: hosts without servers, and the shares they get, the same for the same seed."""
+"""Simulation of balancers: hosts without servers, and the shares they get, reproducible by seed."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -21,10 +21,10 @@ PORT: Final = 50051
 
 @final
 class SimulatedHost:
-    """A :class:`meshlib.balancing.Host` without a server behind it. A picker reads it; the test may set the rest.
+    """Simulated :class:`meshlib.balancing.Host` without a server. Pickers only read it; tests may set its attributes.
 
     Args:
-        endpoint: what a resolver would have named; ``weight`` starts at its weight.
+        endpoint: its endpoint, as from a resolver; ``weight`` starts at its weight.
     """
 
     __slots__ = ("endpoint", "healthy", "in_flight", "weight")
@@ -41,7 +41,7 @@ class SimulatedHost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulatedCall:
-    """A :class:`meshlib.balancing.PickInfo` of no call in particular, for ``picker.pick(SimulatedCall(), now=0.0)``."""
+    """Simulated :class:`meshlib.balancing.PickInfo`, for ``picker.pick(SimulatedCall(), now=0.0)``."""
 
     method: str = "/test.Service/Method"
     metadata: Sequence[tuple[str, str | bytes]] = ()
@@ -52,14 +52,14 @@ class SimulatedCall:
 def hosts(
     of: int | Iterable[str | Endpoint] | None = None, *, weights: Sequence[int] | None = None
 ) -> tuple[SimulatedHost, ...]:
-    """Hosts to pick from.
+    """Create simulated hosts.
 
     Args:
-        of: how many, at ``10.0.0.1:50051`` and so on; or their addresses; or endpoints.
-        weights: one for each; without ``of`` there are as many hosts as weights.
+        of: their number, at ``10.0.0.1:50051`` and so on; or their addresses; or endpoints.
+        weights: one for each; without ``of`` there is one host for each weight.
 
     Raises:
-        ConfigError: there are to be no hosts, or not as many weights as hosts, or an endpoint cannot be made.
+        ConfigError: no hosts, not as many weights as hosts, or an invalid endpoint.
     """
     if of is None:
         of = len(weights or ())
@@ -86,23 +86,23 @@ def shares(
     seed: int = 0,
     hold: float | Callable[[Host], float] = 0.0,
 ) -> dict[str, float]:
-    """The share of the calls that each host gets, 0 to 1, by address.
+    """Simulate a balancer: the share of the calls that each host gets, 0 to 1, by address.
 
-    Calls begin one a second of virtual time; nothing waits. The calls under way count as ``in_flight``, the picker
-    hears of their ends by ``done``, and it is rebuilt at its ``stale_at``, as in a channel.
+    One call starts each second of virtual time, without real waiting. Running calls count as ``in_flight``. As in a
+    channel, the picker is notified of their ends by ``done`` and rebuilt at its ``stale_at``.
 
     Args:
-        balancer: to be tried.
-        hosts: the membership; those that are not healthy are left out, as in a channel, but for
-            :class:`~meshlib.balancing.Priorities`, which is given all.
-        calls: how many.
+        balancer: the balancer to simulate.
+        hosts: its hosts. As in a channel, unhealthy ones are excluded, except for
+            :class:`~meshlib.balancing.Priorities`, which gets all.
+        calls: number of calls.
         seed: of every random choice.
-        hold: seconds that a call lasts, which is how many others begin meanwhile; of all hosts, or asked for each call:
-            ``lambda host: 100 if host is slow else 5``.
+        hold: duration of a call in seconds, equal to the number of calls that start meanwhile. A number, or a function
+            called for each call: ``lambda host: 100 if host is slow else 5``.
 
     Raises:
         ConfigError: no host is healthy.
-        AssertionError: the picker named a host that is none of its own, or none at all.
+        AssertionError: the picker returned None or a host that is not its own.
     """
     rng = Random(seed)
     given = tuple(host for host in hosts if host.healthy or isinstance(balancer, Priorities))

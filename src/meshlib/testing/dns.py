@@ -1,4 +1,4 @@
-"""A name server for tests, in this process: it answers as told, fails as told, and remembers what it was asked.
+"""Name server for tests, in this process: it serves given records, fails on request, and records its queries.
 
 with DnsServer() as dns:
     dns.add("_grpc._tcp.svc-a.mesh.test", "SRV", "0 1 50051 a.mesh.test", ttl=1)
@@ -31,15 +31,15 @@ _TRIES = 50
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Query:
-    """A question that the server was asked."""
+    """Query that the server received."""
 
     name: str
-    """In lower case, without the final dot: ``svc-a.mesh.test``."""
+    """In lower case, without the final dot, such as ``svc-a.mesh.test``."""
     type: str
     """``A``, ``SRV`` ..."""
     transport: Transport
     payload: int | None
-    """The UDP payload, in bytes, that the client takes (EDNS, RFC 6891); None without EDNS, which means 512."""
+    """Maximum UDP payload of the client, in bytes (EDNS, RFC 6891); None without EDNS, which means 512."""
     at: float
     """``time.monotonic()``."""
 
@@ -59,19 +59,19 @@ _NO_FAULT = _DnsFault(rcode=None, delay=0.0, drop=False, wrong_id=False, truncat
 
 
 class DnsServer:
-    """An authoritative name server on 127.0.0.1, UDP and TCP on one port, in a thread of its own.
+    """Authoritative name server on 127.0.0.1, UDP and TCP on one port, in its own thread.
 
-    It knows every name: one that has no records is NXDOMAIN, one that has others, or names below it, is NODATA; both
-    with an SOA. CNAMEs are followed. What does not fit the client's UDP payload is truncated and served over TCP. There
-    is no additional section. Records keep the order in which they were added.
+    It is authoritative for all names. A name without records is NXDOMAIN; one with other records, or names below it, is
+    NODATA; both have an SOA. CNAMEs are followed. Answers larger than the client's UDP payload are truncated and served
+    over TCP. There is no additional section. Records keep the order in which they were added.
 
     It serves from its construction to ``stop`` and, on the same port, again after ``start``. Its methods may be called
-    from any thread and from asyncio: only ``wait_for_queries`` waits, and ``stop`` and ``close`` for the thread's end.
+    from any thread and from asyncio: only ``wait_for_queries`` blocks, and ``stop`` and ``close`` wait for the thread.
 
     Args:
         host: The IP address to serve on.
         port: 0 is any free one.
-        negative_ttl: For how many seconds a missing name may be remembered (RFC 2308).
+        negative_ttl: Seconds for which a missing name may be cached (RFC 2308).
 
     Raises:
         OSError: The address is taken or not of this machine.
@@ -99,29 +99,29 @@ class DnsServer:
 
     @property
     def address(self) -> str:
-        """``127.0.0.1:41234``, as it stands in a target: ``dns://127.0.0.1:41234/svc-a.mesh.test``."""
+        """Address such as ``127.0.0.1:41234``, for targets like ``dns://127.0.0.1:41234/svc-a.mesh.test``."""
         return self._reservation.address
 
     # --- records ---
 
     def add(self, name: str, rdtype: str, *rdatas: str, ttl: int = 1) -> None:
-        """Add records in the words of a zone file: ``add("svc-a.mesh.test", "A", "127.0.0.11", "127.0.0.12")``.
+        """Add records in zone file syntax: ``add("svc-a.mesh.test", "A", "127.0.0.11", "127.0.0.12")``.
 
-        Names are complete with or without a final dot. The whole set of that name and type takes the ``ttl`` (seconds).
+        Names are absolute with or without a final dot. ``ttl`` (seconds) applies to all records of that name and type.
 
         Raises:
-            ValueError: The type is unknown, the text is no record of it, or a CNAME would not stand alone.
+            ValueError: The type is unknown, a record is invalid, or a CNAME would not be alone at its name.
         """
         with self._changed:
             self._zone.add(name, rdtype, rdatas, ttl)
 
     def set(self, name: str, rdtype: str, *rdatas: str, ttl: int = 1) -> None:
-        """Put these records in the place of all those of that name and type, in one step; see ``add``."""
+        """Replace all records of that name and type, in one step; see ``add``."""
         with self._changed:
             self._zone.add(name, rdtype, rdatas, ttl, replace=True)
 
     def remove(self, name: str, rdtype: str | None = None, *rdatas: str) -> None:
-        """Remove these records, or all of that type, or all of that name; what is not there is not missed."""
+        """Remove these records, or all of that type, or all of that name; missing records are ignored."""
         with self._changed:
             self._zone.remove(name, rdtype, rdatas)
 
@@ -141,21 +141,21 @@ class DnsServer:
         ttl: int | None = None,
         times: int | None = None,
     ) -> None:
-        """Let answers go wrong, from the next one on: to a name and type, to a name, to a type, or all.
+        """Inject a fault into answers, from the next one on: for a name and type, a name, a type, or all.
 
-        The narrowest fault counts; of equals those with ``times`` are used up first, in the order given.
+        The narrowest fault applies; among equals those with ``times`` are used up first, in the order given.
 
         Args:
-            name: Only questions for this name.
-            rdtype: Only questions of this type: ``"SRV"``.
+            name: Only queries for this name.
+            rdtype: Only queries of this type: ``"SRV"``.
             rcode: Answer with this code and no records: ``"SERVFAIL"``, ``"REFUSED"``, ``"NXDOMAIN"`` ...
-            delay: Seconds to wait before the answer; other questions are answered meanwhile.
-            drop: No answer at all.
-            wrong_id: Answer under another message id, as a forger would.
-            truncate: Over UDP answer with the TC bit and no records, although they might fit.
+            delay: Seconds to wait before the answer; other queries are answered meanwhile.
+            drop: Do not answer.
+            wrong_id: Answer with another message id, like a forged answer.
+            truncate: Over UDP, answer with the TC bit and no records, even if they fit.
             empty: Answer NOERROR with no records.
-            ttl: Answer with this TTL on every record, 0 for instance.
-            times: For so many questions; None is until ``heal``.
+            ttl: TTL of every record in the answer, such as 0.
+            times: Number of queries; None: until ``heal``.
         """
         try:
             code = None if rcode is None else dns.rcode.from_text(rcode)
@@ -169,7 +169,7 @@ class DnsServer:
             self._script.add(_key(name, rdtype), fault, times=times)
 
     def heal(self, name: str | None = None, rdtype: str | None = None) -> None:
-        """Forget the faults of that name and type, or all of them; answers that are delayed stay so."""
+        """Remove the faults of that name and type, or all; answers already delayed stay delayed."""
         with self._changed:
             self._script.heal(_key(name, rdtype))
 
@@ -177,18 +177,18 @@ class DnsServer:
 
     @property
     def queries(self) -> list[Query]:
-        """The questions so far, oldest first, those that got no answer too."""
+        """Queries so far, oldest first, including those without an answer."""
         with self._changed:
             return self._queries.copy()
 
     def wait_for_queries(self, n: int, timeout: float = 5.0) -> list[Query]:
-        """Wait until it was asked ``n`` questions in all; asyncio code does so in ``asyncio.to_thread``.
+        """Wait until ``n`` queries were received in all; in asyncio, call it by ``asyncio.to_thread``.
 
         Returns:
-            The questions so far, at least ``n``.
+            The queries so far, at least ``n``.
 
         Raises:
-            TimeoutError: There were fewer after ``timeout`` seconds; the message has them.
+            TimeoutError: There were fewer after ``timeout`` seconds; the message lists them.
         """
         with self._changed:
             if not self._changed.wait_for(lambda: len(self._queries) >= n, timeout):
@@ -199,22 +199,22 @@ class DnsServer:
     # --- life ---
 
     def start(self) -> None:
-        """Serve on the same port again; nothing if it already does. Records, faults and queries stay.
+        """Serve on the same port again; does nothing if it is serving. Records, faults and queries are kept.
 
         Raises:
-            OSError: Someone else took the UDP port meanwhile.
+            OSError: The UDP port was taken meanwhile.
         """
         if self._listener is None:
             self._listener = Listener(self.host, self.port, self._respond)
 
     def stop(self) -> None:
-        """Be dead: UDP and TCP are refused, connections are closed, delayed answers are lost. Idempotent."""
+        """Stop serving: UDP and TCP are refused, connections are closed, delayed answers are lost. Idempotent."""
         listener, self._listener = self._listener, None
         if listener is not None:
             listener.close()
 
     def close(self) -> None:
-        """Stop and give the port back. Idempotent."""
+        """Stop and release the port. Idempotent."""
         self.stop()
         self._reservation.release()
 
@@ -229,7 +229,7 @@ class DnsServer:
         return f"<DnsServer {self.address} {state}, {len(self.queries)} queries>"
 
     def _respond(self, wire: bytes, transport: Transport) -> tuple[bytes, float] | None:
-        """What ``Responder`` asks for; runs in the listener's thread."""
+        """Implement ``Responder``; runs in the listener's thread."""
         try:
             query = dns.message.from_wire(wire)
         except dns.exception.DNSException:

@@ -1,4 +1,4 @@
-"""The sockets of the test name server: UDP and TCP on one port, served by an event loop in a thread of its own."""
+"""Sockets of the test name server: UDP and TCP on one port, served by an event loop in its own thread."""
 
 import asyncio
 import socket
@@ -8,7 +8,7 @@ from typing import Literal
 
 Transport = Literal["udp", "tcp"]
 Responder = Callable[[bytes, Transport], tuple[bytes, float] | None]
-"""Takes a message; gives the answer and the seconds to wait before sending it, or None for silence."""
+"""Maps a message to the answer and the seconds to wait before sending it, or to None for no answer."""
 
 
 class Listener:
@@ -39,7 +39,7 @@ class Listener:
         self._thread.start()
 
     def close(self) -> None:
-        """Close the sockets and end the thread; returns when both is done."""
+        """Close the sockets and end the thread; returns when both are done."""
         self._loop.call_soon_threadsafe(self._closing.set)
         self._thread.join()
 
@@ -76,7 +76,7 @@ class _Udp(asyncio.DatagramProtocol):
 
 
 class _Tcp(asyncio.Protocol):
-    """One connection: messages with two bytes of length before each (RFC 1035 4.2.2), any number of them."""
+    """TCP connection: any number of messages, each after two bytes of length (RFC 1035 4.2.2)."""
 
     def __init__(self, respond: Responder, connections: set[asyncio.Transport]) -> None:
         self._respond = respond

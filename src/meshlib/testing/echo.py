@@ -1,9 +1,9 @@
-"""A gRPC service without protobuf: bytes in, the same bytes out, in the four kinds of call.
+"""Echo service without protobuf: bytes in, the same bytes out, in the four kinds of call.
 
     channel.unary_unary(echo.UNARY)(b"hello")      # b"hello"
 
-What a caller asks for by request metadata works on every ``Server`` and ``ProcessServer``, and but for ``COUNT`` for
-users' own servicers too.
+The request metadata below works on every ``Server`` and ``ProcessServer``, and, except ``COUNT``, for your own
+servicers too.
 """
 
 from collections.abc import Iterator
@@ -13,26 +13,26 @@ import grpc
 
 SERVICE = "meshlib.testing.Echo"
 UNARY = f"/{SERVICE}/Unary"
-"""The request."""
+"""Unary method that responds with the request."""
 SERVER_STREAM = f"/{SERVICE}/ServerStream"
-"""The request ``COUNT`` times."""
+"""Server streaming method that responds with the request ``COUNT`` times."""
 CLIENT_STREAM = f"/{SERVICE}/ClientStream"
-"""The requests joined."""
+"""Client streaming method that responds with the requests joined."""
 BIDI_STREAM = f"/{SERVICE}/BidiStream"
-"""Each request as it comes."""
+"""Bidirectional streaming method that responds with each request as it arrives."""
 
 SERVER_NAME = "meshlib-server"
-"""Response initial metadata: the name of the server that answered. Sent with the first message, not before."""
+"""Initial metadata of responses, with the name of the server. Sent with the first message, not before."""
 REQUEST_ID = "meshlib-request-id"
-"""Request metadata: what executions are counted by."""
+"""Request metadata by which executions are counted."""
 DELAY_MS = "meshlib-delay-ms"
-"""Request metadata: how many milliseconds the handler holds the call before it starts to answer."""
+"""Request metadata with the milliseconds that the handler waits before it answers."""
 COUNT = "meshlib-count"
-"""Request metadata: how many messages ``SERVER_STREAM`` answers with; 3 if absent."""
+"""Request metadata with the number of response messages of ``SERVER_STREAM``; 3 if absent."""
 
 
 def metadata_value(context: grpc.ServicerContext, key: str) -> str | None:
-    """The first value of ``key`` in the request's metadata, None if there is none."""
+    """Return the first value of ``key`` in the request's metadata; None if there is none."""
     return next((str(value) for name, value in context.invocation_metadata() if name == key), None)
 
 
@@ -54,7 +54,7 @@ def _bidi_stream(requests: Iterator[bytes], _: grpc.ServicerContext) -> Iterator
 
 
 def add_echo_to_server(server: grpc.Server) -> None:
-    """Serve the four methods on ``server``."""
+    """Register the four methods on ``server``."""
     handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
         "Unary": grpc.unary_unary_rpc_method_handler(_unary),
         "ServerStream": grpc.unary_stream_rpc_method_handler(_server_stream),

@@ -1,13 +1,13 @@
-"""What should go wrong, for whom and how often: the script that test servers read before every answer."""
+"""Script of faults that test servers read before every answer: which fault, for which calls, how often."""
 
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 Fault = TypeVar("Fault")
-"""The value a script hands out; the server that reads it gives it its meaning."""
+"""Value in a script; its meaning is that of the server that reads it."""
 
 Key = tuple[object, ...]
-"""Whom a fault is for, such as ``(method,)`` or ``(name, type)``; ``None`` in a place stands for anything."""
+"""Key of a fault, such as ``(method,)`` or ``(name, type)``; ``None`` matches anything."""
 
 
 @dataclass(slots=True)
@@ -25,17 +25,17 @@ class _Entry(Generic[Fault]):
 
 
 class Script(Generic[Fault]):
-    """Faults in the order in which they are used. Not locked: its owner reads it under the lock of its own state.
+    """Ordered faults. Not locked: its owner reads it under the lock of its own state.
 
-    The narrowest key wins. Among equals those with a number of uses come first, oldest first, so that
-    "fail twice, then once otherwise" reads as it is written; what has no number lasts, and the latest of them counts.
+    The narrowest key wins. Among equals, faults with a number of uses come first, oldest first, so that
+    "fail twice, then once otherwise" works in the order written. Faults without a number last; the latest one applies.
     """
 
     def __init__(self) -> None:
         self._entries: list[_Entry[Fault]] = []
 
     def add(self, key: Key, fault: Fault, *, times: int | None) -> None:
-        """Use ``fault`` for the next ``times`` cases that ``key`` covers; ``None`` is until ``heal``."""
+        """Add a fault for the next ``times`` cases that ``key`` covers; ``None``: until ``heal``."""
         if times is not None and times < 1:
             raise ValueError(f"times must be at least 1, or None to last until heal(): got {times}")
         if times is None:
@@ -43,7 +43,7 @@ class Script(Generic[Fault]):
         self._entries.append(_Entry(key, fault, times))
 
     def take(self, facts: Key) -> Fault | None:
-        """The fault for the case that ``facts`` describe, one use of it spent; None if all is well."""
+        """Return the fault for the case that ``facts`` describe, and use it once; None if there is none."""
         covering = [entry for entry in self._entries if entry.covers(facts)]
         if not covering:
             return None
@@ -55,7 +55,7 @@ class Script(Generic[Fault]):
         return entry.fault
 
     def heal(self, key: Key) -> None:
-        """Forget every fault whose key is ``key`` or narrower."""
+        """Remove every fault whose key is ``key`` or narrower."""
         self._entries = [
             entry
             for entry in self._entries

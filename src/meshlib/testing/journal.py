@@ -1,4 +1,4 @@
-"""Which requests a server began and ended, in a file that survives the server's death by ``kill -9``.
+"""Journal of the requests that a server began and ended, in a file that survives ``kill -9``.
 
 A line is ``pid start|end request-id``, appended by one ``write``: whole, in order, from any number of processes.
 """
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 class Journal:
-    """The writing end, in the server's process."""
+    """Writer, in the server's process."""
 
     def __init__(self, path: Path) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -20,17 +20,17 @@ class Journal:
         os.write(self._file, f"{self._pid} {what} {request_id}\n".encode())
 
     def close(self) -> None:
-        """Close the file, which stays."""
+        """Close the file, without removing it."""
         os.close(self._file)
 
 
 def executions(path: Path) -> Counter[str]:
-    """How often a handler began each request, in every process that wrote to ``path``."""
+    """Count the handler starts of each request, over all processes that wrote to ``path``."""
     return Counter(request_id for _, what, request_id in _lines(path) if what == "start")
 
 
 def unfinished(path: Path, pid: int) -> frozenset[str]:
-    """The requests that process ``pid`` began and has not ended, or had not when it died."""
+    """Return the requests that process ``pid`` began and has not ended, or had not when it died."""
     balance: Counter[str] = Counter()
     for writer, what, request_id in _lines(path):
         if writer == str(pid):

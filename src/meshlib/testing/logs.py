@@ -1,4 +1,4 @@
-"""The log of meshlib in tests."""
+"""Logs of meshlib in tests."""
 
 from meshlib._adapt import deferred_log
 
@@ -6,10 +6,10 @@ __all__ = ["flush_logs"]
 
 
 def flush_logs(timeout: float = 5.0) -> None:
-    """Waits until log handlers have had every record made so far.
+    """Wait until log handlers have processed every record created so far.
 
-    meshlib makes the records of its control thread and of grpc's threads where they happen, and has them handled on a
-    log thread. A test that reads them, with pytest's ``caplog`` say, calls this before it looks.
+    Records of the control thread and of grpc's threads are handled on a log thread. Call this before reading them, for
+    example with pytest's ``caplog``.
 
     Args:
         timeout: seconds.

@@ -1,6 +1,6 @@
 """The pytest fixtures ``mesh_service``, ``mesh_servers`` and ``mesh_dns``.
 
-pytest loads this in every environment that has meshlib: what a fixture needs is imported by the fixture.
+pytest loads this module in every environment that has meshlib, so each fixture imports its own dependencies.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def mesh_dns() -> Iterator["DnsServer"]:
-    """A ``meshlib.testing.DnsServer`` of this test's own: ``meshlib.channel(f"dns://{mesh_dns.address}/svc-a.mesh.test")``."""
+    """A ``meshlib.testing.DnsServer`` for this test: ``meshlib.channel(f"dns://{mesh_dns.address}/svc-a.mesh.test")``."""
     from meshlib.testing.dns import DnsServer
 
     with DnsServer() as server:
@@ -27,7 +27,7 @@ def mesh_dns() -> Iterator["DnsServer"]:
 
 @pytest.fixture
 def mesh_servers() -> Iterator[Callable[..., list["Server"]]]:
-    """Starts servers that end with the test: ``a, b, c = mesh_servers(3)``; takes what ``servers`` takes."""
+    """Start servers that are closed after the test: ``a, b, c = mesh_servers(3)``; arguments as of ``servers``."""
     from meshlib.testing.server import servers
 
     with ExitStack() as stack:
@@ -42,10 +42,10 @@ def mesh_servers() -> Iterator[Callable[..., list["Server"]]]:
 def mesh_service(
     mesh_servers: Callable[..., list["Server"]], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., list["Server"]]:
-    """Servers in the place of a service: ``a, b = mesh_service("svc-a", 2, add=add_greeter)``.
+    """Replace a service by test servers: ``a, b = mesh_service("svc-a", 2, add=add_greeter)``.
 
-    Every channel to that name, in this process and in those it starts, calls them until the test ends, whether it is
-    made by the test, by the application under test, or was in use before. ``add`` registers servicers, as in
+    Until the test ends every channel to that name calls them, in this process and its child processes: channels of the
+    test, of the application under test, and channels in use before. ``add`` registers servicers, as in
     ``Server(add=)``; further options are those of ``servers``.
     """
 

@@ -1,4 +1,4 @@
-"""Servers in processes of their own, for what only a process can suffer: kill -9, SIGSTOP, SIGTERM."""
+"""Test servers in their own processes, for kill -9, SIGSTOP and SIGTERM."""
 
 import os
 import signal
@@ -17,13 +17,13 @@ from meshlib.testing.server import ServerTls
 
 _POLL_SECONDS = 0.005
 _DEATH_SECONDS = 10.0
-"""How long the kernel may take to end a killed process, on a loaded machine."""
+"""Time limit for the kernel to end a killed process, on a loaded machine."""
 
 
 class Child:
-    """A program that its owner starts, signals and always ends. What it prints goes to ``log``.
+    """Child process that its owner starts, signals and always ends. Its output goes to ``log``.
 
-    Its standard input is a pipe that ends when this process does, however it ends.
+    Its standard input is a pipe that closes when this process ends, however it ends.
     """
 
     def __init__(self, command: Sequence[str], *, log: Path, env: Mapping[str, str] | None = None) -> None:
@@ -34,7 +34,7 @@ class Child:
 
     @property
     def running(self) -> bool:
-        """Whether the process lives; a paused one does."""
+        """Whether the process is alive; a paused one is."""
         return self._process is not None and self._process.poll() is None
 
     @property
@@ -45,7 +45,7 @@ class Child:
         return self._process.pid
 
     def start(self) -> None:
-        """Start the program, which takes its time to be ready; nothing if it already runs."""
+        """Start the program without waiting until it is ready; does nothing if it is running."""
         if self.running:
             return
         self.kill()  # gives back what belongs to the last process
@@ -55,11 +55,11 @@ class Child:
             )
 
     def wait_until(self, ready: Callable[[], bool], *, timeout: float = 10.0) -> None:
-        """Wait until ``ready()``.
+        """Wait until ``ready()`` is true.
 
         Raises:
             RuntimeError: The program ended by itself; the message has its last output.
-            TimeoutError: It was not ready in ``timeout`` seconds and was killed; the same.
+            TimeoutError: It was not ready within ``timeout`` seconds and was killed; the same.
         """
         deadline = time.monotonic() + timeout
         while not ready():
@@ -71,19 +71,19 @@ class Child:
             time.sleep(_POLL_SECONDS)
 
     def kill(self) -> None:
-        """SIGKILL: gone at once, whatever it was doing; returns when it is. Idempotent."""
+        """Send SIGKILL and wait for the end of the process. Idempotent."""
         if self._process is not None:
             self._process.kill()
             self._wait(_DEATH_SECONDS)
 
     def terminate(self, timeout: float = 10.0) -> int:
-        """SIGTERM: let it end in its own way.
+        """Send SIGTERM and wait for the end of the process.
 
         Returns:
             Its exit status.
 
         Raises:
-            TimeoutError: It was still there after ``timeout`` seconds; it was killed.
+            TimeoutError: It still ran after ``timeout`` seconds and was killed.
         """
         if self._process is None:
             raise RuntimeError(f"{self.command[0]} was never started")
@@ -91,12 +91,12 @@ class Child:
         return self._wait(timeout)
 
     def pause(self) -> None:
-        """SIGSTOP: its connections stay open and nothing answers; returns when all its threads have stopped."""
+        """Send SIGSTOP: connections stay open and nothing answers; returns when all its threads have stopped."""
         os.kill(self.pid, signal.SIGSTOP)
         self.wait_until(lambda: os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT) is not None)
 
     def resume(self) -> None:
-        """SIGCONT: it goes on where it was paused."""
+        """Send SIGCONT: it continues where it was paused."""
         os.kill(self.pid, signal.SIGCONT)
 
     def _wait(self, timeout: float) -> int:
@@ -115,21 +115,21 @@ class Child:
 
 
 class ProcessServer:
-    """The echo service in a process of its own, running from its construction; it keeps its port until ``close``.
+    """Echo server in its own process, running from its construction; it keeps its port until ``close``.
 
-    Which requests its handlers began and ended is read from a file and so survives the process.
+    The requests that its handlers began and ended are read from a file, so they survive the process.
 
     Args:
         address: ``IP:port`` or ``[IPv6]:port``; port 0 is any free one.
-        name: What responses carry as initial metadata ``meshlib-server``; the address if not given.
-        grace: How many seconds ``terminate`` leaves to the calls inside.
-        tls: Serve TLS; plaintext if not given.
-        workers: How many handlers may run at once.
+        name: Initial metadata ``meshlib-server`` of its responses; default: the address.
+        grace: Seconds that ``terminate`` gives to running calls.
+        tls: TLS certificates; default: plaintext.
+        workers: Maximum concurrent handlers.
 
     Raises:
         OSError: The address is taken or not of this machine.
         RuntimeError: The process ended by itself; the message has its output.
-        TimeoutError: It did not listen in 10 s.
+        TimeoutError: It did not listen within 10 s.
     """
 
     def __init__(
@@ -147,7 +147,7 @@ class ProcessServer:
         self._journal = directory / "journal"
         self._grace = grace
         self.address = self._reservation.address
-        """``127.0.0.1:41234``: the same after a restart."""
+        """Address such as ``127.0.0.1:41234``, the same after a restart."""
         self.port = self._reservation.port
         self.name = name or self.address
         host, _, port = self.address.rpartition(":")
@@ -174,11 +174,11 @@ class ProcessServer:
 
     @property
     def running(self) -> bool:
-        """Whether the process lives; a paused one does."""
+        """Whether the process is alive; a paused one is."""
         return self._child.running
 
     def start(self) -> None:
-        """Start a process on the same address and wait until it listens; nothing if one runs."""
+        """Start a process on the same address and wait until it listens; does nothing if one is running."""
         self._child.start()
         self._child.wait_until(lambda: b"ready " in self._child.log.read_bytes())
 
@@ -192,7 +192,7 @@ class ProcessServer:
         return self.unfinished
 
     def terminate(self) -> frozenset[str]:
-        """End the process by SIGTERM: it refuses new calls and leaves ``grace`` seconds to those inside.
+        """End the process by SIGTERM: it rejects new calls and gives running ones ``grace`` seconds.
 
         Returns:
             The request ids whose calls did not end in time.
@@ -201,34 +201,34 @@ class ProcessServer:
         return self.unfinished
 
     def pause(self) -> None:
-        """Stop it by SIGSTOP: connections stay open, the kernel takes new ones, nothing answers."""
+        """Freeze the process by SIGSTOP: connections stay open, the kernel accepts new ones, nothing answers."""
         self._child.pause()
 
     def resume(self) -> None:
-        """Let it go on, by SIGCONT."""
+        """Resume the process by SIGCONT."""
         self._child.resume()
 
     def close(self) -> None:
-        """Kill the process, give the port back and remove the files; idempotent."""
+        """Kill the process, release the port and remove the files; idempotent."""
         self._child.kill()
         self._reservation.release()
         self._directory.cleanup()
 
     @property
     def executions(self) -> Counter[str]:
-        """How often a handler began each request, by the request metadata ``meshlib-request-id``, over all restarts."""
+        """Number of handler starts by request metadata ``meshlib-request-id``, over all restarts."""
         return journal.executions(self._journal)
 
     @property
     def unfinished(self) -> frozenset[str]:
-        """The request ids of the last process whose handlers have begun and whose calls have not ended."""
+        """Request ids of the last process whose handlers have begun and whose calls have not ended."""
         return journal.unfinished(self._journal, self.pid)
 
     def wait_until(self, condition: Callable[["ProcessServer"], bool], timeout: float = 5.0) -> None:
-        """Wait until ``condition(self)``: ``server.wait_until(lambda s: len(s.unfinished) >= 8)``.
+        """Wait until ``condition(self)`` is true: ``server.wait_until(lambda s: len(s.unfinished) >= 8)``.
 
         Raises:
-            TimeoutError: It did not come true in ``timeout`` seconds.
+            TimeoutError: It was not true within ``timeout`` seconds.
         """
         deadline = time.monotonic() + timeout
         while not condition(self):

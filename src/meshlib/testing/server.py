@@ -1,4 +1,4 @@
-"""Real gRPC servers for tests: they fail on request, count what they did, and come back on their port.
+"""Real gRPC servers for tests: they fail on request, count their calls, and restart on the same port.
 
 with servers(3) as (a, b, c):
     a.fault(code="UNAVAILABLE", times=2)
@@ -23,20 +23,20 @@ from meshlib.testing.services import Services
 from meshlib.testing.traffic import CallFault, Metadata, Received, Traffic
 
 _STOP_SECONDS = 10.0
-"""How long cancelled handlers may take to notice."""
+"""Time limit for cancelled handlers to end."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServerTls:
-    """What a server proves itself with: PEM, as bytes."""
+    """TLS certificates of a server: PEM, as bytes."""
 
     private_key: bytes = field(repr=False)
     certificate_chain: bytes
     client_ca: bytes | None = None
-    """If set, clients must show a certificate that it signed."""
+    """If set, clients must present a certificate signed by it."""
 
     def credentials(self) -> grpc.ServerCredentials:
-        """The same for grpc."""
+        """Create the server credentials for grpc."""
         return grpc.ssl_server_credentials(
             [(self.private_key, self.certificate_chain)],
             root_certificates=self.client_ca,
@@ -45,18 +45,18 @@ class ServerTls:
 
 
 class Server:
-    """A real grpc server in this process, with the echo service (``meshlib.testing.echo``) and any of your own.
+    """Real grpc server in this process, with the echo service (``meshlib.testing.echo``) and your own services.
 
     It serves from its construction to ``stop`` and again after ``start``, and keeps its port until ``close``.
 
     Args:
-        address: ``IP:port``, ``[IPv6]:port`` or ``unix:path``; port 0 is any free one. All of 127.0.0.0/8 will do.
-        name: What responses carry as initial metadata ``meshlib-server``; the address if not given.
+        address: ``IP:port``, ``[IPv6]:port`` or ``unix:path``; port 0 is any free one. All of 127.0.0.0/8 works.
+        name: Initial metadata ``meshlib-server`` of its responses; default: the address.
         add: Registers more services: ``lambda server: add_GreeterServicer_to_server(Greeter(), server)``.
-        tls: Serve TLS; plaintext if not given.
+        tls: TLS certificates; default: plaintext.
         options: grpc channel arguments of the server.
-        workers: How many handlers may run at once; more calls wait. A hanging call occupies one.
-        journal: A file to which the requests that handlers begin and end are appended.
+        workers: Maximum concurrent handlers; more calls wait. A hanging call occupies one.
+        journal: File to which the start and end of each handler's request are appended.
 
     Raises:
         ValueError: The address is malformed.
@@ -83,7 +83,7 @@ class Server:
         self._reservation = reserve(address)
         self._journal = Journal(journal) if journal else None
         self.address = self._reservation.address
-        """``127.0.0.1:41234``: the same after a restart."""
+        """Address such as ``127.0.0.1:41234``, the same after a restart."""
         self.port = self._reservation.port
         self.name = name or self.address
         self._traffic = Traffic(self.name, self._journal.record if self._journal else _forget)
@@ -94,7 +94,7 @@ class Server:
             raise
 
     def start(self) -> None:
-        """Serve, again on the same address; nothing if it already does. What was counted and the faults stay."""
+        """Start serving on the same address; does nothing if it is serving. Counters and faults are kept."""
         if self._server is not None:
             return
         self._handlers = ThreadPoolExecutor(self._workers, thread_name_prefix=self.name)
@@ -111,12 +111,12 @@ class Server:
         self._server = server
 
     def stop(self, grace: float = 0.0) -> None:
-        """Refuse new calls, let those inside end for ``grace`` seconds, cancel the rest; returns when all have ended.
+        """Reject new calls, give running ones ``grace`` seconds, cancel the rest; returns when all have ended.
 
-        With no grace this is how a crash looks from outside: calls inside end as UNAVAILABLE, connections are refused.
+        Without grace it looks like a crash to clients: running calls end as UNAVAILABLE, connections are refused.
 
         Raises:
-            TimeoutError: A handler of yours still runs, 10 s after its call was cancelled.
+            TimeoutError: A handler still runs, 10 s after its call was cancelled.
         """
         server, self._server = self._server, None
         handlers, self._handlers = self._handlers, None
@@ -128,7 +128,7 @@ class Server:
         handlers.shutdown()
 
     def close(self) -> None:
-        """Stop without grace and give the port back; idempotent."""
+        """Stop without grace and release the port; idempotent."""
         self.stop()
         self._reservation.release()
         journal, self._journal = self._journal, None
@@ -142,39 +142,39 @@ class Server:
 
     @property
     def calls(self) -> Counter[str]:
-        """How many calls came in, by method, as in ``server.calls["/pkg.Service/Method"]``; no unknown methods."""
+        """Number of calls received by method, as in ``server.calls["/pkg.Service/Method"]``; no unknown methods."""
         with self._traffic.changed:
             return self._traffic.calls.copy()
 
     @property
     def received(self) -> list[Received]:
-        """The calls that came in, with their metadata; of many, the last 10,000."""
+        """Calls received, with their metadata; at most the last 10,000."""
         with self._traffic.changed:
             return list(self._traffic.received)
 
     @property
     def executions(self) -> Counter[str]:
-        """How often a handler began each request, by the request metadata ``meshlib-request-id``."""
+        """Number of handler starts by request, identified by the request metadata ``meshlib-request-id``."""
         with self._traffic.changed:
             return self._traffic.executions.copy()
 
     @property
     def in_flight(self) -> int:
-        """How many calls have come in and not ended: still in a handler, or their response not yet written."""
+        """Number of calls received and not ended, in a handler or with a response not yet written."""
         return self._traffic.in_flight
 
     @property
     def unfinished(self) -> frozenset[str]:
-        """The request ids whose handlers have begun and whose calls have not ended: what a kill would lose."""
+        """Request ids whose handlers have begun and whose calls have not ended; a kill would lose them."""
         return self._traffic.unfinished
 
     def wait_until(self, condition: Callable[["Server"], bool], timeout: float = 5.0) -> None:
-        """Wait until ``condition(self)``; as in ``server.wait_until(lambda s: s.in_flight == 8)``.
+        """Wait until ``condition(self)`` is true: ``server.wait_until(lambda s: s.in_flight == 8)``.
 
-        It is asked after every change of what is counted here.
+        It is evaluated after every change of a counter.
 
         Raises:
-            TimeoutError: It did not come true in ``timeout`` seconds.
+            TimeoutError: It was not true within ``timeout`` seconds.
         """
         with self._traffic.changed:
             if not self._traffic.changed.wait_for(lambda: condition(self), timeout):
@@ -193,21 +193,21 @@ class Server:
         method: str | None = None,
         times: int | None = None,
     ) -> None:
-        """Let calls go wrong, from the next one on.
+        """Inject a fault into calls, from the next one on.
 
-        Faults with ``times`` are used up first, in the order given; those of a ``method`` precede the general ones.
+        Faults with ``times`` are used up first, in the order given; those with a ``method`` precede the others.
 
         Args:
-            code: End the call with this status. None: only delay it; ``fault(times=2)`` lets two calls through.
+            code: End the call with this status. None: only delay it; ``fault(times=2)`` lets two calls pass.
             details: The status message.
             trailing_metadata: Sent with the status, such as ``(("grpc-retry-pushback-ms", "100"),)``.
             delay: Seconds to wait before that.
-            hang: Never answer: until the caller gives up, the server stops or ``heal``.
-            after: Go wrong after this many response messages or at the end of fewer. At 0 and with a code the handler
-                does not run at all; at 1 a unary handler runs and its response is lost.
-            initial_metadata: Send the response headers first, which commits a call that would have been retried.
-            method: Only calls of this method, ``/package.Service/Method``, which a service of this server must have.
-            times: For so many calls; None is until ``heal``.
+            hang: Never answer: until the client ends the call, the server stops or ``heal``.
+            after: Fail after this many response messages, or at the end if there are fewer. At 0 with a code the
+                handler does not run at all; at 1 a unary handler runs and its response is lost.
+            initial_metadata: Send the response headers first, which commits a call that would be retried.
+            method: Only calls of this method, ``/package.Service/Method``, which must exist on this server.
+            times: Number of calls; None: until ``heal``.
 
         Raises:
             ValueError: The arguments contradict each other, or no call can match ``method``.
@@ -231,7 +231,7 @@ class Server:
             self._traffic.script.add((method,), fault, times=times)
 
     def heal(self, method: str | None = None) -> None:
-        """Forget the faults of ``method``, or all of them; calls that hang or are delayed go on."""
+        """Remove the faults of ``method``, or all; calls that hang or are delayed continue."""
         self._traffic.heal(method)
 
     def __enter__(self) -> Self:
@@ -249,14 +249,14 @@ class Server:
 def servers(
     n: int, *, name: str = "server", host: str = "127.0.0.1", one_port: bool = False, **options: Any
 ) -> Iterator[list[Server]]:
-    """``n`` servers named ``server-1`` ..., closed at the end.
+    """Start ``n`` servers named ``server-1`` ...; they are closed at the end of the ``with`` block.
 
     Args:
-        n: How many.
-        name: What their names begin with.
-        host: Where they listen, each on its own port.
-        one_port: Give them one port on 127.0.0.11, 127.0.0.12 ... instead, as instances behind one host name have it.
-        options: What ``Server`` takes besides address and name.
+        n: Number of servers.
+        name: Prefix of their names.
+        host: IP address to listen on, each on its own port.
+        one_port: Use one port on 127.0.0.11, 127.0.0.12 ... instead, like instances behind one host name.
+        options: Arguments of ``Server``, except address and name.
     """
     with ExitStack() as stack:
         addresses = [f"{host}:0"] * n
@@ -284,4 +284,4 @@ def _status_code(code: str | grpc.StatusCode | None) -> grpc.StatusCode | None:
 
 
 def _forget(what: str, request_id: str) -> None:
-    """Keep no journal."""
+    """Record nothing: there is no journal."""

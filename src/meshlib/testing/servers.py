@@ -1,6 +1,6 @@
-"""The test server as a program: ``python -m meshlib.testing.servers --port 50051`` echoes until SIGTERM.
+"""Test server as a program: ``python -m meshlib.testing.servers --port 50051`` echoes until SIGTERM.
 
-Nothing imports this module; ``Server`` and ``servers`` are in ``meshlib.testing``, and ``ProcessServer`` runs it.
+``ProcessServer`` runs it and nothing imports it; ``Server`` and ``servers`` are in ``meshlib.testing``.
 """
 
 import argparse

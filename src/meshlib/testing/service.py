@@ -1,4 +1,4 @@
-"""Servers in the place of a service: what the fixture ``mesh_service`` sets up."""
+"""Redirection of a service to test servers, for the fixture ``mesh_service``."""
 
 import asyncio
 from collections.abc import Sequence
@@ -14,16 +14,16 @@ from meshlib._sync import control as sync_control
 __all__ = ["host_of", "redirect"]
 
 _TTL = 30.0
-"""Seconds until channels look at the environment again by themselves."""
+"""Seconds until channels read the environment again."""
 
 _SECONDS = 10.0
 
 
 def host_of(name: str) -> str:
-    """The host of a target, which the environment can override.
+    """Return the host of a target, which the environment can override.
 
     Raises:
-        ValueError: it has none: it is an address, a list or a socket.
+        ValueError: there is none: the target is an address, a list or a socket.
     """
     target = parse_target(name, any_scheme=True)
     if not target.host or target.is_ip or target.entries or target.native:
@@ -32,10 +32,10 @@ def host_of(name: str) -> str:
 
 
 def redirect(host: str, addresses: Sequence[str]) -> None:
-    """Have the channels of this process that are in use send their calls for ``host`` to ``addresses`` now.
+    """Redirect the calls for ``host`` to ``addresses``, for channels of this process in use now.
 
-    The environment, which is to be set before, does it for all others. Returns when the channels of threads do so;
-    those of an event loop do before anything else happens on it.
+    Set the environment before; it redirects all other channels. Returns when sync channels are redirected; those of an
+    event loop are before anything else runs on it.
     """
     resolution = Resolution(endpoints=tuple(Endpoint(address=address) for address in addresses), ttl=_TTL)
     process = sync_control.current()

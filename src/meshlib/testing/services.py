@@ -1,4 +1,4 @@
-"""What a test server serves: the methods that its handlers know."""
+"""Methods that a test server serves."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ __all__ = ["Services"]
 
 @dataclass
 class _Details:
-    """What a generic handler is asked with."""
+    """Call details for generic handlers."""
 
     method: str
     invocation_metadata: tuple[Any, ...] = ()
 
 
 class Services:
-    """Notes what is registered with a server from now on."""
+    """Records the methods registered with a server from now on."""
 
     def __init__(self, server: grpc.Server) -> None:
         self._generic: list[grpc.GenericRpcHandler] = []
@@ -44,10 +44,10 @@ class Services:
             hooks.add_registered_method_handlers = add_named
 
     def check(self, method: str) -> None:
-        """Refuses a method that no call to this server can have.
+        """Reject a method that this server does not have.
 
         Raises:
-            ValueError: it is malformed, or no handler knows it.
+            ValueError: it is malformed, or no handler has it.
         """
         if not isinstance(method, str) or not method.startswith("/") or method.count("/") != 2 or method.endswith("/"):
             raise ValueError(f"method must be written '/package.Service/Method', got {method!r}{self._close(method)}")

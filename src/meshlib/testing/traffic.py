@@ -1,6 +1,6 @@
-"""What passes through a test server: counted, recorded and, where a test asks for it, made to fail.
+"""Interceptor of test servers: counts and records calls, and injects faults.
 
-One interceptor does it all, so that users' own servicers are observed and broken just as the built-in echo service is.
+It applies to the built-in echo service and to users' own servicers alike.
 """
 
 import threading
@@ -20,25 +20,25 @@ from meshlib.testing.faults import Script
 Metadata = tuple[tuple[str, str | bytes], ...]
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"  # generic in the stubs alone
 Recorder = Callable[[str, str], None]
-"""Told ``"start"`` or ``"end"`` and the request id of a handler."""
+"""Called with ``"start"`` or ``"end"`` and the request id of a handler."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Received:
-    """A call as the server saw it arrive."""
+    """Call as received by the server."""
 
     method: str
     """``/package.Service/Method``."""
     metadata: Metadata
     peer: str
-    """The client's socket: calls over one connection have one peer."""
+    """Address of the client's socket, the same for all calls over one connection."""
     at: float
     """``time.monotonic()``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallFault:
-    """What goes wrong with a call; see ``Server.fault``."""
+    """Fault of a call; see ``Server.fault``."""
 
     code: grpc.StatusCode | None = None
     details: str = ""
@@ -58,9 +58,9 @@ _NO_FAULT = CallFault()
 
 
 class _Call:
-    """One call, from its handler's beginning to its own end or the handler's, whichever is later.
+    """One call, from the start of its handler to its own end or the handler's, whichever is later.
 
-    A handler that has returned is not the end: until the response is written, a kill still loses it.
+    A call does not end when its handler returns: until the response is written, a kill still loses it.
     """
 
     def __init__(self, method: str, context: grpc.ServicerContext, fault: CallFault, server_name: str) -> None:
@@ -76,16 +76,16 @@ class _Call:
 
     @property
     def executed(self) -> str | None:
-        """The request id, if the handler runs and there is one."""
+        """Request id, if the handler runs and there is one."""
         return None if self.fault.spares_handler else self.request_id
 
     def on_end(self) -> None:
-        """The call has its status, or the client gave up."""
+        """Called when the call has its status or the client has ended it."""
         self._ended.set()
         self.released.set()
 
     def hold_as_asked(self) -> None:
-        """Hold the call as long as its own metadata says."""
+        """Hold the call as long as its metadata requests."""
         milliseconds = metadata_value(self._context, DELAY_MS)
         if milliseconds is not None:
             self._ended.wait(float(milliseconds) / 1000)
@@ -99,7 +99,7 @@ class _Call:
                 self._context.send_initial_metadata(((SERVER_NAME, self._server_name),))
 
     def strike(self) -> None:
-        """Let the fault happen; returns if it only delays, or was healed while it hung."""
+        """Apply the fault; returns if it only delays, or was healed while it hung."""
         fault = self.fault
         if fault.initial_metadata:
             self.announce()
@@ -116,7 +116,7 @@ class _Call:
 
 
 class Traffic(grpc.ServerInterceptor):
-    """Counts, records and breaks the calls of one server. Any number of threads may use it."""
+    """Counts and records the calls of one server, and injects faults. Thread-safe."""
 
     def __init__(self, server_name: str, record: Recorder) -> None:
         self.changed = threading.Condition()
@@ -130,18 +130,18 @@ class Traffic(grpc.ServerInterceptor):
 
     @property
     def in_flight(self) -> int:
-        """Calls that have come in and not ended."""
+        """Number of calls received and not ended."""
         with self.changed:
             return len(self._active)
 
     @property
     def unfinished(self) -> frozenset[str]:
-        """The request ids whose handlers have begun and whose calls have not ended."""
+        """Request ids whose handlers have begun and whose calls have not ended."""
         with self.changed:
             return frozenset(call.executed for call in self._active if call.executed is not None)
 
     def heal(self, method: str | None) -> None:
-        """Forget the faults of ``method``, or all, and let go of the calls that they hold."""
+        """Remove the faults of ``method``, or all, and release the calls that they hold."""
         with self.changed:
             self.script.heal((method,))
             for call in self._active:
@@ -151,7 +151,7 @@ class Traffic(grpc.ServerInterceptor):
     def intercept_service(
         self, continuation: Callable[[grpc.HandlerCallDetails], Handler], details: grpc.HandlerCallDetails
     ) -> Handler:
-        """Put this object between grpc and the handler; grpc's hook."""
+        """Wrap the handler; hook of grpc."""
         handler = continuation(details)
         if handler is None:
             return None  # grpc answers UNIMPLEMENTED

@@ -1,4 +1,4 @@
-"""What a name server knows and how it answers: records in, messages out, no socket. RFC 1034, 2181, 2308, 6604."""
+"""Records and answers of the test name server, without sockets. RFC 1034, 2181, 2308, 6604."""
 
 import dns.exception
 import dns.flags
@@ -14,11 +14,11 @@ import dns.rdtypes.ANY.CNAME
 import dns.rrset
 
 _LONGEST_CHAIN = 16
-"""CNAMEs in one answer; a loop ends there, and the answer is the chain so far."""
+"""Maximum CNAMEs in one answer; a loop ends there, and the answer is the chain so far."""
 
 
 class Zone:
-    """One zone from the root down, so that every name that is not here does not exist. Not locked."""
+    """Zone from the root down, so that every name not in it does not exist. Not locked."""
 
     def __init__(self, negative_ttl: int) -> None:
         self._nodes: dict[dns.name.Name, dict[dns.rdatatype.RdataType, dns.rdataset.Rdataset]] = {}
@@ -27,7 +27,7 @@ class Zone:
         )
 
     def add(self, name: str, rdtype: str, rdatas: tuple[str, ...], ttl: int, *, replace: bool = False) -> None:
-        """Add records to a set or replace it; the whole set takes the new TTL, for a set has but one (RFC 2181 5.2)."""
+        """Add records to a set or replace it; the whole set gets the new TTL, as a set has only one (RFC 2181 5.2)."""
         added = _parse(name, rdtype, rdatas)
         node = self._nodes.get(absolute(name), {})
         others = node.keys() - {rdata_type(rdtype)}
@@ -53,7 +53,7 @@ class Zone:
             self._nodes[absolute(name)] = node
 
     def answer(self, query: dns.message.Message) -> dns.message.Message:
-        """The authoritative answer, CNAMEs followed; the code is that of the last name of the chain (RFC 6604)."""
+        """Return the authoritative answer, following CNAMEs; its code is that of the last name (RFC 6604)."""
         response = reply(query)
         if query.opcode() != dns.opcode.QUERY or len(query.question) != 1:
             response.set_rcode(dns.rcode.NOTIMP)
@@ -76,14 +76,14 @@ class Zone:
 
 
 def reply(query: dns.message.Message) -> dns.message.Message:
-    """An answer without records, that says what stubs want to hear: authoritative, and no need to ask further."""
+    """Create an answer without records, with the flags stubs expect: authoritative, recursion available."""
     response = dns.message.make_response(query, recursion_available=True)
     response.flags |= dns.flags.AA
     return response
 
 
 def absolute(name: str) -> dns.name.Name:
-    """``svc-a.mesh.test``, with or without a final dot: every name here is complete."""
+    """Parse a name such as ``svc-a.mesh.test``; it is absolute with or without a final dot."""
     try:
         return dns.name.from_text(name, dns.name.root)
     except dns.exception.DNSException as error:
@@ -91,7 +91,7 @@ def absolute(name: str) -> dns.name.Name:
 
 
 def rdata_type(rdtype: str) -> dns.rdatatype.RdataType:
-    """``"SRV"`` and its like."""
+    """Parse a record type such as ``"SRV"``."""
     try:
         return dns.rdatatype.from_text(rdtype)
     except dns.exception.DNSException as error:

@@ -1,4 +1,4 @@
-"""Trying again: when, how often, and how many at a time."""
+"""Configuration of retries, hedging, the retry budget and retry throttling."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -15,38 +15,37 @@ ResetFormat = Literal["seconds", "unix_timestamp"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
-    """When a failed attempt is tried again (gRFC A6, Envoy ``RetryPolicy``).
+    """Retry policy (gRFC A6, Envoy ``RetryPolicy``).
 
-    The n-th retry waits U[0, min(initial_backoff * backoff_multiplier**(n-1), max_backoff)) seconds, Envoy's full
-    jitter. A call is retried on another host where there is one, only while nothing has reached the application, only
-    inside its deadline and inside the channel's :class:`RetryBudget`.
+    The n-th retry waits U[0, min(initial_backoff * backoff_multiplier**(n-1), max_backoff)) seconds: Envoy's full
+    jitter. A retry goes to another host if there is one. It is made only before any response has reached the
+    application, within the deadline of the call and within the :class:`RetryBudget` of the channel.
 
     Args:
-        max_attempts: all attempts, the first included; 2 to 100.
-        initial_backoff: bound of the first wait, seconds.
-        max_backoff: bound of every wait, seconds.
+        max_attempts: attempts per call, the first included; 2 to 100.
+        initial_backoff: upper bound of the first backoff, seconds.
+        max_backoff: upper bound of every backoff, seconds.
         backoff_multiplier: growth of the bound from one retry to the next, at least 1.
-        retryable_status_codes: ``grpc.StatusCode`` members or their names. CANCELLED means CANCELLED by a server, as a
-            Python server that stops does; a call that its caller cancels is never retried.
-        per_attempt_timeout: seconds after which an attempt without an answer is given up and retried; for a stream,
-            until its first message. None: only the deadline of the call ends it.
-        per_attempt_idle_timeout: seconds without a response after which an attempt is given up (Envoy
-            ``per_try_idle_timeout``): for a stream also between two messages, where it ends the call as
-            DEADLINE_EXCEEDED, because what has been delivered cannot be tried again.
+        retryable_status_codes: ``grpc.StatusCode`` members or their names. CANCELLED means CANCELLED by a server, for
+            example by a Python server that stops. A call cancelled by its caller is never retried.
+        per_attempt_timeout: seconds after which an attempt without a response times out and is retried; for a stream,
+            until its first message. None: only the deadline of the call.
+        per_attempt_idle_timeout: seconds without a response after which an attempt times out (Envoy
+            ``per_try_idle_timeout``). For a stream it also applies between messages; it then ends the call as
+            DEADLINE_EXCEEDED, because delivered messages rule out a retry.
         unsent_only: retry only attempts of which no byte reached a server.
-        buffer_size: bytes of requests kept for a retry of a stream; more than that and the attempt under way is final.
-        retriable_headers: names of trailing metadata, or pairs of a name and the very value, with which a failure is
-            retried whatever its code (Envoy ``retriable_headers``).
-        reset_headers: pairs of a name of trailing metadata and what its number is, ``"seconds"`` or
-            ``"unix_timestamp"``: the server says when to come back, and the retry waits for that and up to half as long
-            again, once (Envoy ``rate_limited_retry_back_off``). The first that is there counts;
-            ``grpc-retry-pushback-ms`` comes before all.
-        max_reset_interval: seconds; a server that asks for a longer wait is not heard.
-        host_selection_retry_max_attempts: how often a balancer that names a host the call has been to is asked again,
-            before it goes there all the same (Envoy's field; 1 there). None: any host it has not been to is found.
-        wait: a tenacity wait instead of the three backoff fields.
-        stop: a tenacity stop instead of ``max_attempts``.
-        when: a tenacity retry condition instead of ``retryable_status_codes``; it is asked after failures only.
+        buffer_size: bytes of requests buffered to retry a stream; beyond it the current attempt is final.
+        retriable_headers: trailing metadata, as names or pairs of name and exact value, that make a failure retriable
+            whatever its code (Envoy ``retriable_headers``).
+        reset_headers: pairs of a name in trailing metadata and the format of its number, ``"seconds"`` or
+            ``"unix_timestamp"``. The next retry waits until then, and up to half as long again (Envoy
+            ``rate_limited_retry_back_off``). The first one present applies; ``grpc-retry-pushback-ms`` precedes all.
+        max_reset_interval: seconds; a longer wait requested by a server is ignored.
+        host_selection_retry_max_attempts: how often a pick is repeated if it is a host this call has tried; then that
+            host is used (Envoy's field; 1 there). None: an untried host is always found.
+        wait: a tenacity wait in place of the three backoff fields.
+        stop: a tenacity stop in place of ``max_attempts``.
+        when: a tenacity retry condition in place of ``retryable_status_codes``; called after failures only.
     """
 
     max_attempts: int = 3
@@ -128,7 +127,7 @@ class RetryPolicy:
 
     @property
     def attempt_limit(self) -> float | None:
-        """Seconds after which an attempt with one response is given up; None: never."""
+        """Seconds after which an attempt with one response times out; None: never."""
         limits = [limit for limit in (self.per_attempt_timeout, self.per_attempt_idle_timeout) if limit is not None]
         return min(limits, default=None)
 
@@ -169,13 +168,13 @@ def _name(field: str, given: object) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HedgingPolicy:
-    """Several attempts at once, the first good answer wins (gRFC A6). Only for methods that may run more than once.
+    """Hedging policy: concurrent attempts, the first success wins (gRFC A6). Only for methods that may run twice.
 
     Args:
-        max_attempts: all attempts, the first included; 2 to 100.
+        max_attempts: attempts per call, the first included; 2 to 100.
         hedging_delay: seconds between one attempt and the next; 0 sends all at once.
         non_fatal_status_codes: a failure with one of these sends the next attempt at once; any other ends the call.
-        buffer_size: bytes of requests kept for further attempts of a stream.
+        buffer_size: bytes of requests buffered for further attempts of a stream.
     """
 
     max_attempts: int = 2
@@ -205,14 +204,14 @@ class HedgingPolicy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryBudget:
-    """How many retries a channel may have under way, whatever its calls would like (Envoy ``RetryBudget``).
+    """Limit of concurrent retries of a channel (Envoy ``RetryBudget``).
 
-    A retry holds its place from the decision to its end, the back-off included. The limit is
-    max(budget_percent of the calls under way, min_retry_concurrency).
+    The limit is max(budget_percent of the active calls, min_retry_concurrency). A retry counts from the decision to its
+    end, including its backoff.
 
     Args:
-        budget_percent: share of the calls under way, 0 to 100.
-        min_retry_concurrency: retries that are always allowed at once.
+        budget_percent: share of the active calls, 0 to 100.
+        min_retry_concurrency: concurrent retries that are always allowed.
     """
 
     budget_percent: float = 20.0
@@ -225,11 +224,11 @@ class RetryBudget:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryThrottling:
-    """No retries and no copies while too many attempts fail (gRFC A6 ``retryThrottling``).
+    """Retry throttling: no retries or hedges while too many attempts fail (gRFC A6 ``retryThrottling``).
 
-    A channel has ``max_tokens`` tokens at first. A failure that might be retried takes one, a success gives
-    ``token_ratio`` back, and while half of them or fewer are left nothing is retried or hedged; such a call fails at
-    once. In the long run that allows ``token_ratio`` failures a success.
+    A channel starts with ``max_tokens`` tokens. A retriable failure takes one, a success returns ``token_ratio``. While
+    half of the tokens or fewer are left, nothing is retried or hedged, and a failed call fails at once. In the long run
+    this allows ``token_ratio`` failures per success.
 
     Args:
         max_tokens: 1 to 1000.
@@ -246,6 +245,6 @@ class RetryThrottling:
 
 
 def checked_retry(value: object, *also: object) -> None:
-    """Refuses what is no retry policy."""
+    """Raise ConfigError unless ``value`` is a retry policy."""
     if value is not None and value not in also and not isinstance(value, RetryPolicy | HedgingPolicy):
         raise ConfigError("retry", value, "must be a RetryPolicy, a HedgingPolicy, or None for no retries")

@@ -1,4 +1,4 @@
-"""The contracts between the cluster and whatever chooses a host: what each is given and owes."""
+"""Interfaces of load balancing: hosts, calls, pickers and balancers."""
 
 import math
 from collections.abc import Sequence
@@ -12,40 +12,40 @@ __all__ = ["Balancer", "Host", "PickInfo", "Picker", "Report"]
 
 
 class Host(Protocol):
-    """One endpoint in one channel; the same object for as long as it stays. Read-only to pickers."""
+    """Endpoint in one channel; the same object until it is removed. Read-only to pickers."""
 
     @property
     def endpoint(self) -> Endpoint:
-        """What the resolver said of it."""
+        """Endpoint as the resolver returned it."""
         ...
 
     @property
     def weight(self) -> float:
-        """Effective share: the endpoint's weight times whatever slows it down for now."""
+        """Effective weight, which is the endpoint's weight times any temporary reduction."""
         ...
 
     @property
     def in_flight(self) -> int:
-        """Attempts under way, streams included; counted by the cluster, never by a picker."""
+        """Attempts in flight, streams included; counted by the cluster, never by a picker."""
         ...
 
     @property
     def healthy(self) -> bool:
-        """Whether nothing speaks against choosing it. A leaf balancer is given healthy hosts only."""
+        """Whether it may be picked. A leaf balancer gets healthy hosts only."""
         ...
 
 
 class PickInfo(Protocol):
-    """What is known of the call that needs a host: the machine of the call itself, read-only."""
+    """Call that needs a host: the call machine itself, read-only."""
 
     @property
     def method(self) -> str:
-        """The full method, ``"/package.Service/Method"``."""
+        """Full method name, ``"/package.Service/Method"``."""
         ...
 
     @property
     def metadata(self) -> Sequence[tuple[str, str | bytes]]:
-        """The caller's request metadata."""
+        """Request metadata of the caller."""
         ...
 
     @property
@@ -55,18 +55,18 @@ class PickInfo(Protocol):
 
     @property
     def tried(self) -> Sequence[Host]:
-        """Hosts this call has been sent to, oldest first."""
+        """Hosts that earlier attempts of this call used, oldest first."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """How an attempt (or a probe) ended.
+    """Result of an attempt or a probe.
 
     Args:
-        code: name of the gRPC status code, ``"OK"`` or ``"UNAVAILABLE"``.
-        seconds: how long it took.
-        load: what the server said of its load (ORCA), or the probe's answer.
+        code: name of the gRPC status code, such as ``"OK"`` or ``"UNAVAILABLE"``.
+        seconds: its duration.
+        load: load reported by the server (ORCA), or the answer to the probe.
     """
 
     code: str
@@ -75,36 +75,36 @@ class Report:
 
 
 class Picker(Protocol):
-    """Chooses among the hosts of one membership. One method at a time is called: plain state is safe."""
+    """Picks among a fixed set of hosts. Its methods are never called concurrently: plain state is safe."""
 
     stale_at: float = math.inf
-    """Monotonic second at which this picker wants to be rebuilt (weights that move with time)."""
+    """Monotonic second at which this picker is rebuilt (for weights that change with time)."""
 
     def pick(self, call: PickInfo, *, now: float) -> Host | None:
-        """The host for this attempt, at once; None makes the call wait for a change."""
+        """Return the host for this attempt, without blocking; None queues the call until something changes."""
         ...
 
     def adopt(self, previous: "Picker", *, now: float) -> None:
-        """Carry over state from the picker of the membership before; called once, before the first pick."""
+        """Take over state from the picker of the previous hosts; called once, before the first pick."""
         return
 
     def done(self, host: Host, report: Report, *, now: float) -> None:
-        """An attempt on ``host`` ended, whoever picked it."""
+        """Called for every attempt on ``host`` that ends, including picks of other pickers."""
         return
 
     def probes(self, *, now: float) -> Sequence[Host]:
-        """Hosts to be asked for their load, off the caller's path."""
+        """Return hosts to probe for their load, off the path of calls."""
         return ()
 
     def probed(self, host: Host, report: Report, *, now: float) -> None:
-        """The answer to a probe."""
+        """Called with the answer to a probe."""
         return
 
 
 @runtime_checkable
 class Balancer(Protocol):
-    """Frozen configuration of an algorithm, shared by any number of channels."""
+    """Frozen configuration of a load balancing algorithm, shared by any number of channels."""
 
     def picker(self, hosts: tuple[Host, ...], *, rng: Random) -> Picker:
-        """A picker for this membership of at least one host. Runs off the lock and may be slow."""
+        """Create a picker for these hosts, at least one. Runs outside the lock and may be slow."""
         ...

@@ -1,5 +1,4 @@
-"""The less busy of a few hosts drawn by lot, or the least busy of all: it sees a slow host by the calls that pile up
-there."""
+"""Least request load balancing: fewer calls for slow hosts, on which attempts pile up."""
 
 import math
 from collections.abc import Callable
@@ -18,35 +17,35 @@ __all__ = ["LeastRequest"]
 METHODS: Final = ("n_choices", "full_scan")
 MAX_CHOICES: Final = 2**32 - 1
 DRAWS: Final = 8
-"""Hosts that a full scan draws before it looks at all, in search of one that has nothing to do."""
+"""Hosts that a full scan samples for an idle one, before it scans all."""
 FEW: Final = 4 * DRAWS
-"""Up to so many hosts looking at all costs no more than drawing."""
+"""Up to this many hosts, scanning all costs no more than sampling."""
 MAX_BIAS: Final = 10.0
-"""Envoy has no upper bound; beyond this one a busy host would be out until the membership changes."""
+"""Envoy has no upper bound; above this one a busy host would get no calls until the membership changes."""
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeastRequest(BuiltinBalancer):
-    """The host with the fewest calls in flight of ``choice_count`` drawn at random (Envoy ``least_request``, gRFC A48).
+    """Least request load balancing (Envoy ``least_request``, gRFC A48).
 
-    Drawn with replacement, the earlier one on a tie: with two choices the busiest of n hosts still gets 1/n**2 of the
-    calls. What is in flight is what this channel sent, streams included; it knows nothing of other clients.
+    Picks the host with the fewest attempts in flight of ``choice_count`` random hosts. They are drawn with replacement,
+    and a tie goes to the first drawn: with two choices the busiest of n hosts still gets 1/n**2 of the calls. Attempts
+    in flight are those of this channel, streams included; those of other clients do not count.
 
-    With ``selection_method="full_scan"`` it is the host with the fewest of all, drawn by lot among equals: the busiest
-    gets nothing as long as another has less, and one that ends its calls at once, be it with errors, gets nearly all.
-    A pick takes the same time for any number of hosts while many of them have nothing in flight; where hardly any has
-    nothing, it looks at every one (``benchmarks/pick.py``).
+    ``selection_method="full_scan"`` picks the host with the fewest of all, at random among equals. The busiest host
+    gets no calls while another has fewer; one that ends its calls at once, even with errors, gets nearly all. A pick
+    takes the same time for any number of hosts while many are idle; if hardly any is, it scans all
+    (``benchmarks/pick.py``).
 
-    Where weights differ hosts are scheduled earliest deadline first instead, with either method, by the weight
+    If weights differ, either method schedules hosts earliest deadline first instead, by the weight
     ``weight / (in_flight + 1) ** active_request_bias`` as of the host's last pick.
 
     Args:
-        choice_count: hosts drawn, 2 or more. More choices see a slow host sooner, and herd to an idle one sooner. It
-            means nothing to ``"full_scan"``.
+        choice_count: random hosts per pick, 2 or more. More choices avoid a slow host sooner, and herd to an idle one
+            sooner. Ignored by ``"full_scan"``.
         selection_method: ``"n_choices"`` or ``"full_scan"`` (Envoy's field and values, in lower case).
-        active_request_bias: 0 to 10; how much calls in flight count where weights differ. 0: not at all, round robin by
-            weight.
+        active_request_bias: 0 to 10; effect of attempts in flight if weights differ. 0: none, weighted round robin.
 
     Raises:
         ConfigError: a field is out of its range.
@@ -65,7 +64,7 @@ class LeastRequest(BuiltinBalancer):
             raise ConfigError("active_request_bias", bias, f"must be a number from 0 to {MAX_BIAS:g}")
 
     def picker(self, hosts: tuple[Host, ...], *, rng: Random) -> Picker:
-        """A picker for this membership."""
+        """Create a picker for these hosts."""
         if not equal_weights(hosts):
             return _WeightedPicker(hosts, self.active_request_bias, rng)
         if self.selection_method == "full_scan":
@@ -95,10 +94,10 @@ class _ChoicesPicker(BuiltinPicker):
 
 @final
 class _FullScanPicker(BuiltinPicker):
-    """Envoy keeps one of the equals by drawing at each; one draw at the end gives each the same chance.
+    """Envoy draws at each of the equals; a single draw at the end gives each the same chance.
 
-    Nobody has less than nothing to do: a host drawn from all that is idle is one of the least busy, and each of them is
-    as likely to be the first such. With more hosts than calls under way a few draws find one, and nobody is counted.
+    No host has fewer attempts than an idle one, and each idle host is equally likely to be sampled first. With more
+    hosts than calls in flight, a few samples find one without a scan.
     """
 
     reentrant = True
@@ -137,7 +136,7 @@ class _WeightedPicker(BuiltinPicker):
 
 
 def _loaded(bias: float) -> Callable[[Host], float]:
-    """A host's weight, less for each call it has."""
+    """The weight of a host, reduced by each attempt in flight."""
 
     def weight(host: Host) -> float:
         return host.weight / math.pow(host.in_flight + 1, bias)

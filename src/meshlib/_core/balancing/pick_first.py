@@ -1,4 +1,4 @@
-"""One host for everything, another only when it is gone."""
+"""Pick first load balancing: one host for all calls, with failover."""
 
 from dataclasses import dataclass
 from random import Random
@@ -13,14 +13,14 @@ __all__ = ["PickFirst"]
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PickFirst(BuiltinBalancer):
-    """The first host in the resolver's order, for as long as it is there; then the first of those that are left.
+    """Pick first load balancing: the first host in the resolver's order; when it is gone, the first that is left.
 
-    gRPC's default ``pick_first``, except that all hosts are connected, so that a failover costs nothing. One that comes
-    back does not get its place back. A retry goes to the first host its call has not been to. Weights are ignored.
+    gRPC's default ``pick_first``, except that all hosts are connected, so that a failover costs nothing. A host that
+    returns does not regain its position. A retry goes to the first host its call has not tried. Ignores weights.
     """
 
     def picker(self, hosts: tuple[Host, ...], *, rng: Random) -> Picker:
-        """A picker for this membership."""
+        """Create a picker for these hosts."""
         return _PickFirstPicker(hosts)
 
 

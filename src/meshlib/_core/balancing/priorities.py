@@ -1,7 +1,7 @@
-"""Which tier of hosts a call goes to, and when too few are left to be choosy: around any other balancer.
+"""Priority load balancing and panic mode, around any other balancer.
 
-Envoy's rules for priorities and panic (``LoadBalancerBase`` in ``load_balancer_impl.cc``), in its whole percents, and
-as their strict limit RFC 2782's: the first tier that has a host gets everything.
+Envoy's rules for priorities and panic (``LoadBalancerBase`` in ``load_balancer_impl.cc``), in its whole percents. Their
+strict limit is RFC 2782's rule: the first tier that has a host gets all calls.
 """
 
 from bisect import bisect_left
@@ -22,16 +22,16 @@ __all__ = ["Load", "Priorities", "Spread", "Tier", "divided", "loads"]
 H = TypeVar("H", bound=Host)
 
 MOST: Final = 100.0
-"""A factor beyond this leaves nothing that the strict rule would not do."""
+"""A larger factor has the same effect as the strict rule."""
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What one tier gets.
+    """Load of one tier.
 
     Args:
-        percent: of the calls.
-        panic: too few of it are healthy: its calls go to all of it.
+        percent: share of the calls.
+        panic: too few of its hosts are healthy, so calls go to all of them.
     """
 
     percent: int
@@ -39,10 +39,10 @@ class Load:
 
 
 def loads(counts: Sequence[tuple[int, int]], *, factor: float | None, threshold: float) -> list[Load]:
-    """The load of each tier, by how many of its hosts are healthy.
+    """Compute the load of each tier from its number of healthy hosts.
 
     Args:
-        counts: healthy hosts and all hosts of each tier, the first to be tried first.
+        counts: healthy hosts and all hosts of each tier, highest priority first.
         factor: overprovisioning; None: strict.
         threshold: percent of healthy hosts below which a tier panics; 0: never.
     """
@@ -79,13 +79,13 @@ def _strict(counts: Sequence[tuple[int, int]], low: Sequence[bool]) -> list[Load
 
 @dataclass(frozen=True, slots=True)
 class Tier(Generic[H]):
-    """The hosts of one priority that may be chosen.
+    """Hosts of one priority that may be picked.
 
     Args:
         priority: 0 is tried first.
         hosts: at least one.
-        percent: of the calls that go to it.
-        panic: hosts are among them that are not healthy, because too few are.
+        percent: share of the calls.
+        panic: unhealthy hosts are included, because too few are healthy.
     """
 
     priority: int
@@ -97,23 +97,23 @@ class Tier(Generic[H]):
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Priorities:
-    """A balancer around another: which tier of hosts a call goes to, and whether unhealthy ones are used as well.
+    """Priority failover and panic mode, around another balancer.
 
-    Every channel has one. Its own is strict, as RFC 2782 wants it: calls go to the first priority that has a healthy
-    host. With an ``overprovisioning_factor`` they spill over to the next gradually, as in Envoy: with 1.4 the first one
-    keeps everything as long as 72 % of it are healthy, and then as much as it has hosts for.
+    Every channel has one. The default is strict, as in RFC 2782: calls go to the first priority that has a healthy
+    host. With an ``overprovisioning_factor`` calls spill over gradually, as in Envoy: with 1.4 the first priority keeps
+    all calls while 72 % of its hosts are healthy, and below that a share for its healthy hosts.
 
-    Panic: where less than ``healthy_panic_threshold`` percent of a tier are healthy, the fault is more likely with
-    everything than with each of them, and the few that are left would be overrun: its calls go to all of its connected
-    hosts, ejected or not. With an ``overprovisioning_factor`` only if the other tiers cannot make up for it.
+    Panic: if less than ``healthy_panic_threshold`` percent of a tier are healthy, its calls go to all of its connected
+    hosts, ejected or not. The fault is then likely common to all hosts, and the few healthy ones would be overloaded.
+    With an ``overprovisioning_factor`` a tier panics only if the other tiers cannot take its calls.
 
     Args:
-        balancer: chooses within a tier.
+        balancer: picks within a tier.
         overprovisioning_factor: 1 to 100 (Envoy: ``overprovisioning_factor``, in percent); None: strict.
-        healthy_panic_threshold: percent, 0 to 100; 0: calls fail rather than go to an ejected host.
+        healthy_panic_threshold: percent, 0 to 100; 0: calls fail instead of using ejected hosts.
 
     Raises:
-        ConfigError: a field is out of its range, or ``balancer`` is none.
+        ConfigError: a field is out of its range, or ``balancer`` is not a balancer object.
     """
 
     balancer: Balancer = field(default_factory=RoundRobin)
@@ -128,7 +128,7 @@ class Priorities:
         number("healthy_panic_threshold", self.healthy_panic_threshold, 0, 100)
 
     def picker(self, hosts: tuple[Host, ...], *, rng: Random) -> Picker:
-        """A picker for this membership; it is given all hosts, healthy or not."""
+        """Create a picker for these hosts: all of them, healthy or not."""
         tiers = divided(self, hosts)
         return Spread([(tier.percent, self.balancer.picker(tier.hosts, rng=rng)) for tier in tiers], rng)
 
@@ -140,14 +140,13 @@ def divided(
     connected: Callable[[H], bool] = lambda _: True,
     sound: Callable[[H], bool] = lambda host: host.healthy,
 ) -> tuple[Tier[H], ...]:
-    """The tiers that get calls, the first to be tried first.
+    """Divide hosts into the tiers that get calls, highest priority first.
 
     Args:
-        priorities: how.
-        hosts: all of them.
-        connected: whether a call can be sent to a host at all.
-        sound: whether it counts as healthy when the share of healthy hosts is taken; one that is about to connect
-            may.
+        priorities: the configuration.
+        hosts: all hosts.
+        connected: whether a call can be sent to a host.
+        sound: whether a host counts as healthy in the share of healthy hosts; one about to connect may.
     """
     by_priority: dict[int, list[H]] = {}
     for host in hosts:
@@ -177,11 +176,11 @@ def divided(
 
 @final
 class Spread(BuiltinPicker):
-    """Several pickers, each for its percentage of the calls.
+    """Picker that divides the calls among other pickers by percentage.
 
     Args:
-        pickers: percentage and picker; none: there is nobody to choose.
-        rng: draws which.
+        pickers: percentage and picker; empty: there is no host to pick.
+        rng: draws the picker.
     """
 
     def __init__(self, pickers: Sequence[tuple[int, Picker]], rng: Random) -> None:

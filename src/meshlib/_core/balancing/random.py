@@ -1,4 +1,4 @@
-"""Hosts drawn by lot."""
+"""Weighted random load balancing."""
 
 from bisect import bisect
 from dataclasses import dataclass
@@ -16,15 +16,15 @@ __all__ = ["Random"]
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Random(BuiltinBalancer):
-    """A host by lot, each as likely as its weight says.
+    """Weighted random load balancing.
 
     Envoy's ``random`` ignores weights; here the weight of an SRV record is a share under every balancer but
     :class:`PickFirst`. Weights are read when the membership or an endpoint changes. Unlike :class:`RoundRobin` it is
-    even only in the long run; its virtue is that no two clients can fall into step.
+    even only in the long run; its advantage is that clients cannot synchronize.
     """
 
     def picker(self, hosts: tuple[Host, ...], *, rng: Generator) -> Picker:
-        """A picker for this membership."""
+        """Create a picker for these hosts."""
         return _RandomPicker(hosts, rng)
 
 

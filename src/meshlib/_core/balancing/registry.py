@@ -1,4 +1,4 @@
-"""Balancers by name: the built-in ones, those of ``register_balancer``, and the entry points of installed packages."""
+"""Balancers by name: built in, registered by ``register_balancer``, or from entry points of installed packages."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -26,10 +26,10 @@ _NAME = re.compile(r"[a-z][a-z0-9_.-]*")
 
 @final
 class BalancerRegistry:
-    """Names and what makes their balancers.
+    """Registry of balancer factories by name.
 
     Args:
-        entry_points: those of group ``meshlib.balancers``; read when a name is asked for that nobody has registered.
+        entry_points: those of group ``meshlib.balancers``; read at the first use of an unregistered name.
     """
 
     def __init__(self, entry_points: Callable[[], Iterable[EntryPoint]]) -> None:
@@ -37,10 +37,10 @@ class BalancerRegistry:
         self._factories: dict[str, BalancerFactory] = {}
 
     def register(self, name: str, factory: BalancerFactory) -> None:
-        """``balancer=name`` means what ``factory`` makes from now on.
+        """Register ``factory`` for ``balancer=name``.
 
         Raises:
-            ConfigError: the name is malformed, built in, or another factory's; or the factory cannot be called.
+            ConfigError: the name is malformed, built in, or another factory's; or the factory is not callable.
         """
         named: object = name
         if not isinstance(named, str) or not _NAME.fullmatch(named):
@@ -53,10 +53,10 @@ class BalancerRegistry:
             raise ConfigError("name", name, f"is already registered, by {described(self._factories[name])}")
 
     def resolve(self, value: str | Balancer) -> Balancer:
-        """What the argument ``balancer=`` means: a balancer as it is, or the one of that name.
+        """Resolve the argument ``balancer=``: a balancer object, or a registered name.
 
         Raises:
-            ConfigError: the name is unknown, its factory fails or makes no balancer; or the object is no balancer.
+            ConfigError: the name is unknown, its factory fails or returns no balancer; or the object is no balancer.
         """
         if not isinstance(value, str):
             return _checked(value, value, "is neither a name nor an object")

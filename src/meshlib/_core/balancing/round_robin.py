@@ -1,4 +1,4 @@
-"""Each host in turn, or as often as its weight says."""
+"""Weighted round robin load balancing."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,17 +18,17 @@ WEIGHT: Final[Callable[[Host], float]] = attrgetter("weight")
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoundRobin(BuiltinBalancer):
-    """Each host in turn; where weights differ, each in proportion to its weight and evenly spread.
+    """Weighted round robin load balancing (Envoy ``round_robin``).
 
-    Envoy's ``round_robin``. The first host is a random one, or a thousand clients that start together would all start
-    with the same. Where weights are equal the turn is kept when hosts come and go. Where they differ hosts are
-    scheduled earliest deadline first; that schedule too is kept, which Envoy's is not.
+    Hosts are picked in turn; if weights differ, in proportion to weight and evenly spread. The first host is random, so
+    that clients that start together do not all start with the same one. With different weights, hosts are scheduled
+    earliest deadline first. The position or schedule is kept when hosts come and go; Envoy discards its schedule.
 
-    Blind to load: a slow server gets as many calls as a fast one. :class:`LeastRequest` sees it.
+    Ignores load: a slow server gets as many calls as a fast one. :class:`LeastRequest` takes load into account.
     """
 
     def picker(self, hosts: tuple[Host, ...], *, rng: Random) -> Picker:
-        """A picker for this membership."""
+        """Create a picker for these hosts."""
         return _RoundRobinPicker(hosts, rng.randrange(MAX_SKIPPED))
 
 

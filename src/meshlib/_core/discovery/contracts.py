@@ -1,4 +1,4 @@
-"""The contract between a channel and whatever names the endpoints of its target."""
+"""Interface of resolvers."""
 
 from collections.abc import Awaitable
 from typing import Protocol, runtime_checkable
@@ -10,17 +10,19 @@ __all__ = ["Resolver"]
 
 @runtime_checkable
 class Resolver(Protocol):
-    """Names the endpoints of one target. A plain ``def`` runs in a worker thread, an ``async def`` on an event loop;
-    both fit channels of either kind."""
+    """Interface of a resolver: returns the endpoints of one target.
+
+    A plain ``def`` runs in a worker thread, an ``async def`` on an event loop. Both serve sync and asyncio channels.
+    """
 
     def resolve(self, previous: Resolution | None) -> Resolution | Awaitable[Resolution]:
-        """The endpoints now.
+        """Return the current endpoints.
 
         Args:
-            previous: the last answer, or None at first. With it the resolver may wait until the answer differs: a DNS
-                query ignores it, a long poll or a watch uses it.
+            previous: the last answer; None at first. A long poll or a watch may wait until the answer differs from it;
+                a DNS query ignores it.
 
         Raises:
-            Exception: any; the channel keeps its last good endpoints, backs off and asks again.
+            Exception: any; the channel keeps its last good endpoints and retries after a backoff.
         """
         ...

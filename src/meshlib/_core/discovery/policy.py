@@ -1,4 +1,4 @@
-"""How names are looked up: the knobs of DNS."""
+"""DNS configuration."""
 
 import math
 from collections.abc import Iterable
@@ -17,20 +17,19 @@ _PORT: Final = 53
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DnsPolicy:
-    """How the names of a target are looked up.
+    """DNS configuration: name servers, address family, timeouts and refresh.
 
     Args:
-        family: which addresses of a name count (Envoy ``dns_lookup_family``): ``"auto"``, its A records if it has any,
-            else its AAAA records; ``"v4"``; ``"v6"``; ``"all"``. One of each, for the target of an
-            SRV record, an entry of a list or ``localhost``, are two addresses of one host (``"auto"`` and ``"all"``).
-        nameservers: the servers to ask, such as ``"10.0.0.2"`` or ``"127.0.0.1:8600"``; the first that answers counts.
-            Empty: those of /etc/resolv.conf. A target that names a server, ``dns://server/name``, asks that one.
-        query_timeout: seconds a name server has to answer one question before the next server is asked.
-        timeout: seconds for all the questions of one resolution.
-        min_ttl: seconds; what DNS calls fresh for less is fresh for this long, and no name is asked for more often.
-        max_ttl: seconds; what DNS calls fresh for longer is asked for again after this long.
-        allow_empty: whether an empty answer, or that the name does not exist, takes all endpoints away; else the last
-            good ones stay.
+        family: address family (Envoy ``dns_lookup_family``): ``"auto"``, A records if there are any, else AAAA;
+            ``"v4"``; ``"v6"``; ``"all"``. An SRV target, a list entry or ``localhost`` with one address of each family
+            is one host with two addresses (``"auto"`` and ``"all"``).
+        nameservers: name servers, such as ``"10.0.0.2"`` or ``"127.0.0.1:8600"``; the first answer is used. Empty:
+            those of /etc/resolv.conf. A target with a name server, ``dns://server/name``, overrides them.
+        query_timeout: seconds for one query to one name server; then the next server is queried.
+        timeout: seconds for all queries of one resolution.
+        min_ttl: seconds; a shorter TTL is raised to it, and no name is resolved more often.
+        max_ttl: seconds; a longer TTL is lowered to it.
+        allow_empty: whether an empty answer, or NXDOMAIN, removes all endpoints. False: the last good endpoints stay.
     """
 
     family: Family = "auto"

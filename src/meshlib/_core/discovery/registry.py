@@ -1,7 +1,7 @@
-"""Resolvers that others bring: by scheme, from ``register_resolver`` or from the entry points of installed packages.
+"""Registry of resolvers by scheme, from ``register_resolver`` or from entry points of installed packages.
 
-What a plug-in does wrong is told with its name, as early as it can be known: a bad scheme at registration, a factory
-that fails at the construction of the channel, an answer that makes no sense at the question.
+Errors name the plug-in and are raised as early as possible: a bad scheme at registration, a failing factory at the
+construction of the channel, an invalid answer at resolution.
 """
 
 import math
@@ -24,7 +24,7 @@ _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
 
 
 class EntryPoint(Protocol):
-    """What is needed of ``importlib.metadata.EntryPoint``."""
+    """The used part of ``importlib.metadata.EntryPoint``."""
 
     @property
     def name(self) -> str:
@@ -43,10 +43,10 @@ class EntryPoint(Protocol):
 
 @final
 class ResolverRegistry(Collection[str]):
-    """Schemes and who resolves them.
+    """Registry of resolver factories by scheme.
 
     Args:
-        entry_points: those of group ``meshlib.resolvers``; read when an unregistered scheme is first asked for.
+        entry_points: those of group ``meshlib.resolvers``; read at the first use of an unregistered scheme.
     """
 
     def __init__(self, entry_points: Callable[[], Iterable[EntryPoint]]) -> None:
@@ -64,10 +64,10 @@ class ResolverRegistry(Collection[str]):
         return len({*self._factories, *self._installed()})
 
     def register(self, scheme: str, factory: ResolverFactory) -> None:
-        """``factory`` makes the resolver of every target ``scheme://...`` from now on.
+        """Register ``factory`` for targets ``scheme://...``.
 
         Raises:
-            ConfigError: the scheme is malformed, built in, or another factory's; or the factory cannot be called.
+            ConfigError: the scheme is malformed, built in, or another factory's; or the factory is not callable.
         """
         named: object = scheme
         if not isinstance(named, str) or not _SCHEME.fullmatch(named):
@@ -80,10 +80,10 @@ class ResolverRegistry(Collection[str]):
             raise ConfigError("scheme", scheme, f"is already registered, by {described(self._factories[scheme])}")
 
     def resolver(self, target: Target) -> Resolver:
-        """The resolver of ``target``, made by whoever registered its scheme.
+        """Create the resolver of ``target`` with the factory of its scheme.
 
         Raises:
-            ConfigError: there is no factory, or it failed, or what it made is no resolver.
+            ConfigError: there is no factory, it failed, or it returned no resolver.
         """
         factory = self._factories.get(target.scheme) or self._loaded(target.scheme)
         try:
@@ -121,7 +121,7 @@ class ResolverRegistry(Collection[str]):
 
 
 def checked_resolver(field: str, resolver: object) -> Resolver:
-    """``resolver``, if it looks like one.
+    """Return ``resolver`` if it is one.
 
     Raises:
         ConfigError: it has no method ``resolve``.
@@ -132,10 +132,10 @@ def checked_resolver(field: str, resolver: object) -> Resolver:
 
 
 def checked(answer: object, resolver: object) -> Resolution:
-    """The answer of a plug-in, in its normal form: a tuple of endpoints, equal ones merged.
+    """Validate and normalize the answer of a plug-in: a tuple of endpoints, equal ones merged.
 
     Raises:
-        ResolveError: it is no :class:`Resolution`, or holds what no connection can be opened to; names the plug-in.
+        ResolveError: it is no :class:`Resolution`, or has an endpoint that cannot be connected; names the plug-in.
     """
     if not isinstance(answer, Resolution):
         raise _nonsense(resolver, f"{answer!r:.200}, which is no meshlib.discovery.Resolution")
@@ -159,7 +159,7 @@ def checked(answer: object, resolver: object) -> Resolution:
 
 
 def described(plugin: object) -> str:
-    """How a message names a plug-in: ``package.module.Class``."""
+    """Name a plug-in for messages: ``package.module.Class``."""
     named = plugin if hasattr(plugin, "__qualname__") else type(plugin)
     return f"{getattr(named, '__module__', '?')}.{getattr(named, '__qualname__', '?')}"
 

@@ -1,4 +1,4 @@
-"""Which hosts had better be left alone for a while: the knobs."""
+"""Outlier detection configuration."""
 
 from dataclasses import dataclass
 
@@ -34,44 +34,45 @@ _PERCENTAGES = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutlierDetection:
-    """When a host that answers badly is left out for a while (Envoy ``OutlierDetection``; gRFC A50 has a part of it).
+    """Outlier detection configuration (Envoy ``OutlierDetection``; gRFC A50 is a subset).
 
-    An ejected host keeps its connection and gets no new call, unless so few are left that all are used
-    (:class:`meshlib.balancing.Priorities`). It comes back at the first sweep after its time, which grows with each
-    ejection: ``min(base_ejection_time * n, max_ejection_time)``; every sweep without an ejection takes one from n.
+    An ejected host keeps its connection and gets no new calls, except in panic mode
+    (:class:`meshlib.balancing.Priorities`). It returns at the first sweep after its ejection time,
+    ``min(base_ejection_time * n, max_ejection_time)`` for the n-th ejection. Every sweep without an ejection lowers n
+    by one.
 
-    An attempt is judged by its final status, wherever that arrived (Envoy sees it in response headers only), as the
-    HTTP status Envoy maps it to: UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE and DATA_LOSS are
-    5xx, of these DEADLINE_EXCEEDED and UNAVAILABLE are gateway failures. Attempts that were cancelled, refused here or
-    never sent are not judged, and the calls that one connection takes with it when it breaks are one failure.
+    An attempt is judged by its final status, in headers or trailers (Envoy: response headers only), as the HTTP status
+    Envoy maps it to. UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE and DATA_LOSS are 5xx; of these
+    DEADLINE_EXCEEDED and UNAVAILABLE are gateway failures. Attempts that were cancelled, rejected locally or never sent
+    are ignored. All calls lost with one broken connection are one failure.
 
-    ``enforcing_...`` is the chance in percent that what was detected ejects; at 0 it is counted, and told to the log at
-    DEBUG. Out of the box five gateway failures in a row eject and nothing else does, but for five failures in a row
-    that no server answered once these are split off.
+    ``enforcing_...`` is the chance, in percent, that a detected outlier is ejected; at 0 it is only counted and logged
+    at DEBUG. By default only five consecutive gateway failures eject, and, if split, five consecutive failures that no
+    server answered.
 
     Args:
         consecutive_5xx: 5xx in a row.
-        enforcing_consecutive_5xx: percent. (Envoy: 100. UNIMPLEMENTED and INTERNAL are a caller's fault as often.)
+        enforcing_consecutive_5xx: percent. (Envoy: 100. UNIMPLEMENTED and INTERNAL are as often the caller's fault.)
         consecutive_gateway_failure: gateway failures in a row.
         enforcing_consecutive_gateway_failure: percent. (Envoy: 0.)
         interval: seconds between two sweeps.
         base_ejection_time: seconds of the first ejection.
         max_ejection_time: seconds; None: the longer of 300 and ``base_ejection_time``.
-        max_ejection_time_jitter: up to so many seconds more, drawn for each ejection.
-        max_ejection_percent: of the hosts, at most.
-        always_eject_one_host: one host may be ejected, whatever the percentage. (Envoy: False, which makes its 10
-            percent mean none of fewer than ten.)
-        success_rate_minimum_hosts: hosts with enough attempts, for success rates to be compared at all.
-        success_rate_request_volume: attempts in one interval that are enough.
-        success_rate_stdev_factor: thousandths; a host is ejected whose success rate is below the mean less so many
-            standard deviations.
+        max_ejection_time_jitter: maximum random addition to each ejection, seconds.
+        max_ejection_percent: maximum share of ejected hosts.
+        always_eject_one_host: allow one ejection, whatever the percentage. (Envoy: False, so that of fewer than ten
+            hosts its 10 percent eject none.)
+        success_rate_minimum_hosts: minimum number of hosts with enough attempts to compare success rates.
+        success_rate_request_volume: minimum attempts of a host in one interval.
+        success_rate_stdev_factor: thousandths; a host is ejected if its success rate is more than this many standard
+            deviations below the mean.
         enforcing_success_rate: percent. (Envoy: 100.)
-        failure_percentage_threshold: a host with so many percent failures in one interval is ejected.
+        failure_percentage_threshold: percent of failures in one interval from which a host is ejected.
         failure_percentage_minimum_hosts: as for the success rate.
         failure_percentage_request_volume: as for the success rate.
         enforcing_failure_percentage: percent.
-        split_external_local_origin_errors: judge what no server said (the connection broke, the attempt timed out)
-            apart from what servers answered, by the fields with ``local_origin``; else both count as UNAVAILABLE and
+        split_external_local_origin_errors: judge failures that no server answered (broken connections, attempts that
+            timed out) separately, by the ``local_origin`` fields. False: they count as UNAVAILABLE and
             DEADLINE_EXCEEDED.
         consecutive_local_origin_failure: in a row; only if split.
         enforcing_consecutive_local_origin_failure: percent; only if split.
@@ -127,5 +128,5 @@ class OutlierDetection:
 
     @property
     def longest(self) -> float:
-        """Seconds of the longest ejection, its jitter apart."""
+        """Seconds of the longest ejection, without jitter."""
         return max(300.0, self.base_ejection_time) if self.max_ejection_time is None else self.max_ejection_time

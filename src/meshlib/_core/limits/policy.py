@@ -1,4 +1,4 @@
-"""How much a channel may have under way: the knobs."""
+"""Circuit breaker configuration."""
 
 from dataclasses import dataclass
 
@@ -11,17 +11,17 @@ MOST = 2**32 - 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CircuitBreaker:
-    """What a channel refuses to have under way at once (Envoy ``circuit_breakers.thresholds``).
+    """Circuit breaker: limits of attempts, waiting calls and retries (Envoy ``circuit_breakers.thresholds``).
 
-    A call that goes beyond ends at once as UNAVAILABLE, with ``error.mesh.local`` set: it was never sent, is not
-    retried, and no host is charged with it. Where an attempt had failed before, that attempt's error is the call's. The
-    limits are those of this channel; other channels and other processes have their own.
+    A call above a limit fails at once as UNAVAILABLE with ``error.mesh.local`` set: it was never sent, is not retried,
+    and counts against no host. If an earlier attempt failed, the call ends with that attempt's error. The limits apply
+    to this channel only; other channels and processes have their own.
 
     Args:
         max_requests: attempts in flight, over all hosts; 0 to 2**32 - 1.
-        max_pending_requests: calls that wait for a host, because none is connected yet or the balancer has them wait.
-        max_retries: retries and hedges in back-off or in flight, beside what the :class:`RetryBudget` allows; None:
-            only the budget limits them. (In Envoy a budget replaces ``max_retries``; here both hold.)
+        max_pending_requests: calls that wait for a host, because none is connected or the balancer queues them.
+        max_retries: retries and hedges in backoff or in flight; None: only the :class:`RetryBudget` limits them. (In
+            Envoy a budget replaces ``max_retries``; here both apply.)
 
     Raises:
         ConfigError: a field is out of its range.
