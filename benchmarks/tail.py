@@ -1,4 +1,4 @@
-"""Tail latency with one of four servers 20 times as slow, for each balancer, Envoy's and grpc's own.
+"""Tail latency with one of four servers 20 times as slow: each balancer, Envoy's, grpc's own.
 
 usage: python benchmarks/tail.py [--rounds N] [--calls N] [--json FILE] [--quick]
 
@@ -53,7 +53,7 @@ Opened = AbstractContextManager[grpc.Channel]
 
 
 def serve(address: str, hold: float, working: bool) -> None:
-    """Run a server that takes ``hold`` milliseconds and answers with its address, until standard input ends."""
+    """Serve calls of ``hold`` milliseconds, answering the address, until standard input ends."""
 
     async def call(_: bytes, __: Any) -> bytes:
         async with lock if working else nullcontext():
@@ -97,7 +97,7 @@ def servers(kind: str) -> Any:
 
 
 def peers(addresses: list[str]) -> dict[str, Callable[[], Opened]]:
-    """Return the measured peers."""
+    """The measured peers."""
     local = ("grpc.use_local_subchannel_pool", 1)
     native = ("grpc.lb_policy_name", "round_robin")
     static, plain = "static:///" + ",".join(addresses), "ipv4:" + ",".join(addresses)
@@ -169,7 +169,7 @@ def run(channel: grpc.Channel, slow: str, calls: int) -> dict[str, float]:
 
 
 def measured(kind: str, rounds: int, calls: int) -> dict[str, dict[str, float]]:
-    """Return the median of each figure, by peer."""
+    """Medians of each figure, by peer."""
     found: dict[str, list[dict[str, float]]] = {}
     with servers(kind) as addresses:
         made = peers(addresses)

@@ -18,24 +18,24 @@ FIGURES = Path(__file__).parents[1] / "figures"
 
 
 class Figures(SphinxDirective):
-    """Base class for the directive of one file of figures."""
+    """One file of figures."""
 
     file: str
 
     def run(self) -> list[nodes.Node]:
-        """Generate the tables at each build."""
+        """Made at each build."""
         path = FIGURES / self.file
         self.env.note_dependency(str(path))
         found = json.loads(path.read_text(encoding="utf-8"))
         return list(self.parse_text_to_nodes(f"{self.text(found)}\n\n{ran(found['conditions'])}"))
 
     def text(self, found: dict[str, Any]) -> str:
-        """Return the tables in Markdown."""
+        """Markdown tables."""
         raise NotImplementedError
 
 
 def ran(conditions: dict[str, str]) -> str:
-    """Return date, machine, versions and command of a run."""
+    """Conditions of a run."""
     where = f"{conditions['machine']}, load {conditions['load']}"
     return f"*{conditions['date']}; {where}; {conditions['versions']}; `{conditions['command']}`*"
 
@@ -52,7 +52,7 @@ class Calls(Figures):
     file = "calls.json"
 
     def text(self, found: dict[str, Any]) -> str:
-        """Return a table for each load, and the descriptions of the variants."""
+        """Tables of the loads, and the variants."""
         head = ("", "CPU, µs", "of bare (95 %)", "of three in turn", "calls/s", "p50, µs", "p99, µs", "p99.9, µs")
         parts = []
         for load, rows in found["tables"].items():
@@ -78,7 +78,7 @@ class Instructions(Figures):
     file = "instructions.json"
 
     def text(self, found: dict[str, Any]) -> str:
-        """Return a row for each variant."""
+        """A row per variant."""
         packages = list(next(iter(found["rows"].values())))
         rows = [(name, *map(str, [*row.values(), sum(row.values())])) for name, row in found["rows"].items()]
         return table(("", *packages, "all"), rows)
@@ -90,7 +90,7 @@ class Machine(Figures):
     file = "machine.json"
 
     def text(self, found: dict[str, Any]) -> str:
-        """Return a row for each figure."""
+        """A row per figure."""
         rows = [(name, f"{figure:.1f} {unit}") for name, (figure, unit) in found["figures"].items()]
         return table(("", "least of the rounds"), [(name, figure.replace("us", "µs")) for name, figure in rows])
 
@@ -101,7 +101,7 @@ class Budgets(Figures):
     file = "calls.json"
 
     def text(self, found: dict[str, Any]) -> str:
-        """Return the ratios of a call, then the figures with units."""
+        """Ratios of a call, then figures with units."""
         rows = [
             (
                 f"CPU of a call: {budget['what']}",
@@ -125,7 +125,7 @@ class Tail(Figures):
     file = "tail.json"
 
     def text(self, found: dict[str, Any]) -> str:
-        """Return a table for each kind of server."""
+        """A table per kind."""
         head = ("", "calls/s", "p50, ms", "p95, ms", "p99, ms", "calls to the slow one")
         parts = []
         for kind, rows in found["tables"].items():
@@ -149,7 +149,7 @@ class Scale(Figures):
     file = "scale.json"
 
     def text(self, found: dict[str, Any]) -> str:
-        """Return one table."""
+        """One table."""
         return table(("", *found["columns"]), [(name, *row) for name, row in found["rows"].items()])
 
 
