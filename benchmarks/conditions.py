@@ -1,4 +1,4 @@
-"""What a benchmark ran on, and with: no figure without it."""
+"""Conditions of a benchmark run, recorded with every figure."""
 
 import os
 import platform
@@ -15,7 +15,7 @@ __all__ = ["conditions"]
 
 
 def conditions() -> dict[str, str]:
-    """When, on what, with which versions, by which command."""
+    """Return date, machine, versions and command."""
     load = ", ".join(f"{average:.1f}" for average in os.getloadavg())
     return {
         "date": time.strftime("%Y-%m-%d %H:%M"),

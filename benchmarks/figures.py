@@ -1,4 +1,4 @@
-"""What is made of measurements: percentiles, and ratios with the interval they are known to."""
+"""Statistics of measurements: percentiles, and ratios with their intervals."""
 
 import statistics
 from collections.abc import Sequence
@@ -11,12 +11,12 @@ CONFIDENCE = 0.95
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The value that ``share`` of the sorted ``values`` do not exceed."""
+    """Return the value that ``share`` of the sorted ``values`` do not exceed."""
     return values[min(len(values) - 1, int(share * len(values)))]
 
 
 def interval(ratios: Sequence[float]) -> tuple[float, float, float]:
-    """The median of ratios, and the ends of its 95 % interval, by resampling (bootstrap, percentiles; seed 0)."""
+    """Return the median of ratios and its 95 % interval by resampling (bootstrap, percentiles; seed 0)."""
     rng = Random(0)
     medians = sorted(statistics.median(rng.choices(ratios, k=len(ratios))) for _ in range(RESAMPLES))
     outside = (1 - CONFIDENCE) / 2

@@ -1,9 +1,9 @@
-"""Whose the Python of a blocking call is: instructions of the interpreter by package, of the calls of ``calls.py``.
+"""Python instructions of a blocking call by package, for the calls of ``calls.py``.
 
 usage: python benchmarks/instructions.py [--json FILE] [--quick]
 
-They are counted by ``sys.settrace`` on the calling thread, after a warm-up; of several calls the cheapest counts. What
-C-core and other extensions do is not Python, and not among them.
+Counts instructions with ``sys.settrace`` on the calling thread, after a warm-up; of several calls the cheapest counts.
+The work of C-core and other extensions is not Python and not counted.
 """
 
 import argparse
@@ -29,12 +29,12 @@ OTHER = "other"
 """The standard library, and the loop of the variant itself."""
 WARM_UP, CALLS = 50, 20
 LEFT_OUT = "Envoy sidecar"
-"""In this process it is one bare channel."""
+"""Omitted: in this process it equals one bare channel."""
 
 
 @cache
 def package(file: str) -> str:
-    """Which package a file belongs to."""
+    """Return the package of a file."""
     if Path(file).is_relative_to(MESHLIB):
         return "meshlib"
     _, installed, inside = file.rpartition("site-packages/")
@@ -49,11 +49,11 @@ class Count:
         self.found: Counter[str] = Counter()
 
     def start(self) -> None:
-        """For ``sys.settrace``, which sees functions that are called from now on."""
+        """Start counting; ``sys.settrace`` sees only functions called from now on."""
         sys.settrace(self._trace)
 
     def stop(self) -> None:
-        """No more."""
+        """Stop counting."""
         sys.settrace(None)
 
     def _trace(self, frame: FrameType, event: str, _: Any) -> Any:
@@ -65,7 +65,7 @@ class Count:
 
 
 def least(call: Callable[..., Any], calls: int) -> Counter[str]:
-    """The instructions of one call, the cheapest of so many."""
+    """Return the instructions of the cheapest of ``calls`` calls."""
     for _ in range(WARM_UP):
         call(b"x")
     found = []
@@ -79,7 +79,7 @@ def least(call: Callable[..., Any], calls: int) -> Counter[str]:
 
 
 def main() -> None:
-    """Counts, prints and writes everything."""
+    """Run the benchmark, print and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="write the counts there as well")
     parser.add_argument("--quick", action="store_true", help="one call of each: whether it works")

@@ -1,9 +1,9 @@
-"""What the machines of a call and a cluster cost without a shell, and what importing meshlib does: no server involved.
+"""Cost of the call and cluster machines without a shell, and of importing meshlib; no server involved.
 
 usage: python benchmarks/machine.py [--rounds N] [--json FILE] [--quick]
 
-Every figure is the least of the rounds, since everything that disturbs one adds to it. The lock is a real one;
-connections answer READY at once, so that what grpc takes to answer (0.34 us) is not in it.
+Every figure is the minimum of the rounds, since noise only adds. The lock is real; connections answer READY at once,
+without grpc's time to answer (0.34 us).
 """
 
 import argparse
@@ -45,45 +45,45 @@ PICK, CALL, MESSAGE, IMPORT = (
     "import meshlib after grpc",
 )
 BUDGETS = {PICK: (1000, "ns"), CALL: (2000, "ns"), MESSAGE: (500, "ns"), IMPORT: (15, "ms")}
-"""At most."""
+"""Upper bounds."""
 FIRST_CHANNEL = "meshlib.channel('static:///127.0.0.1:1')"
 METHOD = "/test.Service/Method"
 UNAVAILABLE = Outcome("UNAVAILABLE", "gone")
 
 
 class Connected:
-    """A connection that stands."""
+    """An established connection."""
 
     def state(self, connect: bool) -> int:
-        """READY."""
+        """Return READY."""
         return READY
 
     def glance(self) -> int | None:
-        """The same."""
+        """Return READY."""
         return READY
 
 
 class Observer:
-    """Hears events and does nothing."""
+    """Ignores events."""
 
     def on_call_event(self, call: Call, event: CallEvent) -> None:
-        """One of them."""
+        """Ignore one event."""
 
 
 class Ended:
-    """A call that nobody needs to cancel."""
+    """Handle of an ended call."""
 
     def abandon(self) -> None:
-        """Its handle is gone."""
+        """Do nothing: the call has ended."""
 
 
 def named(hosts: int) -> tuple[Endpoint, ...]:
-    """So many endpoints."""
+    """Return ``hosts`` endpoints."""
     return tuple(Endpoint(address=f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}:50051") for n in range(hosts))
 
 
 def cluster(hosts: int) -> ClusterMachine:
-    """A cluster with this many connected hosts."""
+    """Return a cluster with ``hosts`` connected hosts."""
     made = ClusterMachine(
         "benchmark",
         balancer=RoundRobin(),
@@ -99,7 +99,7 @@ def cluster(hosts: int) -> ClusterMachine:
 
 
 def perform(made: ClusterMachine, commands: Sequence[ClusterCommand]) -> None:
-    """What the control plane does, as far as it matters here."""
+    """Perform commands as the control plane does, as far as needed here."""
     pending = list(commands)
     while pending:
         command = pending.pop(0)
@@ -110,7 +110,7 @@ def perform(made: ClusterMachine, commands: Sequence[ClusterCommand]) -> None:
 
 
 def one_attempt(made: ClusterMachine, plan: Plan, **more: Any) -> Callable[[], object]:
-    """A call that succeeds at once."""
+    """Return a call that succeeds at once."""
 
     def call() -> None:
         machine = Call(made, plan, METHOD, deadline=60.0, **more)
@@ -121,7 +121,7 @@ def one_attempt(made: ClusterMachine, plan: Plan, **more: Any) -> Callable[[], o
 
 
 def one_retry(made: ClusterMachine) -> Callable[[], object]:
-    """A call whose first attempt fails."""
+    """Return a call whose first attempt fails."""
     plan = Plan(retry=RetryPolicy())
 
     def call() -> None:
@@ -135,7 +135,7 @@ def one_retry(made: ClusterMachine) -> Callable[[], object]:
 
 
 def pick_and_report(made: ClusterMachine) -> Callable[[], object]:
-    """What the cluster does for an attempt."""
+    """Return the work of the cluster for an attempt."""
     machine = Call(made, Plan(), METHOD)
 
     def pick() -> None:
@@ -147,14 +147,14 @@ def pick_and_report(made: ClusterMachine) -> Callable[[], object]:
 
 
 def pick(made: ClusterMachine) -> Callable[[], object]:
-    """What its picker does."""
+    """Return the work of its picker."""
     machine = Call(made, Plan(), METHOD)
     picker = RoundRobin().picker(tuple(made.hosts), rng=Random(0))
     return lambda: picker.pick(machine, now=1.0)
 
 
 def message() -> Callable[[], object]:
-    """What a message costs beside grpc's own ``next()``, once the first has come."""
+    """Return the work per message beside grpc's own ``next()``, after the first one."""
     stream: Any = ResponseStream.__new__(ResponseStream)
     stream._engine = Ended()
     stream._read = lambda: b""
@@ -162,7 +162,7 @@ def message() -> Callable[[], object]:
 
 
 def telemetry(made: ClusterMachine) -> dict[str, Callable[[], object]]:
-    """A span and a measurement of a call that does nothing, by hand and by meshlib, with the context that it sends."""
+    """Return a span, a measurement and the sent context of an empty call, by hand and by meshlib."""
     tracers = TracerProvider(shutdown_on_exit=False)
     meters = MeterProvider([InMemoryMetricReader()], shutdown_on_exit=False)
     duration = meters.get_meter("by hand").create_histogram("by.hand", "s")
@@ -182,7 +182,7 @@ def telemetry(made: ClusterMachine) -> dict[str, Callable[[], object]]:
 
 
 def sweep(made: ClusterMachine) -> Callable[[], object]:
-    """One look at all connections."""
+    """Return one poll of all connections."""
 
     def look() -> None:
         made.on_timer(now=made.next_timer() or 0.0)
@@ -191,7 +191,7 @@ def sweep(made: ClusterMachine) -> Callable[[], object]:
 
 
 def update(made: ClusterMachine, count: int) -> Callable[[], object]:
-    """An answer of the resolver with one host more, or one less again, and the picker that is made for it."""
+    """Return a resolver answer that adds or removes one host, with the new picker."""
     turn = 0
 
     def change() -> None:
@@ -203,8 +203,7 @@ def update(made: ClusterMachine, count: int) -> Callable[[], object]:
 
 
 def imported(then: str = "pass") -> float:
-    """Milliseconds that ``import meshlib``, and what comes ``then``, take where grpc has been imported, in a process of
-    its own."""
+    """Return milliseconds of ``import meshlib`` and ``then``, in a new process that has imported grpc."""
     timed = f"began = time.perf_counter(); import meshlib; {then}; print(time.perf_counter() - began)"
     program = f"import time, grpc\n{timed}"
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
@@ -212,7 +211,7 @@ def imported(then: str = "pass") -> float:
 
 
 def measure(function: Callable[[], object], rounds: int, batch: int) -> float:
-    """Nanoseconds of one run, the least of the rounds."""
+    """Return nanoseconds of one run, the minimum of the rounds."""
     best = float("inf")
     for _ in range(rounds):
         started = time.perf_counter_ns()
@@ -223,7 +222,7 @@ def measure(function: Callable[[], object], rounds: int, batch: int) -> float:
 
 
 def figures(rounds: int, batch: int) -> dict[str, tuple[float, str]]:
-    """Each with its unit."""
+    """Return each figure with its unit."""
     three, thousand = cluster(3), cluster(1000)
     retry, hedging = Plan(retry=RetryPolicy()), Plan(hedging=HedgingPolicy())
     small: dict[str, Callable[[], object]] = {
@@ -251,7 +250,7 @@ def figures(rounds: int, batch: int) -> dict[str, tuple[float, str]]:
 
 
 def main() -> None:
-    """Measures, prints and writes."""
+    """Run the benchmark, print and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=30, help="of which the least counts (default: %(default)s)")
     parser.add_argument("--json", type=Path, help="write the figures there as well")

@@ -1,10 +1,10 @@
-"""Nanoseconds per pick, and what a change of membership costs, for each balancer and number of hosts.
+"""Nanoseconds per pick and cost of a membership change, for each balancer and number of hosts.
 
     python benchmarks/pick.py
 
-The hosts are those of a channel, so that reading a weight costs what it costs there. They are idle, but in the row that
-is "busy": there each has a call in flight. ``build`` runs outside of the channel's steps, ``adopt`` in one. Of
-several rounds the fastest counts: the others measure the machine.
+The hosts are those of a channel, so that reading a weight has its real cost. They are idle, except in the "busy" row,
+where each has a call in flight. ``build`` runs outside of the channel's steps, ``adopt`` in one. The fastest of several
+rounds counts: the others measure machine noise.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from meshlib.testing.balancing import SimulatedCall
 SIZES = (3, 100, 1_000, 10_000)
 CALL = SimulatedCall()
 ENOUGH = 20e6
-"""Nanoseconds of a round, about."""
+"""Approximate nanoseconds of a round."""
 BUSY = "full_scan, busy"
 BALANCERS: dict[str, tuple[Balancer, bool]] = {
     "round_robin": (RoundRobin(), False),
@@ -38,7 +38,7 @@ BALANCERS: dict[str, tuple[Balancer, bool]] = {
 
 
 def hosts(size: int, weighted: bool, in_flight: int) -> tuple[HostEntry, ...]:
-    """Hosts as a channel has them, all weights from 1 to 10 among them if they are to differ."""
+    """Return hosts like a channel's; with ``weighted`` their weights cover 1 to 10."""
     made = tuple(
         HostEntry(Endpoint(address=f"10.0.0.1:{1 + n}", weight=1 + n % 10 if weighted else 1)) for n in range(size)
     )
@@ -48,7 +48,7 @@ def hosts(size: int, weighted: bool, in_flight: int) -> tuple[HostEntry, ...]:
 
 
 def measure(balancer: Balancer, weighted: bool, in_flight: int, size: int, rounds: int) -> tuple[float, float, float]:
-    """Nanoseconds of a pick, of building a picker and of adopting the one before."""
+    """Return nanoseconds of a pick, of building a picker and of adopting the previous one."""
     members = hosts(size, weighted, in_flight)
     picker = balancer.picker(members, rng=Random(1))
     pick = picker.pick
@@ -73,7 +73,7 @@ def measure(balancer: Balancer, weighted: bool, in_flight: int, size: int, round
 
 
 def main() -> None:
-    """Prints one table."""
+    """Print one table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--rounds", type=int, default=7, help="of which the fastest counts (default: 7)")
     rounds = parser.parse_args().rounds

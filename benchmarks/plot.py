@@ -1,4 +1,4 @@
-"""A plot of ratios as SVG, written by hand: it needs no library, and a diff of it can be read."""
+"""Plot of ratios as SVG, without a library, and with readable diffs."""
 
 from collections.abc import Mapping
 from xml.sax.saxutils import escape
@@ -12,7 +12,7 @@ GREY, OURS, THEIRS = "#808080", "#2a7f62", "#7a8fb0"
 
 
 def plot(title: str, ratios: Mapping[str, tuple[float, float, float]]) -> str:
-    """Bars from 0, the line at 1, and the interval of each."""
+    """Return bars from 0, a line at 1, and the interval of each bar."""
     most = max(high for _, _, high in ratios.values()) * 1.08
     height = TOP + ROW * len(ratios) + 12
 

@@ -1,19 +1,19 @@
-"""Four servers restarted one after another under 16 callers: what it costs calls, beside what it costs peers.
+"""Cost of restarting four servers one after another under 16 callers, beside the cost for peers.
 
 usage: python benchmarks/rolling.py [--calls N] [--restarts N] [--shell sync|aio] [--how SIGTERM|SIGKILL]
                                     [--peer meshlib|native|envoy|envoy-unlimited]
                                     [--codes UNAVAILABLE,CANCELLED|UNAVAILABLE] [--seed N] [--json]
 
-Every peer makes a fifth of the calls in peace, on the same connections, and then all of them while the servers are
-restarted in turn; its p99 is compared with its own in peace. A server that is told to stop (SIGTERM) leaves 1 second to
-the calls inside; one that is killed (SIGKILL) leaves none. ``runs`` counts what the servers began to handle, from
-their journals; ``attempts`` is the peer's own account, of which grpc gives none.
+Every peer first makes a fifth of the calls without restarts, on the same connections, and then all of them while the
+servers are restarted in turn; its p99 is compared with its own without restarts. A stopping server (SIGTERM) gives
+calls in flight 1 second; a killed one (SIGKILL) none. ``runs`` counts the calls that servers began to handle, from
+their journals; ``attempts`` is the peer's own count, which grpc does not have.
 
 A Python grpc server that stops gracefully ends some calls with CANCELLED. meshlib.channel retries it by default, and
 the other peers are configured alike; SIGTERM is run a second time without CANCELLED among the retried codes.
 
 The exit status is 1, and standard error says which, if a row of meshlib's had failed calls or more attempts per call
-than 1.02 (SIGTERM) or 1.10 (SIGKILL). Rows of SIGTERM without CANCELLED are not held to it.
+than 1.02 (SIGTERM) or 1.10 (SIGKILL). Rows of SIGTERM without CANCELLED are exempt.
 """
 
 import argparse
@@ -34,12 +34,12 @@ from meshlib.testing import ProcessServer
 SERVERS = 4
 GRACE = 1.0  # seconds
 BOUNDS = {"SIGTERM": 1.02, "SIGKILL": 1.10}
-"""Attempts per call at most."""
+"""Maximum attempts per call."""
 CODES = ("UNAVAILABLE,CANCELLED", "UNAVAILABLE")
 
 
 def measured(shell: str, peer: str, how: str, codes: list[str], options: argparse.Namespace) -> dict[str, object]:
-    """One row: servers of its own, so that nobody meets what another one left."""
+    """Measure one row, on servers of its own, so that rows do not affect each other."""
     with ExitStack() as stack:
         servers = [stack.enter_context(ProcessServer(grace=GRACE)) for _ in range(SERVERS)]
         Random(options.seed).shuffle(servers)
@@ -50,7 +50,7 @@ def measured(shell: str, peer: str, how: str, codes: list[str], options: argpars
 
 
 def row(result: Run, runs: Counter[str]) -> dict[str, object]:
-    """The figures of a run."""
+    """Return the figures of a run."""
     quiet, rolling = result.quiet, result.rolling
     return {
         "calls": rolling.calls,
@@ -68,7 +68,7 @@ def row(result: Run, runs: Counter[str]) -> dict[str, object]:
 
 
 def broken(found: dict[str, object]) -> list[str]:
-    """What a row has promised and not kept, in words."""
+    """Describe the bounds that a row exceeded."""
     how, codes = str(found["how"]), str(found["codes"])
     if found["peer"] != "meshlib" or (how == "SIGTERM" and "CANCELLED" not in codes):
         return []
@@ -83,7 +83,7 @@ def broken(found: dict[str, object]) -> list[str]:
 
 
 def show(found: dict[str, object]) -> None:
-    """One line of the table, and a line for each code that failed calls."""
+    """Print one line of the table, and a line for each code that failed calls."""
 
     def number(name: str, form: str) -> str:
         value = found[name]
@@ -104,7 +104,7 @@ def show(found: dict[str, object]) -> None:
 
 
 def main() -> int:
-    """Runs and prints everything; returns the exit status."""
+    """Run the benchmark and print the results; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--calls", type=int, default=20_000, help="of each run (default: %(default)s)")
     parser.add_argument("--restarts", type=int, default=16, help="of each run, at most (default: %(default)s)")

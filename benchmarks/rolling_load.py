@@ -1,4 +1,4 @@
-"""The load of ``rolling.py``: callers that never pause, and servers that are restarted one after another under them."""
+"""Load of ``rolling.py``: callers that never pause, while servers are restarted one after another."""
 
 import asyncio
 import itertools
@@ -19,7 +19,7 @@ from meshlib.testing import ProcessServer, echo
 CALLERS = 16
 TIMEOUT = 10.0  # seconds for each call
 HOLD_MS = "5"
-"""For which a handler holds a call, so that every restart finds some inside."""
+"""Duration of a handler, so that every restart finds calls in flight."""
 MESSAGE = b"x" * 100
 PATIENCE = 20.0  # seconds until all hosts are connected
 
@@ -28,17 +28,17 @@ Peer = Callable[[], AbstractContextManager[tuple[Any, Attempts]]]
 
 @dataclass(slots=True)
 class Tally:
-    """What became of calls."""
+    """Results of calls."""
 
     seconds: list[float] = field(default_factory=list)
     codes: Counter[str] = field(default_factory=Counter)
     details: dict[str, str] = field(default_factory=dict)
     """One example for each code but OK."""
     attempts: int = 0
-    """By ``call.mesh``; 0 where there is none."""
+    """From ``call.mesh``; 0 without it."""
 
     def add(self, began: float, code: str, details: str | None, mesh: Any) -> None:
-        """One call has ended. The lists and counters are the interpreter's to guard, the sums are not read before."""
+        """Count an ended call. The interpreter protects the lists and counters; the sums are read only at the end."""
         self.seconds.append(time.perf_counter() - began)
         self.codes[code] += 1
         if code != "OK":
@@ -48,34 +48,34 @@ class Tally:
 
     @property
     def calls(self) -> int:
-        """How many."""
+        """Number of calls."""
         return len(self.seconds)
 
     @property
     def failed(self) -> dict[str, int]:
-        """How many of each code but OK."""
+        """Number of calls of each code but OK."""
         return {code: count for code, count in self.codes.items() if code != "OK"}
 
     def percentile(self, share: float) -> float:
-        """Milliseconds within which that share of the calls had ended."""
+        """Return milliseconds within which ``share`` of the calls had ended."""
         return sorted(self.seconds)[min(len(self.seconds) - 1, int(share * len(self.seconds)))] * 1000
 
 
 @dataclass(slots=True)
 class Run:
-    """One peer's run."""
+    """Run of one peer."""
 
     quiet: Tally
     rolling: Tally
     restarts: int
     attempts: int | None
-    """In the rolling part; None: the peer does not tell."""
+    """In the rolling part; None: unknown for the peer."""
     elapsed: float
     """Seconds of the rolling part."""
 
 
 class Restarts:
-    """Restarts ``servers`` in turn, one after ``every`` calls, or as soon as the one before it listens again."""
+    """Restart ``servers`` in turn, one after ``every`` calls, or once the previous one listens again."""
 
     def __init__(self, servers: list[ProcessServer], how: str, every: int, done: Callable[[], int]) -> None:
         self.made = 0
@@ -110,12 +110,12 @@ class Restarts:
 
 
 def run(shell: str, peer: Peer, servers: list[ProcessServer], how: str, calls: int, restarts: int) -> Run:
-    """A fifth of the calls in peace, then all of them under restarts."""
+    """Run a fifth of the calls without restarts, then all of them under restarts."""
     return (run_sync if shell == "sync" else run_aio)(peer, servers, how, calls, restarts)
 
 
 def run_sync(peer: Peer, servers: list[ProcessServer], how: str, calls: int, restarts: int) -> Run:
-    """In threads."""
+    """Run in threads."""
     with peer() as (channel, told), channel:
         wait_for_ready(channel)
         quiet, rolling = Tally(), Tally()
@@ -129,14 +129,14 @@ def run_sync(peer: Peer, servers: list[ProcessServer], how: str, calls: int, res
 
 
 def run_aio(peer: Peer, servers: list[ProcessServer], how: str, calls: int, restarts: int) -> Run:
-    """In tasks of one loop."""
+    """Run in tasks of one loop."""
 
     async def main() -> Run:
         with peer() as (channel, told):
             async with channel:
                 await channel.unary_unary(echo.UNARY)(b"", timeout=PATIENCE, wait_for_ready=True)
                 async with asyncio.timeout(PATIENCE):
-                    while not all_connected(channel):  # noqa: ASYNC110 - it tells nobody
+                    while not all_connected(channel):  # noqa: ASYNC110 - there is no event to wait for
                         await asyncio.sleep(0.01)
                 quiet, rolling = Tally(), Tally()
                 await _tasks(channel, quiet, calls // 5)

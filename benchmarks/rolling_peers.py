@@ -1,7 +1,6 @@
-"""Who is measured by ``rolling.py``: meshlib, grpc's own round robin with its own retries, and an Envoy sidecar.
+"""Peers measured by ``rolling.py``: meshlib, grpc's own round robin with its own retries, and an Envoy sidecar.
 
-All of them may try three times, after the same back-off, where a call ended UNAVAILABLE; and CANCELLED, unless asked
-not to.
+All make up to three attempts with the same backoff after UNAVAILABLE, and after CANCELLED unless it is excluded.
 """
 
 import json
@@ -25,12 +24,12 @@ BUDGET = {"budget_percent": {"value": 20.0}, "min_retry_concurrency": 3}
 ROUND_ROBIN = ("grpc.lb_policy_name", "round_robin")
 
 Attempts = Callable[[], int | None]
-"""How many attempts were made, by the peer's own account; None: it does not tell."""
+"""Number of attempts by the peer's own count; None: unknown."""
 
 
 @contextmanager
 def mesh(shell: str, addresses: list[str], codes: list[str]) -> Iterator[tuple[Any, Attempts]]:
-    """Meshlib with its defaults, unless other codes are asked for."""
+    """Open meshlib with its defaults, except other codes."""
     make = meshlib.channel if shell == "sync" else meshlib.aio.channel
     retry = meshlib.RetryPolicy()
     assert (retry.max_attempts, retry.initial_backoff, retry.max_backoff) == (ATTEMPTS, BACKOFF, MAX_BACKOFF)
@@ -42,7 +41,7 @@ def mesh(shell: str, addresses: list[str], codes: list[str]) -> Iterator[tuple[A
 
 @contextmanager
 def native(shell: str, addresses: list[str], codes: list[str]) -> Iterator[tuple[Any, Attempts]]:
-    """One channel of grpc's to all addresses, with a service config."""
+    """Open one grpc channel to all addresses, with a service config."""
     retries = {
         "maxAttempts": ATTEMPTS,
         "initialBackoff": f"{BACKOFF}s",
@@ -59,10 +58,10 @@ def native(shell: str, addresses: list[str], codes: list[str]) -> Iterator[tuple
 def envoy(
     shell: str, addresses: list[str], codes: list[str], *, unlimited: bool = False
 ) -> Iterator[tuple[Any, Attempts]]:
-    """A sidecar: the client has one plain channel to it. Its retry budget is as large as meshlib's default, or
-    ``unlimited``: Envoy's counts what it retries to another host because one is dead, meshlib's does not."""
+    """Open a sidecar and one plain channel to it. Its retry budget equals meshlib's default or is ``unlimited``:
+    Envoy's budget counts retries that a dead host causes, meshlib's does not."""
     retry = {
-        # gRPC codes match what servers answer; broken connections, UNAVAILABLE to grpc, have names of their own.
+        # gRPC codes match servers' statuses; broken connections, UNAVAILABLE to grpc, have names of their own.
         "retry_on": ",".join([*map(str.lower, codes), "connect-failure", "refused-stream", "reset"]),
         "num_retries": ATTEMPTS - 1,
         "retry_back_off": {"base_interval": f"{BACKOFF}s", "max_interval": f"{MAX_BACKOFF}s"},
@@ -89,7 +88,7 @@ def envoy(
 
 
 def wait_for_ready(channel: Any, seconds: float = 20.0) -> None:
-    """Returns when a call of a sync channel has been answered and meshlib's hosts, or grpc's, are all connected."""
+    """Wait until a call of a sync channel is answered and all hosts of meshlib or grpc are connected."""
     end = time.monotonic() + seconds
     channel.unary_unary(echo.UNARY)(b"", timeout=seconds, wait_for_ready=True)
     while not all_connected(channel):
@@ -99,13 +98,13 @@ def wait_for_ready(channel: Any, seconds: float = 20.0) -> None:
 
 
 def all_connected(channel: Any) -> bool:
-    """Whether every host of a mesh is; of the others nobody knows."""
+    """Return whether every host of a mesh is connected; unknown for other peers."""
     return not hasattr(channel, "mesh") or all(host.state == "READY" for host in channel.mesh.snapshot().hosts)
 
 
 def _plain(shell: str, target: str, options: list[tuple[str, Any]]) -> Any:
     make = grpc.insecure_channel if shell == "sync" else grpc.aio.insecure_channel
-    # A pool of its own, or a channel would go on with the connections of the one before.
+    # A pool of its own, or a channel would reuse the connections of the previous one.
     return make(target, options=[*options, ("grpc.use_local_subchannel_pool", 1)])
 
 

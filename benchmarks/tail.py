@@ -1,17 +1,16 @@
-"""One server of four is 20 times as slow: what each balancer, Envoy's and grpc's own make of it.
+"""Tail latency with one of four servers 20 times as slow: each balancer, Envoy's, grpc's own.
 
 usage: python benchmarks/tail.py [--rounds N] [--calls N] [--json FILE] [--quick]
 
 Three servers take 5 ms for a call, one takes 100. 16 threads call without a pause, through one channel. A row is the
-median of the rounds, in each of which every peer has its turn; ``share`` is what the slow server got. Two tables:
+median of the rounds, in each of which every peer runs once; ``share`` is the slow server's share of calls. Two tables:
 
-- ``waiting``: a call takes its time whatever else is there, as when the server waits for another. Whoever has the same
-  number in flight at each still sends the slow one 1 call of 61, so p99 is its 100 ms, and p95 tells.
+- ``waiting``: a call takes its time regardless of load, as when the server waits for another. A balancer with the same
+  number in flight at each still sends the slow one 1 call of 61, so p99 is its 100 ms: compare p95.
 - ``working``: a server does one call at a time, and the others queue. So the time of a call at the slow server is the
-  number of those before it times 100 ms, and p99 tells.
+  number of calls before it times 100 ms: compare p99.
 
-Last comes p99 of ``least_request`` with a full scan as a share of that of Envoy's two choices, which is to be at most
-0.8.
+Last comes p99 of ``least_request`` with a full scan as a share of that of Envoy's two choices, at most 0.8.
 """
 
 import argparse
@@ -48,13 +47,13 @@ METHOD = "/bench.Tail/Call"
 TIMEOUT = 30.0
 OURS, THEIRS = "meshlib least_request, full_scan", "Envoy LEAST_REQUEST, N_CHOICES"
 MOST = 0.8
-"""Of their p99, ours."""
+"""Maximum ratio of our p99 to theirs."""
 
 Opened = AbstractContextManager[grpc.Channel]
 
 
 def serve(address: str, hold: float, working: bool) -> None:
-    """A server that takes ``hold`` milliseconds and answers with its address. Until its standard input ends."""
+    """Serve calls of ``hold`` milliseconds, answering the address, until standard input ends."""
 
     async def call(_: bytes, __: Any) -> bytes:
         async with lock if working else nullcontext():
@@ -82,7 +81,7 @@ def serve(address: str, hold: float, working: bool) -> None:
 
 @contextmanager
 def servers(kind: str) -> Any:
-    """Their addresses, the slow one's last."""
+    """Start the servers; yield their addresses, the slow one's last."""
     with ExitStack() as stack, TemporaryDirectory(prefix="meshlib-tail-") as directory:
         addresses = []
         for n, hold in enumerate(HOLD_MS):
@@ -98,7 +97,7 @@ def servers(kind: str) -> Any:
 
 
 def peers(addresses: list[str]) -> dict[str, Callable[[], Opened]]:
-    """Who is measured."""
+    """The measured peers."""
     local = ("grpc.use_local_subchannel_pool", 1)
     native = ("grpc.lb_policy_name", "round_robin")
     static, plain = "static:///" + ",".join(addresses), "ipv4:" + ",".join(addresses)
@@ -134,11 +133,11 @@ def peers(addresses: list[str]) -> dict[str, Callable[[], Opened]]:
 
 
 def run(channel: grpc.Channel, slow: str, calls: int) -> dict[str, float]:
-    """One row of one round."""
+    """Measure one row of one round."""
     call = channel.unary_unary(METHOD)
     reached: Counter[str] = Counter()
     end = time.monotonic() + TIMEOUT
-    while len(reached) < len(HOLD_MS) and time.monotonic() < end:  # every connection stands, or has been tried
+    while len(reached) < len(HOLD_MS) and time.monotonic() < end:  # every connection is established, or has been tried
         for future in [call.future(b"", timeout=TIMEOUT, wait_for_ready=True) for _ in range(8)]:
             reached[future.result().decode()] += 1
     took: list[float] = []
@@ -170,7 +169,7 @@ def run(channel: grpc.Channel, slow: str, calls: int) -> dict[str, float]:
 
 
 def measured(kind: str, rounds: int, calls: int) -> dict[str, dict[str, float]]:
-    """The median of each figure, by peer."""
+    """Medians of each figure, by peer."""
     found: dict[str, list[dict[str, float]]] = {}
     with servers(kind) as addresses:
         made = peers(addresses)
@@ -187,7 +186,7 @@ def measured(kind: str, rounds: int, calls: int) -> dict[str, dict[str, float]]:
 
 
 def main() -> None:
-    """Runs and prints everything."""
+    """Run the benchmark and print the results."""
     if sys.argv[1:2] == ["--serve"]:
         serve(sys.argv[2], float(sys.argv[3]), sys.argv[4] == "working")
         return

@@ -1,4 +1,4 @@
-"""Sphinx: MyST pages, the furo theme, and no warning let through (``sphinx-build -W``)."""
+"""Sphinx configuration: MyST pages, the furo theme; every warning is an error (``sphinx-build -W``)."""
 
 import sys
 from importlib.metadata import version as installed
@@ -16,7 +16,7 @@ exclude_patterns = ["_build", "_ext"]
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 
-# Signatures carry the types; the sections of a docstring carry the meaning, in words.
+# Types are in the signatures, so docstring sections need not repeat them.
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
 autodoc_class_signature = "separated"

@@ -1,6 +1,6 @@
-"""What the scripts and ``noxfile.py`` share: finding a Python, virtual environments in ``.venvs/``, and stages.
+"""Shared code of the scripts and ``noxfile.py``: finding a Python, virtual environments in ``.venvs/``, and stages.
 
-Whatever ``python3`` is reads this file, so it keeps to what old Pythons can parse.
+Any ``python3`` reads this file, so it must parse on old Pythons.
 """
 
 import glob
@@ -28,7 +28,7 @@ if sys.version_info[:2] >= (3, 11) and sys.version_info.releaselevel == "final":
 
 
 def probe(command):
-    """``(version, path)`` of a Python that is new enough and can make environments, or None."""
+    """Return ``(version, path)`` of a Python that is new enough and can make environments, or None."""
     try:
         run = subprocess.run(
             [command, "-I", "-c", PROBE],
@@ -45,7 +45,7 @@ def probe(command):
 
 
 def pythons():
-    """The default version, and the path of one Python for each minor version."""
+    """Return the default version, and the path of one Python for each minor version."""
     asked = os.environ.get("PYTHON")
     default = probe(asked or "python3")
     if asked and not default:
@@ -68,7 +68,7 @@ def pythons():
 
 
 def lowest():
-    """Every runtime dependency, pinned at the lower bound of its range: ``["grpcio==1.84", ...]``."""
+    """Return every runtime dependency, pinned at the lower bound of its range: ``["grpcio==1.84", ...]``."""
     with open(os.path.join(ROOT, "pyproject.toml")) as file:
         project = file.read()
     block = re.search(r"^dependencies = \[\n(.*?)^\]", project, re.MULTILINE | re.DOTALL).group(1)
@@ -76,7 +76,7 @@ def lowest():
 
 
 def floor():
-    """grpcio alone, pinned at its lower bound."""
+    """Return grpcio alone, pinned at its lower bound."""
     return [pin for pin in lowest() if pin.startswith("grpcio==")]
 
 
@@ -84,7 +84,7 @@ def floor():
 
 
 def side_by_side():
-    """Arguments of pytest: one worker for each core and one more, since many tests wait; not those marked ``alone``."""
+    """Return pytest arguments: a worker per core and one more, since many tests wait; not those marked ``alone``."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return ["-n", str(min(cores + 1, MOST_WORKERS)), "--dist=worksteal", "-m", "not alone"]
 
@@ -93,7 +93,7 @@ def side_by_side():
 
 
 class Stages:
-    """Runs commands without a terminal, silent if all is well. The first that fails ends the script."""
+    """Run commands without a terminal, silent on success. The first that fails ends the script."""
 
     def __init__(self, scratch):
         self.log = os.path.join(scratch, "log")
@@ -105,7 +105,7 @@ class Stages:
         )
 
     def run(self, title, *commands, passing=(0,)):
-        """One stage, with its output kept for the case that it fails."""
+        """Run one stage; print its output if it fails."""
         start = time.monotonic()
         with open(self.log, "w+b") as log:
             for command in commands:
@@ -123,7 +123,7 @@ class Stages:
         print(f"{title:<16} {time.monotonic() - start:4.0f} s  {summary}".rstrip(), flush=True)
 
     def call(self, command, out):
-        """The return code of one command; ``out`` None writes through."""
+        """Return the exit code of one command; ``out`` None passes its output through."""
         return subprocess.run(
             command,
             stdin=subprocess.DEVNULL,
@@ -137,7 +137,7 @@ class Stages:
 
 
 def environment(stages, version, path, groups, pins=(), name=None):
-    """The folder of programs of .venvs/<name>, which holds the project (editable) and the dependency groups."""
+    """Return the bin folder of .venvs/<name>, with the project (editable) and the dependency groups."""
     name = name or version
     folder = os.path.join(ROOT, ".venvs", name)
     program = os.path.join(folder, "bin", "python")
@@ -155,7 +155,7 @@ def environment(stages, version, path, groups, pins=(), name=None):
         stages.run(
             f"venv {name}",
             [path, "-m", "venv", folder],
-            [*pip, "--upgrade", "pip>=25.1"],  # the first that reads dependency groups
+            [*pip, "--upgrade", "pip>=25.1"],  # the first version that reads dependency groups
             [*pip, "--editable", ".", *pins, *(f"--group={group}" for group in groups)],
         )
         with open(stamp_path, "w") as file:

@@ -1,4 +1,4 @@
-"""Tables of what benchmarks have measured, with what they ran on, from the JSON that they write.
+"""Tables of benchmark results and their conditions, from the JSON that the benchmarks write.
 
 ``{calls}`` shows ``figures/calls.json`` of ``benchmarks/calls.py``, ``{instructions}``, ``{machine}``, ``{tail}`` and
 ``{scale}`` those of ``benchmarks/instructions.py``, ``machine.py``, ``tail.py`` and ``scale.py``, and ``{budgets}`` the
@@ -30,29 +30,29 @@ class Figures(SphinxDirective):
         return list(self.parse_text_to_nodes(f"{self.text(found)}\n\n{ran(found['conditions'])}"))
 
     def text(self, found: dict[str, Any]) -> str:
-        """What is shown of it, in Markdown."""
+        """Markdown tables."""
         raise NotImplementedError
 
 
 def ran(conditions: dict[str, str]) -> str:
-    """When, where and how."""
+    """Conditions of a run."""
     where = f"{conditions['machine']}, load {conditions['load']}"
     return f"*{conditions['date']}; {where}; {conditions['versions']}; `{conditions['command']}`*"
 
 
 def ratio(found: list[float]) -> str:
-    """A ratio and its interval."""
+    """Format a ratio and its interval."""
     middle, low, high = found
     return f"{middle:.2f} ({low:.2f} to {high:.2f})"
 
 
 class Calls(Figures):
-    """What a call costs, load by load."""
+    """Cost of a call, by load."""
 
     file = "calls.json"
 
     def text(self, found: dict[str, Any]) -> str:
-        """Load by load, and what each variant is."""
+        """Tables of the loads, and the variants."""
         head = ("", "CPU, µs", "of bare (95 %)", "of three in turn", "calls/s", "p50, µs", "p99, µs", "p99.9, µs")
         parts = []
         for load, rows in found["tables"].items():
@@ -73,35 +73,35 @@ class Calls(Figures):
 
 
 class Instructions(Figures):
-    """Whose the Python of a call is."""
+    """Instructions of a call by package."""
 
     file = "instructions.json"
 
     def text(self, found: dict[str, Any]) -> str:
-        """Variant by variant."""
+        """A row per variant."""
         packages = list(next(iter(found["rows"].values())))
         rows = [(name, *map(str, [*row.values(), sum(row.values())])) for name, row in found["rows"].items()]
         return table(("", *packages, "all"), rows)
 
 
 class Machine(Figures):
-    """What needs no server."""
+    """Costs measured without a server."""
 
     file = "machine.json"
 
     def text(self, found: dict[str, Any]) -> str:
-        """Figure by figure."""
+        """A row per figure."""
         rows = [(name, f"{figure:.1f} {unit}") for name, (figure, unit) in found["figures"].items()]
         return table(("", "least of the rounds"), [(name, figure.replace("us", "µs")) for name, figure in rows])
 
 
 class Budgets(Figures):
-    """What the project holds itself to, beside what was measured."""
+    """Budgets of the project beside the measurements."""
 
     file = "calls.json"
 
     def text(self, found: dict[str, Any]) -> str:
-        """The ratios of a call, then what has a unit."""
+        """Ratios of a call, then figures with units."""
         rows = [
             (
                 f"CPU of a call: {budget['what']}",
@@ -125,7 +125,7 @@ class Tail(Figures):
     file = "tail.json"
 
     def text(self, found: dict[str, Any]) -> str:
-        """Kind by kind."""
+        """A table per kind."""
         head = ("", "calls/s", "p50, ms", "p95, ms", "p99, ms", "calls to the slow one")
         parts = []
         for kind, rows in found["tables"].items():
@@ -149,12 +149,12 @@ class Scale(Figures):
     file = "scale.json"
 
     def text(self, found: dict[str, Any]) -> str:
-        """Row by row."""
+        """One table."""
         return table(("", *found["columns"]), [(name, *row) for name, row in found["rows"].items()])
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    """Registers the directives; called by Sphinx."""
+    """Register the directives; called by Sphinx."""
     app.add_directive("calls", Calls)
     app.add_directive("instructions", Instructions)
     app.add_directive("machine", Machine)

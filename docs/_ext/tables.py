@@ -1,8 +1,8 @@
-"""Tables that are made from what the program itself goes by, so that they cannot say anything else.
+"""Tables generated from the program's own data, so that they cannot disagree with it.
 
 ``{stages}`` shows the chain of stages from ``meshlib._core.stages``, ``{metrics}`` the instruments that a channel
-creates, ``{flags}`` those of the access log, ``{differences}`` the table of ``differences.toml``, ``{measured}`` what
-of it tests have measured.
+creates, ``{flags}`` those of the access log, ``{differences}`` the table of ``differences.toml``, ``{measured}`` its
+rows that tests have measured.
 """
 
 import tomllib
@@ -23,16 +23,16 @@ DIFFERENCES = Path(__file__).parents[1] / "differences.toml"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown."""
+    """Return a table in Markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
 
 
 class Stages(SphinxDirective):
-    """The figure and the table of the stages of a call."""
+    """Figure and table of the stages of a call."""
 
     def run(self) -> list[nodes.Node]:
-        """Made at each build."""
+        """Generate the table at each build."""
         self.env.note_dependency(stages.__file__)
         rows = [
             (f"`{stage.name}`", stage.scope, "machine" if stage.inside else "shell", stage.why)
@@ -54,11 +54,11 @@ RECORDED = {
     names.HOSTS: (f"those of the channel, `{names.HOST_STATE}`", READ[1]),
     names.RESOLUTIONS: (f"those of the channel, `{names.OUTCOME}`", READ[1]),
 }
-"""Attributes of an instrument, and what it costs."""
+"""Attributes of an instrument, and its cost."""
 
 
 class Meter:
-    """A meter, and its provider, that only notes which instruments are asked for."""
+    """A meter, and its provider, that only records the created instruments."""
 
     def __init__(self) -> None:
         self.rows: list[tuple[str, str, str, str]] = []
@@ -78,10 +78,10 @@ class Meter:
 
 
 class Metrics(SphinxDirective):
-    """The instruments of a channel."""
+    """Instruments of a channel."""
 
     def run(self) -> list[nodes.Node]:
-        """Made at each build."""
+        """Generate the table at each build."""
         self.env.note_dependency(instruments.__file__)
         meter = Meter()
         instruments.Instruments(meter)  # type: ignore[arg-type]
@@ -91,26 +91,26 @@ class Metrics(SphinxDirective):
 
 
 class Flags(SphinxDirective):
-    """Envoy's response flags that the access log has."""
+    """Envoy's response flags in the access log."""
 
     def run(self) -> list[nodes.Node]:
-        """Made at each build."""
+        """Generate the table at each build."""
         self.env.note_dependency(access_log.__file__)
         rows = [(f"`{flag}`", what) for flag, what in access_log.FLAGS.items()]
         return list(self.parse_text_to_nodes(table(("flag", "what was the matter"), rows)))
 
 
 def differences() -> list[dict[str, Any]]:
-    """The rows of ``differences.toml``."""
+    """Return the rows of ``differences.toml``."""
     rows: list[dict[str, Any]] = tomllib.loads(DIFFERENCES.read_text(encoding="utf-8"))["difference"]
     return rows
 
 
 class Differences(SphinxDirective):
-    """What Envoy and gRPC do otherwise, by area."""
+    """Differences from Envoy and gRPC, by area."""
 
     def run(self) -> list[nodes.Node]:
-        """Made at each build."""
+        """Generate the table at each build."""
         self.env.note_dependency(str(DIFFERENCES))
         areas: dict[str, list[dict[str, Any]]] = {}
         for row in differences():
@@ -124,10 +124,10 @@ class Differences(SphinxDirective):
 
 
 class Measured(SphinxDirective):
-    """What a real Envoy and meshlib came to where they differ, by case."""
+    """Different results of a real Envoy and meshlib, by case."""
 
     def run(self) -> list[nodes.Node]:
-        """Made at each build."""
+        """Generate the table at each build."""
         self.env.note_dependency(str(DIFFERENCES))
         rows = [
             (case, figure, f"`{sides['envoy']}`", f"`{sides['meshlib']}`", row["topic"])
@@ -139,7 +139,7 @@ class Measured(SphinxDirective):
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    """Registers the directives; called by Sphinx."""
+    """Register the directives; called by Sphinx."""
     app.add_directive("stages", Stages)
     app.add_directive("metrics", Metrics)
     app.add_directive("flags", Flags)

@@ -1,4 +1,4 @@
-"""The channel for asyncio: calls side by side, a stream, and what the channel knows."""
+"""An asyncio channel: concurrent calls, a stream, and the channel's view of its hosts."""
 
 import asyncio
 

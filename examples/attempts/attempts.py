@@ -21,11 +21,11 @@ CONFIG = {
     ],
     "retryThrottling": {"maxTokens": 6, "tokenRatio": 1},
 }
-"""Six tokens: the third failure leaves half of them, and then nothing is retried. A success gives one back."""
+"""Six tokens: the third failure leaves half of them, and then nothing is retried. A success returns one."""
 
 
 def explain(error: grpc.RpcError) -> None:
-    """What was done for a call, and why it was given up."""
+    """Print the attempts of a call, and why the last failure was final."""
     print(error.code().name)
     for attempt in error.mesh.attempts:
         print(f"  {attempt.why} on {attempt.host}: {attempt.code} after {attempt.seconds:.3f} s")

@@ -1,7 +1,7 @@
-"""A balancer of our own: instances in the caller's network first, all of them when too few are left there.
+"""A custom balancer: instances in the caller's network first, all of them when too few are left there.
 
-Calls between data centres or availability zones are slower and cost money. Where each has a subnet of its own the
-address says who is near, and any way of discovery will do.
+Calls between data centres or availability zones are slower and cost money. If each has a subnet of its own the
+address tells which hosts are near, with any kind of discovery.
 """
 
 from contextlib import ExitStack
@@ -16,12 +16,12 @@ from meshlib.testing import Server, echo
 
 @dataclass(frozen=True, kw_only=True)
 class NearFirst:
-    """Sends calls to the hosts inside ``network`` alone, as long as there are ``at_least`` so many; else to all.
+    """Sends calls only to the hosts inside ``network`` while there are at least ``at_least`` of them; else to all.
 
     Args:
         network: ``"10.0.1.0/24"``.
-        at_least: below so many near hosts all hosts share the load, lest one takes it all.
-        among: chooses among those that are left.
+        at_least: with fewer near hosts all hosts share the load, so that no single one gets it all.
+        among: balancer for the remaining hosts.
     """
 
     network: str
@@ -29,15 +29,15 @@ class NearFirst:
     among: Balancer = field(default_factory=RoundRobin)
 
     def __post_init__(self) -> None:
-        ip_network(self.network)  # a mistake is told where it is made, not at the first call
+        ip_network(self.network)  # a mistake raises here, not at the first call
 
     def picker(self, hosts: tuple[Host, ...], *, rng: Random) -> Picker:
-        """Off the channel's lock, once a membership: this is the place for what takes time."""
+        """Called outside the channel's lock, once per change of the hosts: do slow work here."""
         near = tuple(host for host in hosts if self.is_near(host))
         return self.among.picker(near if len(near) >= self.at_least else hosts, rng=rng)
 
     def is_near(self, host: Host) -> bool:
-        """By address; a socket file is as near as can be."""
+        """By address; a unix socket is always near."""
         kind, _, _ = host.endpoint.address.partition(":")
         if kind == "unix":
             return True

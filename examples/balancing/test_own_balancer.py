@@ -1,4 +1,4 @@
-"""The unit test of the balancer: no server, no channel, no waiting, and the same result every time."""
+"""Unit test of the balancer: no server, no channel, no waiting, and the same result every time."""
 
 import pytest
 from own_balancer import NearFirst

@@ -1,8 +1,8 @@
-"""The main job in half a minute: a service found through SRV records loses, regains, gains and gives up servers under
-load, and no call fails.
+"""Demo of half a minute: servers behind SRV records are killed, restarted, added and removed under load;
+no call fails.
 
-Everything is real but the name server's zone, which lives in this process: grpc servers in processes of their own,
-killed with SIGKILL; SRV records asked for over UDP; threads and asyncio tasks that call through two channels made by
+Everything is real except the name server's zone, which is in this process: grpc servers in processes of their own,
+killed with SIGKILL; SRV records queried over UDP; threads and asyncio tasks that call through two channels made by
 one line each. Run it with ``./scripts/demo``.
 """
 
@@ -30,7 +30,7 @@ RETRY = meshlib.RetryPolicy(max_attempts=4)
 
 @dataclass
 class Tally:
-    """What the callers have seen; each adds under the lock."""
+    """Results of the callers; updates hold the lock."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     by_server: Counter[str] = field(default_factory=Counter)
@@ -83,7 +83,7 @@ async def call_in_tasks(target: str, tally: Tally, stop: threading.Event) -> Non
 
 
 class Zone:
-    """The servers and what DNS says of them."""
+    """The servers and their DNS records."""
 
     def __init__(self, dns: DnsServer) -> None:
         self.dns = dns
@@ -114,7 +114,7 @@ class Zone:
 
 
 def script(zone: Zone) -> list[tuple[float, str, Callable[[], object]]]:
-    """What happens, and when: seconds after the start of the load."""
+    """Return the events and their times: seconds after the start of the load."""
     return [
         (2.0, "kill -9 alpha", lambda: zone.kill("alpha")),
         (4.0, "alpha comes back on its port", lambda: zone.restart("alpha")),
@@ -130,7 +130,7 @@ END = 17.0
 
 
 def table(channel: meshlib.Channel, tally: Tally) -> list[str]:
-    """The hosts as the channel sees them, and what they answered."""
+    """Return the table of the channel's hosts and their results."""
     snapshot = channel.mesh.snapshot()
     with tally.lock:
         calls, attempts, failures = tally.calls, tally.attempts, len(tally.failures)
@@ -144,7 +144,7 @@ def table(channel: meshlib.Channel, tally: Tally) -> list[str]:
 
 
 def show(lines: list[str], previous: int) -> int:
-    """Draws the table over the last one; returns its height."""
+    """Draw the table over the last one; return its height."""
     up = f"\x1b[{previous}A" if previous else ""
     sys.stdout.write(up + "".join(f"\x1b[2K{line}\n" for line in lines))
     sys.stdout.flush()
@@ -152,7 +152,7 @@ def show(lines: list[str], previous: int) -> int:
 
 
 def summary(zone: Zone, tally: Tally, seconds: float) -> int:
-    """One screen at the end; the exit status."""
+    """Print the summary; return the exit status."""
     executions: Counter[str] = Counter()
     for server in zone.servers.values():
         executions.update(server.executions)
@@ -200,7 +200,7 @@ def main() -> int:
 
 
 def play(zone: Zone, channel: meshlib.Channel, tally: Tally, started: float, live: bool) -> None:
-    """Lets things happen, and shows what comes of them."""
+    """Run the events and show their effects."""
     height = 0
     for at, what, act in [*script(zone), (END, "", lambda: None)]:
         while (now := time.monotonic() - started) < at:

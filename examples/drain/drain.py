@@ -1,4 +1,4 @@
-"""A rolling restart without a failed call: out of DNS first, then the stop with grace. A stream stays to its end."""
+"""A rolling restart without a failed call: out of DNS first, then a stop with grace. A stream runs to its end."""
 
 import queue
 import threading
@@ -48,7 +48,7 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 def publish(dns: DnsServer, instances: list[Server]) -> None:
-    """The instances that clients are to use."""
+    """Publish these instances in DNS."""
     dns.set(NAME, "SRV", *(f"0 1 {server.port} {server.name}.mesh.test" for server in instances))
 
 
@@ -57,7 +57,7 @@ def main() -> None:
         for server in instances:
             dns.add(f"{server.name}.mesh.test", "A", "127.0.0.1")
         publish(dns, instances)
-        # Retries off: whatever fails is seen.
+        # Retries off, so that every failure shows.
         with meshlib.channel(f"srv://{dns.address}/{NAME}", retry=None) as channel:
             grpc.channel_ready_future(channel).result(timeout=20)
             sent: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()

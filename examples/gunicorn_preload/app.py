@@ -1,4 +1,4 @@
-"""A WSGI application whose channel is made at import: in a preloading server that is in the master, before the fork."""
+"""A WSGI application whose channel is made at import: with a preloading server, in the master before the fork."""
 
 import os
 from collections.abc import Callable, Iterable

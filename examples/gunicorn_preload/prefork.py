@@ -1,6 +1,6 @@
-"""What gunicorn does with ``preload_app``: import the application, fork workers, and let each serve requests.
+"""Gunicorn's ``preload_app``, without gunicorn: import the application, fork workers, serve requests in each.
 
-Without gunicorn, to show what matters: the channel is made once, before the forks, and works in every process.
+The channel is made once, before the forks, and works in every process.
 """
 
 import os
@@ -14,14 +14,14 @@ REQUESTS = 20
 
 
 def serve() -> int:
-    """A worker: serves its requests and returns how many went well."""
+    """Serve the requests of a worker; return how many succeeded."""
     from app import app
 
     return sum(app({"PATH_INFO": f"/{n}"}, lambda *_: None)[0].startswith(b"/%d " % n) for n in range(REQUESTS))
 
 
 def fork() -> int:
-    """Starts a worker; its exit status is what it served."""
+    """Start a worker; its exit status is the number of requests it served."""
     pid = os.fork()
     if pid:
         return pid

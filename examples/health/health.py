@@ -1,5 +1,5 @@
-"""Outlier detection: a server that answers with errors is left out and comes back; and a client that sees bad servers
-where there are none, because its deadline is too short."""
+"""Outlier detection: a server that answers with errors is ejected and returns; and a client whose deadline is too short
+ejects a healthy server."""
 
 from contextlib import suppress
 
@@ -9,11 +9,11 @@ import meshlib
 from meshlib.testing import Server, echo, servers
 
 QUICK = meshlib.OutlierDetection(base_ejection_time=3.0, interval=0.1)
-"""An example does not wait for half a minute."""
+"""Shorter than the default 30 s, to keep the example quick."""
 
 
 def a_bad_server(instances: list[Server]) -> None:
-    """One of three fails every call; retries hide it, and after five failures it gets no more."""
+    """One of three fails every call; retries hide it, and five failures eject it."""
     bad = instances[0]
     target = "static:///" + ",".join(server.address for server in instances)
     with meshlib.channel(target, outlier_detection=QUICK, timeout=5) as channel:
@@ -36,7 +36,7 @@ def a_bad_server(instances: list[Server]) -> None:
 
 
 def an_impatient_client(instances: list[Server]) -> None:
-    """Every server needs 300 ms, and the deadline is 50: all look bad, and none is."""
+    """Every server takes 300 ms and the deadline is 50 ms: healthy servers look faulty."""
     for server in instances:
         server.fault(delay=0.3)
     target = "static:///" + ",".join(server.address for server in instances)

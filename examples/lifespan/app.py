@@ -1,4 +1,4 @@
-"""One channel for the life of a web application, as FastAPI and Starlette would have it."""
+"""One channel for the life of a web application, as with FastAPI and Starlette."""
 
 import asyncio
 import os
@@ -11,7 +11,7 @@ from meshlib.testing import echo, servers
 
 
 class App:
-    """As much of ``fastapi.FastAPI`` as a lifespan needs."""
+    """The part of ``fastapi.FastAPI`` that a lifespan needs."""
 
     def __init__(self, lifespan: "Callable[[App], AbstractAsyncContextManager[None]]") -> None:
         self.lifespan = lifespan
@@ -30,7 +30,7 @@ app = App(lifespan=lifespan)
 
 
 async def get_greeting(name: str) -> str:
-    """A route: every request uses the one channel."""
+    """A route: all requests share the channel."""
     answer: bytes = await app.state.svc_a(f"hello {name}".encode())
     return answer.decode()
 
@@ -42,7 +42,7 @@ async def get_status() -> dict[str, int]:
 
 
 async def serve() -> None:
-    """What uvicorn does: enter the lifespan, serve requests side by side, leave it."""
+    """Act as uvicorn: enter the lifespan, serve concurrent requests, leave it."""
     async with app.lifespan(app):
         print(await asyncio.gather(*(get_greeting(name) for name in ("ada", "grace"))))
         print(await get_status())

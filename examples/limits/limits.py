@@ -1,4 +1,4 @@
-"""A circuit breaker: the service hangs, and the application says so at once instead of piling up calls."""
+"""A circuit breaker: the service hangs, and the application fails calls at once instead of queueing them."""
 
 import grpc
 
@@ -16,7 +16,7 @@ def main() -> None:
 
         server.fault(hang=True)
         calls = [unary.future(b"hello", timeout=30) for _ in range(10)]
-        refused = [call for call in calls if call.done()]  # at once: nobody waits for a deadline
+        refused = [call for call in calls if call.done()]  # rejected at once, without waiting for the deadline
         print(f"{len(calls) - len(refused)} in flight, {len(refused)} refused")
         print(refused[0].details())
         print(f"never sent: {all(call.mesh.local for call in refused)}")
@@ -24,7 +24,7 @@ def main() -> None:
         try:
             unary(b"hello", timeout=30)
         except grpc.RpcError as error:
-            # Refused here is not the same as failed there: the caller may be told to come back.
+            # A local rejection is no server failure: ask the caller to retry later.
             print("busy, please try again" if error.mesh.local else "the service is broken")
 
         server.heal()

@@ -1,4 +1,4 @@
-"""A resolver of our own: instances from a registry with a long poll. A change is known at once, without polling."""
+"""A custom resolver: instances from a registry with a long poll. A change arrives at once."""
 
 import json
 import time
@@ -20,13 +20,13 @@ class RegistryResolver:
         self.version = 0
 
     def resolve(self, previous: Resolution | None) -> Resolution:
-        """A plain ``def``: it runs in a thread of its own and may block. With ``previous`` it waits for news."""
+        """A plain ``def``: it runs in a thread of its own and may block. With ``previous`` it waits for a change."""
         after = 0 if previous is None else self.version
         with urlopen(f"{self.url}?after={after}", timeout=20) as response:
             answer = json.load(response)
         self.version = answer["version"]
         endpoints = tuple(Endpoint(address=address) for address in answer["addresses"])
-        return Resolution(endpoints=endpoints, ttl=0.0)  # ask again at once: the registry makes us wait
+        return Resolution(endpoints=endpoints, ttl=0.0)  # call again at once: the registry holds the request
 
 
 register_resolver("registry", RegistryResolver)

@@ -1,6 +1,6 @@
-"""A registry with a long poll, as Consul's blocking queries are.
+"""A registry with a long poll, like Consul's blocking queries.
 
-``GET /svc-a?after=7`` is answered when there is something newer than version 7, or after ten seconds.
+``GET /svc-a?after=7`` returns when there is a version newer than 7, or after ten seconds.
 """
 
 import json
@@ -30,7 +30,7 @@ class Registry:
                 self.wfile.write(body)
 
             def log_message(self, *_: object) -> None:
-                """Say nothing."""
+                """Log no requests."""
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.address = f"127.0.0.1:{self.server.server_port}"
@@ -48,6 +48,6 @@ class Registry:
             return json.dumps({"version": self.version, "addresses": self.services.get(service, [])}).encode()
 
     def close(self) -> None:
-        self.set("", [])  # lets those go that wait
+        self.set("", [])  # wakes waiting requests
         self.server.shutdown()
         self.server.server_close()

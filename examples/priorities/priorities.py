@@ -1,4 +1,4 @@
-"""Priorities: another network takes over, all at once when the near one is gone, or little by little."""
+"""Priorities: failover to another network, at once when the near one is gone, or gradually."""
 
 import time
 from collections.abc import Callable
@@ -20,7 +20,7 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 def run(title: str, balancer: object, dns: DnsServer, near: list[Server], far: list[Server]) -> None:
-    """All are up; then one near server is gone, then both, and then they are back."""
+    """Count calls with all servers up, with one near server down, with both down, and with both back."""
     print(title)
     with meshlib.channel(f"srv://{dns.address}/{NAME}", balancer=balancer) as channel:
         call = channel.unary_unary(echo.UNARY)

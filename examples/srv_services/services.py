@@ -1,6 +1,6 @@
 """Three services behind SRV records: A calls B calls C. Instances stop, and one is added; no call fails.
 
-Each instance is a real grpc server that answers with the way its call took, as in ``a-1 > b-2 > c-1``.
+Each instance is a real grpc server that answers with the path of its call, as in ``a-1 > b-2 > c-1``.
 """
 
 from collections import Counter
@@ -28,7 +28,7 @@ class Instance:
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("demo.Chain", {"Call": handler}),))
 
     def call(self, request: bytes, context: grpc.ServicerContext) -> bytes:
-        """What is left of the caller's deadline goes on to the next service."""
+        """Pass the rest of the caller's deadline on to the next service."""
         if self.next is None:
             return self.name.encode()
         return self.name.encode() + b" > " + self.next(request, timeout=context.time_remaining())
@@ -40,7 +40,7 @@ class Instance:
 
 
 def target(dns: DnsServer, service: str) -> str:
-    """In a cluster this would be ``"svc-b"``, and the name server that of the machine."""
+    """In a cluster this would be ``"svc-b"``, resolved by the machine's name server."""
     return f"srv://{dns.address}/_grpc._tcp.{service}.mesh.test"
 
 

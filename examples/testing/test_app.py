@@ -1,4 +1,4 @@
-"""Tests of an application against real servers that fail when they are told to."""
+"""Tests of an application against real servers that fail on request."""
 
 from collections.abc import Callable
 
@@ -12,7 +12,7 @@ Servers = Callable[..., list[Server]]
 
 
 class App:
-    """What is to be tested; here it takes and pays orders by the echo service."""
+    """The application under test: it takes and pays orders through the echo service."""
 
     def __init__(self) -> None:
         self.channel = meshlib.channel("svc-a", methods={echo.CLIENT_STREAM: meshlib.MethodPolicy(retry=None)})

@@ -16,7 +16,7 @@ def issue(ca: trustme.CA, name: str) -> tuple[bytes, bytes]:
 
 
 def told(target: str, credentials: grpc.ChannelCredentials) -> str:
-    """What comes of one call."""
+    """Result of one call."""
     with meshlib.channel(target, credentials=credentials, retry=None) as channel:
         try:
             return channel.unary_unary(echo.UNARY)(b"in private", timeout=5).decode()

@@ -1,7 +1,7 @@
 """Spans to an OTLP collector: one per call, with an event for each attempt beyond the first.
 
-The collector is a class here, with the service that every OTLP collector has; in earnest it would be elsewhere, and the
-exporter would find it by ``OTEL_EXPORTER_OTLP_ENDPOINT``.
+The collector is a class here, with the service of every OTLP collector. In production it runs elsewhere, and
+``OTEL_EXPORTER_OTLP_ENDPOINT`` names it for the exporter.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ from meshlib.testing import Server, echo, servers
 
 
 class Collector(trace_service_pb2_grpc.TraceServiceServicer):
-    """Keeps the spans it is sent."""
+    """Keeps the received spans."""
 
     def __init__(self) -> None:
         self.spans: list[Any] = []
@@ -32,7 +32,7 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer):
 
 
 def call_twice(instances: list[Server]) -> None:
-    """The second call meets a server that is about to stop."""
+    """Make two calls; servers that are about to stop fail the second."""
     with meshlib.channel("static:///" + ",".join(server.address for server in instances)) as channel:
         unary = channel.unary_unary(echo.UNARY)
         unary(b"hello", timeout=5)
@@ -51,7 +51,7 @@ def main() -> None:
         exporter = OTLPSpanExporter(endpoint=f"http://{sink.address}", insecure=True)
         shutdown = telemetry.setup(service_name="shop", span_exporter=exporter)
         call_twice(instances)
-        shutdown()  # sends what is left
+        shutdown()  # sends the remaining spans
         for scope, span in collector.spans:
             print(scope, span.name, attributes(span.attributes)["rpc.response.status_code"])
             for event in span.events:
