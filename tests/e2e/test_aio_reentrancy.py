@@ -323,7 +323,7 @@ def _deaf(code: CodeType) -> frozenset[int]:
 
 SENDS: Final = "Feed.__a"
 """Before their first lines only the task that sends the requests can end the call; it does after an ``Exception``."""
-STARTS: Final = "Engine._start"
+STARTS: Final = "AttemptRunner._start"
 """As grpc.aio returns its call, nobody else knows that yet; it ends by its deadline, if it has one."""
 CONTROL: Final = "Resolution."
 """What the coroutines of the control plane are called."""

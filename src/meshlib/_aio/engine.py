@@ -4,27 +4,24 @@ There is no task per call: the ends of attempts, timers of the loop and the clus
 perform what it answers.
 """
 
-import asyncio
 import contextvars
 import logging
 import weakref
-from collections.abc import Callable
-from copy import copy
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import grpc
 import grpc.aio
 
-from meshlib._adapt import outcomes
-from meshlib._adapt.errors import AioMeshRpcError, status_code
-from meshlib._adapt.metadata import Metadata, for_attempt
+from meshlib._adapt.metadata import Metadata
+from meshlib._aio.attempts import LOCAL_DETAILS, Step
+from meshlib._aio.completion import Completion
 from meshlib._aio.runtime import ChannelHandle
 from meshlib._aio.waiting import Condition, guarded
 from meshlib._control.methods import Method
 from meshlib._control.timers import Timer, call_at
-from meshlib._core.call import Call, CallCommands
-from meshlib._core.commands import CallCommand, CancelAttempt, Finish, StartAttempt
+from meshlib._core.call import CallCommands
+from meshlib._core.commands import CancelAttempt, Finish, StartAttempt
 from meshlib._core.deadlines import LONGEST, far
 from meshlib._core.hedged import machine
 from meshlib._core.policy import Plan
@@ -35,10 +32,6 @@ __all__ = ["GC_DETAILS", "LOCAL_DETAILS", "Engine"]
 
 _log = logging.getLogger("meshlib")
 
-Step = Callable[[], tuple[CallCommand, ...]]
-"""An input of the machine, bound to its arguments."""
-
-LOCAL_DETAILS: Final = "Locally cancelled by application!"
 GC_DETAILS: Final = "Cancelled upon garbage collection!"
 RAISED: Final = local("CANCELLED", "an exception was raised inside the call, as by a signal handler")
 MOST_REPAIRS: Final = 8
@@ -47,7 +40,7 @@ INSECURE: Final = "Call credentials are only valid on secure channels"
 """grpc.aio's own words."""
 
 
-class Engine:
+class Engine(Completion):
     """One call under way. The kinds of calls say how an attempt is sent and when it has ended.
 
     Args:
@@ -68,20 +61,11 @@ class Engine:
 
     # What few calls ever need has its value here, so that the others do not pay for it.
 
-    outcome: Outcome | None = None
-    """How the call ended; None while it has not."""
-    last: int = 0
-    """The attempt whose end is the call's; 0: none."""
-    given_up: frozenset[int] = frozenset()
-    """Attempts that the mesh itself, or the application, has cancelled."""
-    holder: Callable[[], Any] | None = None
-    """Of a call with a stream: what the application holds; answers None once it let go."""
     _todo: list[Step] | None = None
     """The input under way and those queued behind it; None between inputs."""
     _timer: Timer | None = None
     _armed: bool = False
     """It has asked for a timer before."""
-    _callbacks: tuple[Callable[[Any], None], ...] = ()
     _news: Condition | None = None
     _repairs: int = 0
     """How often it was repaired after an exception."""
@@ -89,8 +73,6 @@ class Engine:
     """How the machine has the call end, if an exception interrupted that."""
     _told: bool = False
     """Telemetry knows that the call has ended, where it is interested."""
-    _waiters: tuple["asyncio.Future[None]", ...] = ()
-    """Of those who wait for the end."""
 
     def __init__(
         self,
@@ -125,8 +107,7 @@ class Engine:
         )
         call.waker = self._wake
         call.reading = not streaming
-        self.attempts: dict[int, Any] = {}
-        """grpc's call objects by number, as long as they are of use."""
+        self.attempts = {}
         self._metadata = metadata
         self._credentials = credentials
         self._compression = compression
@@ -217,95 +198,9 @@ class Engine:
             self._news = Condition(self.loop)
         return self._news
 
-    def handle(self) -> Any:
-        """What the application holds, for its callbacks; None once it let go."""
-        return self if self.holder is None else self.holder()
-
-    def attempt_ended(self, n: int, error: BaseException | None) -> None:
-        """Attempt ``n`` ended, with ``error`` or well. Told more than once, the first counts."""
-        attempt = self.call.attempts[n - 1]
-        if attempt.seconds is not None:
-            return
-        now = self._now()
-        if error is None:
-            outcome = OK
-        elif isinstance(error, grpc.aio.AioRpcError):
-            subchannel: Any = attempt.host.subchannel
-            error.__traceback__ = None  # its frames are grpc.aio's, and hold the attempt
-            outcome = outcomes.failed(error, subchannel.target, error.trailing_metadata())
-        elif isinstance(error, asyncio.CancelledError):
-            outcome = Outcome("CANCELLED", LOCAL_DETAILS, local=True)  # a server may have seen it
-            if n not in self.given_up:
-                # The task that read or wrote was cancelled, and grpc.aio cancelled the attempt with it.
-                self.given_up |= {n}
-                outcome = local("CANCELLED", LOCAL_DETAILS)
-                self.feed(partial(self.call.on_cancel, outcome, now=now))
-        else:
-            # Bad metadata, a request that is no bytes: what grpc.aio raised is what the caller is to see.
-            outcome = Outcome("INTERNAL", f"{type(error).__name__}: {error}", sent=False, local=True, error=error)
-        self.feed(partial(self._report, attempt, outcome, now))
-        if self.outcome is None:
-            self._tell()
-            self.left()
-
-    def _report(self, attempt: StartAttempt, outcome: Outcome, now: float) -> tuple[CallCommand, ...]:
-        """The input for the end of an attempt, unless the same was queued before."""
-        return self.call.on_outcome(attempt.n, outcome, now) if attempt.seconds is None else ()
-
     def commit(self, n: int, why: str) -> None:
         """Attempt ``n`` is the one that counts."""
         self.feed(partial(self.call.on_commit, n, why, now=self._now()))
-
-    def counts(self, n: int) -> bool:
-        """Whether what attempt ``n`` says may reach the application: it is under way, or its end is the call's."""
-        return self.call.attempts[n - 1].outcome is None or self.last == n
-
-    def live(self) -> list[int]:
-        """The attempts to listen to: the one that counts if that is settled, else all under way."""
-        if self.outcome is not None:
-            return [self.last] if self.last in self.attempts else []
-        committed = self.call.committed
-        if committed:
-            return [committed] if committed in self.attempts else []
-        return [n for n in tuple(self.attempts) if self.call.attempts[n - 1].outcome is None]
-
-    def request(self, n: int) -> Any:
-        """What attempt ``n`` is to send, in grpc's form. The kind's."""
-        raise NotImplementedError
-
-    def follow(self, n: int, attempt: Any) -> None:
-        """Hears when attempt ``n`` has ended. The kind's."""
-        raise NotImplementedError
-
-    def left(self) -> None:
-        """An attempt, or the call, has ended. The kind's."""
-
-    def _start(self, command: StartAttempt) -> None:
-        subchannel: Any = command.host.subchannel
-        try:
-            # Known before it is followed: an exception may be raised between the two.
-            self.attempts[command.n] = attempt = subchannel.multicallables[self.method](
-                self.request(command.n),
-                timeout=command.timeout,
-                metadata=for_attempt(self._metadata, command.previous, command.carrier),
-                credentials=self._credentials,
-                compression=self._compression,
-            )
-            self.follow(command.n, attempt)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the place at the host is to be freed
-            self.give_up(command.n)  # grpc may have it
-            self.attempt_ended(command.n, error)
-            return
-        if self._news is not None:
-            self._news.tell()
-
-    def give_up(self, n: int) -> None:
-        self.given_up |= {n}
-        attempt = self.attempts.get(n)
-        if attempt is not None:
-            attempt.cancel()  # first: an exception in between is to leave no attempt that nobody knows
-            if n != self.call.committed:
-                self.attempts.pop(n, None)
 
     def _finish(self, outcome: Outcome, n: int) -> None:
         self.runtime.calls.discard(self)
@@ -330,22 +225,10 @@ class Engine:
                 self._told = True
                 self.runtime.telemetry.call_ended(self.call, outcome, self._now())  # before anybody told runs
         finally:
-            while self._callbacks:
-                callback, *rest = self._callbacks
-                self._callbacks = tuple(rest)
-                self._run(callback)
+            if self._callbacks:
+                self._call_back()
         if self.holder is not None and (held := self.holder()) is not None:
             self.holder = weakref.ref(held)
-
-    def _tell(self) -> None:
-        if self._news is not None:
-            self._news.tell()
-
-    def _run(self, callback: Callable[[Any], None]) -> None:
-        try:
-            callback(self.handle())
-        except Exception:  # noqa: BLE001 - it is the application's
-            _log.exception("a done-callback of a call to %s raised; the others are run all the same", self.method.name)
 
     def _wake(self) -> None:
         """The cluster has news for a call that waits. It may be in the midst of telling others."""
@@ -380,33 +263,6 @@ class Engine:
             timer.cancel()
             self._timer = None
 
-    # Waiting for it.
-
-    async def finished(self) -> Outcome:
-        """Waits for the end of the call."""
-        if self.failed:
-            await self.turn()
-        while self.outcome is None:
-            waiter = self.waiter()
-            try:
-                if self.outcome is None:
-                    await waiter
-            finally:
-                self._waiters = tuple(other for other in self._waiters if other is not waiter)
-        return self.outcome
-
-    def waiter(self) -> "asyncio.Future[None]":
-        """A future that is done when the call ends. Check the outcome between this and the await: a signal handler or a
-        finalizer may end the call at any time."""
-        waiter = self.loop.create_future()
-        self._waiters = (*self._waiters, waiter)
-        return waiter
-
-    async def turn(self) -> None:
-        """Lets others run. A call that is refused on the spot has waited for nothing: who makes the next one at once,
-        and so on, would have the loop to himself, and the resolver's answer, which would help, would never come."""
-        await asyncio.sleep(0)
-
     # What an application may ask of any call.
 
     def cancel(self, details: str = LOCAL_DETAILS) -> bool:
@@ -416,108 +272,14 @@ class Engine:
         self.feed(partial(self.call.on_cancel, local("CANCELLED", details), now=self._now()))
         return True
 
-    def cancelled(self) -> bool:
-        return self.outcome is not None and self.outcome.code == "CANCELLED"
-
-    def done(self) -> bool:
-        return self.outcome is not None
-
     def time_remaining(self) -> float | None:
         deadline = self.call.deadline
         return None if deadline is None else max(0.0, deadline - self._now())
-
-    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
-        if self.outcome is not None:
-            callback(self.handle())
-        else:
-            self._callbacks = (*self._callbacks, callback)
 
     @property
     def mesh(self) -> CallMesh:
         """What the mesh did for the call, so far."""
         return CallMesh(self.call, self.outcome)
 
-    @property
-    def locally_cancelled(self) -> bool:
-        """Whether the application, or the closing channel, ended it: then ``await`` raises ``CancelledError``."""
-        outcome = self.outcome
-        return outcome is not None and outcome.local and outcome.code == "CANCELLED"
-
-    async def initial_metadata(self) -> grpc.aio.Metadata:
-        await self.finished()
-        attempt = self.attempts.get(self.call.committed)
-        known: grpc.aio.Metadata
-        if self.locally_cancelled and attempt is not None:
-            known = await attempt.initial_metadata()  # it had come before the call was cancelled
-        else:
-            known = await self._said("initial_metadata", grpc.aio.Metadata())
-        return known
-
-    async def trailing_metadata(self) -> grpc.aio.Metadata:
-        known: grpc.aio.Metadata = await self._said("trailing_metadata", grpc.aio.Metadata())
-        return known
-
-    async def code(self) -> grpc.StatusCode:
-        if self.outcome is None and self.call.plan.attempt_limit is not None:
-            self.call.on_reading(now=self._now())
-            self._arm()
-        return status_code((await self.finished()).code)
-
-    async def details(self) -> str:
-        known: str = await self._said("details", (await self.finished()).details)
-        return known
-
-    async def debug_error_string(self) -> str | None:
-        known: str | None = await self._said("debug_error_string", None)
-        return known
-
-    @property
-    def failed(self) -> bool:
-        """Whether it ended in an error, of which :attr:`error` tells."""
-        outcome = self.outcome
-        return outcome is not None and outcome.code != "OK" and not self.locally_cancelled
-
-    @property
-    def error(self) -> BaseException:
-        """What a call that failed raises: grpc's own error if there was one attempt, else one that tells of all.
-
-        Another one each time, as in grpc.aio, and for no variable: what is raised holds the frames that it went
-        through, and they hold the call.
-        """
-        assert self.outcome is not None
-        return _failure(self.call, self.outcome)
-
-    async def raise_for_status(self) -> None:
-        """Waits for the end and raises it, unless it is a good one."""
-        await self.finished()
-        if self.locally_cancelled:
-            raise asyncio.CancelledError
-        if self.failed:
-            raise self.error
-
-    async def _said(self, what: str, otherwise: Any) -> Any:
-        """What the error, or the attempt that ended the call well, says of ``what``."""
-        await self.finished()
-        if self.failed:
-            told = getattr(self.error, what, None)
-            return otherwise if told is None else told()
-        if self.last in self.attempts:
-            return await getattr(self.attempts[self.last], what)()
-        return otherwise
-
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.method.name} {self.outcome or self.call.state.value}>"
-
-
-def _failure(call: Call, outcome: Outcome) -> BaseException:
-    mesh = CallMesh(call, outcome)
-    error: Any = outcome.error
-    if error is None or isinstance(error, grpc.aio.AioRpcError):
-        details = call.details(outcome)
-        # What grpc.aio calls INTERNAL for a lost race is no server's word.
-        several = len(call.attempts) > 1 or details != outcome.details
-        if error is None or several or error.code().name != outcome.code:
-            return AioMeshRpcError(outcome, details, mesh, call.explain(outcome))
-        error = copy(error)
-        error.mesh = mesh
-    return error  # type: ignore[no-any-return]

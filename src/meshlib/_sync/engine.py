@@ -12,7 +12,6 @@ A signal handler may also raise between any two lines. What was about to be done
 machine that was cut short in a step is ended.
 """
 
-import math
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -26,14 +25,14 @@ from meshlib._control.methods import Method
 from meshlib._core.call import CallCommands
 from meshlib._core.commands import CallCommand, CancelAttempt, Finish, StartAttempt
 from meshlib._core.deadlines import LONGEST, far
-from meshlib._core.explanation import deadline_exceeded
 from meshlib._core.hedged import machine
 from meshlib._core.policy import Plan
 from meshlib._core.serial import WorkSerializer
 from meshlib._core.status import Outcome, local
-from meshlib._sync.attempts import CANCELLED, Attempt, AttemptRunner, GrpcCall
+from meshlib._sync.attempts import CANCELLED, Attempt
+from meshlib._sync.completion import Completion
 from meshlib._sync.requests import Requests
-from meshlib._sync.runtime import INSIDE_LOOP, ChannelHandle
+from meshlib._sync.runtime import ChannelHandle
 from meshlib._sync.waiting import ThreadContext, Timer
 
 __all__ = ["ABANDONED", "CANCELLED", "Attempt", "Engine"]
@@ -45,12 +44,10 @@ _log = DeferredLogger("meshlib")
 ABANDONED: Final = local("CANCELLED", "Cancelled upon garbage collection!")
 MOST_RESUMPTIONS: Final = 8
 """How often a call is taken up again after exceptions: what raises each time is no signal handler."""
-LATE: Final = 0.5
-"""Seconds after its deadline at which a thread that waits for a call ends it, if grpc does not."""
 RAISED: Final = local("CANCELLED", "an exception was raised inside the call, as by a signal handler")
 
 
-class Engine(AttemptRunner):
+class Engine(Completion):
     """One call.
 
     Args:
@@ -107,21 +104,14 @@ class Engine(AttemptRunner):
         metadata = runtime.telemetry.call_started(call, metadata, runtime.now())
         super().__init__(runtime, call, method, request, metadata, credentials, compression)
         self._lease: ChannelHandle | None = lease
-        self.outcome: Outcome | None = None
-        """How the call ended, from then on."""
-        self.source: GrpcCall | None = None
-        """The attempt that speaks for the call, once it has ended."""
         self._serializer = WorkSerializer(runtime.clock)
         self._commands: deque[CallCommand] = deque()
         """What is still to be performed."""
         self._ending: Finish | None = None
         """How the machine has the call end."""
-        self._callbacks: deque[Callable[[], None]] = deque()
-        """Each is called by whoever takes it out."""
         self._told = False
         """Telemetry knows that the call has ended."""
         self._timer: Timer | None = None
-        self._due: float | None = None
 
     # What the handle does.
 
@@ -153,68 +143,6 @@ class Engine(AttemptRunner):
         cancelled soon; in the child of a fork, and at the end of the interpreter, nothing is done at all."""
         if self.outcome is None:
             self.runtime.soon(partial(self.cancel, ABANDONED, ThreadContext.CONTROL))
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """Blocks until the call has ended; False if it has not after ``timeout`` seconds."""
-        if timeout is not None and not timeout <= LONGEST:
-            timeout = None  # as grpc, which waits in steps: no clock of the system takes as much
-        if self.outcome is not None:
-            return True
-        deadline = self.call.deadline
-        left = None if deadline is None else max(0.0, deadline - self.runtime.now()) + LATE
-        if left is None or (timeout is not None and timeout <= left):
-            return self.wait_for(lambda: self.outcome, timeout) is not None
-        if self.wait_for(lambda: self.outcome, left) is None:
-            # grpc's thread that would say so waits for a thread that is beneath this one.
-            self.cancel(self._late())
-        return self.outcome is not None
-
-    def wait_for(self, ready: Callable[[], T | None], timeout: float | None = None) -> T | None:
-        """Blocks until ``ready()`` returns something, which is returned; None after ``timeout`` seconds."""
-        if not self.runtime.clock.inside_loop:
-            return self.monitor.wait_for(ready, timeout)
-        # Nobody runs the timers of the call but this thread.
-        end = math.inf if timeout is None else self.runtime.now() + timeout
-        while True:
-            due = math.inf if self._due is None else self._due
-            until = min(end, due)
-            if until == math.inf and ready() is None and self._idle():
-                self.cancel(INSIDE_LOOP)
-            turn = partial(self._turn, ready, self._due, until == math.inf)
-            left = None if until == math.inf else max(0.0, until - self.runtime.now())
-            self.monitor.wait_for(turn, left)
-            found = ready()
-            if found is not None or self.runtime.now() >= end:
-                return found
-            if self._due is not None and self.runtime.now() >= self._due:
-                self._run(self._expired, ThreadContext.USER)
-
-    def _turn(self, ready: Callable[[], object], due: float | None, endless: bool) -> object:
-        """Something, if the wait is over or has another end than before."""
-        return True if ready() is not None or self._due != due or (endless and self._idle()) else None
-
-    def _idle(self) -> bool:
-        """Whether no attempt is under way that could end the call."""
-        return all(attempt.reported for attempt in list(self._attempts.values()))
-
-    def _late(self) -> Outcome:
-        """The end of a call whose deadline passed while nobody said how its attempt ended."""
-        call = self.call
-        return deadline_exceeded(call.method, call.cluster.name, None, "grpc has not said how the call ended", "")
-
-    def add_callback(self, callback: Callable[[], None]) -> bool:
-        """Has ``callback`` called once at the end of the call; False, and it is not, if that is over."""
-        if self.outcome is not None:
-            return False
-        once = partial(callback)  # equal to no other
-        self._callbacks.append(once)
-        if self.outcome is None:
-            return True
-        try:
-            self._callbacks.remove(once)
-        except ValueError:  # it has been taken out to be called
-            return True
-        return False
 
     # What streams need to know, and tell.
 
@@ -406,18 +334,6 @@ class Engine(AttemptRunner):
         if not self._callbacks:
             return
         if place is ThreadContext.GRPC or place is ThreadContext.ASIDE:
-            _call_all(self._callbacks)
+            self._call_back()
         else:
-            self._aside(lambda: _call_all(self._callbacks))
-
-
-def _call_all(callbacks: deque[Callable[[], None]]) -> None:
-    while callbacks:
-        try:
-            callback = callbacks.popleft()
-        except IndexError:  # another thread was quicker
-            return
-        try:
-            callback()
-        except Exception:  # noqa: BLE001 - it is the application's, and others wait for their turn
-            _log.exception("a callback of a call failed: %s", repr(callback))
+            self._aside(self._call_back)

@@ -154,9 +154,9 @@ SYNC = (
     ),
     Mutant(
         name="done-callbacks told twice",
-        module="engine",
-        old="            callback = callbacks.popleft()\n",
-        new="            callback = callbacks.popleft()\n            callback()\n",
+        module="completion",
+        old="                callback = self._callbacks.popleft()\n",
+        new="                callback = self._callbacks.popleft()\n                callback()\n",
         kinds=("future",),
     ),
     Mutant(

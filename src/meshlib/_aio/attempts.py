@@ -1,0 +1,132 @@
+"""The attempts of an asyncio call: starts them with grpc.aio, cancels them, and reports how they ended."""
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final
+
+import grpc
+import grpc.aio
+
+from meshlib._adapt import outcomes
+from meshlib._adapt.metadata import Metadata, for_attempt
+from meshlib._aio.waiting import Condition
+from meshlib._control.methods import Method
+from meshlib._core.call import Call
+from meshlib._core.commands import CallCommand, StartAttempt
+from meshlib._core.status import OK, Outcome, local
+
+__all__ = ["LOCAL_DETAILS", "AttemptRunner", "Step"]
+
+Step = Callable[[], tuple[CallCommand, ...]]
+"""An input of the machine, bound to its arguments."""
+
+LOCAL_DETAILS: Final = "Locally cancelled by application!"
+
+
+class AttemptRunner:
+    """The attempts of one call. The kinds of calls say how an attempt is sent and when it has ended."""
+
+    call: Call
+    method: Method
+    outcome: Outcome | None
+    last: int
+    attempts: dict[int, Any]
+    """grpc's call objects by number, as long as they are of use."""
+    given_up: frozenset[int] = frozenset()
+    """Attempts that the mesh itself, or the application, has cancelled."""
+    _now: Callable[[], float]
+    _metadata: Metadata
+    _credentials: grpc.CallCredentials | None
+    _compression: grpc.Compression | None
+    _news: Condition | None
+
+    def feed(self, step: Step) -> None:
+        """Feeds the machine one input, and performs its commands."""
+        raise NotImplementedError
+
+    def counts(self, n: int) -> bool:
+        """Whether what attempt ``n`` says may reach the application: it is under way, or its end is the call's."""
+        return self.call.attempts[n - 1].outcome is None or self.last == n
+
+    def live(self) -> list[int]:
+        """The attempts to listen to: the one that counts if that is settled, else all under way."""
+        if self.outcome is not None:
+            return [self.last] if self.last in self.attempts else []
+        committed = self.call.committed
+        if committed:
+            return [committed] if committed in self.attempts else []
+        return [n for n in tuple(self.attempts) if self.call.attempts[n - 1].outcome is None]
+
+    def request(self, n: int) -> Any:
+        """What attempt ``n`` is to send, in grpc's form. The kind's."""
+        raise NotImplementedError
+
+    def follow(self, n: int, attempt: Any) -> None:
+        """Hears when attempt ``n`` has ended. The kind's."""
+        raise NotImplementedError
+
+    def left(self) -> None:
+        """An attempt, or the call, has ended. The kind's."""
+
+    def attempt_ended(self, n: int, error: BaseException | None) -> None:
+        """Attempt ``n`` ended, with ``error`` or well. Told more than once, the first counts."""
+        attempt = self.call.attempts[n - 1]
+        if attempt.seconds is not None:
+            return
+        now = self._now()
+        if error is None:
+            outcome = OK
+        elif isinstance(error, grpc.aio.AioRpcError):
+            subchannel: Any = attempt.host.subchannel
+            error.__traceback__ = None  # its frames are grpc.aio's, and hold the attempt
+            outcome = outcomes.failed(error, subchannel.target, error.trailing_metadata())
+        elif isinstance(error, asyncio.CancelledError):
+            outcome = Outcome("CANCELLED", LOCAL_DETAILS, local=True)  # a server may have seen it
+            if n not in self.given_up:
+                # The task that read or wrote was cancelled, and grpc.aio cancelled the attempt with it.
+                self.given_up |= {n}
+                outcome = local("CANCELLED", LOCAL_DETAILS)
+                self.feed(partial(self.call.on_cancel, outcome, now=now))
+        else:
+            # Bad metadata, a request that is no bytes: what grpc.aio raised is what the caller is to see.
+            outcome = Outcome("INTERNAL", f"{type(error).__name__}: {error}", sent=False, local=True, error=error)
+        self.feed(partial(self._report, attempt, outcome, now))
+        if self.outcome is None:
+            self._tell()
+            self.left()
+
+    def _report(self, attempt: StartAttempt, outcome: Outcome, now: float) -> tuple[CallCommand, ...]:
+        """The input for the end of an attempt, unless the same was queued before."""
+        return self.call.on_outcome(attempt.n, outcome, now) if attempt.seconds is None else ()
+
+    def _start(self, command: StartAttempt) -> None:
+        subchannel: Any = command.host.subchannel
+        try:
+            # Known before it is followed: an exception may be raised between the two.
+            self.attempts[command.n] = attempt = subchannel.multicallables[self.method](
+                self.request(command.n),
+                timeout=command.timeout,
+                metadata=for_attempt(self._metadata, command.previous, command.carrier),
+                credentials=self._credentials,
+                compression=self._compression,
+            )
+            self.follow(command.n, attempt)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the place at the host is to be freed
+            self.give_up(command.n)  # grpc may have it
+            self.attempt_ended(command.n, error)
+            return
+        if self._news is not None:
+            self._news.tell()
+
+    def give_up(self, n: int) -> None:
+        self.given_up |= {n}
+        attempt = self.attempts.get(n)
+        if attempt is not None:
+            attempt.cancel()  # first: an exception in between is to leave no attempt that nobody knows
+            if n != self.call.committed:
+                self.attempts.pop(n, None)
+
+    def _tell(self) -> None:
+        if self._news is not None:
+            self._news.tell()
