@@ -170,7 +170,7 @@ def test_an_empty_answer_keeps_the_endpoints(virtually: Virtually, rng: Random) 
         policy = DnsPolicy(allow_empty=True)
         believing = Channel(table.get(source(TARGET, policy, Scripted(clock, found(A), found()))))
         await asyncio.sleep(11)
-        assert keeping.heard == [(A,), "the answer holds no endpoint"]
+        assert keeping.heard == [(A,), "the resolver returned no endpoints"]
         assert believing.heard == [(A,), ()]
         keeping.leave()
         believing.leave()

@@ -70,7 +70,7 @@ def test_a_picker_that_cannot_pick(picked: object, error: str) -> None:
     picks = [channel.pick() for _ in range(30)]
     assert {name: picks.count(name) for name in NAMES} == {"a": 10, "b": 10, "c": 10}
     assert told(channel) == [("Bench", "pick", error)]
-    assert channel.ear.heard(PluginFailed)[0].instead == "calls are spread over the ready hosts in turn"
+    assert channel.ear.heard(PluginFailed)[0].instead == "round robin over the ready hosts"
     channel.resolve("a", "b", now=60.0)
     channel.pick()
     assert len(told(channel, now=61.0)) == 2

@@ -257,7 +257,7 @@ async def test_pushback_is_obeyed() -> None:
         async with channel_to(server) as channel:
             call = channel.unary_unary(echo.UNARY)(b"x", timeout=PATIENCE)
             assert await call.code() is grpc.StatusCode.UNAVAILABLE
-            assert call.mesh.why == "the server forbade a retry"
+            assert call.mesh.why == "server pushback forbids a retry"
         assert server.calls.total() == 1
 
 

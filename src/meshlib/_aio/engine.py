@@ -40,7 +40,7 @@ Step = Callable[[], tuple[CallCommand, ...]]
 
 LOCAL_DETAILS: Final = "Locally cancelled by application!"
 GC_DETAILS: Final = "Cancelled upon garbage collection!"
-RAISED: Final = local("CANCELLED", "an exception was raised inside the call, as by a signal handler")
+RAISED: Final = local("CANCELLED", "an exception was raised inside the call, for example by a signal handler")
 MOST_REPAIRS: Final = 8
 """How often a call is repaired after exceptions: what raises each time is no signal handler."""
 INSECURE: Final = "Call credentials are only valid on secure channels"

@@ -58,7 +58,7 @@ MOST_RESUMPTIONS: Final = 8
 """How often a call is taken up again after exceptions: what raises each time is no signal handler."""
 LATE: Final = 0.5
 """Seconds after its deadline at which a thread that waits for a call ends it, if grpc does not."""
-RAISED: Final = local("CANCELLED", "an exception was raised inside the call, as by a signal handler")
+RAISED: Final = local("CANCELLED", "an exception was raised inside the call, for example by a signal handler")
 
 
 class GrpcCall(Protocol):
@@ -540,11 +540,11 @@ class Engine:
         except BaseException as error:  # noqa: BLE001 - raised by begin() or, KeyboardInterrupt, by _perform()
             if attempt.call is not None:
                 attempt.call.cancel()
-            details = f"attempt {command.n} could not be started: {error!r}"
+            details = f"attempt {command.n} failed to start: {error!r}"
             what = short_of(error)
             if what and subchannel is not None:
                 sent = subchannel.unstarted(depth, error)
-                details = f"attempt {command.n} could not be started: {error}; the process is short of {what}"
+                details = f"attempt {command.n} failed to start: {error}; the process is out of {what}"
                 self.report(attempt, place, Outcome("UNAVAILABLE", details, local=True, sent=sent))
                 return None
             self.report(attempt, place, CLOSED if self.call.cluster.closed else local("INTERNAL", details))

@@ -39,7 +39,7 @@ __all__ = ["blocking", "failure", "serialized", "unserialized"]
 _log = logging.getLogger("meshlib")
 
 UNSERIALIZED = local("INTERNAL", "Exception serializing request!")
-RAISED = Outcome("CANCELLED", "the call ended with what was raised inside it", local=True)
+RAISED = Outcome("CANCELLED", "the call ended with an exception that was raised inside it", local=True)
 
 
 def serialized(request: Any, method: Method) -> Any:

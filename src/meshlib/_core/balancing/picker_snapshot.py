@@ -236,8 +236,8 @@ class PickerSnapshot:
 
 _NOBODY: Final = object()
 """Instead of a host: the picker failed, or could not be asked now."""
-_IN_TURN: Final = "calls are spread over the ready hosts in turn"
-_IGNORED: Final = "it goes on without"
+_IN_TURN: Final = "round robin over the ready hosts"
+_IGNORED: Final = "the channel continues without it"
 _INSTEAD: Final = {"picker": _IN_TURN, "pick": _IN_TURN}
 
 
