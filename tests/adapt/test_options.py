@@ -218,7 +218,7 @@ def test_an_option_that_can_have_no_effect_is_refused_with_the_reason(
     with caplog.at_level(logging.WARNING, "meshlib"):
         for _ in range(2):
             settle(f"svc-{name.replace('.', '-').replace('_', '-')}", options=[(name, REFUSED[name])], as_grpc=True)
-    assert [f"the option ({name!r}, {REFUSED[name]!r}) {reason}" in text for text in caplog.messages] == [True]
+    assert [f"option ({name!r}, {REFUSED[name]!r}) {reason}" in text for text in caplog.messages] == [True]
 
 
 def test_the_table_is_complete() -> None:

@@ -345,7 +345,7 @@ class Engine:
         try:
             callback(self.handle())
         except Exception:  # noqa: BLE001 - it is the application's
-            _log.exception("a done-callback of a call to %s raised; the others are run all the same", self.method.name)
+            _log.exception("%s: a done callback raised; the other callbacks still run", self.method.name)
 
     def _wake(self) -> None:
         """The cluster has news for a call that waits. It may be in the midst of telling others."""

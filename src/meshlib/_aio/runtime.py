@@ -183,7 +183,7 @@ class Runtime:
             subchannel.close()
             self._subchannels.discard(subchannel)
         except Exception:  # noqa: BLE001 - the others are closed all the same
-            _log.exception("the control plane could not perform %s; it goes on", f"<close {subchannel.target}>")
+            _log.exception("control plane: failed to execute %s; continuing", f"<close {subchannel.target}>")
 
     def discard(self) -> None:
         """The same for one that was never used: the channel has another, and its state."""

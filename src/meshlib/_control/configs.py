@@ -48,7 +48,7 @@ def configured(
     except ConfigError as error:
         if not as_grpc:
             raise
-        _log.warning("%s: the service config is left to grpc, its retries are not made: %s", target.text, error)
+        _log.warning("%s: service config left to grpc, its retries are not made: reason=%s", target.text, error)
         return ServiceConfig(), options
     health = config.health_check_service
     return config, others if health is None else (*others, health_checked(health))

@@ -90,8 +90,8 @@ class HostNames:
 
     def _tell(self, failures: Mapping[str, ResolveError], good: Mapping[str, object]) -> None:
         for host in failures.keys() - self._told:
-            kept = "its last good addresses stay" if host in good else "it is left out"
-            _log.warning("%s: host %s cannot be resolved, %s: %s", self._name, host, kept, failures[host])
+            kept = "last good addresses kept" if host in good else "host left out"
+            _log.warning("%s: host %s failed to resolve, %s: reason=%s", self._name, host, kept, failures[host])
         self._told = set(failures)
 
 
@@ -160,8 +160,8 @@ class DnsResolver:
         if not found.local and len(found.ips) == 1 and not self._warned:
             self._warned = True
             _log.warning(
-                "%s: one address behind the name, %s: calls cannot be spread over instances. A Kubernetes service must "
-                "be headless (clusterIP: None) to show its pods",
+                "%s: only one address, calls cannot be balanced: address=%s; a Kubernetes service must be headless "
+                "(clusterIP: None) to list its pods",
                 self._target,
                 found.ips[0],
             )

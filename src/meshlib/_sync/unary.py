@@ -53,7 +53,7 @@ def serialized(request: Any, method: Method) -> Any:
     try:
         data = method.serializer(request)
     except Exception:  # noqa: BLE001 - it is the application's
-        _log.exception("the request serializer of %s failed", method.name)
+        _log.exception("%s: the request serializer raised", method.name)
         data = None
     if data is None:
         raise MeshRpcError(UNSERIALIZED, UNSERIALIZED.details, None)

@@ -36,7 +36,7 @@ def write(call: Call, outcome: Outcome, seconds: float, target: str, *, deferred
     shown = flags(call, outcome)
     log = _deferred if deferred else _log
     log.info(
-        "%s %s %.6f s, %d attempts, host %s, flags %s",
+        "%s: %s: duration=%.6f s, attempts=%d, host=%s, flags=%s",
         call.method[1:],
         outcome.code,
         seconds,
