@@ -93,7 +93,7 @@ def _settings(options: argparse.Namespace) -> Settings | None:
     if not options.connect:
         return None
     if (options.cert is None) != (options.key is None):
-        raise ConfigError("--cert", options.cert, "goes with --key, and --key with --cert")
+        raise ConfigError("--cert", options.cert, "needs --key, and --key needs --cert")
     credentials = None
     if options.secure:
         ca, key, cert = (_read(f"--{name}", tls[name]) for name in ("ca", "key", "cert"))

@@ -242,7 +242,7 @@ def test_the_policy_of_the_option_is_the_balancer(name: str | bytes, balancer: t
 
 def test_two_balancers_are_refused() -> None:
     """One of them would be ignored."""
-    with pytest.raises(ConfigError, match=r"^balancer='random': is in options\['grpc.lb_policy_name'\] as well"):
+    with pytest.raises(ConfigError, match=r"^balancer='random': is also set in options\['grpc.lb_policy_name'\]"):
         settle("svc-a", balancer="random", options=[("grpc.lb_policy_name", "pick_first")])
 
 

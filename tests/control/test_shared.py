@@ -333,8 +333,8 @@ def test_a_plugin_that_ignores_its_cancellation_counts_no_more(
 @pytest.mark.parametrize(
     ("answer", "told"),
     [
-        (None, "answered None, which is no meshlib.discovery.Resolution"),
-        (found(Endpoint(address="web-1:80")), "answered address 'web-1:80'"),
+        (None, "returned None, not a meshlib.discovery.Resolution"),
+        (found(Endpoint(address="web-1:80")), "returned address 'web-1:80'"),
         (OSError("boom"), "raised OSError: boom"),
         (KeyError(), "raised KeyError"),
         (SystemExit(3), "raised SystemExit: 3"),

@@ -59,9 +59,9 @@ def raises(*_: object, **__: object) -> Any:
     ("picked", "error"),
     [
         ("raise", "no idea"),
-        ("a", "returned 'a', which is none of its hosts"),
-        ([], "returned [], which is none of its hosts"),
-        (HostEntry(Endpoint(address="a")), "returned <Host a CONNECTING in_flight=0>, which is none of its hosts"),
+        ("a", "returned 'a', not one of its hosts"),
+        ([], "returned [], not one of its hosts"),
+        (HostEntry(Endpoint(address="a")), "returned <Host a CONNECTING in_flight=0>, not one of its hosts"),
     ],
 )
 def test_a_picker_that_cannot_pick(picked: object, error: str) -> None:
@@ -286,5 +286,5 @@ def test_a_time_that_is_none(stale_at: object) -> None:
     bench = Bench(first, stale_at=stale_at)
     channel = Channel.of("a", balancer=bench)
     assert channel.pick() == "a"
-    assert told(channel) == [("Bench", "stale_at", f"is {stale_at!r}, which is no point in time")]
+    assert told(channel) == [("Bench", "stale_at", f"is {stale_at!r}, not a point in time")]
     assert len(bench.made) == 1

@@ -124,7 +124,7 @@ def test_connect_speaks_tls(capsys: pytest.CaptureFixture[str], tmp_path: Path) 
         (["--ca", "x"], "--ca='x': needs --connect"),
         (["--authority", "x"], "--authority='x': needs --connect"),
         (["--connect", "--ca", "x"], "--ca='x': needs --secure"),
-        (["--connect", "--secure", "--cert", "x"], "--cert='x': goes with --key, and --key with --cert"),
+        (["--connect", "--secure", "--cert", "x"], "--cert='x': needs --key, and --key needs --cert"),
         (["--connect", "--secure", "--ca", "/nonexistent"], "--ca='/nonexistent': cannot be read: No such file"),
     ],
 )

@@ -149,7 +149,7 @@ class DnsResolver:
                 raise
             if error.absent or listed:
                 return None
-            hint = f"no SRV records are asked for if the target has a port, as in {host}:50051"
+            hint = f"add a port to skip the SRV query, as in {host}:50051"
             raise ResolveError(f"{error.reason}; {hint}", error.steps) from None
         finally:
             self.steps = self._srv.steps
@@ -200,7 +200,9 @@ class SrvResolver:
             self.steps = services.steps
             targets = srv.targets(services.records)
             if not targets:
-                raise ResolveError("its SRV record says that the service is not offered", absent=True, ttl=services.ttl)
+                raise ResolveError(
+                    "the SRV record has the target '.': the service is not offered", absent=True, ttl=services.ttl
+                )
             by_host, found = await self._hosts.addresses(inquiry, targets)
         except ResolveError as error:
             self.steps += error.steps

@@ -204,9 +204,9 @@ DEFAULT = "the default backoff is used"
     ("field", "strategy", "answer", "error", "instead"),
     [
         ("wait", raises, 0.0125, "no idea", DEFAULT),
-        ("wait", lambda _: None, 0.0125, "returned None, which is no number of seconds", DEFAULT),
-        ("wait", lambda _: math.nan, 0.0125, "returned nan, which is no number of seconds", DEFAULT),
-        ("wait", lambda _: math.inf, 0.0125, "returned inf, which is no number of seconds", DEFAULT),
+        ("wait", lambda _: None, 0.0125, "returned None, not a number of seconds", DEFAULT),
+        ("wait", lambda _: math.nan, 0.0125, "returned nan, not a number of seconds", DEFAULT),
+        ("wait", lambda _: math.inf, 0.0125, "returned inf, not a number of seconds", DEFAULT),
         ("stop", raises, "the stop condition (stop=) was met", "no idea", "the call is not retried"),
         ("when", raises, "the retry condition (when=) was not met", "no idea", "the call is not retried"),
     ],

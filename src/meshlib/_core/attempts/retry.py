@@ -155,7 +155,7 @@ class Retries:
         seconds = self._asked(policy.wait, "wait", state, own, now)
         if isinstance(seconds, int | float) and math.isfinite(seconds):
             return max(0.0, float(seconds))
-        self._failed(policy.wait, "wait", f"returned {seconds!r}, which is no number of seconds", now)
+        self._failed(policy.wait, "wait", f"returned {seconds!r}, not a number of seconds", now)
         return own
 
     def _asked(

@@ -138,7 +138,7 @@ class PickerSnapshot:
                 if host is None:
                     return None
                 if host is not _NOBODY:
-                    self._failed("pick", f"returned {host!r}, which is none of its hosts", now)
+                    self._failed("pick", f"returned {host!r}, not one of its hosts", now)
                 break
             subchannel = host.subchannel
             # Nearly always it is connected, and known to be: seen at a look, without a call of ours.
@@ -195,7 +195,7 @@ class PickerSnapshot:
             if isinstance(at, int | float) and not math.isnan(at):
                 first = min(first, max(at, self._made_at + REST))
             else:
-                self._failed("stale_at", f"is {at!r}, which is no point in time", now)
+                self._failed("stale_at", f"is {at!r}, not a point in time", now)
         return first
 
     def _search(self, call: PickInfo, usable: Usable, now: float) -> HostEntry | None:
