@@ -86,7 +86,7 @@ def test_a_balancer_that_makes_no_picker(made: object) -> None:
 
     channel = Channel.of(*NAMES, balancer=Broken())
     assert {channel.pick() for _ in range(3)} == set(NAMES)
-    error = "no idea" if made == "raise" else f"returned {made!r}, which has no pick()"
+    error = "no idea" if made == "raise" else f"returned {made!r}, an object without pick()"
     assert set(told(channel)) == {("Broken", "picker", error)}
 
 

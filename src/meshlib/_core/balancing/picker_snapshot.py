@@ -222,7 +222,7 @@ class PickerSnapshot:
         else:
             if callable(getattr(picker, "pick", None)):
                 return picker  # type: ignore[return-value]  # only pick is required
-            self._failed("picker", f"returned {picker!r}, which has no pick()", now)
+            self._failed("picker", f"returned {picker!r}, an object without pick()", now)
         return RoundRobin().picker(hosts, rng=rng)
 
     def _failed(self, doing: str, error: object, now: float) -> None:
