@@ -1,4 +1,4 @@
-"""``python -m meshlib resolve NAME``: what a channel to NAME would find, and how it went about it."""
+"""``python -m meshlib resolve NAME``: show what a channel to NAME resolves to, and how."""
 
 import argparse
 import asyncio
@@ -36,17 +36,23 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs the command line. Returns the exit status: 0 found, and connected if asked; 1 not; 2 invalid arguments."""
     parser = argparse.ArgumentParser(prog="python -m meshlib", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    resolve = commands.add_parser("resolve", help="look a target up, as a channel to it would")
+    resolve = commands.add_parser("resolve", help="resolve a target as a channel does")
     resolve.add_argument("name", help='a target, such as "svc-a" or "srv:///_grpc._tcp.svc-a.example.com"')
-    resolve.add_argument("--json", action="store_true", help="one JSON object per answer")
-    resolve.add_argument("--watch", action="store_true", help="go on and print every change, until interrupted")
-    resolve.add_argument("--secure", action="store_true", help="as with credentials: the default port is 443")
-    resolve.add_argument("--connect", action="store_true", help="dial each host, and say what became of it")
-    resolve.add_argument("--ca", metavar="FILE", help="with --connect --secure: PEM of whom to trust; the system's")
-    resolve.add_argument("--cert", metavar="FILE", help="with --connect --secure: PEM of the client's certificates")
-    resolve.add_argument("--key", metavar="FILE", help="with --cert: PEM of its private key")
+    resolve.add_argument("--json", action="store_true", help="print one JSON object per resolution")
+    resolve.add_argument("--watch", action="store_true", help="keep running and print every change, until interrupted")
     resolve.add_argument(
-        "--authority", metavar="NAME", help="with --connect: :authority, and the name that TLS verifies"
+        "--secure", action="store_true", help="resolve as a channel with credentials does: the default port is 443"
+    )
+    resolve.add_argument("--connect", action="store_true", help="connect to each host and print the result")
+    resolve.add_argument(
+        "--ca", metavar="FILE", help="with --connect --secure: PEM file of the CAs to trust; default: grpc's"
+    )
+    resolve.add_argument(
+        "--cert", metavar="FILE", help="with --connect --secure: PEM file of the client's certificate chain"
+    )
+    resolve.add_argument("--key", metavar="FILE", help="with --cert: PEM file of the client's private key")
+    resolve.add_argument(
+        "--authority", metavar="NAME", help="with --connect: :authority and the name that TLS verifies"
     )
     options = parser.parse_args(arguments)
     try:
@@ -93,7 +99,7 @@ def _settings(options: argparse.Namespace) -> Settings | None:
     if not options.connect:
         return None
     if (options.cert is None) != (options.key is None):
-        raise ConfigError("--cert", options.cert, "goes with --key, and --key with --cert")
+        raise ConfigError("--cert", options.cert, "needs --key, and --key needs --cert")
     credentials = None
     if options.secure:
         ca, key, cert = (_read(f"--{name}", tls[name]) for name in ("ca", "key", "cert"))
@@ -186,8 +192,8 @@ def _print(shared: SharedResolution, found: bool, dialled: list[_Dialled] | None
         became = each.error or f"connected in {each.seconds * 1000:.0f} ms"
         print(f"  {'!!' if each.error else 'ok'} {each.endpoint.address}  {became}")
     if shared.error is not None:
-        kept = f"; {len(endpoints)} endpoints stay from before" if endpoints else ""
-        print(f"  not resolved: {shared.error.reason}{kept}")
+        kept = f"; {len(endpoints)} endpoints kept" if endpoints else ""
+        print(f"  resolution failed: {shared.error.reason}{kept}")
     sys.stdout.flush()
 
 

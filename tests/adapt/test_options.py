@@ -218,7 +218,7 @@ def test_an_option_that_can_have_no_effect_is_refused_with_the_reason(
     with caplog.at_level(logging.WARNING, "meshlib"):
         for _ in range(2):
             settle(f"svc-{name.replace('.', '-').replace('_', '-')}", options=[(name, REFUSED[name])], as_grpc=True)
-    assert [f"the option ({name!r}, {REFUSED[name]!r}) {reason}" in text for text in caplog.messages] == [True]
+    assert [f"option ({name!r}, {REFUSED[name]!r}) {reason}" in text for text in caplog.messages] == [True]
 
 
 def test_the_table_is_complete() -> None:
@@ -242,7 +242,7 @@ def test_the_policy_of_the_option_is_the_balancer(name: str | bytes, balancer: t
 
 def test_two_balancers_are_refused() -> None:
     """One of them would be ignored."""
-    with pytest.raises(ConfigError, match=r"^balancer='random': is in options\['grpc.lb_policy_name'\] as well"):
+    with pytest.raises(ConfigError, match=r"^balancer='random': is also set in options\['grpc.lb_policy_name'\]"):
         settle("svc-a", balancer="random", options=[("grpc.lb_policy_name", "pick_first")])
 
 

@@ -23,7 +23,7 @@ CORE = sorted({name for path in SOURCES for name in re.findall(r"\bcygrpc\.(\w+)
 """What meshlib takes from grpc's compiled part."""
 READ_BY_CORE = {"_channel", "_credentials", "_loop"}
 """Attributes of grpc's Python that its compiled part reads, or that are names of its modules as well."""
-EXPECTED = "private names are missing or different, and slower public ways are used: "
+EXPECTED = "private names missing or different, slower public ones used: "
 
 
 @pytest.fixture

@@ -154,9 +154,8 @@ def test_a_failing_resolver_is_asked_again_with_a_back_off(
     flush_logs()
     told = [(record.levelname, record.getMessage()) for record in caplog.records]
     assert [level for level, _ in told] == ["WARNING", "WARNING", "INFO"]
-    assert (
-        f"svc-a:1: keeps its last good endpoints (resolver {NAME}): resolver {NAME} raised OSError: down" == told[0][1]
-    )
+    kept = "svc-a:1: resolution failed, last good endpoints kept"
+    assert told[0][1] == f"{kept}: resolver={NAME}, reason=resolver {NAME} raised OSError: down"
     assert "worse" in told[1][1]
     assert caplog.records[0].exc_info is not None
 
@@ -170,7 +169,7 @@ def test_an_empty_answer_keeps_the_endpoints(virtually: Virtually, rng: Random) 
         policy = DnsPolicy(allow_empty=True)
         believing = Channel(table.get(source(TARGET, policy, Scripted(clock, found(A), found()))))
         await asyncio.sleep(11)
-        assert keeping.heard == [(A,), "the answer holds no endpoint"]
+        assert keeping.heard == [(A,), "the resolver returned no endpoints"]
         assert believing.heard == [(A,), ()]
         keeping.leave()
         believing.leave()
@@ -328,14 +327,14 @@ def test_a_plugin_that_ignores_its_cancellation_counts_no_more(
 
     virtually(main)
     flush_logs()
-    assert "meshlib resolution svc-a:1 ignores that it was cancelled" in caplog.text
+    assert "meshlib resolution svc-a:1: ignored its cancellation" in caplog.text
 
 
 @pytest.mark.parametrize(
     ("answer", "told"),
     [
-        (None, "answered None, which is no meshlib.discovery.Resolution"),
-        (found(Endpoint(address="web-1:80")), "answered address 'web-1:80'"),
+        (None, "returned None, not a meshlib.discovery.Resolution"),
+        (found(Endpoint(address="web-1:80")), "returned address 'web-1:80'"),
         (OSError("boom"), "raised OSError: boom"),
         (KeyError(), "raised KeyError"),
         (SystemExit(3), "raised SystemExit: 3"),

@@ -82,13 +82,17 @@ def test_too_many_attempts() -> None:
 @pytest.mark.parametrize(
     ("policy", "outcome", "verdict"),
     [
-        (None, UNAVAILABLE, "retries are off"),
+        (None, UNAVAILABLE, "retries are disabled"),
         (RETRY, Outcome("INVALID_ARGUMENT"), "INVALID_ARGUMENT is not retried"),
-        (RETRY, Outcome("UNAVAILABLE", pushback=-1.0), "the server forbade a retry"),
-        (RetryPolicy(unsent_only=True), UNAVAILABLE, "it may have reached a server, and unsent_only is set"),
+        (RETRY, Outcome("UNAVAILABLE", pushback=-1.0), "server pushback forbids a retry"),
+        (RetryPolicy(unsent_only=True), UNAVAILABLE, "the attempt may have reached a server, and unsent_only=True"),
         (RETRY, Outcome("DEADLINE_EXCEEDED"), "DEADLINE_EXCEEDED is not retried"),
-        (None, Outcome("CANCELLED"), "retries are off"),
-        (RetryPolicy(unsent_only=True), Outcome("CANCELLED"), "it may have reached a server, and unsent_only is set"),
+        (None, Outcome("CANCELLED"), "retries are disabled"),
+        (
+            RetryPolicy(unsent_only=True),
+            Outcome("CANCELLED"),
+            "the attempt may have reached a server, and unsent_only=True",
+        ),
         (RetryPolicy(retryable_status_codes={"UNAVAILABLE"}), Outcome("CANCELLED"), "CANCELLED is not retried"),  # type: ignore[arg-type]
         (RETRY, Outcome("CANCELLED", "by the caller", local=True), LOCAL),
         (RETRY, Outcome("UNAVAILABLE", "a plug-in raised", sent=False, local=True), LOCAL),
@@ -129,7 +133,7 @@ def test_cancelled_by_the_closing_channel_is_final() -> None:
     cluster.closed = True
     cancelled = Outcome("CANCELLED", "Channel closed!")
     assert ended(call.on_outcome(1, cancelled, now=1.0)) is cancelled
-    assert call.verdict == "the channel closed"
+    assert call.verdict == "the channel was closed"
 
 
 def test_what_was_not_sent_is_tried_again_under_unsent_only() -> None:
@@ -168,7 +172,7 @@ def test_server_pushback_delay() -> None:
 
 @pytest.mark.parametrize(
     ("pushback", "attempts", "verdict"),
-    [(0.0, 3, "all 3 attempts were used"), (60.0, 1, "the back-off of 60.000 s would end past the deadline")],
+    [(0.0, 3, "all 3 attempts were used"), (60.0, 1, "the backoff of 60.000 s would exceed the deadline")],
 )
 def test_pushback_has_limits(pushback: float, attempts: int, verdict: str) -> None:
     """It adds no attempt and does not outlive the deadline."""
@@ -206,8 +210,8 @@ def test_details_are_the_last_servers_words() -> None:
             "Deadline Exceeded: /test.Service/Method on 'svc-a'",
         ),
         (
-            Outcome("DEADLINE_EXCEEDED", "no message within per_attempt_timeout of 1.0 s", answered=False),
-            "no message within per_attempt_timeout of 1.0 s: /test.Service/Method on 'svc-a'",
+            Outcome("DEADLINE_EXCEEDED", "no message within per_attempt_timeout=1.0 s", answered=False),
+            "no message within per_attempt_timeout=1.0 s: /test.Service/Method on 'svc-a'",
         ),
         (Outcome("DEADLINE_EXCEEDED", "the database was slow", error="grpc's"), "the database was slow"),
     ],
@@ -228,7 +232,7 @@ def test_a_back_off_past_the_deadline_ends_the_call_now() -> None:
     cluster = ScriptedCluster(A, fraction=1.0)
     call = begun(cluster, deadline=1.05)
     assert ended(call.on_outcome(1, UNAVAILABLE, now=1.0)) is UNAVAILABLE
-    assert call.verdict == "the back-off of 0.100 s would end past the deadline"
+    assert call.verdict == "the backoff of 0.100 s would exceed the deadline"
     assert (cluster.held, cluster.resting) == (0, set())
 
 
@@ -397,9 +401,9 @@ def test_an_outcome_comes_once() -> None:
 @pytest.mark.parametrize(
     ("why", "verdict"),
     [
-        ("message", "a message had reached the application"),
-        ("headers", "the response headers had reached the application"),
-        ("buffer", "the requests no longer fitted the replay buffer"),
+        ("message", "the application had already received a message"),
+        ("headers", "the application had already read the response headers"),
+        ("buffer", "the requests exceeded the replay buffer (buffer_size)"),
     ],
 )
 def test_a_committed_attempt_is_the_last(why: str, verdict: str) -> None:
@@ -486,7 +490,7 @@ def test_the_last_stream_that_is_given_up() -> None:
     call.on_timer(now=2.0)
     commands = call.on_timer(now=3.5)
     assert brief(commands) == ["cancel 2", "finish 2 DEADLINE_EXCEEDED"]
-    assert ended(commands).details == "no message within per_attempt_timeout of 1.0 s"
+    assert ended(commands).details == "no message within per_attempt_timeout=1.0 s"
 
 
 def test_requests_that_fill_the_buffer_are_no_answer() -> None:
@@ -579,7 +583,7 @@ def test_retry_beyond_the_budget() -> None:
     assert call.on_outcome(1, UNAVAILABLE, now=1.0) == ()
     assert call.next_timer() == 1.0 + LOSS_SHOWS
     assert ended(call.on_timer(now=1.1)) is UNAVAILABLE
-    assert call.verdict == "the retry budget of the channel is used up"
+    assert call.verdict == "retry budget exhausted"
     assert (cluster.refusals, cluster.held) == (1, 0)
 
 

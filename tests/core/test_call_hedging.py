@@ -60,7 +60,7 @@ def test_a_fatal_answer_ends_all() -> None:
     call.on_timer(now=1.0)
     commands = call.on_outcome(1, FATAL, now=1.5)
     assert brief(commands) == ["cancel 2", "finish 1 INVALID_ARGUMENT"]
-    assert call.verdict == "INVALID_ARGUMENT is fatal to a hedged call"
+    assert call.verdict == "INVALID_ARGUMENT is not in non_fatal_status_codes"
     assert call.on_outcome(2, OK, now=2.0) == ()
 
 
@@ -87,7 +87,9 @@ def test_all_copies_fail() -> None:
         assert call.on_outcome(n, UNAVAILABLE, now=3.0) == ()
     last = Outcome("UNAVAILABLE", "the last")
     assert ended(call.on_outcome(2, last, now=3.0)) is last
-    assert call.explain(last) == ("UNAVAILABLE after 3 attempts on 3 endpoints (all 3 copies failed); last: b the last")
+    assert call.explain(last) == (
+        "UNAVAILABLE after 3 attempts on 3 endpoints (all 3 hedged attempts failed); last: b the last"
+    )
 
 
 def test_the_only_copy_fails_before_the_next() -> None:
@@ -140,7 +142,7 @@ def test_hedging_pushback_negative() -> None:
     assert call.next_timer() is None
     last = Outcome("UNAVAILABLE")
     assert ended(call.on_outcome(2, last, now=2.0)) is last
-    assert call.verdict == "the server forbade further copies"
+    assert call.verdict == "server pushback forbids further hedges"
 
 
 @pytest.mark.parametrize("why", ["message", "headers", "buffer"])
@@ -215,7 +217,7 @@ def test_hedging_throttled() -> None:
     assert (cluster.refusals, call.next_timer()) == (1, None)
     assert call.on_outcome(1, UNAVAILABLE, now=3.0) == ()
     assert ended(call.on_outcome(2, UNAVAILABLE, now=3.0)) is UNAVAILABLE
-    assert call.verdict == "the retry budget of the channel is used up"
+    assert call.verdict == "retry budget exhausted"
 
 
 @pytest.mark.parametrize("instead", [None, local("UNAVAILABLE", "no endpoints"), CLOSED])

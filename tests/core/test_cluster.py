@@ -411,7 +411,7 @@ def test_a_call_that_leaves_is_not_woken() -> None:
     ("named", "state", "failure", "words"),
     [
         (None, None, None, "'svc-a' is still being resolved"),
-        ([], None, None, "'svc-a' has no endpoints: the resolver named no endpoint"),
+        ([], None, None, "'svc-a' has no endpoints: the resolver returned no endpoints"),
         (["a"], None, None, "no endpoint of 'svc-a' is ready: 1 CONNECTING"),
         (["a"], IDLE, "SERVFAIL", "no endpoint of 'svc-a' is ready: 1 IDLE; the last resolution failed: SERVFAIL"),
         (["a", "b", "c", "d", "e"], None, None, "no endpoint of 'svc-a' is ready: 5 CONNECTING"),

@@ -65,7 +65,7 @@ def test_why_a_call_went_where_it_went() -> None:
     """The ejection stands in the channel's events, in its snapshot, and with the attempt that caused it."""
     channel = Channel.of("a", "b", "c", outlier_detection=ONE)
     call = attempt_on(channel, "b", UNAVAILABLE, now=0.25)
-    why = "1 gateway failures in a row, the last UNAVAILABLE"
+    why = "1 gateway failures in a row, last=UNAVAILABLE"
     (event,) = channel.ear.heard(HostEjected)
     assert (event.address, event.why, event.seconds) == ("b", why, 1.0)
     shown = {host.address: (host.ejected_until, host.ejected_for) for host in channel.cluster.snapshot(now=0.5)}
@@ -82,7 +82,7 @@ def test_an_outlier_that_stays_is_told_of() -> None:
     attempt_on(channel, "a", UNAVAILABLE, now=0.1)
     attempt_on(channel, "b", UNAVAILABLE, now=0.2)
     (event,) = channel.ear.heard(HostSpared)
-    assert (event.address, event.spared) == ("b", "1 of 2 hosts are ejected, and max_ejection_percent is 10")
+    assert (event.address, event.spared) == ("b", "1 of 2 hosts are ejected, max_ejection_percent=10")
 
 
 @pytest.mark.parametrize(

@@ -59,9 +59,9 @@ def raises(*_: object, **__: object) -> Any:
     ("picked", "error"),
     [
         ("raise", "no idea"),
-        ("a", "returned 'a', which is none of its hosts"),
-        ([], "returned [], which is none of its hosts"),
-        (HostEntry(Endpoint(address="a")), "returned <Host a CONNECTING in_flight=0>, which is none of its hosts"),
+        ("a", "returned 'a', not one of its hosts"),
+        ([], "returned [], not one of its hosts"),
+        (HostEntry(Endpoint(address="a")), "returned <Host a CONNECTING in_flight=0>, not one of its hosts"),
     ],
 )
 def test_a_picker_that_cannot_pick(picked: object, error: str) -> None:
@@ -70,7 +70,7 @@ def test_a_picker_that_cannot_pick(picked: object, error: str) -> None:
     picks = [channel.pick() for _ in range(30)]
     assert {name: picks.count(name) for name in NAMES} == {"a": 10, "b": 10, "c": 10}
     assert told(channel) == [("Bench", "pick", error)]
-    assert channel.ear.heard(PluginFailed)[0].instead == "calls are spread over the ready hosts in turn"
+    assert channel.ear.heard(PluginFailed)[0].instead == "round robin over the ready hosts"
     channel.resolve("a", "b", now=60.0)
     channel.pick()
     assert len(told(channel, now=61.0)) == 2
@@ -86,7 +86,7 @@ def test_a_balancer_that_makes_no_picker(made: object) -> None:
 
     channel = Channel.of(*NAMES, balancer=Broken())
     assert {channel.pick() for _ in range(3)} == set(NAMES)
-    error = "no idea" if made == "raise" else f"returned {made!r}, which has no pick()"
+    error = "no idea" if made == "raise" else f"returned {made!r}, an object without pick()"
     assert set(told(channel)) == {("Broken", "picker", error)}
 
 
@@ -286,5 +286,5 @@ def test_a_time_that_is_none(stale_at: object) -> None:
     bench = Bench(first, stale_at=stale_at)
     channel = Channel.of("a", balancer=bench)
     assert channel.pick() == "a"
-    assert told(channel) == [("Bench", "stale_at", f"is {stale_at!r}, which is no point in time")]
+    assert told(channel) == [("Bench", "stale_at", f"is {stale_at!r}, not a point in time")]
     assert len(bench.made) == 1

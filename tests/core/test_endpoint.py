@@ -21,8 +21,8 @@ def test_equal_by_content() -> None:
 @pytest.mark.parametrize(
     ("field", "value", "allowed"),
     [
-        ("address", "", 'must be text such as "10.0.0.7:50051" or "unix:/run/a.sock"'),
-        ("address", 3, 'must be text such as "10.0.0.7:50051" or "unix:/run/a.sock"'),
+        ("address", "", 'must be a string such as "10.0.0.7:50051" or "unix:/run/a.sock"'),
+        ("address", 3, 'must be a string such as "10.0.0.7:50051" or "unix:/run/a.sock"'),
         ("weight", 0, "must be an integer from 1 to 4294967295"),
         ("weight", 2**32, "must be an integer from 1 to 4294967295"),
         ("weight", 1.0, "must be an integer from 1 to 4294967295"),
@@ -74,5 +74,5 @@ def test_alternatives_are_a_tuple_and_tell_endpoints_apart() -> None:
     one, two = Endpoint(address="10.0.0.7:1", alternatives=["[::1]:1"]), Endpoint(address="10.0.0.7:1")  # type: ignore[arg-type]
     assert one.alternatives == ("[::1]:1",)
     assert one != two
-    with pytest.raises(ConfigError, match="cannot be given beside the path of a unix socket"):
+    with pytest.raises(ConfigError, match="cannot be combined with a unix socket path"):
         Endpoint(address="unix:/a", alternatives=("[::1]:1",))

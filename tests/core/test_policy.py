@@ -85,7 +85,7 @@ def test_what_is_refused(kind: Any, field: str, value: object, allowed: str) -> 
     ("code", "words"),
     [
         ("UNAVAILABEL", "did you mean 'UNAVAILABLE'?"),
-        ("OK", "OK is no failure and cannot be retried"),
+        ("OK", "OK is not a failure and cannot be retried"),
         (14, "must be a grpc.StatusCode or its name"),
     ],
 )
@@ -111,7 +111,7 @@ def test_codes_by_name_or_member() -> None:
     for given in ({"UNAVAILABLE", "ABORTED"}, ["unavailable", grpc.StatusCode.ABORTED], ("Aborted", "UNAVAILABLE")):
         made = RetryPolicy(retryable_status_codes=given)  # type: ignore[arg-type]
         assert made.retryable_status_codes == {"UNAVAILABLE", "ABORTED"}
-    with pytest.raises(ConfigError, match="must name at least one code; retry=None turns retries off"):
+    with pytest.raises(ConfigError, match="must name at least one code; retry=None disables retries"):
         RetryPolicy(retryable_status_codes=frozenset())
 
 
@@ -129,7 +129,7 @@ def test_one_spelling_or_the_other(strategy: dict[str, Any], also: dict[str, Any
     """A tenacity object instead of our fields, not beside them."""
     assert RetryPolicy(**strategy)
     (decided,) = strategy
-    with pytest.raises(ConfigError, match=f"is what {decided}= decides here; give one of the two"):
+    with pytest.raises(ConfigError, match=f"is replaced by {decided}=; set only one of them"):
         RetryPolicy(**strategy, **also)
 
 

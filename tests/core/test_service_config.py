@@ -215,7 +215,7 @@ INVALID: dict[str, tuple[dict[str, Any], str]] = {
     # These two C-core takes: there an attempt that timed out is retried whatever the codes.
     "ValidRetryPolicyWithPerAttemptRecvTimeout": (
         retry(perAttemptRecvTimeout="1s"),
-        f"{LIMIT}='1s': is retried as UNAVAILABLE by meshlib: add \"UNAVAILABLE\" to retryableStatusCodes",
+        f"{LIMIT}='1s': is retried like UNAVAILABLE: add \"UNAVAILABLE\" to retryableStatusCodes",
     ),
     "ValidRetryPolicyWithPerAttemptRecvTimeoutAndUnsetRetryableStatusCodes": (
         retry(without="retryableStatusCodes", perAttemptRecvTimeout="1s"),
@@ -262,7 +262,7 @@ def test_the_refusals_of_c_core(given: dict[str, Any], said: str) -> None:
         (method(hedgingPolicy={}), "hedgingPolicy.maxAttempts=None: is required"),
         (
             method(hedgingPolicy={"maxAttempts": 2}, retryPolicy=RETRY),
-            "hedgingPolicy={'maxAttempts': 2}: stands beside a retryPolicy; a method is retried or hedged, not both",
+            "hedgingPolicy={'maxAttempts': 2}: conflicts with retryPolicy; a method is retried or hedged, not both",
         ),
         (retry(maxAttempts=101), f"retryPolicy.maxAttempts=101: {WHOLE} from 2 to 100"),
         (retry(maxAttempts=2.5), f"retryPolicy.maxAttempts=2.5: {WHOLE}"),
@@ -271,8 +271,8 @@ def test_the_refusals_of_c_core(given: dict[str, Any], said: str) -> None:
         (retry(backoffMultiplier="two"), f"retryPolicy.backoffMultiplier='two': {NUMBER}"),
         (retry(backoffMultiplier="0.5"), f"retryPolicy.backoffMultiplier='0.5': {NUMBER} from 1 to 1000"),
         (retry(backoffMultiplier=False), f"retryPolicy.backoffMultiplier=False: {NUMBER}"),
-        (retry(retryableStatusCodes=["OK"]), f"{CODE}[0]='OK': OK is no failure and cannot be retried"),
-        (retry(retryableStatusCodes=[14, 0]), f"{CODE}[1]='OK': OK is no failure and cannot be retried"),
+        (retry(retryableStatusCodes=["OK"]), f"{CODE}[0]='OK': OK is not a failure and cannot be retried"),
+        (retry(retryableStatusCodes=[14, 0]), f"{CODE}[1]='OK': OK is not a failure and cannot be retried"),
         (retry(retryableStatusCodes=[17]), f"{CODE}[0]=17: must be the name of a status code, or its number, 1 to 16"),
         (
             retry(retryableStatusCodes=[None]),
@@ -338,15 +338,15 @@ def test_names(name: Any, key: str) -> None:
     assert MethodTable(methods=methods).plan("/pkg.Svc/Get").timeout == 1.0
 
 
-NO_SERVICE = 'must be a service with its package, no "/" and no "*"; leave it out to name all of them'
-NO_METHOD = 'must be a method without its service, no "/" and no "*"; leave it out to name all of them'
+NO_SERVICE = 'must be a service with its package, without "/" or "*"; omit it to match all of them'
+NO_METHOD = 'must be a method without its service, without "/" or "*"; omit it to match all of them'
 
 
 @pytest.mark.parametrize(
     ("entry", "said"),
     [
         ({}, ".name=None: is required"),
-        ({"name": []}, ".name=[]: must name a method, or the entry applies to none; [{}] names all of them"),
+        ({"name": []}, ".name=[]: must name at least one method; [{}] matches all methods"),
         ({"name": NAME}, f".name={SHOWN}: {ARRAY}"),
         ({"name": ["/a.B/C"]}, f".name[0]='/a.B/C': {OBJECT}"),
         ({"name": [{"service": 3}]}, f".name[0].service=3: {TEXT}"),
@@ -354,8 +354,8 @@ NO_METHOD = 'must be a method without its service, no "/" and no "*"; leave it o
         ({"name": [{"service": "*"}]}, f".name[0].service='*': {NO_SERVICE}"),
         ({"name": [{"service": "a.B", "method": "*"}]}, f".name[0].method='*': {NO_METHOD}"),
         ({"name": [{"service": "a.B", "method": "/a.B/C"}]}, f".name[0].method='/a.B/C': {NO_METHOD}"),
-        ({"name": [{"method": "C"}]}, ".name[0]={'method': 'C'}: a method needs a service beside it"),
-        ({"name": [NAME, NAME]}, f".name[1]={SHOWN}: is what service_config.methodConfig[0].name[0] names already"),
+        ({"name": [{"method": "C"}]}, ".name[0]={'method': 'C'}: a method needs a service"),
+        ({"name": [NAME, NAME]}, f".name[1]={SHOWN}: is already named by service_config.methodConfig[0].name[0]"),
         (5, f"=5: {OBJECT}"),
     ],
 )
@@ -369,7 +369,7 @@ def test_a_name_in_two_entries() -> None:
     given = {"methodConfig": [{"name": [NAME, {}]}, {"name": [{"service": "a.B"}, {"service": "", "method": None}]}]}
     assert refusal(given) == (
         "methodConfig[1].name[1]={'method': None, 'service': ''}: "
-        "is what service_config.methodConfig[0].name[1] names already"
+        "is already named by service_config.methodConfig[0].name[1]"
     )
 
 
@@ -439,8 +439,8 @@ KNOWN = "known: least_request, least_request_experimental, pick_first, random, r
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ([], f"=[]: names no balancer that meshlib has; {KNOWN}"),
-        ([{"rls": {}}], f"=[{{'rls': {{}}}}]: names no balancer that meshlib has; {KNOWN}"),
+        ([], f"=[]: names no balancer of meshlib; {KNOWN}"),
+        ([{"rls": {}}], f"=[{{'rls': {{}}}}]: names no balancer of meshlib; {KNOWN}"),
         ({"round_robin": {}}, f"={{'round_robin': {{}}}}: {ARRAY}"),
         (["round_robin"], f"[0]='round_robin': {OBJECT}"),
         ([{}], "[0]={}: must have exactly one field"),
@@ -555,14 +555,14 @@ BELOW = "known: name, waitForReady, timeout, retryPolicy, hedgingPolicy"
             method(maxResponseMessageBytes=1),
             (
                 "methodConfig[0].maxResponseMessageBytes=1: is not supported by meshlib, "
-                "which has no limit by method; use the channel option grpc.max_receive_message_length"
+                "which has no limit per method; use the channel option grpc.max_receive_message_length"
             ),
         ),
         (
             method(maxRequestMessageBytes=1),
             (
                 "methodConfig[0].maxRequestMessageBytes=1: is not supported by meshlib, "
-                "which has no limit by method; use the channel option grpc.max_send_message_length"
+                "which has no limit per method; use the channel option grpc.max_send_message_length"
             ),
         ),
         (
@@ -593,8 +593,8 @@ def test_a_name_of_any_length() -> None:
         ('{\n "a" 1}', "at line 2, column 6"),
         ("[1, 2", "at line 1, column 6"),
         ("{} {}", "must be JSON: Extra data at line 1, column 4"),
-        ('{"retryThrottling": NaN}', "must be JSON: NaN is no number in JSON"),
-        ('{"retryThrottling": -Infinity}', "must be JSON: -Infinity is no number in JSON"),
+        ('{"retryThrottling": NaN}', "must be JSON: NaN is not a number in JSON"),
+        ('{"retryThrottling": -Infinity}', "must be JSON: -Infinity is not a number in JSON"),
         ("9" * 5000, "must be JSON: Exceeds the limit"),
         ("[" * 200_000, "must be JSON: "),
         ("[]", f"[]: {OBJECT}"),
@@ -602,8 +602,8 @@ def test_a_name_of_any_length() -> None:
         (b"{}", "b'{}': must be JSON text or a mapping"),
         (None, "None: must be JSON text or a mapping"),
         ([{"methodConfig": []}], "must be JSON text or a mapping"),
-        ({3: 4}, "3: the name of a field must be text"),
-        ({"methodConfig": [{None: 4}]}, "methodConfig[0]=None: the name of a field must be text"),
+        ({3: 4}, "3: the name of a field must be a string"),
+        ({"methodConfig": [{None: 4}]}, "methodConfig[0]=None: the name of a field must be a string"),
         (retry(maxAttempts=10**5000), "maxAttempts=<a number of 16610 bits>: must be a whole number from 2 to 100"),
         (retry(backoffMultiplier=10**400), "must be a number from 1 to 1000"),
         (retry(backoffMultiplier=math.nan), "retryPolicy.backoffMultiplier=nan: must be a number"),

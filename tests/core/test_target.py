@@ -154,33 +154,33 @@ def test_registered_schemes_are_looked_at_only_for_unknown_ones(text: str) -> No
     ("text", "complaint"),
     [
         ("", "is empty"),
-        ("a b", "the part 'a b'"),
-        ("10.0.0.300:1", "'10.0.0.300' is no IPv4 address"),
+        ("a b", "the label 'a b'"),
+        ("10.0.0.300:1", "'10.0.0.300' is not an IPv4 address"),
         ("static:///010.0.0.2:1", "without leading zeros"),
         ("dns:///svc-a:1,10.0.0.2:1", "must be a number|more than one colon"),
         ("svc-a:http", "must be a number from 1 to 65535"),
         ("h1:1,h2:2", "write a list of hosts as static:///h1:1,h2:2"),
         ("dns:", "the host name is empty"),
         ("dns://127.0.0.1:53", "the host name is empty"),
-        ("dns:///svc-a?x=1", "a query or a fragment has no meaning"),
-        ("dns://name server/svc-a", "the part 'name server'"),
-        ("srv:///_grpc._tcp", "the name is missing"),
-        ("srv:///_grpc._tcp.", "the name is missing"),
+        ("dns:///svc-a?x=1", "a target has no query or fragment"),
+        ("dns://name server/svc-a", "the label 'name server'"),
+        ("srv:///_grpc._tcp", "the SRV name is missing"),
+        ("srv:///_grpc._tcp.", "the SRV name is missing"),
         ("srv:///_grpc._tcp.svc-a:80", "has no port"),
-        ("srv:///10.0.0.7", "is no address"),
+        ("srv:///10.0.0.7", "is not an address"),
         ("static:///h1,h2:2", "entry 'h1' needs a port"),
         ("static:///h1:1,", "the host name is empty"),
         ("static://h1:1", "write static:///h1:1"),
-        ("ipv4:h1:1", "host names go into static:///"),
+        ("ipv4:h1:1", "write host names as static:///"),
         ("ipv4:[::1]:1", "must be an address such as 1.2.3.4:50051"),
         ("ipv4:1.2.3.4", "needs a port"),
         ("ipv6:1.2.3.4:1", r"must be an address such as \[::1\]:50051"),
-        ("unix:", "the path of the socket is missing"),
+        ("unix:", "the socket path is missing"),
         ("unix://run/a.sock", "write unix:///run/a.sock"),
         ("unix:/run/a?b.sock", "in a path write %3F and %23"),
-        ("unix:/run/a,b.sock", "holds a comma"),
-        ("http://svc-a:80", "a target is no URL; write svc-a:80$"),
-        ("http://svc-a", "a target is no URL; write svc-a$"),
+        ("unix:/run/a,b.sock", "contains a comma"),
+        ("http://svc-a:80", "a target is not a URL; write svc-a:80$"),
+        ("http://svc-a", "a target is not a URL; write svc-a$"),
         ("HTTP://svc-a:80/", "write svc-a:80$"),
         (
             "https://svc-a:443/v1?x=1",
@@ -201,7 +201,7 @@ def test_a_malformed_target(text: str, complaint: str) -> None:
 
 def test_no_text_at_all() -> None:
     """What is no text is a ConfigError like any other."""
-    with pytest.raises(ConfigError, match="must be text such as"):
+    with pytest.raises(ConfigError, match="must be a string such as"):
         parse_target(None)  # type: ignore[arg-type]
 
 

@@ -171,7 +171,7 @@ async def test_after_the_first_message_nothing_is_retried() -> None:
             assert seen == [b"x"] * 2
             assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
             assert type(caught.value) is grpc.aio.AioRpcError
-            assert caught.value.mesh.why == "a message had reached the application"
+            assert caught.value.mesh.why == "the application had already received a message"
 
 
 @pytest.mark.parametrize("look", ["read", "iterate", "code", "headers", "connection"])
@@ -208,7 +208,7 @@ async def test_headers_handed_out_are_final() -> None:
             assert echo.SERVER_NAME in dict(await call.initial_metadata())
             with pytest.raises(grpc.aio.AioRpcError):
                 await call.read()
-            assert call.mesh.why == "the response headers had reached the application"
+            assert call.mesh.why == "the application had already read the response headers"
             assert len(call.mesh.attempts) == 1
 
 

@@ -257,7 +257,7 @@ async def test_pushback_is_obeyed() -> None:
         async with channel_to(server) as channel:
             call = channel.unary_unary(echo.UNARY)(b"x", timeout=PATIENCE)
             assert await call.code() is grpc.StatusCode.UNAVAILABLE
-            assert call.mesh.why == "the server forbade a retry"
+            assert call.mesh.why == "server pushback forbids a retry"
         assert server.calls.total() == 1
 
 
@@ -275,7 +275,7 @@ async def test_a_callback_that_raises_is_logged_and_the_next_one_runs(caplog: py
             call.add_done_callback(told.append)
             assert await call == b"x"
             assert told == [call]
-            assert "a done-callback of a call" in caplog.text
+            assert "a done callback raised" in caplog.text
             # A record keeps the traceback, and with it the channel of grpc's that called.
             caplog.clear()
 

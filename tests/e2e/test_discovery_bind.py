@@ -131,7 +131,7 @@ async def test_a_name_that_does_not_exist(bind: Bind, ask: Ask) -> None:
     """BIND's NXDOMAIN for SRV leads on to the addresses, and there it ends."""
     _, told = ask("svc-a.mesh.test.")
     assert await failure_of(told) == (
-        f"DNS knows no address of 'svc-a.mesh.test.' (SRV _grpc._tcp.svc-a.mesh.test. from {bind.address}: NXDOMAIN; "
+        f"DNS has no address for 'svc-a.mesh.test.' (SRV _grpc._tcp.svc-a.mesh.test. from {bind.address}: NXDOMAIN; "
         f"A svc-a.mesh.test. from {bind.address}: NXDOMAIN; AAAA svc-a.mesh.test. from {bind.address}: NXDOMAIN)"
     )
 

@@ -120,7 +120,7 @@ async def test_search_domains(files: Files) -> None:
         lookup = Lookup(DnsPolicy(), files(resolv_conf="search one.test two.test three.test\n"), [server.address])
         assert (await lookup.inquire().addresses("svc-a")).ips == ("127.0.0.12",)
         assert asked(server) == [("svc-a.one.test", "A"), ("svc-a.one.test", "AAAA"), ("svc-a.two.test", "A")]
-        with pytest.raises(ResolveError, match=r"DNS knows no address of 'svc-a\.'"):
+        with pytest.raises(ResolveError, match=r"DNS has no address for 'svc-a\.'"):
             await lookup.inquire().addresses("svc-a.")
         assert asked(server)[3:] == [("svc-a", "A"), ("svc-a", "AAAA")]
 
@@ -201,7 +201,7 @@ async def test_aliases_that_the_server_leaves_to_the_client(files: Files) -> Non
         lookup = Lookup(DnsPolicy(family="v4"), files(), [f"{host}:{port}"])
         found = await lookup.inquire().addresses("a.test")
         assert (found.ips, found.ttl) == (("127.0.0.11",), 9.0)
-        with pytest.raises(ResolveError, match="one alias too many") as caught:
+        with pytest.raises(ResolveError, match="too many CNAMEs in a row") as caught:
             await lookup.inquire().addresses("loop.test")
         assert len(caught.value.steps) == 8
     finally:
@@ -261,7 +261,7 @@ async def test_a_name_that_does_not_exist(files: Files) -> None:
             await lookup.inquire().addresses("svc-a")
         assert (caught.value.absent, caught.value.ttl) == (True, 7.0)
         assert str(caught.value) == (
-            f"DNS knows no address of 'svc-a' (A svc-a.one.test. from {server.address}: NXDOMAIN; "
+            f"DNS has no address for 'svc-a' (A svc-a.one.test. from {server.address}: NXDOMAIN; "
             f"AAAA svc-a.one.test. from {server.address}: NXDOMAIN; A svc-a. from {server.address}: NXDOMAIN; "
             f"AAAA svc-a. from {server.address}: NXDOMAIN)"
         )
@@ -416,7 +416,7 @@ async def test_a_name_that_becomes_too_long(files: Files) -> None:
         name = ".".join(["a" * 60] * 4)
         server.add(name, "A", "127.0.0.11")
         lookup = Lookup(DnsPolicy(), files(), [server.address])
-        with pytest.raises(ResolveError, match="cannot be a name in DNS") as caught:
+        with pytest.raises(ResolveError, match="not a valid DNS name") as caught:
             await lookup.inquire().services("_a-service-of-a-long-name._tcp", name)
         assert caught.value.absent
         assert (await lookup.inquire().addresses(name)).ips == ("127.0.0.11",)

@@ -85,7 +85,7 @@ async def test_all_hosts_leave_and_come_back(shell: Shell) -> None:
             await rename(it, resolver)
             error = await it.failure()
             assert error.code() is grpc.StatusCode.UNAVAILABLE
-            assert error.details() == "'svc-a' has no endpoints: the resolver named no endpoint"
+            assert error.details() == "'svc-a' has no endpoints: the resolver returned no endpoints"
             assert error.mesh.attempts == ()
             waiting = [start["unary_unary"]([b"x"], wait_for_ready=True, timeout=PATIENCE) for _ in range(3)]
             await until(lambda: it.channel.mesh.snapshot().waiting == 3, "they wait")

@@ -274,7 +274,7 @@ class Nothing:
 
 
 BAD_ARGUMENTS: list[tuple[str, Any, str, str]] = [
-    ("target", 5, "target=5", 'must be text such as "svc-a"'),
+    ("target", 5, "target=5", 'must be a string such as "svc-a"'),
     ("target", "", "target=''", "is empty"),
     ("target", "consul:///svc-a", "'consul'", "known: dns,"),
     ("target", "a:1,b:2", "target='a:1,b:2'", "write a list of hosts as static:///a:1,b:2"),
@@ -303,8 +303,8 @@ BAD_ARGUMENTS: list[tuple[str, Any, str, str]] = [
     ("outlier_detection", 5, "outlier_detection=5", "must be an OutlierDetection, or None"),
     ("circuit_breaker", 5, "circuit_breaker=5", "must be a CircuitBreaker, or None"),
     ("telemetry", None, "telemetry=None", "must be a TelemetryPolicy"),
-    ("tracer_provider", Nothing(), "tracer_provider=Nothing()", "must be a TracerProvider"),
-    ("meter_provider", Nothing(), "meter_provider=Nothing()", "must be a MeterProvider"),
+    ("tracer_provider", Nothing(), "tracer_provider=Nothing()", "must be an OpenTelemetry TracerProvider"),
+    ("meter_provider", Nothing(), "meter_provider=Nothing()", "must be an OpenTelemetry MeterProvider"),
 ]
 
 

@@ -57,19 +57,19 @@ PROGRAMS = {
         r"UNAVAILABLE\n"
         r"  first on .*: UNAVAILABLE after .* s\n"
         r"(  retry on .*: UNAVAILABLE after .* s\n){2}"
-        r"given up: retries are held back, because too many attempts have failed \(retryThrottling\)\n"
+        r"given up: retries throttled: too many attempts failed \(retryThrottling\)\n"
         r"the next call has 1 attempt\n"
         r"four good calls later there are retries again: \['first', 'retry', 'retry'\]"
     ),
     "health/health.py": (
-        r"READY, and ejected for 5 gateway failures in a row, the last UNAVAILABLE\n"
+        r"READY, and ejected for 5 gateway failures in a row, last=UNAVAILABLE\n"
         r"of the next 50 calls it had 0\n"
         r"its time was over, and it is called again\n"
         r"healthy hosts ejected: 1; no more, for one of three is the most that may be"
     ),
     "limits/limits.py": (
         r"4 in flight, 6 refused\n"
-        r"refused by the circuit breaker: max_requests is 4, and as many attempts are in flight\n"
+        r"circuit breaker open: max_requests=4\n"
         r"never sent: True\n"
         r"busy, please try again\n"
         r"the service is back: 4 answers\n"

@@ -142,7 +142,7 @@ def test_it_registers_servicers(mesh_service: Start) -> None:
 @pytest.mark.parametrize("name", ["10.0.0.7:1", "static:///a:1", "unix:/a", "xds:///svc-a", ""])
 def test_what_names_no_service_is_refused(mesh_service: Start, name: str) -> None:
     """The environment overrides host names alone."""
-    with pytest.raises(ValueError, match=r"names no service|is empty"):
+    with pytest.raises(ValueError, match=r"does not name a service|is empty"):
         mesh_service(name, 1)
 
 

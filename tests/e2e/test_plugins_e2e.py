@@ -149,8 +149,8 @@ def _exits() -> None:
 BAD_ANSWERS: dict[str, tuple[Callable[[], Any], str]] = {
     "raises": (_raises, "raised RuntimeError: the registry is on fire"),
     "exits": (_exits, "SystemExit: 3"),
-    "nothing": (lambda: None, "answered None, which is no meshlib.discovery.Resolution"),
-    "names": (lambda: ["10.0.0.1:1"], "which is no meshlib.discovery.Resolution"),
+    "nothing": (lambda: None, "returned None, not a meshlib.discovery.Resolution"),
+    "names": (lambda: ["10.0.0.1:1"], "not a meshlib.discovery.Resolution"),
     "host name": (
         lambda: Resolution(endpoints=(Endpoint(address="svc-b:1"),)),
         "address 'svc-b:1'; it must be IP:port or unix:path",
@@ -416,7 +416,7 @@ def test_installed_packages_register_by_entry_points(tmp_path: Path) -> None:
         )
     assert done.returncode == 0, done.stderr
     broken, unknown, misspelt, served = done.stdout.splitlines()
-    assert "its entry point 'e2e_plugin:Missing' could not be loaded" in broken
+    assert "entry point 'e2e_plugin:Missing' failed to load" in broken
     assert "unknown name; known:" in unknown
     assert "e2e-installed" in unknown
     assert "did you mean 'e2e-first'?" in misspelt

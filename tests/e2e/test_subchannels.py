@@ -271,7 +271,7 @@ def test_a_proxy_of_the_environment_is_not_for_the_mesh(
         with caplog.at_level(logging.WARNING, "meshlib"), Load(static(server), shell=shell, callers=1) as load:
             load.wait_for_calls(3)
         assert load.failed == []
-        assert len([record for record in caplog.records if "grpc_proxy is set" in record.getMessage()]) == 1
+        assert len([record for record in caplog.records if "grpc_proxy: proxy ignored" in record.getMessage()]) == 1
         proxied: dict[str, Any] = {"options": [("grpc.enable_http_proxy", 1)], "retry": None}
         with Load(static(server), shell=shell, callers=1, **proxied) as load:
             load.wait_for_calls(1)

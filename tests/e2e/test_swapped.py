@@ -56,7 +56,7 @@ async def test_a_failure_that_a_server_may_have_seen_is_not_retried(shell: Shell
             mesh = await call(shell, channel)
         assert server.calls[echo.UNARY] == 1
         assert [attempt.sent for attempt in mesh.attempts] == [True]
-        assert mesh.why == "it may have reached a server, and unsent_only is set"
+        assert mesh.why == "the attempt may have reached a server, and unsent_only=True"
         async with opened(shell, lambda module: module.channel(f"static:///{server.address}")) as channel:
             mesh = await call(shell, channel)
         assert len(mesh.attempts) == 3

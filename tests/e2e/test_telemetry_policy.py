@@ -199,7 +199,7 @@ def test_a_line_for_each_call(shell: Shell, caplog: pytest.LogCaptureFixture) ->
             flush_logs()  # before the next call: the lines of some are written on a thread of their own
     assert [record.__dict__["meshlib.method"] for record in lines(caplog)] == [m[1:] for m in METHODS.values()]
     for record in lines(caplog):
-        assert record.getMessage().endswith(f" s, 1 attempts, host {server.address}, flags -")
+        assert record.getMessage().endswith(f" s, attempts=1, host={server.address}, flags=-")
         assert record.__dict__["meshlib.code"] == "OK"
         assert record.__dict__["meshlib.target"] == static(server)
 

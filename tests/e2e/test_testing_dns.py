@@ -164,8 +164,8 @@ def test_names_have_no_case() -> None:
         ((NAME, "SRV", "50051 a.mesh.test"), "SRV records"),
         ((NAME, "SVR", "0 1 50051 a.mesh.test"), "'SVR' is not a DNS record type"),
         (("a..b", "A", "127.0.0.1"), r"'a..b' is not a domain name"),
-        (("taken.mesh.test", "CNAME", NAME), "taken.mesh.test has A: a CNAME stands alone"),
-        (("alias.mesh.test", "A", "127.0.0.1"), "alias.mesh.test has CNAME: a CNAME stands alone"),
+        (("taken.mesh.test", "CNAME", NAME), "taken.mesh.test has A: a name with a CNAME has no other records"),
+        (("alias.mesh.test", "A", "127.0.0.1"), "alias.mesh.test has CNAME: a name with a CNAME has no other records"),
     ],
 )
 def test_bad_records_are_refused(records: tuple[str, ...], message: str) -> None:
@@ -283,7 +283,7 @@ def test_queries_are_remembered_and_awaited() -> None:
         (query,) = server.wait_for_queries(1)
         assert (query.name, query.type, query.transport, query.payload) == (NAME, "AAAA", "udp", None)
         assert begun <= query.at <= time.monotonic()
-        with pytest.raises(TimeoutError, match=r"1 of 2 queries came in 0.01 s: svc-a.mesh.test AAAA"):
+        with pytest.raises(TimeoutError, match=r"1 of 2 queries arrived within 0.01 s: svc-a.mesh.test AAAA"):
             server.wait_for_queries(2, timeout=0.01)
 
 

@@ -17,7 +17,7 @@ POLICIES = {
     "*": MethodPolicy(timeout=4.0),
 }
 LINE = (
-    "svc-a: methods['/meshlib.testing.Echo/Unarry'] matched no method that was called or that a stub named; "
+    "svc-a: methods['/meshlib.testing.Echo/Unarry'] matched no method of a stub or call; "
     "did you mean /meshlib.testing.Echo/Unary?"
 )
 

@@ -58,15 +58,15 @@ def test_a_host_that_cannot_be_connected_is_told_with_the_reason(
         ):
             load.wait_for_calls(1)
             load.wait_until(lambda: any(host.last_error for host in load.channel.mesh.snapshot().hosts))
-            load.wait_until(lambda: any("cannot be connected" in text for text in caplog.messages))
+            load.wait_until(lambda: any("failed to connect" in text for text in caplog.messages))
             hosts = {host.address: host for host in load.channel.mesh.snapshot().hosts}
         assert load.failed == []
         assert (hosts[good.address].last_error, hosts[good.address].state) == ("", "READY")
         assert reason in hosts[bad].last_error
         assert hosts[bad].state == "TRANSIENT_FAILURE"
         assert hosts[bad].state_since >= 1.0
-        (line,) = [text for text in caplog.messages if "cannot be connected" in text]
-        assert line.startswith(f"{targets(good.address, bad)}: {bad} cannot be connected, 1 of 2 hosts are: ")
+        (line,) = [text for text in caplog.messages if "failed to connect" in text]
+        assert line.startswith(f"{targets(good.address, bad)}: {bad} failed to connect: ready=1, hosts=2, reason=")
         assert reason in line
 
 
@@ -124,7 +124,7 @@ def test_connect_speaks_tls(capsys: pytest.CaptureFixture[str], tmp_path: Path) 
         (["--ca", "x"], "--ca='x': needs --connect"),
         (["--authority", "x"], "--authority='x': needs --connect"),
         (["--connect", "--ca", "x"], "--ca='x': needs --secure"),
-        (["--connect", "--secure", "--cert", "x"], "--cert='x': goes with --key, and --key with --cert"),
+        (["--connect", "--secure", "--cert", "x"], "--cert='x': needs --key, and --key needs --cert"),
         (["--connect", "--secure", "--ca", "/nonexistent"], "--ca='/nonexistent': cannot be read: No such file"),
     ],
 )

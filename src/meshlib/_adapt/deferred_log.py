@@ -111,7 +111,9 @@ class _LogThread:
                 context, logger, record = item
                 dropped, self._dropped = self._dropped, 0
                 if dropped:
-                    logger.warning("log records dropped: %d, because a log handler held up %d", dropped, LIMIT)
+                    logger.warning(
+                        "log records dropped: count=%d, queue_limit=%d, a log handler is too slow", dropped, LIMIT
+                    )
                 context.run(logger.handle, record)
         except BaseException as error:  # noqa: BLE001 - it is the application's handler or filter; others wait
             thread = threading.current_thread()

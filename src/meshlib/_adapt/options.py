@@ -43,27 +43,27 @@ DEFAULTS: Final[Options] = (
 _NAMING: Final = frozenset({"grpc.default_authority", "grpc.ssl_target_name_override"})
 BALANCERS: Final = frozenset({"pick_first", "round_robin"})
 """Values of that option that meshlib has a balancer of the same name for."""
-_NO_POLICY: Final = "configures a balancing policy of grpc's, and none runs here; use balancer="
+_NO_POLICY: Final = "has no effect: it configures a balancing policy of grpc, and meshlib uses its own; use balancer="
 WITHOUT_EFFECT: Final[Mapping[str, tuple[str, Callable[[Any], bool]]]] = {
     # Of each option: why it can have no effect, and for which values that matters.
     "grpc.client_idle_timeout_ms": (
-        "cannot be followed: a channel dials its hosts again as soon as a connection ends; close the channel instead",
+        "has no effect: a channel reconnects as soon as a connection ends; close the channel instead",
         lambda value: not isinstance(value, int) or value < 2**31 - 1,
     ),
-    "grpc.dns_ares_query_timeout": ("has no effect: meshlib looks names up itself; use dns=DnsPolicy(timeout=)", bool),
-    "grpc.dns_enable_srv_queries": ("has no effect: meshlib looks names up itself; use a target srv:///", bool),
+    "grpc.dns_ares_query_timeout": ("has no effect: meshlib resolves names itself; use dns=DnsPolicy(timeout=)", bool),
+    "grpc.dns_enable_srv_queries": ("has no effect: meshlib resolves names itself; use a target srv:///", bool),
     "grpc.dns_min_time_between_resolutions_ms": (
-        "has no effect: meshlib looks names up itself; use dns=DnsPolicy(min_ttl=, max_ttl=)",
+        "has no effect: meshlib resolves names itself; use dns=DnsPolicy(min_ttl=, max_ttl=)",
         lambda _: True,
     ),
     "grpc.grpclb_call_timeout_ms": (_NO_POLICY, lambda _: True),
     "grpc.grpclb_fallback_timeout_ms": (_NO_POLICY, lambda _: True),
     "grpc.experimental.grpclb_channel_args": (_NO_POLICY, lambda _: True),
     "grpc.lb.ring_hash.ring_size_cap": (_NO_POLICY, lambda _: True),
-    LB_POLICY: ("names a balancing policy that is not grpc's pick_first or round_robin; use balancer=", lambda _: True),
+    LB_POLICY: ("must be pick_first or round_robin; for other balancers use balancer=", lambda _: True),
     "grpc.priority_failover_timeout_ms": (_NO_POLICY, lambda _: True),
     "grpc.service_config_disable_resolution": (
-        "has no effect: meshlib takes no service config from DNS; use service_config=",
+        "has no effect: meshlib ignores service configs in DNS; use service_config=",
         lambda value: not value,
     ),
 }
@@ -95,9 +95,9 @@ def checked(options: Any, *, as_grpc: bool = False) -> Options:
         return tuple((name.decode() if isinstance(name, bytes) else name, value) for name, value in pairs)
     for name, value in pairs:
         if not isinstance(name, str) or not name:
-            raise ConfigError("options", name, "the name of a channel option must be text")
+            raise ConfigError("options", name, "the name of a channel option must be a string")
         if isinstance(value, float) or value is None:
-            raise ConfigError(f"options[{name!r}]", value, "must be a whole number, text or bytes")
+            raise ConfigError(f"options[{name!r}]", value, "must be a whole number, str or bytes")
         if name.startswith("grpc.") and name.endswith(_NUMBERS) and not isinstance(value, int):
             raise ConfigError(f"options[{name!r}]", value, "must be a whole number")
     return pairs

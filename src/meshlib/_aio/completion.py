@@ -83,7 +83,7 @@ class Completion(AttemptRunner):
         try:
             callback(self.handle())
         except Exception:  # noqa: BLE001 - it is the application's
-            _log.exception("a done-callback of a call to %s raised; the others are run all the same", self.method.name)
+            _log.exception("%s: a done callback raised; the other callbacks still run", self.method.name)
 
     def _call_back(self) -> None:
         """Runs the callbacks, each once."""

@@ -33,7 +33,7 @@ __all__ = ["GC_DETAILS", "LOCAL_DETAILS", "Engine"]
 _log = logging.getLogger("meshlib")
 
 GC_DETAILS: Final = "Cancelled upon garbage collection!"
-RAISED: Final = local("CANCELLED", "an exception was raised inside the call, as by a signal handler")
+RAISED: Final = local("CANCELLED", "an exception was raised inside the call, for example by a signal handler")
 MOST_REPAIRS: Final = 8
 """How often a call is repaired after exceptions: what raises each time is no signal handler."""
 INSECURE: Final = "Call credentials are only valid on secure channels"

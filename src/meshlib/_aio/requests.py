@@ -35,7 +35,7 @@ def serialized(request: Any, method: Method) -> Any:
     try:
         return method.serializer(request)
     except Exception:  # noqa: BLE001 - it is the application's
-        _log.exception("the request serializer of %s failed; an empty message is sent, as grpc.aio does", method.name)
+        _log.exception("%s: the request serializer raised; an empty message is sent, as in grpc.aio", method.name)
         return None
 
 
@@ -229,7 +229,7 @@ class Requests:
                     await self._take(request)
             self._close()
         except Exception:  # noqa: BLE001 - it is the application's, and ends its call as in grpc.aio
-            _log.debug("the request iterator of %s raised", self._method.name, exc_info=True)
+            _log.debug("%s: the request iterator raised", self._method.name, exc_info=True)
             self._cancel()
         except BaseException:  # cancelled, or raised by a signal handler
             self._cancel()

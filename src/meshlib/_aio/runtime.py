@@ -38,8 +38,8 @@ _log = DeferredLogger("meshlib")
 MOST_SHUTDOWNS: Final = 8
 """How often the end is begun anew after exceptions: what raises each time is no signal handler."""
 SECOND_LOOP = (
-    "This channel serves the event loop it was first called on, which is still open; the call came from another one. "
-    "Make one channel per event loop, or close the first loop: the channel then starts anew on the next."
+    "This channel belongs to the event loop of its first call, which is still open; this call runs on another loop. "
+    "Make one channel per event loop, or close the first loop: the channel then restarts on the next loop."
 )
 
 
@@ -190,7 +190,7 @@ class Runtime:
             subchannel.close()
             self._subchannels.discard(subchannel)
         except Exception:  # noqa: BLE001 - the others are closed all the same
-            _log.exception("the control plane could not perform %s; it goes on", f"<close {subchannel.target}>")
+            _log.exception("control plane: failed to execute %s; continuing", f"<close {subchannel.target}>")
 
     def discard(self) -> None:
         """The same for one that was never used: the channel has another, and its state."""

@@ -91,7 +91,7 @@ def completed(awaitable: Awaitable[Any]) -> Any:
         steps.send(None)
     except StopIteration as stop:
         return stop.value
-    raise RuntimeError(f"{awaitable!r} should have been there by now; please report it")
+    raise RuntimeError(f"{awaitable!r} is not done, which is a bug; please report it")
 
 
 @final

@@ -221,7 +221,7 @@ class ClusterDriver:
             try:
                 pending.extend(self._one(command))
             except Exception:  # noqa: BLE001 - one command must not keep the others from being performed
-                _log.exception("the control plane could not perform %s; it goes on", repr(command))
+                _log.exception("control plane: failed to execute %s; continuing", repr(command))
 
     def _one(self, command: ClusterCommand) -> Iterable[ClusterCommand]:
         """Performs one command; returns what follows from it."""
@@ -251,7 +251,7 @@ class ClusterDriver:
             subchannel = self._pool.open(host)
             subchannel.glance()  # it begins to connect, rather than at the first look
         except Exception:  # noqa: BLE001 - one host must not end the control of the others
-            _log.exception("no channel could be made for %s; the host counts as failing", host.endpoint.address)
+            _log.exception("%s: failed to create the grpc channel; the host counts as failing", host.endpoint.address)
             return self._cluster.on_connectivity(host, TRANSIENT_FAILURE, now=now)
         return self._cluster.opened(host, subchannel, now=now)
 

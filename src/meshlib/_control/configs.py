@@ -38,17 +38,19 @@ def configured(
     if given is None:
         return ServiceConfig(), options
     if text is not None and argument is not None:
-        raise ConfigError(field, argument, f"is in {OPTION} as well; give one of the two")
+        raise ConfigError(field, argument, f"is also set in {OPTION}; set only one of them")
     if target.native:
         if argument is not None:
-            raise ConfigError(field, argument, f"cannot be used with {target.text!r}, which is grpc's own")
+            raise ConfigError(
+                field, argument, f"cannot be used with {target.text!r}, a target that grpc resolves itself"
+            )
         return ServiceConfig(), options
     try:
         config = parse(given, field=field)
     except ConfigError as error:
         if not as_grpc:
             raise
-        _log.warning("%s: the service config is left to grpc, its retries are not made: %s", target.text, error)
+        _log.warning("%s: service config left to grpc, its retries are not made: reason=%s", target.text, error)
         return ServiceConfig(), options
     health = config.health_check_service
     return config, others if health is None else (*others, health_checked(health))
@@ -68,7 +70,7 @@ def with_service_config(
         return methods
     for name in methods:
         if name in config.methods:
-            raise ConfigError("methods", name, "is in the service config as well; give one of the two")
+            raise ConfigError("methods", name, "is also set in the service config; set only one of them")
     return {**config.methods, **methods}
 
 
@@ -88,5 +90,5 @@ def either(field: str, argument: object, default: object, chosen: T, said: T | N
     if said is None:
         return chosen
     if argument != default:
-        raise ConfigError(field, argument, "is in the service config as well; give one of the two")
+        raise ConfigError(field, argument, "is also set in the service config; set only one of them")
     return said

@@ -107,7 +107,7 @@ class Families:
         skipped = self._wanted and v6 is None
         found = combined(v4, v6, self._policy.family, known=self._known, skipped=skipped)
         if found is None:
-            raise failed or error or ResolveError(f"DNS knows no address of {name!r}", steps)
+            raise failed or error or ResolveError(f"DNS has no address for {name!r}", steps)
         return Answer(code=found.code or "NOERROR", addresses=found.addresses, ttl=found.ttl)
 
     async def _second(

@@ -43,10 +43,17 @@ class ChannelLog:
         if isinstance(event, EndpointsChanged):
             _log.info("%s: endpoints changed: %s", self._target, _changes(event), extra=extra)
         elif isinstance(event, HostStateChanged):
-            _log.debug("%s: %s went from %s to %s", self._target, event.address, event.before, event.after, extra=extra)
+            _log.debug(
+                "%s: %s changed state: from=%s, to=%s",
+                self._target,
+                event.address,
+                event.before,
+                event.after,
+                extra=extra,
+            )
         elif isinstance(event, HostUnreachable):
             _log.warning(
-                "%s: %s cannot be connected, %d of %d hosts are: %s",
+                "%s: %s failed to connect: ready=%d, hosts=%d, reason=%s",
                 self._target,
                 event.address,
                 event.ready,
@@ -59,7 +66,7 @@ class ChannelLog:
         elif isinstance(event, HostEjected | HostReturned | PanicChanged) and event.alone:
             if isinstance(event, HostEjected):
                 _log.debug(
-                    "%s: %s is an outlier and the only host; it is used all the same: %s",
+                    "%s: %s is an outlier but stays in use as the only host: reason=%s",
                     self._target,
                     event.address,
                     event.why,
@@ -67,11 +74,16 @@ class ChannelLog:
                 )
         elif isinstance(event, HostEjected):
             _log.warning(
-                "%s: %s is ejected for %.1f s: %s", self._target, event.address, event.seconds, event.why, extra=extra
+                "%s: %s ejected: duration=%.1f s, reason=%s",
+                self._target,
+                event.address,
+                event.seconds,
+                event.why,
+                extra=extra,
             )
         elif isinstance(event, HostSpared):
             _log.debug(
-                "%s: %s is an outlier and stays: %s; %s",
+                "%s: %s is an outlier but was not ejected: reason=%s; %s",
                 self._target,
                 event.address,
                 event.why,
@@ -79,28 +91,36 @@ class ChannelLog:
                 extra=extra,
             )
         elif isinstance(event, HostReturned):
-            _log.info("%s: %s is ejected no more", self._target, event.address, extra=extra)
+            _log.info("%s: %s returned from outlier ejection", self._target, event.address, extra=extra)
         elif isinstance(event, Refusing):
-            _log.warning(
-                "%s: refuses calls or retries, %d so far: %s", self._target, event.refused, event.why, extra=extra
-            )
+            _log.warning("%s: %s, rejected=%d", self._target, event.why, event.refused, extra=extra)
         elif isinstance(event, PanicChanged):
             self._panic(event)
         elif isinstance(event, ResolutionFailed):
-            _log.debug("%s: not resolved, %d endpoints stay: %s", self._target, event.kept, event.reason, extra=extra)
+            _log.debug(
+                "%s: resolution failed: endpoints_kept=%d, reason=%s",
+                self._target,
+                event.kept,
+                event.reason,
+                extra=extra,
+            )
 
     def _panic(self, event: PanicChanged) -> None:
         extra = {"meshlib.target": self._target}
         if event.priorities:
             tiers = ", ".join(map(str, event.priorities))
             _log.warning(
-                "%s: too few hosts of priority %s are healthy; ejected ones are used as well",
+                "%s: panic mode started: priorities=%s, too few hosts are healthy, so ejected hosts are used too",
                 self._target,
                 tiers,
                 extra=extra,
             )
         else:
-            _log.info("%s: enough hosts are healthy again; ejected ones are left out", self._target, extra=extra)
+            _log.info(
+                "%s: panic mode ended: enough hosts are healthy, so ejected hosts are excluded again",
+                self._target,
+                extra=extra,
+            )
 
     def _plugin(self, event: PluginFailed) -> None:
         key = (event.name, event.doing)
@@ -109,10 +129,10 @@ class ChannelLog:
         self._told.add(key)
         error = event.error
         _log.error(
-            "%s: %s of the plug-in %s failed: %s; instead, %s",
+            "%s: plug-in %s failed: method=%s, error=%s, fallback=%s",
             self._target,
-            event.doing,
             event.name,
+            event.doing,
             error,
             event.instead,
             exc_info=error if isinstance(error, BaseException) else None,

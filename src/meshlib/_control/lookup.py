@@ -185,7 +185,7 @@ class Inquiry:
             names = names[1:]
         if failure is not None:
             raise ResolveError(failure.reason, steps)
-        raise ResolveError(f"DNS knows no address of {host!r}", steps, absent=True, ttl=min(ttls, default=0.0))
+        raise ResolveError(f"DNS has no address for {host!r}", steps, absent=True, ttl=min(ttls, default=0.0))
 
     async def services(self, service: str, host: str) -> Services:
         """The SRV records ``service.host``, search domains applied to the host.
@@ -211,7 +211,7 @@ class Inquiry:
             names = names[1:]
         if failure is not None:
             raise ResolveError(failure.reason, steps)
-        raise ResolveError(f"DNS knows no SRV record of {host!r}", steps, absent=True, ttl=min(ttls, default=0.0))
+        raise ResolveError(f"DNS has no SRV record for {host!r}", steps, absent=True, ttl=min(ttls, default=0.0))
 
     def _candidates(self, host: str, *, absolute: bool = False) -> tuple[str, ...]:
         if absolute and not host.endswith("."):
@@ -235,14 +235,14 @@ class Inquiry:
         ttl = float("inf")
         for _ in range(ALIASES):
             if not possible(name):
-                steps.append(Step(question=f"{rdtype} {name}", source="this machine", answer="cannot be a name in DNS"))
+                steps.append(Step(question=f"{rdtype} {name}", source="this machine", answer="not a valid DNS name"))
                 return Answer(code="NXDOMAIN")
             found = await self._ask_servers(name, rdtype, steps)
             ttl = min(ttl, found.ttl)
             if found.alias is None:
                 return replace(found, ttl=ttl)
             name = found.alias
-        raise ResolveError(f"{name} is one alias too many", steps)
+        raise ResolveError(f"too many CNAMEs in a row, the last to {name}", steps)
 
     async def _ask_servers(self, name: str, rdtype: RecordType, steps: list[Step]) -> Answer:
         """The first certain answer.

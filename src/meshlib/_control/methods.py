@@ -74,4 +74,4 @@ class Multicallables:
         self._made.clear()
         for name, close in unmatched(policies, made):
             hint = f"; did you mean {close}?" if close else ""
-            _log.info("%s: methods[%r] matched no method that was called or that a stub named%s", target, name, hint)
+            _log.info("%s: methods[%r] matched no method of a stub or call%s", target, name, hint)

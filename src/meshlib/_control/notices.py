@@ -28,19 +28,21 @@ def announce(target: Target, options: Options, *, secure: bool, environ: Mapping
     """
     if _first("grpcio") and (features := lost()):
         _log.info(
-            "grpcio %s: private names are missing or different, and slower public ways are used: %s",
+            "grpcio %s: private names missing or different, slower public ones used: %s",
             grpc.__version__,
             "; ".join(features),
         )
     if not secure and target.scheme != "unix" and _first(f"plaintext {target.text}"):
-        _log.info("%s: plaintext; pass credentials=grpc.ssl_channel_credentials() to encrypt", target.text)
+        _log.info(
+            "%s: connections are plaintext; pass credentials=grpc.ssl_channel_credentials() to encrypt", target.text
+        )
     if any(name in ("grpc.enable_http_proxy", "grpc.http_proxy") for name, _ in options):
         return
     variable = next((name for name in PROXY_VARIABLES if environ.get(name)), None)
     if variable is not None and not target.native and _first(f"proxy {variable}"):
         _log.warning(
-            "%s is set, and connections of meshlib do not use it: they go to the addresses of instances, which no "
-            'no_proxy entry by name would spare; pass options=[("grpc.enable_http_proxy", 1)] to use it',
+            "%s: proxy ignored: meshlib connects to addresses of instances, which no_proxy entries by name do not "
+            'match; pass options=[("grpc.enable_http_proxy", 1)] to use it',
             variable,
         )
 
@@ -48,7 +50,7 @@ def announce(target: Target, options: Options, *, secure: bool, environ: Mapping
 def unheeded(target: Target, name: str, value: object, reason: str) -> None:
     """Logs that an option has no effect, once per target and option."""
     if _first(f"option {name} {target.text}"):
-        _log.warning("%s: the option (%r, %r) %s", target.text, name, value, reason)
+        _log.warning("%s: option (%r, %r) %s", target.text, name, value, reason)
 
 
 def _first(what: str) -> bool:

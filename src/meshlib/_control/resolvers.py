@@ -90,8 +90,8 @@ class HostNames:
 
     def _tell(self, failures: Mapping[str, ResolveError], good: Mapping[str, object]) -> None:
         for host in failures.keys() - self._told:
-            kept = "its last good addresses stay" if host in good else "it is left out"
-            _log.warning("%s: host %s cannot be resolved, %s: %s", self._name, host, kept, failures[host])
+            kept = "last good addresses kept" if host in good else "host left out"
+            _log.warning("%s: host %s failed to resolve, %s: reason=%s", self._name, host, kept, failures[host])
         self._told = set(failures)
 
 
@@ -149,7 +149,7 @@ class DnsResolver:
                 raise
             if error.absent or listed:
                 return None
-            hint = f"no SRV records are asked for if the target has a port, as in {host}:50051"
+            hint = f"add a port to skip the SRV query, as in {host}:50051"
             raise ResolveError(f"{error.reason}; {hint}", error.steps) from None
         finally:
             self.steps = self._srv.steps
@@ -160,8 +160,8 @@ class DnsResolver:
         if not found.local and len(found.ips) == 1 and not self._warned:
             self._warned = True
             _log.warning(
-                "%s: one address behind the name, %s: calls cannot be spread over instances. A Kubernetes service must "
-                "be headless (clusterIP: None) to show its pods",
+                "%s: only one address, calls cannot be balanced: address=%s; a Kubernetes service must be headless "
+                "(clusterIP: None) to list its pods",
                 self._target,
                 found.ips[0],
             )
@@ -200,7 +200,9 @@ class SrvResolver:
             self.steps = services.steps
             targets = srv.targets(services.records)
             if not targets:
-                raise ResolveError("its SRV record says that the service is not offered", absent=True, ttl=services.ttl)
+                raise ResolveError(
+                    "the SRV record has the target '.': the service is not offered", absent=True, ttl=services.ttl
+                )
             by_host, found = await self._hosts.addresses(inquiry, targets)
         except ResolveError as error:
             self.steps += error.steps

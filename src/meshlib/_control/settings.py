@@ -173,11 +173,11 @@ def settle(
         raise ConfigError("dns", dns, "must be a DnsPolicy")
     if tracer_provider is not None and not callable(getattr(tracer_provider, "get_tracer", None)):
         raise ConfigError(
-            "tracer_provider", tracer_provider, "must be a TracerProvider of OpenTelemetry, or None for the global one"
+            "tracer_provider", tracer_provider, "must be an OpenTelemetry TracerProvider, or None for the global one"
         )
     if meter_provider is not None and not callable(getattr(meter_provider, "get_meter", None)):
         raise ConfigError(
-            "meter_provider", meter_provider, "must be a MeterProvider of OpenTelemetry, or None for the global one"
+            "meter_provider", meter_provider, "must be an OpenTelemetry MeterProvider, or None for the global one"
         )
     secure = transport(credentials) != "plaintext"
     parsed = parse_target(
@@ -193,7 +193,7 @@ def settle(
         named, given = balancer_of(given)
         _unheeded(given, parsed, as_grpc=as_grpc)
         if named is not None and balancer != "round_robin":
-            raise ConfigError("balancer", balancer, f"is in options[{LB_POLICY!r}] as well; give one of the two")
+            raise ConfigError("balancer", balancer, f"is also set in options[{LB_POLICY!r}]; set only one of them")
     config, given = configured(service_config, given, target=parsed, as_grpc=as_grpc)
     table = MethodTable(
         retry=UNSENT_ONLY if as_grpc else retry, timeout=timeout, methods=with_service_config(methods, config)
@@ -257,6 +257,6 @@ def _refuse_gevent() -> None:
         raise ConfigError(
             "gevent",
             f"patched {', '.join(patched)}",
-            "meshlib needs real threads, and event loops in them: its control plane and grpc's callbacks run on "
-            "threads that gevent's hub neither wakes nor serves; do not monkey-patch these modules in this process",
+            "meshlib needs real threads with event loops: its control plane and grpc's callbacks run on threads that "
+            "gevent's hub does not schedule; do not monkey-patch these modules in this process",
         )

@@ -94,7 +94,7 @@ class Resolutions:
         if tasks:
             _, stuck = await asyncio.wait(tasks, timeout=PATIENCE)
             for task in stuck:
-                _log.warning("%s ignores that it was cancelled; it is left to itself", task.get_name())
+                _log.warning("%s: ignored its cancellation, abandoned", task.get_name())
         await asyncio.sleep(0)  # transports close their sockets in the next turn of the loop
 
     def _refresh(self, source: Source) -> Refresh:
@@ -303,7 +303,7 @@ class SharedResolution:
                 elif news is not None:
                     on_failed(str(news))
             except Exception:  # noqa: BLE001 - one channel's fault is not to stop the others
-                _log.exception("%s: a channel failed to take the answer; please report it", self)
+                _log.exception("%s: a channel failed to apply the resolution; please report this bug", self)
 
     async def _outcome(self, previous: Resolution | None) -> Resolution | ResolveError:
         try:
@@ -313,7 +313,7 @@ class SharedResolution:
                 return Resolution(endpoints=(), ttl=error.ttl)
             return error
         except Exception as error:  # noqa: BLE001 - the control plane outlives even our own mistakes
-            _log.exception("%s: the resolver failed in an unforeseen way; please report it", self)
+            _log.exception("%s: the resolver failed unexpectedly; please report this bug", self)
             return ResolveError(f"{type(error).__name__}: {error}")
 
     def _report(self, error: ResolveError | None) -> None:
@@ -323,7 +323,14 @@ class SharedResolution:
             return
         self._logged = told
         if error is None:
-            _log.info("%s: resolves again", self)
+            _log.info("%s: resolution recovered", self)
             return
-        kept = "has no endpoints" if self.resolution is None else "keeps its last good endpoints"
-        _log.warning("%s: %s (resolver %s): %s", self, kept, self.source.name, told, exc_info=error.__cause__)
+        kept = "no endpoints" if self.resolution is None else "last good endpoints kept"
+        _log.warning(
+            "%s: resolution failed, %s: resolver=%s, reason=%s",
+            self,
+            kept,
+            self.source.name,
+            told,
+            exc_info=error.__cause__,
+        )

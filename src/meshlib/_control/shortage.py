@@ -30,7 +30,7 @@ class Shortage(Exception):  # noqa: N818 - the shells make the RpcError of it
     """
 
     def __init__(self, error: BaseException) -> None:
-        details = f"the channel could not start: {error}; the process is short of {short_of(error)}"
+        details = f"the channel failed to start: {error}; the process is out of {short_of(error)}"
         super().__init__(details)
         self.outcome: Outcome = local("UNAVAILABLE", details)
         unstarted: Any = _Unstarted()
@@ -42,7 +42,7 @@ class _Unstarted:
 
     attempts: tuple[()] = ()
     begun = 0.0
-    verdict = "the channel could not start"
+    verdict = "the channel failed to start"
 
 
 @contextmanager

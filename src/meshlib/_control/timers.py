@@ -45,7 +45,7 @@ def clock_of(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
     def now() -> float:
         owner = known()
         if owner is None:
-            raise RuntimeError("the event loop of this clock is gone")
+            raise RuntimeError("the event loop of this clock is closed")
         return owner.time()
 
     return now

@@ -77,7 +77,7 @@ def parse_host_port(text: str) -> HostPort:
         if not bracket or (rest and not rest.startswith(":")):
             raise ValueError(f"{text!r} must be [IPv6]:port")
         if ":" not in host or canonical_ip(host) is None:
-            raise ValueError(f"{host!r} is no IPv6 address; only those stand in brackets")
+            raise ValueError(f"{host!r} is not an IPv6 address; only IPv6 addresses are written in brackets")
         return HostPort(host=host, port=_port(text, rest[1:]) if rest else None)
     if text.count(":") > 1:
         if canonical_ip(text) is None:
@@ -100,7 +100,7 @@ def _check_name(host: str) -> None:
     if not host:
         raise ValueError("the host name is empty")
     if _DOTTED_QUAD.fullmatch(host):
-        raise ValueError(f"{host!r} is no IPv4 address; its parts are 0 to 255, without leading zeros")
+        raise ValueError(f"{host!r} is not an IPv4 address; its parts are 0 to 255, without leading zeros")
     if not host.isascii():
         raise ValueError(f"host name {host!r} must be ASCII; write the xn-- form of an international name")
     if len(host.removesuffix(".")) > 253:
@@ -108,6 +108,6 @@ def _check_name(host: str) -> None:
     for label in host.removesuffix(".").split("."):
         if not _LABEL.fullmatch(label):
             raise ValueError(
-                f"host name {host!r} has the part {label!r}; "
-                "parts between dots are 1 to 63 letters, digits, '-' and '_', and no '-' at either end"
+                f"host name {host!r} has the label {label!r}; "
+                "labels are 1 to 63 letters, digits, '-' and '_', without '-' at either end"
             )

@@ -339,7 +339,7 @@ class Call:
         if self.committed:
             return self._final(attempt, COMMITTED[self._commitment], now)
         if outcome.code == "CANCELLED" and self.cluster.closed:
-            return self._final(attempt, "the channel closed", now)
+            return self._final(attempt, "the channel was closed", now)
         return self._again(attempt, outcome, now)
 
     def _repick(self, attempt: StartAttempt, now: float) -> CallCommands | None:
@@ -363,7 +363,7 @@ class Call:
         """What the policy of the method makes of a failure."""
         policy = self.plan.retry
         if policy is None:
-            return self._final(attempt, "retries are off", now)
+            return self._final(attempt, "retries are disabled", now)
         if self._retries is None:
             self._retries = Retries(policy, self.cluster.rng, self.cluster.note)
         count = len(self.attempts) - self._refused
@@ -386,7 +386,7 @@ class Call:
         self.state = BACKOFF
         self._polls = 0
         if self.deadline is not None and now + delay >= self.deadline:
-            return self._final(attempt, f"the back-off of {delay:.3f} s would end past the deadline", now)
+            return self._final(attempt, f"the backoff of {delay:.3f} s would exceed the deadline", now)
         self._resume_at = now + delay
         self._why = why
         if self.observer is not None:
@@ -425,7 +425,7 @@ class Call:
         field, limit = "per_attempt_timeout", retry.per_attempt_timeout
         if idle is not None and now >= attempt.active + idle:
             field, limit = "per_attempt_idle_timeout", idle
-        attempt.outcome = Outcome("DEADLINE_EXCEEDED", f"no message within {field} of {limit} s", answered=False)
+        attempt.outcome = Outcome("DEADLINE_EXCEEDED", f"no message within {field}={limit} s", answered=False)
         attempt.dropped = True
         self._flying -= 1
         return (CancelAttempt(attempt.n), *self._failed(attempt, attempt.outcome, now))

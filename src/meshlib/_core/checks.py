@@ -52,7 +52,7 @@ def status_codes(name: str, value: object) -> frozenset[str]:
         if code.upper() not in CODES:
             raise unknown_name(name, code, CODES[1:])
         if code.upper() == "OK":
-            raise ConfigError(name, item, "OK is no failure and cannot be retried")
+            raise ConfigError(name, item, "OK is not a failure and cannot be retried")
         codes.add(code.upper())
     return frozenset(codes)
 

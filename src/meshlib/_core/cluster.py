@@ -50,7 +50,7 @@ class ClusterMachine(ClusterCalls):
             if self.closed:
                 return
             self.resolutions["ok"] += 1
-            self.failure = "" if resolution.endpoints else "the resolver named no endpoint"
+            self.failure = "" if resolution.endpoints else "the resolver returned no endpoints"
             if self.outliers is not None:
                 self.outliers.begin(now=now)
             self._steps.commands += map(Open, self.hosts.replace(merge_duplicates(resolution.endpoints), now=now))

@@ -38,7 +38,9 @@ class Endpoint:
 
     def __post_init__(self) -> None:
         if not self.address or not isinstance(self.address, str):
-            raise ConfigError("address", self.address, 'must be text such as "10.0.0.7:50051" or "unix:/run/a.sock"')
+            raise ConfigError(
+                "address", self.address, 'must be a string such as "10.0.0.7:50051" or "unix:/run/a.sock"'
+            )
         given: object = self.alternatives
         if isinstance(given, str) or not isinstance(given, Iterable):
             raise ConfigError("alternatives", given, 'must be addresses such as ("[fd00::7]:50051",)')
@@ -47,7 +49,7 @@ class Endpoint:
             if not isinstance(address, str) or not is_endpoint_address(address) or address.startswith("unix:"):
                 raise ConfigError("alternatives", address, 'must be IP:port, such as "[fd00::7]:50051"')
         if self.alternatives and self.address.startswith("unix:"):
-            raise ConfigError("alternatives", self.alternatives, "cannot be given beside the path of a unix socket")
+            raise ConfigError("alternatives", self.alternatives, "cannot be combined with a unix socket path")
         _whole("weight", self.weight, 1, MAX_WEIGHT)
         _whole("priority", self.priority, 0, MAX_PRIORITY)
 

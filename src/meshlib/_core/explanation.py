@@ -8,14 +8,14 @@ from meshlib._core.status import Outcome, local
 
 __all__ = ["COMMITTED", "OVER_BUDGET", "RETRIES_FULL", "THROTTLED", "deadline_exceeded", "explanation", "story"]
 
-OVER_BUDGET: Final = "the retry budget of the channel is used up"
-THROTTLED: Final = "retries are held back, because too many attempts have failed (retryThrottling)"
-RETRIES_FULL: Final = "the circuit breaker allows no more retries (max_retries)"
+OVER_BUDGET: Final = "retry budget exhausted"
+THROTTLED: Final = "retries throttled: too many attempts failed (retryThrottling)"
+RETRIES_FULL: Final = "circuit breaker open: max_retries reached"
 
 COMMITTED: Final = {
-    "message": "a message had reached the application",
-    "headers": "the response headers had reached the application",
-    "buffer": "the requests no longer fitted the replay buffer",
+    "message": "the application had already received a message",
+    "headers": "the application had already read the response headers",
+    "buffer": "the requests exceeded the replay buffer (buffer_size)",
 }
 """Why an attempt had become the one that counts, and so its failure was that of the call."""
 

@@ -54,7 +54,7 @@ class HedgedCall(Call):
         if outcome.local:
             return self._final(attempt, LOCAL, now)
         if not hedges.failed(outcome, now=now):
-            return self._final(attempt, f"{outcome.code} is fatal to a hedged call", now)
+            return self._final(attempt, f"{outcome.code} is not in non_fatal_status_codes", now)
         held_back = self.cluster.retries.throttled(ok=False)
         if self._flying:
             return self._copy(now) if now >= hedges.due else NOTHING
@@ -84,7 +84,7 @@ class HedgedCall(Call):
         retries.release(self)
         if isinstance(host, Outcome):
             self._broken(host, now)
-        self._hedges.stop(host.details if isinstance(host, Outcome) else "there was no host for a further copy")
+        self._hedges.stop(host.details if isinstance(host, Outcome) else "no host for another hedged attempt")
         return NOTHING
 
 

@@ -98,7 +98,7 @@ def parse_target(
         ConfigError: the target is malformed or its scheme is unknown; never with ``lenient``.
     """
     if not isinstance(text, str):
-        raise ConfigError("target", text, 'must be text such as "svc-a" or "dns:///svc-a:50051"')
+        raise ConfigError("target", text, 'must be a string such as "svc-a" or "dns:///svc-a:50051"')
     try:
         target = _parse(text, PORT_SECURE if secure or lenient else PORT_PLAIN, lenient, any_scheme, schemes)
     except ConfigError:
@@ -134,13 +134,13 @@ def _parse(text: str, default_port: int, lenient: bool, any_scheme: bool, scheme
         return _unix(text, rest)
     server, path = _split_authority(rest)
     if "?" in path or "#" in path:
-        raise ValueError("a query or a fragment has no meaning here")
+        raise ValueError("a target has no query or fragment")
     path = _decoded(path)
     if scheme in ("dns", "srv"):
         nameserver = _nameserver(_decoded(server), strict=lenient) if server else None
         return (_dns if scheme == "dns" else _srv)(text, path, nameserver, default_port)
     if server:
-        raise ValueError(f"nothing can stand between // and /; write {scheme}:///{server}")
+        raise ValueError(f"no name is allowed between // and /; write {scheme}:///{server}")
     return _listed(text, scheme, path)
 
 
@@ -169,7 +169,7 @@ def _url_hint(scheme: str, rest: str) -> str:
     secure = scheme in ("https", "grpcs", "ssl", "tls")
     more = ", with credentials=grpc.ssl_channel_credentials()" if secure else ""
     path = "; a target has no path: the method names it" if place.rstrip("/") != re.split("[/?#]", place)[0] else ""
-    return f"a target is no URL; write {name}{more}{path}"
+    return f"a target is not a URL; write {name}{more}{path}"
 
 
 def _split_authority(rest: str) -> tuple[str, str]:
@@ -182,9 +182,9 @@ def _split_authority(rest: str) -> tuple[str, str]:
 
 def _name(text: str, default_port: int) -> Target:
     if not text:
-        raise ValueError('is empty; name a service, as in "svc-a"')
+        raise ValueError('is empty; pass a service name such as "svc-a"')
     if "," in text:
-        raise ValueError(f"holds a comma; write a list of hosts as static:///{text}")
+        raise ValueError(f"contains a comma; write a list of hosts as static:///{text}")
     name = parse_host_port(text)
     return Target(
         text=text,
@@ -217,12 +217,10 @@ def _srv(text: str, path: str, nameserver: str | None, default_port: int) -> Tar
     service, host = (match[1], match[2]) if match else ("", path)
     labels = host.removesuffix(".").split(".")
     if len(labels) <= 2 and all(label.startswith("_") for label in labels):
-        raise ValueError("the name is missing; write srv:///_grpc._tcp.svc-a.example.com")
+        raise ValueError("the SRV name is missing; write srv:///_grpc._tcp.svc-a.example.com")
     name = parse_host_port(host)
     if name.port is not None or name.is_ip:
-        raise ValueError(
-            "an SRV name is no address and has no port, for its records hold both; for those write dns:///"
-        )
+        raise ValueError("an SRV name is not an address and has no port; write dns:/// for an address or a port")
     return Target(
         text=text,
         scheme="srv",
@@ -242,7 +240,9 @@ def _listed(text: str, scheme: str, path: str) -> Target:
             raise ValueError(f"entry {str(entry)!r} needs a port")
         if scheme != "static" and (not entry.is_ip or (":" in entry.host) != (scheme == "ipv6")):
             wanted = "1.2.3.4:50051" if scheme == "ipv4" else "[::1]:50051"
-            raise ValueError(f"entry {str(entry)!r} must be an address such as {wanted}; host names go into static:///")
+            raise ValueError(
+                f"entry {str(entry)!r} must be an address such as {wanted}; write host names as static:///"
+            )
     slashes = "///" if scheme == "static" else ""
     only = entries[0] if len(entries) == 1 else HostPort(host="")
     return Target(
@@ -259,14 +259,14 @@ def _listed(text: str, scheme: str, path: str) -> Target:
 def _unix(text: str, rest: str) -> Target:
     """``unix:relative``, ``unix:/absolute`` and ``unix:///absolute``."""
     if rest.startswith("//") and not rest.startswith("///"):
-        raise ValueError(f"nothing can stand between // and /; write unix:///{rest[2:]}")
+        raise ValueError(f"no name is allowed between // and /; write unix:///{rest[2:]}")
     if "?" in rest or "#" in rest:
-        raise ValueError("a query or a fragment has no meaning here; in a path write %3F and %23")
+        raise ValueError("a target has no query or fragment; in a path write %3F and %23")
     path = _decoded(rest.removeprefix("//"))
     if not path:
-        raise ValueError("the path of the socket is missing; write unix:///run/svc-a.sock")
+        raise ValueError("the socket path is missing; write unix:///run/svc-a.sock")
     if "," in path:
-        raise ValueError("the path of a socket holds a comma, which grpc takes for a list of paths; name it otherwise")
+        raise ValueError("the socket path contains a comma, which grpc reads as a list of paths; rename the socket")
     uri = f"unix:{path.replace('%', '%25').replace('?', '%3F').replace('#', '%23')}"
     return Target(text=text, scheme="unix", uri=uri, authority="localhost", path=path)
 

@@ -219,11 +219,11 @@ class AttemptRunner:
         except BaseException as error:  # noqa: BLE001 - raised by begin() or, KeyboardInterrupt, by _perform()
             if attempt.call is not None:
                 attempt.call.cancel()
-            details = f"attempt {command.n} could not be started: {error!r}"
+            details = f"attempt {command.n} failed to start: {error!r}"
             what = short_of(error)
             if what and subchannel is not None:
                 sent = subchannel.unstarted(depth, error)
-                details = f"attempt {command.n} could not be started: {error}; the process is short of {what}"
+                details = f"attempt {command.n} failed to start: {error}; the process is out of {what}"
                 self.report(attempt, place, Outcome("UNAVAILABLE", details, local=True, sent=sent))
                 return None
             self.report(attempt, place, CLOSED if self.call.cluster.closed else local("INTERNAL", details))

@@ -123,4 +123,4 @@ class Completion(AttemptRunner):
             try:
                 callback()
             except Exception:  # noqa: BLE001 - it is the application's, and others wait for their turn
-                _log.exception("a callback of a call failed: %s", repr(callback))
+                _log.exception("call: a callback raised: callback=%s", repr(callback))

@@ -127,7 +127,7 @@ class Connectivity:
                 try:
                     callback(STATES[state])
                 except Exception:  # noqa: BLE001 - it is the application's
-                    _log.exception("a connectivity callback raised; the others are told all the same")
+                    _log.exception("connectivity: a callback raised; the other callbacks still run")
 
     def _take(self) -> list[tuple[Callback, int]]:
         due = [(callback, untold.pop(0)) for callback, untold in self._subscribers if untold]

@@ -44,7 +44,7 @@ _log = DeferredLogger("meshlib")
 ABANDONED: Final = local("CANCELLED", "Cancelled upon garbage collection!")
 MOST_RESUMPTIONS: Final = 8
 """How often a call is taken up again after exceptions: what raises each time is no signal handler."""
-RAISED: Final = local("CANCELLED", "an exception was raised inside the call, as by a signal handler")
+RAISED: Final = local("CANCELLED", "an exception was raised inside the call, for example by a signal handler")
 
 
 class Engine(Completion):

@@ -266,7 +266,7 @@ def gathered(requests: Iterable[Any], method: Method) -> Iterator[bytes]:
     try:
         read = list(requests)
     except Exception:  # noqa: BLE001 - it is the application's
-        _log.exception("the request iterator of %s failed", method.name)
+        _log.exception("%s: the request iterator raised", method.name)
         raise MeshRpcError(ITERATING_FAILED, ITERATING_FAILED.details, None) from None
     return iter([serialized(request, method) for request in read])
 

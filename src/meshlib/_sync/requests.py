@@ -159,7 +159,7 @@ class Requests:
             pass
         except BaseException as error:
             if not self._over:
-                _log.exception("the request iterator of %s failed", self._method)
+                _log.exception("%s: the request iterator raised", self._method)
             failure = ITERATING_FAILED
             if not isinstance(error, Exception):
                 self._pulled(None, failure)
@@ -177,13 +177,11 @@ class Requests:
         try:
             data = request if self._serializer is None else self._serializer(request)
         except Exception:  # noqa: BLE001 - it is the application's
-            _log.exception("the request serializer of %s failed", self._method)
+            _log.exception("%s: the request serializer raised", self._method)
             return None
         if isinstance(data, bytes):
             return data
-        _log.error(
-            "a request of %s is %s where bytes are needed; check its serializer", self._method, type(data).__name__
-        )
+        _log.error("%s: the request serializer returned %s instead of bytes", self._method, type(data).__name__)
         return None
 
     def _pulled(self, data: bytes | None, failure: Outcome | None) -> None:

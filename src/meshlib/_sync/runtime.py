@@ -33,8 +33,8 @@ __all__ = ["INSIDE_LOOP", "ChannelHandle", "Runtime"]
 
 INSIDE_LOOP: Final[Outcome] = local(
     "UNAVAILABLE",
-    "no connection can be made: the interpreter exits, and the only thread that could make one is inside another call "
-    "beneath this one; do not call in signal handlers and callbacks then, or set a timeout",
+    "no connection can be made: the interpreter is exiting, and the only thread that could connect is inside an outer "
+    "call; make no calls in signal handlers and callbacks at exit, or set a timeout",
 )
 """The end of a call without a deadline that would wait for ever."""
 

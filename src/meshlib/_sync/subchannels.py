@@ -104,7 +104,7 @@ class Subchannel:
             try:
                 self.deliver()
             except RuntimeError:  # grpc would wait for ever
-                _log.warning("%s: the connection stays open, since no thread can be started to close it", self.target)
+                _log.warning("%s: connection left open: no thread could be started to close it", self.target)
                 return
         for registry in list(self._made):
             registry.close()

@@ -39,7 +39,7 @@ __all__ = ["blocking", "failure", "serialized", "unserialized"]
 _log = logging.getLogger("meshlib")
 
 UNSERIALIZED = local("INTERNAL", "Exception serializing request!")
-RAISED = Outcome("CANCELLED", "the call ended with what was raised inside it", local=True)
+RAISED = Outcome("CANCELLED", "the call ended with an exception that was raised inside it", local=True)
 
 
 def serialized(request: Any, method: Method) -> Any:
@@ -53,7 +53,7 @@ def serialized(request: Any, method: Method) -> Any:
     try:
         data = method.serializer(request)
     except Exception:  # noqa: BLE001 - it is the application's
-        _log.exception("the request serializer of %s failed", method.name)
+        _log.exception("%s: the request serializer raised", method.name)
         data = None
     if data is None:
         raise MeshRpcError(UNSERIALIZED, UNSERIALIZED.details, None)

@@ -37,7 +37,7 @@ def setup(
         ConfigError: neither is given.
     """
     if span_exporter is None and metric_reader is None:
-        raise ConfigError("span_exporter", None, "give a span_exporter, a metric_reader or both")
+        raise ConfigError("span_exporter", None, "pass a span_exporter, a metric_reader or both")
     from opentelemetry import metrics, trace
     from opentelemetry.sdk.metrics import MeterProvider
     from opentelemetry.sdk.resources import Resource

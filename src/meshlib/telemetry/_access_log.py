@@ -13,13 +13,13 @@ _log: Final = logging.getLogger("meshlib.access")
 _deferred: Final = DeferredLogger("meshlib.access")
 
 FLAGS: Final = {
-    "UH": "there was no host to send to",
-    "UO": "the circuit breaker refused it",
-    "UF": "a connection could not be made, or was lost before the request was sent",
+    "UH": "no host was available",
+    "UO": "the circuit breaker rejected the call",
+    "UF": "the connection failed, or was lost before the request was sent",
     "UC": "the connection broke",
-    "UT": "the time was up",
-    "URX": "it failed, and all attempts were used",
-    "DC": "the application cancelled it, or the channel was closed",
+    "UT": "the deadline passed",
+    "URX": "the call failed and all attempts were used",
+    "DC": "the application cancelled the call or closed the channel",
 }
 """Envoy's response flags that there are, and what each says of a call."""
 
@@ -36,7 +36,7 @@ def write(call: Call, outcome: Outcome, seconds: float, target: str, *, deferred
     shown = flags(call, outcome)
     log = _deferred if deferred else _log
     log.info(
-        "%s %s %.6f s, %d attempts, host %s, flags %s",
+        "%s: %s: duration=%.6f s, attempts=%d, host=%s, flags=%s",
         call.method[1:],
         outcome.code,
         seconds,

@@ -273,7 +273,7 @@ class Telemetry:
         if not self._told:
             self._told = True
             _deferred.error(
-                "telemetry failed, and calls go on without it; check the providers, samplers, span processors and "
+                "telemetry failed: calls continue without it; check the providers, samplers, span processors and "
                 "propagators",
                 exc_info=error,
             )

@@ -70,42 +70,42 @@ class Instruments:
         self.retries = meter.create_histogram(
             names.RETRIES,
             unit="{retry}",
-            description="Retries of a call that had any",
+            description="Retries of a call that was retried",
             explicit_bucket_boundaries_advisory=names.RETRIES_BOUNDS,
         )
         self.transparent_retries = meter.create_histogram(
             names.TRANSPARENT_RETRIES,
             unit="{transparent_retry}",
-            description="Attempts sent anew because they were refused before they were sent, of a call that had any",
+            description="Transparent retries of a call: attempts refused before they were sent",
             explicit_bucket_boundaries_advisory=names.TRANSPARENT_RETRIES_BOUNDS,
         )
         self.hedges = meter.create_histogram(
             names.HEDGES,
             unit="{hedge}",
-            description="Hedges of a call that had any",
+            description="Hedges of a call that was hedged",
             explicit_bucket_boundaries_advisory=names.RETRIES_BOUNDS,
         )
         self.retry_delay = meter.create_histogram(
             names.RETRY_DELAY,
             unit="s",
-            description="Time in which a call that was tried again had no attempt under way",
+            description="Time without an attempt in flight, of a call that was retried",
             explicit_bucket_boundaries_advisory=names.ATTEMPT_BOUNDS,
         )
         for create, read, name, unit, description in (
-            (meter.create_observable_counter, _connected, names.CONNECTED, "{attempt}", "Connections that were made"),
+            (meter.create_observable_counter, _connected, names.CONNECTED, "{attempt}", "Connections established"),
             (
                 meter.create_observable_counter,
                 _not_connected,
                 names.NOT_CONNECTED,
                 "{attempt}",
-                "Connections that could not be made",
+                "Connection attempts that failed",
             ),
             (
                 meter.create_observable_counter,
                 _disconnected,
                 names.DISCONNECTED,
                 "{disconnection}",
-                "Connections that were lost",
+                "Connections lost",
             ),
             (
                 meter.create_observable_up_down_counter,
@@ -127,28 +127,28 @@ class Instruments:
                 _refusals,
                 names.RETRY_REFUSALS,
                 "{retry}",
-                "Retries that the retry budget, the throttling or the circuit breaker did not allow",
+                "Retries rejected by the retry budget, the throttling or the circuit breaker",
             ),
             (
                 meter.create_observable_up_down_counter,
                 _budget,
                 names.BUDGET,
                 "{retry}",
-                "Retries that the retry budget would allow now; not there without one",
+                "Retries that the retry budget allows now; absent without a budget",
             ),
             (
                 meter.create_observable_counter,
                 _broken,
                 names.BREAKER_REFUSALS,
                 "{call}",
-                "Calls and attempts that the circuit breaker did not allow",
+                "Calls and attempts rejected by the circuit breaker",
             ),
             (
                 meter.create_observable_up_down_counter,
                 _ejected,
                 names.EJECTED,
                 "{host}",
-                "Hosts that outlier detection leaves out",
+                "Hosts ejected by outlier detection",
             ),
             (
                 meter.create_observable_counter,

@@ -145,7 +145,7 @@ def _sendable(carrier: Iterable[tuple[Any, Any]]) -> Iterator[tuple[str, Any]]:
             yield pair
         elif key not in _left_out and len(_left_out) < 100:
             _left_out.add(key)
-            _deferred.warning("the propagator's header %r is not valid gRPC metadata: calls are sent without it", key)
+            _deferred.warning("propagator: header %r is not valid gRPC metadata; calls are sent without it", key)
 
 
 def _end(span: Span, code: str, details: str, address: str) -> None:

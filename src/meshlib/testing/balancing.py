@@ -68,12 +68,12 @@ def hosts(
     )
     if not named:
         raise ConfigError(
-            "hosts", named, "there must be at least one: hosts(3), hosts([address]), hosts(weights=[3, 1])"
+            "hosts", named, "must name at least one host, as in hosts(3), hosts([address]), hosts(weights=[3, 1])"
         )
     endpoints = [each if isinstance(each, Endpoint) else Endpoint(address=each) for each in named]
     if weights is not None:
         if len(weights) != len(endpoints):
-            raise ConfigError("weights", weights, f"must be as many as the hosts, {len(endpoints)}")
+            raise ConfigError("weights", weights, f"must have one weight for each of the {len(endpoints)} hosts")
         endpoints = [replace(endpoint, weight=weight) for endpoint, weight in zip(endpoints, weights, strict=True)]
     return tuple(map(SimulatedHost, endpoints))
 
@@ -107,7 +107,7 @@ def shares(
     rng = Random(seed)
     given = tuple(host for host in hosts if host.healthy or isinstance(balancer, Priorities))
     if not any(host.healthy for host in hosts):
-        raise ConfigError("hosts", hosts, "at least one must be healthy")
+        raise ConfigError("hosts", hosts, "must have at least one healthy host")
     before = [(host, host.in_flight) for host in given]
     members = set(given)
     picked: Counter[str] = Counter()
@@ -124,7 +124,7 @@ def shares(
                 picker = _rebuilt(balancer, given, picker, rng, now)
             chosen = picker.pick(SimulatedCall(hash=rng.getrandbits(64)), now=now)
             if chosen not in members:
-                raise AssertionError(f"{picker!r} picked {chosen!r}, which is none of its {len(given)} hosts")
+                raise AssertionError(f"{picker!r} picked {chosen!r}, not one of its {len(given)} hosts")
             assert isinstance(chosen, SimulatedHost)
             picked[chosen.endpoint.address] += 1
             seconds = hold(chosen) if callable(hold) else hold

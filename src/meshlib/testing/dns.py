@@ -193,7 +193,7 @@ class DnsServer:
         with self._changed:
             if not self._changed.wait_for(lambda: len(self._queries) >= n, timeout):
                 asked = ", ".join(f"{query.name} {query.type}" for query in self._queries) or "none"
-                raise TimeoutError(f"{len(self._queries)} of {n} queries came in {timeout} s: {asked}")
+                raise TimeoutError(f"{len(self._queries)} of {n} queries arrived within {timeout} s: {asked}")
             return self._queries.copy()
 
     # --- life ---

@@ -18,4 +18,4 @@ def flush_logs(timeout: float = 5.0) -> None:
         TimeoutError: a handler took longer.
     """
     if not deferred_log.flush(timeout):
-        raise TimeoutError(f"log handlers have not had every record after {timeout:g} s; one of them blocks")
+        raise TimeoutError(f"log handlers did not finish within {timeout:g} s; one of them blocks")

@@ -67,7 +67,7 @@ class Child:
                 raise RuntimeError(f"{self.command[0]} ended with status {self._wait(0)}:\n{self._last_output()}")
             if time.monotonic() > deadline:
                 self.kill()
-                raise TimeoutError(f"{self.command[0]} was not ready in {timeout} s:\n{self._last_output()}")
+                raise TimeoutError(f"{self.command[0]} was not ready within {timeout} s:\n{self._last_output()}")
             time.sleep(_POLL_SECONDS)
 
     def kill(self) -> None:
@@ -105,7 +105,7 @@ class Child:
             status = self._process.wait(timeout)
         except subprocess.TimeoutExpired:
             self.kill()
-            raise TimeoutError(f"{self.command[0]} had to be killed, {timeout} s after it was told to end") from None
+            raise TimeoutError(f"{self.command[0]} had to be killed, {timeout} s after it was asked to stop") from None
         if self._process.stdin is not None:
             self._process.stdin.close()
         return status
@@ -233,7 +233,7 @@ class ProcessServer:
         deadline = time.monotonic() + timeout
         while not condition(self):
             if time.monotonic() > deadline:
-                raise TimeoutError(f"not in {timeout} s: what was awaited of {self!r}")
+                raise TimeoutError(f"condition not met within {timeout} s: {self!r}")
             time.sleep(_POLL_SECONDS)
 
     def __enter__(self) -> Self:

@@ -178,7 +178,7 @@ class Server:
         """
         with self._traffic.changed:
             if not self._traffic.changed.wait_for(lambda: condition(self), timeout):
-                raise TimeoutError(f"not in {timeout} s: what was awaited of {self!r}")
+                raise TimeoutError(f"condition not met within {timeout} s: {self!r}")
 
     def fault(
         self,
@@ -215,7 +215,7 @@ class Server:
         if method is not None:
             self._services.check(method)
         if hang and (code is not None or delay):
-            raise ValueError(f"a call that hangs does not end: code={code!r} and delay={delay} contradict hang=True")
+            raise ValueError(f"hang=True never ends a call: code={code!r} and delay={delay} contradict hang=True")
         if after < 0 or delay < 0:
             raise ValueError(f"after and delay cannot be negative: got after={after}, delay={delay}")
         fault = CallFault(
@@ -279,7 +279,7 @@ def _status_code(code: str | grpc.StatusCode | None) -> grpc.StatusCode | None:
             known = ", ".join(status.name for status in grpc.StatusCode)
             raise ValueError(f"code must be a status code of gRPC, got {code!r}; known: {known}") from None
     if code is grpc.StatusCode.OK:
-        raise ValueError("code=OK is no fault: leave it out to let calls through")
+        raise ValueError("code=OK is not a fault; omit code to let calls through")
     return code
 
 

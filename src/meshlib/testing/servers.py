@@ -18,18 +18,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Serve the echo service until SIGTERM or SIGINT, then stop with grace: the command line."""
     parser = argparse.ArgumentParser(prog="python -m meshlib.testing.servers", description=main.__doc__)
     parser.add_argument("--host", default="127.0.0.1", help="an IP address of this machine (default: %(default)s)")
-    parser.add_argument("--port", type=int, default=0, help="0 is any free one; the ready line on stdout says which")
+    parser.add_argument("--port", type=int, default=0, help="0 picks a free port; the ready line on stdout shows it")
     parser.add_argument("--name", help="sent as initial metadata meshlib-server (default: the address)")
-    parser.add_argument("--grace", type=float, default=5.0, help="seconds that calls inside get (default: %(default)s)")
-    parser.add_argument("--workers", type=int, default=64, help="handlers at once (default: %(default)s)")
+    parser.add_argument(
+        "--grace", type=float, default=5.0, help="seconds for calls in flight at the end (default: %(default)s)"
+    )
+    parser.add_argument("--workers", type=int, default=64, help="concurrent handlers (default: %(default)s)")
     parser.add_argument("--journal", type=Path, help="a file to append begun and ended request ids to")
     parser.add_argument("--private-key", type=Path, help="PEM file; serve TLS")
-    parser.add_argument("--certificate-chain", type=Path, help="PEM file; belongs to --private-key")
-    parser.add_argument("--client-ca", type=Path, help="PEM file; ask clients for a certificate that it signed")
-    parser.add_argument("--until-eof", action="store_true", help="also stop when standard input ends: with the parent")
+    parser.add_argument("--certificate-chain", type=Path, help="PEM file; needed with --private-key")
+    parser.add_argument("--client-ca", type=Path, help="PEM file; require client certificates signed by it")
+    parser.add_argument(
+        "--until-eof", action="store_true", help="also stop when standard input ends, as with its parent"
+    )
     options = parser.parse_args(arguments)
     if (options.private_key is None) != (options.certificate_chain is None):
-        parser.error("--private-key and --certificate-chain belong together")
+        parser.error("--private-key and --certificate-chain must be given together")
 
     ends = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, ends)  # before any thread exists, so that sigwait() alone gets them

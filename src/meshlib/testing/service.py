@@ -27,7 +27,7 @@ def host_of(name: str) -> str:
     """
     target = parse_target(name, any_scheme=True)
     if not target.host or target.is_ip or target.entries or target.native:
-        raise ValueError(f"{name!r} names no service that servers could stand in for; a name such as svc-a does")
+        raise ValueError(f"{name!r} does not name a service; use a name such as svc-a")
     return target.host
 
 
@@ -45,7 +45,7 @@ def redirect(host: str, addresses: Sequence[str]) -> None:
         with suppress(RuntimeError):  # the last channel was closed meanwhile
             loop.call_soon_threadsafe(_take, resolutions, host, resolution, done)
             if not done.wait(_SECONDS):
-                raise TimeoutError(f"the channels to {host} did not take the endpoints in {_SECONDS:g} s")
+                raise TimeoutError(f"the channels to {host} did not apply the endpoints within {_SECONDS:g} s")
     try:
         running = asyncio.get_running_loop()
     except RuntimeError:

@@ -34,7 +34,7 @@ class Zone:
         if others and dns.rdatatype.CNAME in (rdata_type(rdtype), *others):
             held = ", ".join(sorted(dns.rdatatype.to_text(other) for other in others))
             raise ValueError(
-                f"{name} has {held}: a CNAME stands alone at its name (RFC 1034 3.6.2), so no {rdtype} here"
+                f"{name} has {held}: a name with a CNAME has no other records (RFC 1034 3.6.2), so no {rdtype} here"
             )
         kept = () if replace else node.get(rdata_type(rdtype), ())
         records = dns.rdataset.from_rdata_list(ttl, [*kept, *added])

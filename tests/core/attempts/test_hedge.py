@@ -42,7 +42,7 @@ def test_a_pushback_after_the_last_copy() -> None:
     copies.sent(now=1.0)
     assert copies.failed(Outcome("UNAVAILABLE", pushback=2.0), now=1.5)
     assert copies.due == math.inf
-    assert copies.why == "all 2 copies failed"
+    assert copies.why == "all 2 hedged attempts failed"
 
 
 def test_a_code_that_is_fatal() -> None:

@@ -75,10 +75,10 @@ def test_full_jitter(rng: Random) -> None:
         (RetryPolicy(), UNAVAILABLE, 3, "all 3 attempts were used"),
         (RetryPolicy(), Outcome("UNAVAILABLE", pushback=1.5), 1, 1.5),
         (RetryPolicy(), Outcome("UNAVAILABLE", pushback=1.5), 3, "all 3 attempts were used"),
-        (RetryPolicy(), Outcome("UNAVAILABLE", pushback=-1.0), 1, "the server forbade a retry"),
+        (RetryPolicy(), Outcome("UNAVAILABLE", pushback=-1.0), 1, "server pushback forbids a retry"),
         (RetryPolicy(), Outcome("ABORTED", pushback=1.5), 1, "ABORTED is not retried"),
         (RetryPolicy(retryable_status_codes={"ABORTED"}), Outcome("ABORTED"), 1, 0.0125),  # type: ignore[arg-type]
-        (RetryPolicy(unsent_only=True), UNAVAILABLE, 1, "it may have reached a server, and unsent_only is set"),
+        (RetryPolicy(unsent_only=True), UNAVAILABLE, 1, "the attempt may have reached a server, and unsent_only=True"),
         (RetryPolicy(unsent_only=True), Outcome("UNAVAILABLE", refused=True), 1, 0.0125),
     ],
 )
@@ -153,7 +153,7 @@ def test_tenacity_waits(wait: Callable[[Any], float], seconds: float) -> None:
 def test_tenacity_stops(stop: Callable[[Any], bool], goes_on: bool) -> None:
     """Any stop of tenacity's instead of ``max_attempts``; it knows the wait that would follow."""
     answer = judge(RetryPolicy(stop=stop), FAILED, elapsed=5.0)
-    assert answer == (0.0125 if goes_on else "the stop condition was met")
+    assert answer == (0.0125 if goes_on else "the stop condition (stop=) was met")
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_tenacity_stops(stop: Callable[[Any], bool], goes_on: bool) -> None:
 def test_tenacity_conditions(when: Callable[[Any], bool], goes_on: bool) -> None:
     """Any retry condition of tenacity's instead of the codes; it sees the error the caller would see."""
     answer = judge(RetryPolicy(when=when), FAILED)
-    assert answer == (0.0125 if goes_on else "the retry condition said no")
+    assert answer == (0.0125 if goes_on else "the retry condition (when=) was not met")
 
 
 def test_a_state_tells_what_tenacitys_does() -> None:
@@ -197,18 +197,18 @@ def raises(_: object) -> Any:
     raise LookupError("no idea")
 
 
-DEFAULT = "the default back-off is used"
+DEFAULT = "the default backoff is used"
 
 
 @pytest.mark.parametrize(
     ("field", "strategy", "answer", "error", "instead"),
     [
         ("wait", raises, 0.0125, "no idea", DEFAULT),
-        ("wait", lambda _: None, 0.0125, "returned None, which is no number of seconds", DEFAULT),
-        ("wait", lambda _: math.nan, 0.0125, "returned nan, which is no number of seconds", DEFAULT),
-        ("wait", lambda _: math.inf, 0.0125, "returned inf, which is no number of seconds", DEFAULT),
-        ("stop", raises, "the stop condition was met", "no idea", "the call is not retried"),
-        ("when", raises, "the retry condition said no", "no idea", "the call is not retried"),
+        ("wait", lambda _: None, 0.0125, "returned None, not a number of seconds", DEFAULT),
+        ("wait", lambda _: math.nan, 0.0125, "returned nan, not a number of seconds", DEFAULT),
+        ("wait", lambda _: math.inf, 0.0125, "returned inf, not a number of seconds", DEFAULT),
+        ("stop", raises, "the stop condition (stop=) was met", "no idea", "the call is not retried"),
+        ("when", raises, "the retry condition (when=) was not met", "no idea", "the call is not retried"),
     ],
 )
 def test_a_strategy_that_fails(field: str, strategy: Any, answer: object, error: str, instead: str) -> None:

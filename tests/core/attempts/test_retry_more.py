@@ -38,7 +38,7 @@ def test_a_failure_is_retried_for_its_metadata(headers: tuple[object, ...], retr
 def test_metadata_does_not_outdo_a_pushback() -> None:
     """The server that forbids a retry is obeyed."""
     outcome = Outcome("NOT_FOUND", metadata=MARKED.metadata, pushback=-1.0)
-    assert decided(RetryPolicy(retriable_headers=("x-state",)), outcome) == "the server forbade a retry"
+    assert decided(RetryPolicy(retriable_headers=("x-state",)), outcome) == "server pushback forbids a retry"
 
 
 @pytest.mark.parametrize(("draw", "delay"), [(22 / 250, 0.522), (249 / 250, 0.749), (0.0, 0.5)])
@@ -96,7 +96,7 @@ def test_an_idle_attempt_is_tried_again() -> None:
     assert call.next_timer() == 1.0
     assert brief(call.on_timer(now=1.0)) == ["cancel 1"]
     assert call.attempts[0].outcome is not None
-    assert call.attempts[0].outcome.details == "no message within per_attempt_idle_timeout of 1.0 s"
+    assert call.attempts[0].outcome.details == "no message within per_attempt_idle_timeout=1.0 s"
     timer = call.next_timer()
     assert timer is not None
     assert brief(call.on_timer(now=timer)) == ["start 2 b retry"]
@@ -112,7 +112,7 @@ def test_a_stream_that_falls_silent_ends() -> None:
     assert call.on_timer(now=7.9) == ()
     commands = call.on_timer(now=8.0)
     assert brief(commands) == ["cancel 1", "finish 1 DEADLINE_EXCEEDED"]
-    assert call.verdict == "a message had reached the application"
+    assert call.verdict == "the application had already received a message"
 
 
 def test_a_stream_that_goes_on_lives() -> None:

@@ -98,7 +98,7 @@ def test_never_retry_negative_pushback(policy: RetryPolicy, failure: Outcome, pu
     outcome = Outcome(failure.code, pushback=pushback, sent=failure.sent)
     call = begun(policy)
     assert ended(call.on_outcome(1, outcome, now=1.0)) is outcome
-    assert call.verdict == "the server forbade a retry"
+    assert call.verdict == "server pushback forbids a retry"
 
 
 @given(policies, st.lists(failures, min_size=1, max_size=8), st.integers(0, 2**32))

@@ -119,7 +119,7 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
     ("name", "factory", "message"),
     [
         ("round_robin", Mine, "name='round_robin': is built in and cannot be registered"),
-        ("taken", RoundRobin, "name='taken': is already registered, by "),
+        ("taken", RoundRobin, "name='taken': is already registered by "),
         ("My Own", Mine, "name='My Own': must be lower case letters, digits, '_', '.' and '-', a letter first"),
         ("", Mine, "name='': must be "),
         (None, Mine, "name=None: must be "),
@@ -138,13 +138,13 @@ def test_a_bad_registration_fails_at_once(name: Any, factory: Any, message: str)
     [
         (None, "balancer=None: is neither a name nor an object with a method picker(hosts, *, rng)"),
         (3, "balancer=3: is neither a name nor an object"),
-        (Mine, f"balancer={Mine!r}: is a class; give an object of it: Mine()"),
-        ("broken", f"balancer='broken': {__name__}.broken failed: RuntimeError: no licence"),
+        (Mine, f"balancer={Mine!r}: is a class; pass an instance: Mine()"),
+        ("broken", f"balancer='broken': the balancer factory {__name__}.broken raised RuntimeError: no licence"),
         ("refusing", "zone='': must be set"),
-        ("nothing", f"balancer='nothing': {__name__}.nothing made 7, which is no object with a method picker"),
+        ("nothing", f"balancer='nothing': {__name__}.nothing returned 7, not an object with a method picker"),
         ("twice", "balancer='twice': is provided by several packages: acme:A, initech:B"),
-        ("unloadable", "balancer='unloadable': its entry point 'acme:C' could not be loaded: ImportError: no acme"),
-        ("uncallable", "balancer='uncallable': its entry point 'acme:D' is not callable"),
+        ("unloadable", "balancer='unloadable': entry point 'acme:C' failed to load: ImportError: no acme"),
+        ("uncallable", "balancer='uncallable': entry point 'acme:D' is not callable"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_used_is_named(value: Any, message: str) -> None:

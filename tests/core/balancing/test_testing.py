@@ -68,11 +68,11 @@ def test_hosts_by_weight_address_and_endpoint() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, "hosts=[]: there must be at least one"),
-        ({"of": 0}, "hosts=[]: there must be at least one"),
-        ({"of": 2, "weights": [1]}, "weights=[1]: must be as many as the hosts, 2"),
+        ({}, "hosts=[]: must name at least one host"),
+        ({"of": 0}, "hosts=[]: must name at least one host"),
+        ({"of": 2, "weights": [1]}, "weights=[1]: must have one weight for each of the 2 hosts"),
         ({"weights": [0]}, "weight=0: must be an integer from 1"),
-        ({"of": [""]}, "address='': must be text"),
+        ({"of": [""]}, "address='': must be a string"),
     ],
 )
 def test_hosts_that_cannot_be(arguments: dict[str, Any], message: str) -> None:
@@ -131,7 +131,7 @@ def test_hosts_that_are_not_healthy_are_left_out() -> None:
         "10.0.0.3:50051": 0.5,
     }
     members[0].healthy = members[2].healthy = False
-    with pytest.raises(ConfigError, match="at least one must be healthy"):
+    with pytest.raises(ConfigError, match="must have at least one healthy host"):
         shares(RoundRobin(), members)
 
 
@@ -157,7 +157,7 @@ def test_a_picker_that_names_no_host_of_its_own_is_caught() -> None:
             return self.answer
 
     for answer in (None, hosts(1)[0]):
-        with pytest.raises(AssertionError, match="which is none of its 2 hosts"):
+        with pytest.raises(AssertionError, match="not one of its 2 hosts"):
             shares(Always(answer), hosts(2))
 
 

@@ -53,7 +53,7 @@ def test_an_unset_variable() -> None:
 )
 def test_a_malformed_value(value: str, complaint: str) -> None:
     """The error names the variable and the entry."""
-    with pytest.raises(ResolveError, match=f"MESHLIB_SVC_A_ENDPOINTS of the environment is malformed: .*{complaint}"):
+    with pytest.raises(ResolveError, match=f"environment variable MESHLIB_SVC_A_ENDPOINTS is malformed: .*{complaint}"):
         override({"MESHLIB_SVC_A_ENDPOINTS": value}, "svc-a")
 
 

@@ -15,4 +15,4 @@ def test_an_error_tells_what_was_tried() -> None:
 
 def test_an_error_without_steps() -> None:
     """The reason stands alone."""
-    assert str(ResolveError("the answer holds no endpoint")) == "the answer holds no endpoint"
+    assert str(ResolveError("the resolver returned no endpoints")) == "the resolver returned no endpoints"

@@ -21,7 +21,7 @@ def test_requests_beyond_the_limit_are_refused_at_once() -> None:
     outcome = ended(answers[2])
     assert outcome.local
     assert not outcome.sent
-    assert outcome.details == "refused by the circuit breaker: max_requests is 2, and as many attempts are in flight"
+    assert outcome.details == "circuit breaker open: max_requests=2"
     assert channel.cluster.breaker.refused == 4
     assert channel.host("a").failures == 0
     assert [event.why for event in channel.ear.calls if isinstance(event, Broken)] == [outcome.details] * 4
@@ -38,9 +38,7 @@ def test_calls_that_wait_beyond_the_limit_are_refused() -> None:
     assert first.begin(now=0.0) == ()
     for wait_for_ready in (False, True):
         outcome = ended(channel.call(wait_for_ready=wait_for_ready).begin(now=0.0))
-        assert outcome.details == (
-            "refused by the circuit breaker: max_pending_requests is 1, and as many calls wait for a host"
-        )
+        assert outcome.details == "circuit breaker open: max_pending_requests=1"
     first.on_cancel(UNAVAILABLE, now=1.0)
     assert channel.call().begin(now=1.0) == ()
 
@@ -72,7 +70,7 @@ def test_retries_beyond_the_limit() -> None:
     answers = [call.on_outcome(1, UNAVAILABLE, now=1.0) for call in calls]
     assert sum(answer == () for answer in answers) == 3
     finals = [call for call, answer in zip(calls, answers, strict=True) if answer]
-    assert {call.verdict for call in finals} == {"the circuit breaker allows no more retries (max_retries)"}
+    assert {call.verdict for call in finals} == {"circuit breaker open: max_retries reached"}
     assert len(finals) == channel.cluster.retries.refused == 17
 
 
@@ -100,7 +98,7 @@ def test_a_retry_that_is_refused_ends_with_what_the_server_said() -> None:
     assert timer is not None
     outcome = ended(call.on_timer(now=timer))
     assert outcome is UNAVAILABLE
-    assert "max_requests is 1" in call.verdict
+    assert "max_requests=1" in call.verdict
     assert channel.cluster.budget.held == 0
 
 
@@ -125,7 +123,7 @@ def test_refused_retries_are_told_of_too() -> None:
         call.on_outcome(1, UNAVAILABLE, now=1.0)
     channel.step(now=1.0)
     (event,) = channel.ear.heard(Refusing)
-    assert event.why == "the circuit breaker allows no more retries (max_retries)"
+    assert event.why == "circuit breaker open: max_retries reached"
     assert (channel.cluster.budget.granted, channel.cluster.retries.refused) == (1, 2)
 
 

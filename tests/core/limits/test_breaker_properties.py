@@ -204,7 +204,7 @@ class BreakerMachine(RuleBasedStateMachine):
             assert finish.outcome.details == broken[0].why
             assert not call.attempts
         assert call.verdict == broken[0].why
-        assert broken[0].why.startswith("refused by the circuit breaker: ")
+        assert broken[0].why.startswith("circuit breaker open: ")
         assert call.next_timer() is None
 
     def holders(self, but: Call | None = None) -> int:

@@ -92,7 +92,7 @@ def test_a_stream_that_is_cut_after_its_first_message_fails_and_one_that_is_not_
         assert next(call) == b"x"
         relay.reset()
         assert call.code().name == "UNAVAILABLE"
-        assert call.mesh.why == "a message had reached the application"
+        assert call.mesh.why == "the application had already received a message"
         far.heal()
         assert list(channel.unary_stream(echo.SERVER_STREAM)(b"x", timeout=5, wait_for_ready=True)) == [b"x"] * 3
 

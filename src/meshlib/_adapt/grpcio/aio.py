@@ -70,7 +70,7 @@ async def _send(call: Any, requests: AsyncIterator[bytes]) -> None:
     except cygrpc.InternalError:
         pass  # C-core has ended the call, and is about to say how
     except Exception:  # noqa: BLE001 - a request that is no bytes, which ends the call as in grpc.aio
-        _log.debug("a stream of requests could not be sent", exc_info=True)
+        _log.debug("request stream: sending failed", exc_info=True)
         call.cancel()
     except BaseException:  # the loop ends, or a signal handler has raised KeyboardInterrupt
         if not call.done():

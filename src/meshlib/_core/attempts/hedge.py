@@ -24,7 +24,7 @@ class Hedges:
         self._left = policy.max_attempts - 1
         self.due = math.inf
         """Monotonic second at which the next copy is to be sent; infinite: none is."""
-        self.why = f"all {policy.max_attempts} copies failed"
+        self.why = f"all {policy.max_attempts} hedged attempts failed"
         """Why there is none, once all have failed."""
 
     def sent(self, *, now: float) -> None:
@@ -52,7 +52,7 @@ class Hedges:
             return False
         pushback = outcome.pushback
         if pushback is not None and pushback < 0:
-            self.stop("the server forbade further copies")
+            self.stop("server pushback forbids further hedges")
         elif self._left:
             self.due = now + (pushback or 0.0)
         return True

@@ -98,7 +98,7 @@ class RetryPolicy:
         )
         if not self.retryable_status_codes and self.when is None:
             raise ConfigError(
-                "retryable_status_codes", set(), "must name at least one code; retry=None turns retries off"
+                "retryable_status_codes", set(), "must name at least one code; retry=None disables retries"
             )
         if self.per_attempt_timeout is not None:
             duration("per_attempt_timeout", self.per_attempt_timeout)
@@ -123,7 +123,7 @@ class RetryPolicy:
                 raise ConfigError(name, given, f"must be a tenacity {name} object, or a function of its retry state")
             for other in replaced:
                 if getattr(self, other) != type(self).__dataclass_fields__[other].default:
-                    raise ConfigError(other, getattr(self, other), f"is what {name}= decides here; give one of the two")
+                    raise ConfigError(other, getattr(self, other), f"is replaced by {name}=; set only one of them")
 
     @property
     def attempt_limit(self) -> float | None:
@@ -133,7 +133,7 @@ class RetryPolicy:
 
 
 def _headers(given: object) -> tuple[str | tuple[str, str], ...]:
-    allowed = 'must be names of metadata, or pairs of name and value, such as ("x-retry", ("x-state", "draining"))'
+    allowed = 'must be metadata names, or (name, value) pairs, such as ("x-retry", ("x-state", "draining"))'
     if isinstance(given, str) or not isinstance(given, Iterable):
         raise ConfigError("retriable_headers", given, allowed)
     made: list[str | tuple[str, str]] = []
@@ -162,7 +162,7 @@ def _reset_headers(given: object) -> tuple[tuple[str, ResetFormat], ...]:
 
 def _name(field: str, given: object) -> str:
     if not isinstance(given, str) or not re.fullmatch(r"[-_.0-9a-z]+", given):
-        raise ConfigError(field, given, "the name of metadata is lower case letters, digits, '-', '_' and '.'")
+        raise ConfigError(field, given, "a metadata name consists of lower-case letters, digits, '-', '_' and '.'")
     return given
 
 

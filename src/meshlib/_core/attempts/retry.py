@@ -19,7 +19,7 @@ TIMER_SLACK: Final = 0.005
 """An attempt that ended DEADLINE_EXCEEDED this close to its own limit, in seconds, was ended by that limit: grpc rounds
 deadlines to the millisecond, so its clock and ours may differ by a little."""
 
-LOCAL: Final = "it failed in this process, where another attempt would fail alike"
+LOCAL: Final = "the attempt failed in this process; another attempt would fail in the same way"
 """Why a failure such as that of a credentials plug-in is not retried."""
 
 SHORTEST_RESET: Final = 0.001
@@ -113,18 +113,18 @@ class Retries:
         # By what the failure is, not by whether attempts are left, and also where another is forbidden: gRFC A6.
         self.throttling = not refusal
         if forbidden:
-            return "the server forbade a retry"
+            return "server pushback forbids a retry"
         if refusal:
             return refusal
         if policy.unsent_only and outcome.sent:
-            return "it may have reached a server, and unsent_only is set"
+            return "the attempt may have reached a server, and unsent_only=True"
         if policy.stop is None and count >= policy.max_attempts:
             return f"all {policy.max_attempts} attempts were used"
         told = outcome.pushback
         delay = told if told is not None else self._wait(outcome, state, now)
         state.upcoming_sleep = delay
         if policy.stop is not None and self._asked(policy.stop, "stop", state, True, now):
-            return "the stop condition was met"
+            return "the stop condition (stop=) was met"
         # "If the server pushes back ... the backoff sequence is reset": gRFC A6.
         self._row = 0 if outcome.pushback is not None else self._row + 1
         self._idle += delay
@@ -138,9 +138,8 @@ class Retries:
         if carries(outcome.metadata, policy.retriable_headers):
             return ""
         if policy.when is not None:
-            return (
-                "" if expired or self._asked(policy.when, "when", state, False, now) else "the retry condition said no"
-            )
+            met = expired or self._asked(policy.when, "when", state, False, now)
+            return "" if met else "the retry condition (when=) was not met"
         code = "UNAVAILABLE" if expired else outcome.code
         return "" if code in policy.retryable_status_codes else f"{outcome.code} is not retried"
 
@@ -156,7 +155,7 @@ class Retries:
         seconds = self._asked(policy.wait, "wait", state, own, now)
         if isinstance(seconds, int | float) and math.isfinite(seconds):
             return max(0.0, float(seconds))
-        self._failed(policy.wait, "wait", f"returned {seconds!r}, which is no number of seconds", now)
+        self._failed(policy.wait, "wait", f"returned {seconds!r}, not a number of seconds", now)
         return own
 
     def _asked(
@@ -170,7 +169,7 @@ class Retries:
             return otherwise
 
     def _failed(self, strategy: object, doing: str, error: object, now: float) -> None:
-        instead = "the default back-off is used" if doing == "wait" else "the call is not retried"
+        instead = "the default backoff is used" if doing == "wait" else "the call is not retried"
         self._note(PluginFailed(at=now, name=type(strategy).__name__, doing=doing, error=error, instead=instead))
 
 

@@ -139,7 +139,7 @@ class PickerSnapshot:
                 if host is None:
                     return None
                 if host is not _NOBODY:
-                    self._failed("pick", f"returned {host!r}, which is none of its hosts", now)
+                    self._failed("pick", f"returned {host!r}, not one of its hosts", now)
                 break
             subchannel = host.subchannel
             # Nearly always it is connected, and known to be: seen at a look, without a call of ours.
@@ -198,7 +198,7 @@ class PickerSnapshot:
             if isinstance(at, int | float) and not math.isnan(at):
                 first = min(first, max(at, self._made_at + REST))
             else:
-                self._failed("stale_at", f"is {at!r}, which is no point in time", now)
+                self._failed("stale_at", f"is {at!r}, not a point in time", now)
         return first
 
     def _search(self, call: PickInfo, usable: Usable, now: float) -> HostEntry | None:
@@ -225,7 +225,7 @@ class PickerSnapshot:
         else:
             if callable(getattr(picker, "pick", None)):
                 return picker  # type: ignore[return-value]  # only pick is required
-            self._failed("picker", f"returned {picker!r}, which has no pick()", now)
+            self._failed("picker", f"returned {picker!r}, an object without pick()", now)
         return RoundRobin().picker(hosts, rng=rng)
 
     def _failed(self, doing: str, error: object, now: float) -> None:
@@ -239,8 +239,8 @@ class PickerSnapshot:
 
 _NOBODY: Final = object()
 """Instead of a host: the picker failed, or could not be asked now."""
-_IN_TURN: Final = "calls are spread over the ready hosts in turn"
-_IGNORED: Final = "it goes on without"
+_IN_TURN: Final = "round robin over the ready hosts"
+_IGNORED: Final = "the channel continues without it"
 _INSTEAD: Final = {"picker": _IN_TURN, "pick": _IN_TURN}
 
 

@@ -50,7 +50,7 @@ class BalancerRegistry:
         if not callable(factory):
             raise ConfigError("factory", factory, "must be callable without arguments and return a Balancer")
         if self._factories.setdefault(name, factory) is not factory:
-            raise ConfigError("name", name, f"is already registered, by {described(self._factories[name])}")
+            raise ConfigError("name", name, f"is already registered by {described(self._factories[name])}")
 
     def resolve(self, value: str | Balancer) -> Balancer:
         """Resolve the argument ``balancer=``: a balancer object, or a registered name.
@@ -66,8 +66,10 @@ class BalancerRegistry:
         except ConfigError:
             raise
         except Exception as error:
-            raise ConfigError("balancer", value, f"{described(factory)} failed: {_told(error)}") from error
-        return _checked(value, made, f"{described(factory)} made {made!r:.200}, which is no object")
+            raise ConfigError(
+                "balancer", value, f"the balancer factory {described(factory)} raised {_told(error)}"
+            ) from error
+        return _checked(value, made, f"{described(factory)} returned {made!r:.200}, not an object")
 
     def _load(self, name: str) -> BalancerFactory:
         entry_points = list(self._entry_points())
@@ -78,11 +80,11 @@ class BalancerRegistry:
             raise ConfigError(
                 "balancer", name, f"is provided by several packages: {', '.join(point.value for point in found)}"
             )
-        entry_point = f"its entry point {found[0].value!r}"
+        entry_point = f"entry point {found[0].value!r}"
         try:
             factory: object = found[0].load()
         except Exception as error:
-            raise ConfigError("balancer", name, f"{entry_point} could not be loaded: {_told(error)}") from error
+            raise ConfigError("balancer", name, f"{entry_point} failed to load: {_told(error)}") from error
         if not callable(factory):
             raise ConfigError("balancer", name, f"{entry_point} is not callable")
         # Two threads may load at once; both get the same object from the import system.
@@ -91,7 +93,7 @@ class BalancerRegistry:
 
 def _checked(value: object, balancer: object, problem: str) -> Balancer:
     if isinstance(balancer, type):
-        raise ConfigError("balancer", value, f"is a class; give an object of it: {balancer.__name__}()")
+        raise ConfigError("balancer", value, f"is a class; pass an instance: {balancer.__name__}()")
     # What isinstance() would find, at a tenth of its price: a channel asks twice.
     if not callable(getattr(balancer, "picker", None)):
         raise ConfigError("balancer", value, f"{problem} with a method picker(hosts, *, rng)")

@@ -25,7 +25,7 @@ def override(environ: Mapping[str, str], host: str) -> tuple[HostPort, ...]:
         ResolveError: an entry is malformed.
     """
     name = variable(host)
-    malformed = f"{name} of the environment is malformed"
+    malformed = f"environment variable {name} is malformed"
     entries = []
     for text in environ.get(name, "").split(","):
         if not text.strip():

@@ -84,7 +84,7 @@ class Refresh:
             none and that is not believed; else None.
         """
         if not answer.endpoints and not self._allow_empty:
-            return self.on_failure(ResolveError("the answer holds no endpoint", absent=True), now=now)
+            return self.on_failure(ResolveError("the resolver returned no endpoints", absent=True), now=now)
         same = self._current is not None and _content(self._current) == _content(answer) and self._error is None
         self._asking = False
         self._failures = 0

@@ -77,7 +77,7 @@ class ResolverRegistry(Collection[str]):
         if not callable(factory):
             raise ConfigError("factory", factory, "must be callable with a Target and return a Resolver")
         if self._factories.setdefault(scheme, factory) is not factory:
-            raise ConfigError("scheme", scheme, f"is already registered, by {described(self._factories[scheme])}")
+            raise ConfigError("scheme", scheme, f"is already registered by {described(self._factories[scheme])}")
 
     def resolver(self, target: Target) -> Resolver:
         """Create the resolver of ``target`` with the factory of its scheme.
@@ -92,9 +92,9 @@ class ResolverRegistry(Collection[str]):
             raise
         except Exception as error:
             raise ConfigError(
-                "target", target.text, f"the resolver factory {described(factory)} refused it: {_told(error)}"
+                "target", target.text, f"the resolver factory {described(factory)} raised {_told(error)}"
             ) from error
-        return checked_resolver(f"what {described(factory)} made", made)
+        return checked_resolver(f"result of {described(factory)}", made)
 
     def _installed(self) -> dict[str, list[EntryPoint]]:
         if self._found is None:
@@ -107,13 +107,15 @@ class ResolverRegistry(Collection[str]):
     def _loaded(self, scheme: str) -> ResolverFactory:
         entry_points = self._installed().get(scheme, [])
         if len(entry_points) != 1:
-            values = ", ".join(point.value for point in entry_points) or "nobody"
-            raise ConfigError("target scheme", scheme, f"must be provided by one installed package, not by {values}")
-        entry_point = f"its entry point {entry_points[0].value!r}"
+            values = ", ".join(point.value for point in entry_points) or "none"
+            raise ConfigError(
+                "target scheme", scheme, f"must be provided by exactly one installed package, not by {values}"
+            )
+        entry_point = f"entry point {entry_points[0].value!r}"
         try:
             factory: object = entry_points[0].load()
         except Exception as error:
-            raise ConfigError("target scheme", scheme, f"{entry_point} could not be loaded: {_told(error)}") from error
+            raise ConfigError("target scheme", scheme, f"{entry_point} failed to load: {_told(error)}") from error
         if not callable(factory):
             raise ConfigError("target scheme", scheme, f"{entry_point} is not callable")
         # Two threads may load at once; both get the same object from the import system.
@@ -138,23 +140,23 @@ def checked(answer: object, resolver: object) -> Resolution:
         ResolveError: it is no :class:`Resolution`, or has an endpoint that cannot be connected; names the plug-in.
     """
     if not isinstance(answer, Resolution):
-        raise _nonsense(resolver, f"{answer!r:.200}, which is no meshlib.discovery.Resolution")
+        raise _nonsense(resolver, f"{answer!r:.200}, not a meshlib.discovery.Resolution")
     ttl: object = answer.ttl
     if ttl is not None and (isinstance(ttl, bool) or not isinstance(ttl, int | float) or math.isnan(ttl)):
-        raise _nonsense(resolver, f"ttl={ttl!r}, which is neither a number of seconds nor None")
+        raise _nonsense(resolver, f"ttl={ttl!r}, not a number of seconds or None")
     listed: object = answer.endpoints
     if not isinstance(listed, Iterable):
-        raise _nonsense(resolver, f"endpoints={listed!r:.200}, which is no tuple of Endpoint")
+        raise _nonsense(resolver, f"endpoints={listed!r:.200}, not a tuple of Endpoint")
     endpoints = tuple(listed)
     for endpoint in endpoints:
         if not isinstance(endpoint, Endpoint):
-            raise _nonsense(resolver, f"{endpoint!r:.200} among the endpoints, which is no Endpoint")
+            raise _nonsense(resolver, f"{endpoint!r:.200} among the endpoints, not an Endpoint")
         if not is_endpoint_address(endpoint.address):
             raise _nonsense(resolver, f"address {endpoint.address!r}; it must be IP:port or unix:path, not a host name")
     try:
         hash(endpoints)
     except TypeError as error:  # a list among the attributes, say
-        raise _nonsense(resolver, f"endpoints that cannot be compared: {error}") from error
+        raise _nonsense(resolver, f"endpoints that cannot be hashed: {error}") from error
     return Resolution(endpoints=merge_duplicates(endpoints), ttl=ttl if ttl is None else max(0.0, ttl))
 
 
@@ -165,7 +167,7 @@ def described(plugin: object) -> str:
 
 
 def _nonsense(resolver: object, what: str) -> ResolveError:
-    return ResolveError(f"resolver {described(resolver)} answered {what}")
+    return ResolveError(f"resolver {described(resolver)} returned {what}")
 
 
 def _told(error: BaseException) -> str:

@@ -22,7 +22,7 @@ SERVER_ERRORS: Final = GATEWAY | {"UNKNOWN", "UNIMPLEMENTED", "INTERNAL", "DATA_
 """Those it maps to any 5xx (Envoy ``source/common/grpc/status.cc``)."""
 
 
-NOT_ENFORCED: Final = "it is only counted"
+NOT_ENFORCED: Final = "detection only counts, enforcing=0 %"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ class Outliers:
             if record.consecutive_local_origin_failure < policy.consecutive_local_origin_failure:
                 return []
             record.consecutive_local_origin_failure = 0
-            why = f"{policy.consecutive_local_origin_failure} failures in a row that no server answered"
+            why = f"{policy.consecutive_local_origin_failure} local-origin failures in a row, without a server's answer"
             enforcing = policy.enforcing_consecutive_local_origin_failure
             return self._found(host, "consecutive_local_origin_failure", why, enforcing, hosts, now)
         if outcome.code not in SERVER_ERRORS:
@@ -109,7 +109,7 @@ class Outliers:
             record.consecutive_gateway_failure += 1
             if record.consecutive_gateway_failure >= policy.consecutive_gateway_failure:
                 record.consecutive_gateway_failure = 0
-                why = f"{policy.consecutive_gateway_failure} gateway failures in a row, the last {outcome.code}"
+                why = f"{policy.consecutive_gateway_failure} gateway failures in a row, last={outcome.code}"
                 enforcing = policy.enforcing_consecutive_gateway_failure
                 found += self._found(host, "consecutive_gateway_failure", why, enforcing, hosts, now)
         else:
@@ -117,7 +117,7 @@ class Outliers:
         record.consecutive_5xx += 1
         if record.consecutive_5xx >= policy.consecutive_5xx:
             record.consecutive_5xx = 0
-            why = f"{policy.consecutive_5xx} server errors in a row, the last {outcome.code}"
+            why = f"{policy.consecutive_5xx} server errors in a row, last={outcome.code}"
             found += self._found(host, "consecutive_5xx", why, policy.enforcing_consecutive_5xx, hosts, now)
         return found
 
@@ -187,15 +187,13 @@ class Outliers:
             threshold = mean - deviation * policy.success_rate_stdev_factor / 1000
             for host, rate in enough.items():
                 if rate < threshold:
-                    why = (
-                        f"a success rate of {rate:.1f} % in {policy.interval:g} s, where {threshold:.1f} % is the least"
-                    )
+                    why = f"success rate {rate:.1f} % in {policy.interval:g} s, threshold={threshold:.1f} %"
                     found += self._found(host, f"{origin}success_rate", why, success_rate, hosts, now)
         enough = {h: 100.0 * bad / n for h, (n, bad) in rates.items() if n >= policy.failure_percentage_request_volume}
         if len(enough) >= policy.failure_percentage_minimum_hosts:
             for host, rate in enough.items():
                 if rate >= policy.failure_percentage_threshold:
-                    why = f"{rate:.1f} % failures in {policy.interval:g} s"
+                    why = f"failure percentage {rate:.1f} % in {policy.interval:g} s"
                     found += self._found(host, f"{origin}failure_percentage", why, failure_percentage, hosts, now)
         return found
 
@@ -222,11 +220,11 @@ class Outliers:
             ejected or not policy.always_eject_one_host
         ):
             self.overflow += 1
-            limit = f"max_ejection_percent is {policy.max_ejection_percent:g}"
-            return f"{ejected} of {len(hosts)} hosts are ejected, and {limit}"
+            limit = f"max_ejection_percent={policy.max_ejection_percent:g}"
+            return f"{ejected} of {len(hosts)} hosts are ejected, {limit}"
         # No draw where there is nothing to draw: the same seed then gives the same picks with and without.
         if enforcing < 100 and self._rng.random() * 100 >= enforcing:
-            return f"it is enforced in {enforcing:g} % of cases"
+            return f"detection enforces only some, enforcing={enforcing:g} %"
         return ""
 
     def _eject(self, host: HostEntry, why: str, now: float) -> None:

@@ -35,8 +35,8 @@ class Breaker:
         self.max_pending_requests: float = math.inf if policy is None else policy.max_pending_requests
         unlimited = policy is None or policy.max_retries is None
         self.max_retries: float = math.inf if unlimited else policy.max_retries  # type: ignore[union-attr,assignment]
-        self.requests_full = _full("max_requests", self.max_requests, "attempts are in flight")
-        self.waiting_full = _full("max_pending_requests", self.max_pending_requests, "calls wait for a host")
+        self.requests_full = _full("max_requests", self.max_requests)
+        self.waiting_full = _full("max_pending_requests", self.max_pending_requests)
 
         self._requests = Refusals(self.requests_full.details)
         self._waiting = Refusals(self.waiting_full.details)
@@ -66,5 +66,5 @@ def _told(refusals: Refusals, outcome: Outcome, note: Callable[[ChannelEvent], N
     return outcome
 
 
-def _full(field: str, limit: float, doing: str) -> Outcome:
-    return local("UNAVAILABLE", f"refused by the circuit breaker: {field} is {limit:g}, and as many {doing}")
+def _full(field: str, limit: float) -> Outcome:
+    return local("UNAVAILABLE", f"circuit breaker open: {field}={limit:g}")

@@ -29,7 +29,7 @@ def first_known(node: Node) -> Balancer:
         if balancer is None and name in _BALANCERS:
             balancer = _BALANCERS[name](config)
     if balancer is None:
-        raise node.refused(f"names no balancer that meshlib has; known: {', '.join(_BALANCERS)}")
+        raise node.refused(f"names no balancer of meshlib; known: {', '.join(_BALANCERS)}")
     return balancer
 
 

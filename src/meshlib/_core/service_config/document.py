@@ -135,7 +135,7 @@ class Node:
             raise ConfigError(f"{self.path}.{name[:_SHOWN]}", value[name], "is given twice in one object")
         for name in value:
             if not isinstance(name, str):
-                raise ConfigError(self.path, name, "the name of a field must be text")
+                raise ConfigError(self.path, name, "the name of a field must be a string")
         return value
 
 
@@ -172,4 +172,4 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[Any, Any]:
 
 
 def _no_number(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number in JSON")
+    raise ValueError(f"{name} is not a number in JSON")

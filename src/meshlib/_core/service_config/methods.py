@@ -30,11 +30,11 @@ def methods(node: Node) -> Mapping[str, MethodPolicy]:
         )
         names = given["name"].items()
         if not names:
-            raise given["name"].refused("must name a method, or the entry applies to none; [{}] names all of them")
+            raise given["name"].refused("must name at least one method; [{}] matches all methods")
         for name in names:
             key = _key(name)
             if key in paths:
-                raise name.refused(f"is what {paths[key]} names already")
+                raise name.refused(f"is already named by {paths[key]}")
             paths[key] = name.path
             policies[key] = policy
     return MappingProxyType({key: _alone(key, policies) for key in policies})
@@ -58,7 +58,7 @@ def _key(node: Node) -> str:
     service = _part(given.get("service"), "a service with its package")
     method = _part(given.get("method"), "a method without its service")
     if method and not service:
-        raise node.refused("a method needs a service beside it")
+        raise node.refused("a method needs a service")
     return f"/{service}/{method or '*'}" if service else "*"
 
 
@@ -67,7 +67,7 @@ def _part(node: Node | None, what: str) -> str:
         return ""
     text = node.text()
     if "/" in text or text == "*":
-        raise node.refused(f'must be {what}, no "/" and no "*"; leave it out to name all of them')
+        raise node.refused(f'must be {what}, without "/" or "*"; omit it to match all of them')
     return text
 
 
@@ -75,7 +75,7 @@ def _retry(given: Mapping[str, Node]) -> RetryPolicy | HedgingPolicy | Unset:
     retry, hedging = given.get("retryPolicy"), given.get("hedgingPolicy")
     if hedging is not None:
         if retry is not None:
-            raise hedging.refused("stands beside a retryPolicy; a method is retried or hedged, not both")
+            raise hedging.refused("conflicts with retryPolicy; a method is retried or hedged, not both")
         return _hedging_policy(fields(hedging, HEDGING))
     return UNSET if retry is None else _retry_policy(fields(retry, RETRY))
 
@@ -88,7 +88,7 @@ def _retry_policy(given: Mapping[str, Node]) -> RetryPolicy:
     seconds = None if limit is None else limit.duration()
     if limit is not None and "UNAVAILABLE" not in codes:
         # C-core retries it whatever the codes. Added to them unasked, the code would retry much else.
-        raise limit.refused('is retried as UNAVAILABLE by meshlib: add "UNAVAILABLE" to retryableStatusCodes')
+        raise limit.refused('is retried like UNAVAILABLE: add "UNAVAILABLE" to retryableStatusCodes')
     return made(
         given,
         lambda: RetryPolicy(

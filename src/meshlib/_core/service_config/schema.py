@@ -43,9 +43,9 @@ _REQUIRED: Final[Mapping[str, tuple[str, ...]]] = {
     THROTTLING: _TOKENS,
 }
 _UNSUPPORTED: Final[Mapping[str, str]] = {
-    "maxRequestMessageBytes": "is not supported by meshlib, which has no limit by method; "
+    "maxRequestMessageBytes": "is not supported by meshlib, which has no limit per method; "
     "use the channel option grpc.max_send_message_length",
-    "maxResponseMessageBytes": "is not supported by meshlib, which has no limit by method; "
+    "maxResponseMessageBytes": "is not supported by meshlib, which has no limit per method; "
     "use the channel option grpc.max_receive_message_length",
     "connectionScaling": "is not supported by meshlib, which keeps one connection to each host",
 }
