@@ -5,7 +5,8 @@ from typing import Any, final
 
 from meshlib._core.attempts.hedge import Hedges
 from meshlib._core.attempts.retry import LOCAL
-from meshlib._core.call import FLYING, Call
+from meshlib._core.call import Call
+from meshlib._core.call_record import FLYING
 from meshlib._core.commands import NOTHING, CallCommands, StartAttempt
 from meshlib._core.explanation import COMMITTED, OVER_BUDGET, RETRIES_FULL, THROTTLED
 from meshlib._core.host import HostEntry

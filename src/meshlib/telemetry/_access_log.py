@@ -4,7 +4,7 @@ import logging
 from typing import Final
 
 from meshlib._adapt.deferred_log import DeferredLogger
-from meshlib._core.call import Call
+from meshlib._core.call_record import CallRecord
 from meshlib._core.status import Outcome
 
 __all__ = ["FLAGS", "flags", "write"]
@@ -24,7 +24,7 @@ FLAGS: Final = {
 """Envoy's response flags that there are, and what each says of a call."""
 
 
-def write(call: Call, outcome: Outcome, seconds: float, target: str, *, deferred: bool) -> None:
+def write(call: CallRecord, outcome: Outcome, seconds: float, target: str, *, deferred: bool) -> None:
     """Logs the end of a call at INFO: never payloads, metadata or the status message.
 
     ``deferred``: handlers run on the log thread.
@@ -55,7 +55,7 @@ def write(call: Call, outcome: Outcome, seconds: float, target: str, *, deferred
     )
 
 
-def flags(call: Call, outcome: Outcome) -> str:
+def flags(call: CallRecord, outcome: Outcome) -> str:
     """What was the matter with a call, as Envoy abbreviates it; empty: nothing."""
     if outcome.code == "OK":
         return ""

@@ -15,7 +15,7 @@ from opentelemetry.trace import NoOpTracer, Span, SpanKind, Tracer, TracerProvid
 from meshlib._adapt.deferred_log import DeferredLogger
 from meshlib._adapt.metadata import Metadata
 from meshlib._core.bounded_cache import BoundedCache
-from meshlib._core.call import Call
+from meshlib._core.call_record import CallRecord
 from meshlib._core.events import AttemptEnded, CallEvent
 from meshlib._core.explanation import story
 from meshlib._core.observability import TelemetryPolicy
@@ -111,7 +111,7 @@ class Telemetry:
         """Instruments read ``channel`` from now on, for as long as it lives."""
         self._instruments.watch(channel, self._server, self._uri, hosts=self._policy.host_addresses)
 
-    def call_started(self, call: Call, metadata: Metadata, now: float) -> Metadata:
+    def call_started(self, call: CallRecord, metadata: Metadata, now: float) -> Metadata:
         """Starts the span of a call. Returns the metadata to send: the caller's, and the headers of the propagator for
         that span, or for the current context if there is no tracer provider."""
         if now < self._due and not get_current():
@@ -151,7 +151,7 @@ class Telemetry:
             self._failed(error, raises=True)
             return metadata
 
-    def call_ended(self, call: Call, outcome: Outcome, now: float, deferred: bool = False) -> None:
+    def call_ended(self, call: CallRecord, outcome: Outcome, now: float, deferred: bool = False) -> None:
         """The call ended; told once. Need not be told of a call that succeeded at once while nobody :attr:`listens`.
         ``deferred``: this thread is not the caller's, so no log handler may run on it."""
         plain = outcome.code == "OK" and len(call.attempts) == 1
@@ -184,7 +184,7 @@ class Telemetry:
         except Exception as error:  # noqa: BLE001 - as above
             self._failed(error)
 
-    def on_call_event(self, call: Call, event_: CallEvent) -> None:
+    def on_call_event(self, call: CallRecord, event_: CallEvent) -> None:
         """What happens to a call between its beginning and its end becomes an event of its span."""
         traced: Traced | None = call.span  # type: ignore[assignment]
         try:
@@ -211,7 +211,7 @@ class Telemetry:
         if self._traces and self._measures:
             self._look_at = math.inf
 
-    def _retried(self, call: Call, now: float, surroundings: Context | None) -> None:
+    def _retried(self, call: CallRecord, now: float, surroundings: Context | None) -> None:
         """Measures what was tried again (gRFC A96), by how each attempt beyond the first came to be."""
         whys = [attempt.why for attempt in call.attempts[1:]]
         attributes = self._methods[call.method].tried
@@ -225,7 +225,7 @@ class Telemetry:
             until = max(until, now if attempt.seconds is None else attempt.start + attempt.seconds)
         made.retry_delay.record(idle, attributes, surroundings)
 
-    def _attempted(self, call: Call, ended: AttemptEnded, surroundings: Context | None) -> None:
+    def _attempted(self, call: CallRecord, ended: AttemptEnded, surroundings: Context | None) -> None:
         attributes = {**self._methods[call.method].tried, names.GRPC_STATUS: ended.code}
         if self._addresses:
             attributes |= peer(ended.address)
@@ -245,7 +245,7 @@ class Telemetry:
             self._failed(error, raises=True)
             return instruments(_NO_METERS)
 
-    def _write(self, call: Call, outcome: Outcome, now: float, *, plain: bool, deferred: bool) -> None:
+    def _write(self, call: CallRecord, outcome: Outcome, now: float, *, plain: bool, deferred: bool) -> None:
         """Logs the end of a call; a filter or handler of the application's that raises fails no call."""
         try:
             if not plain and _log.isEnabledFor(logging.DEBUG):

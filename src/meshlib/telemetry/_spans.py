@@ -11,7 +11,7 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
 
 from meshlib._adapt.deferred_log import DeferredLogger
 from meshlib._adapt.metadata import Metadata, given, valid
-from meshlib._core.call import Call
+from meshlib._core.call_record import CallRecord
 from meshlib._core.events import AttemptEnded, AttemptStarted, Broken, CallEvent, Ejected, NotRetried, Retrying
 from meshlib._core.status import Outcome
 from meshlib.telemetry import _names as names
@@ -83,7 +83,7 @@ def event(span: Span, told: CallEvent) -> None:
         span.add_event(told.stage)
 
 
-def attempt_event(tracer: Tracer, traced: Traced, call: Call, told: CallEvent) -> None:
+def attempt_event(tracer: Tracer, traced: Traced, call: CallRecord, told: CallEvent) -> None:
     """An attempt begins or ends, and with it a span of its own, below that of the call (gRFC A72)."""
     if isinstance(told, AttemptStarted):
         span = tracer.start_span(
@@ -102,7 +102,7 @@ def attempt_event(tracer: Tracer, traced: Traced, call: Call, told: CallEvent) -
             _end(ended, told.code, "", "")
 
 
-def end(span: Span, call: Call, outcome: Outcome) -> None:
+def end(span: Span, call: CallRecord, outcome: Outcome) -> None:
     """Ends the span of a call. The spans of attempts in flight end with their attempts."""
     _end(span, outcome.code, outcome.details, call.attempts[-1].host.endpoint.address if call.attempts else "")
 
