@@ -140,15 +140,15 @@ class ScriptedCluster:
         chosen = self.picks.popleft() if len(self.picks) > 1 else self.picks[0]
         if isinstance(chosen, HostEntry):
             self.in_flight[chosen] += 1
-            call.place = chosen
+            call.picked = chosen
         elif chosen is None and wait:
             self.waiting.add(call)
         return chosen
 
-    def put_back(self, call: Call) -> None:
-        if call.place is not None:
-            self.in_flight[call.place] -= 1
-            call.place = None
+    def release_pick(self, call: Call) -> None:
+        if call.picked is not None:
+            self.in_flight[call.picked] -= 1
+            call.picked = None
 
     def report(
         self, host: HostEntry, outcome: Outcome, seconds: float, now: float, attempt: StartAttempt | None = None

@@ -354,5 +354,5 @@ async def test_who_gives_up_waiting_is_forgotten(kind: str) -> None:
                     await waiting
             assert not call.done()
             engine = call if kind == "unary_unary" else call._engine
-            assert not engine.news._waiters
+            assert not engine.condition._waiters
             call.cancel()

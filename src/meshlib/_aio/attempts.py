@@ -39,7 +39,7 @@ class AttemptRunner:
     _metadata: Metadata
     _credentials: grpc.CallCredentials | None
     _compression: grpc.Compression | None
-    _news: Condition | None
+    _condition: Condition | None
 
     def feed(self, step: Step) -> None:
         """Feeds the machine one input, and performs its commands."""
@@ -93,7 +93,7 @@ class AttemptRunner:
             outcome = Outcome("INTERNAL", f"{type(error).__name__}: {error}", sent=False, local=True, error=error)
         self.feed(partial(self._report, attempt, outcome, now))
         if self.outcome is None:
-            self._tell()
+            self._notify()
             self.left()
 
     def _report(self, attempt: StartAttempt, outcome: Outcome, now: float) -> tuple[CallCommand, ...]:
@@ -116,8 +116,8 @@ class AttemptRunner:
             self.give_up(command.n)  # grpc may have it
             self.attempt_ended(command.n, error)
             return
-        if self._news is not None:
-            self._news.tell()
+        if self._condition is not None:
+            self._condition.notify()
 
     def give_up(self, n: int) -> None:
         self.given_up |= {n}
@@ -127,6 +127,6 @@ class AttemptRunner:
             if n != self.call.committed:
                 self.attempts.pop(n, None)
 
-    def _tell(self) -> None:
-        if self._news is not None:
-            self._news.tell()
+    def _notify(self) -> None:
+        if self._condition is not None:
+            self._condition.notify()

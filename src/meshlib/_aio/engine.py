@@ -66,7 +66,7 @@ class Engine(Completion):
     _timer: Timer | None = None
     _armed: bool = False
     """It has asked for a timer before."""
-    _news: Condition | None = None
+    _condition: Condition | None = None
     _repairs: int = 0
     """How often it was repaired after an exception."""
     _ending: Finish | None = None
@@ -192,11 +192,11 @@ class Engine(Completion):
         return (self._ending or Finish(RAISED, 0),)
 
     @property
-    def news(self) -> Condition:
+    def condition(self) -> Condition:
         """Told when an attempt starts or ends, and when the call ends."""
-        if self._news is None:
-            self._news = Condition(self.loop)
-        return self._news
+        if self._condition is None:
+            self._condition = Condition(self.loop)
+        return self._condition
 
     def commit(self, n: int, why: str) -> None:
         """Attempt ``n`` is the one that counts."""
@@ -215,7 +215,7 @@ class Engine(Completion):
         counted = n or self.call.committed
         self.attempts = {counted: self.attempts[counted]} if counted in self.attempts else {}
         self.left()
-        self._tell()
+        self._notify()
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(None)

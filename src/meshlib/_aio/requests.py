@@ -58,7 +58,7 @@ class Feed:
             requests, replay = self._requests, self._requests.replay
             requests.sent(self)  # that it asks for the next one says so
             while True:
-                seen = requests.told
+                seen = requests.notified
                 if self.index < replay.end:
                     message = replay[self.index]
                     self.index += 1
@@ -101,7 +101,7 @@ class Requests:
         self._context = context
         self._pull: asyncio.Task[None] | None = None
         self._asked = asyncio.Event()
-        self._news = Condition(engine.loop)
+        self._condition = Condition(engine.loop)
         self._sent = 0
         self._told = False
 
@@ -111,9 +111,9 @@ class Requests:
         return self.replay.half_closed
 
     @property
-    def told(self) -> int:
+    def notified(self) -> int:
         """How often there was news of them, for :meth:`more`."""
-        return self._news.told
+        return self._condition.notified
 
     def feed(self, n: int) -> Feed:
         """All of them, for attempt ``n``."""
@@ -130,12 +130,12 @@ class Requests:
             replay.drop(feed.index)
         if feed.index > self._sent:
             self._sent = feed.index
-            self._news.tell()
+            self._condition.notify()
 
     def told_all(self) -> None:
         """An attempt has every message and knows that no more follow."""
         self._told = True
-        self._news.tell()
+        self._condition.notify()
 
     def cut_short(self) -> None:
         """An exception was raised in what sends them."""
@@ -155,7 +155,7 @@ class Requests:
             self._pull.add_done_callback(self._pulled)
             if self._engine is None:  # a signal handler or a finalizer has ended the call just now
                 self._pull.cancel()
-        await self._news.wait(seen)
+        await self._condition.wait(seen)
 
     async def write(self, request: Any) -> None:
         """The application's ``write()``: returns when an attempt has taken the message.
@@ -176,15 +176,15 @@ class Requests:
         try:
             self.replay.append(data)
             mine = self.replay.end
-            self._news.tell()
+            self._condition.notify()
             while True:
-                seen = self._news.told
+                seen = self._condition.notified
                 if self._sent >= mine:
                     return
                 if engine.outcome is not None:
                     await engine.raise_for_status()
                     return
-                await self._news.wait(seen)
+                await self._condition.wait(seen)
         except BaseException:  # cancelled, or raised by a signal handler
             engine.cancel()
             raise
@@ -202,10 +202,10 @@ class Requests:
         try:
             self._close()
             while True:
-                seen = self._news.told
+                seen = self._condition.notified
                 if self._told or self._engine is None:
                     return
-                await self._news.wait(seen)
+                await self._condition.wait(seen)
         except BaseException:  # cancelled, or raised by a signal handler
             self._cancel()
             raise
@@ -217,7 +217,7 @@ class Requests:
                 self._pull.cancel()
             self._engine = None
             self._asked.set()  # for a task that an exception kept from being known here
-        self._news.tell()
+        self._condition.notify()
 
     async def _consume(self) -> None:
         try:
@@ -238,7 +238,7 @@ class Requests:
     async def _take(self, request: Any) -> None:
         self._asked.clear()
         self.replay.append(serialized(request, self._method))
-        self._news.tell()
+        self._condition.notify()
         if self._engine is not None:
             await self._asked.wait()
         if self._engine is None:
@@ -255,4 +255,4 @@ class Requests:
 
     def _close(self) -> None:
         self.replay.half_closed = True
-        self._news.tell()
+        self._condition.notify()

@@ -31,7 +31,7 @@ class _Streaming(Engine):
     async def initial_metadata(self) -> grpc.aio.Metadata:
         """Those of the attempt that counts; that they are handed out makes it so."""
 
-        async def told(n: int) -> Any:
+        async def ask(n: int) -> Any:
             metadata = await self.attempts[n].initial_metadata()
             if not metadata:
                 await self._shown_for_long(n)
@@ -48,7 +48,7 @@ class _Streaming(Engine):
         if waits:
             self.call.on_reading(now=self._now())
             self._arm()
-        metadata = await self._first(told, accept)
+        metadata = await self._first(ask, accept)
         if waits and metadata is not None:
             self.call.on_message()
         return await super().initial_metadata() if metadata is None else metadata
@@ -56,37 +56,37 @@ class _Streaming(Engine):
     async def _shown_for_long(self, n: int) -> None:
         """Waits until attempt ``n`` is sure to have no initial metadata: it has ended, or has not for long enough."""
         until = self._now() + EMPTY_PATIENCE
-        timer = call_at(self.loop, self._now, until, self._tell, self.context)
+        timer = call_at(self.loop, self._now, until, self._notify, self.context)
         try:
             while True:
-                seen = self.news.told
+                seen = self.condition.notified
                 if self.outcome is not None or not self.counts(n) or self.call.committed == n or self._now() >= until:
                     return
-                await self.news.wait(seen)
+                await self.condition.wait(seen)
         finally:
             timer.cancel()
 
     async def wait_for_connection(self) -> None:
-        async def told(n: int) -> Any:
+        async def ask(n: int) -> Any:
             await self.attempts[n].wait_for_connection()
             return True
 
         def accept(n: int, _: Any) -> bool:
             return self.counts(n)
 
-        if await self._first(told, accept) is None or self.outcome is not None:
+        if await self._first(ask, accept) is None or self.outcome is not None:
             await self.raise_for_status()
 
     async def _first(self, ask: Ask, accept: Accept) -> Any:
         """What ``ask`` gets from the first attempt whose answer is accepted; None if the call ends before."""
-        news = self.news
+        condition = self.condition
         while True:
-            seen = news.told
+            seen = condition.notified
             if self.outcome is not None:
                 return None
             numbers = self.live()
             if not numbers:
-                await self._or_cancel(news.wait(seen))
+                await self._or_cancel(condition.wait(seen))
                 continue
             if self.call.plan.hedging is not None and not self.call.committed:
                 return await self._race(ask, accept)
@@ -94,10 +94,10 @@ class _Streaming(Engine):
             answer = await self.heard(n, ask(n))
             if answer is not None and accept(n, answer):
                 return answer
-            seen = news.told
+            seen = condition.notified
             if self.outcome is None and n in self.live():
                 # It says no more and has not ended: an attempt interceptor may stop reading. Its status is to come.
-                await self._or_cancel(news.wait(seen))
+                await self._or_cancel(condition.wait(seen))
 
     async def heard(self, n: int, answer: Coroutine[Any, Any, Any], *, alone: bool = True) -> Any:
         """What attempt ``n`` answers; None if it ends instead, and then the machine knows.
@@ -134,7 +134,7 @@ class _Streaming(Engine):
         pending: set[asyncio.Future[Any]] = set()
         try:
             while True:
-                news = self.news.waiter()
+                waiter = self.condition.waiter()
                 try:
                     if self.outcome is not None:
                         return None
@@ -142,10 +142,10 @@ class _Streaming(Engine):
                         if n not in tasks:
                             tasks[n] = self.loop.create_task(self.heard(n, ask(n), alone=False))
                             pending.add(tasks[n])
-                    waited = asyncio.wait([*pending, news], return_when=asyncio.FIRST_COMPLETED)
+                    waited = asyncio.wait([*pending, waiter], return_when=asyncio.FIRST_COMPLETED)
                     done, _ = await self._or_cancel(waited)
                 finally:
-                    self.news.forget(news)
+                    self.condition.forget(waiter)
                 pending -= done
                 for n, task in tasks.items():
                     if task in done and (answer := task.result()) is not None and accept(n, answer):

@@ -105,11 +105,11 @@ class Condition:
         loop: where they wait.
     """
 
-    __slots__ = ("_loop", "_waiters", "told")
+    __slots__ = ("_loop", "_waiters", "notified")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self.told = 0
+        self.notified = 0
         """How often there was a change."""
         self._waiters: dict[asyncio.Future[None], None] = {}  # a set in order: who came first is told first
 
@@ -117,7 +117,7 @@ class Condition:
         """Waits for the first :meth:`tell` after :attr:`told` was ``seen``."""
         waiter = self.waiter()
         try:
-            if self.told == seen:
+            if self.notified == seen:
                 await waiter
         finally:
             self.forget(waiter)
@@ -132,9 +132,9 @@ class Condition:
         """Nobody waits for ``waiter`` any more."""
         self._waiters.pop(waiter, None)
 
-    def tell(self) -> None:
+    def notify(self) -> None:
         """Ends every wait."""
-        self.told += 1
+        self.notified += 1
         if self._waiters:
             for waiter in tuple(self._waiters):
                 if not waiter.done():

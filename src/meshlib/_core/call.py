@@ -163,7 +163,7 @@ class Call(CallRecord):
             self.tried = (*self.tried, host)
             # It is either the place of the call or that of an attempt, whatever is raised where.
             self.attempts = (*self.attempts, attempt)
-            self.place = None  # uninterrupted
+            self.picked = None  # uninterrupted
             holder = self if self.holds else self._failure
             if holder is not None and holder.holds:  # uninterrupted
                 holder.holds = False  # uninterrupted
@@ -172,7 +172,7 @@ class Call(CallRecord):
             attempt = StartAttempt(1, host, timeout, why, now, 0)
             self.tried = (host,)
             self.attempts = (attempt,)
-            self.place = None  # uninterrupted
+            self.picked = None  # uninterrupted
         if self.streaming and self.reading:
             attempt.active = now
         self.state = FLYING
@@ -245,10 +245,10 @@ class Call(CallRecord):
 
     def _back_off(self, attempt: StartAttempt, delay: float, why: str, now: float) -> CallCommands:
         """Another attempt follows after ``delay``, its place in the budget held meanwhile."""
-        place = self.cluster.retries.acquire(attempt, self)
-        if place is None:
+        admitted = self.cluster.retries.acquire(attempt, self)
+        if admitted is None:
             return self._final(attempt, self.cluster.retries.refuse(RETRIES_FULL, now=now), now)
-        if not place:
+        if not admitted:
             # Judged when the back-off ends: by then it shows whether the host was lost.
             delay = max(delay, LOSS_SHOWS)
         self.state = BACKOFF

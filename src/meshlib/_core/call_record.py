@@ -65,7 +65,7 @@ class CallRecord:
     attempts: tuple[StartAttempt, ...] = ()
     tried: tuple[HostEntry, ...] = ()
     """Hosts it was sent to, oldest first."""
-    place: HostEntry | None = None
+    picked: HostEntry | None = None
     """Where it has a place for an attempt that has not been made yet."""
     holds: bool = False
     """It holds a place in the retry budget for such an attempt."""
@@ -205,7 +205,7 @@ class CallRecord:
         """
         self.state = DONE
         self.cluster.leave(self)
-        self.cluster.put_back(self)
+        self.cluster.release_pick(self)
         if self.holds:
             self.cluster.retries.release(self)
         for attempt in self.attempts:

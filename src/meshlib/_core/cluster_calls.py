@@ -49,7 +49,7 @@ class Caller(Asking, Waiter, Protocol):
 
     tried: tuple[HostEntry, ...]
     """Hosts that its attempts went to, oldest first."""
-    place: HostEntry | None
+    picked: HostEntry | None
     """The host that counts an attempt of it which has not been made yet."""
 
 
@@ -152,7 +152,7 @@ class ClusterCalls:
                 if in_flight < self.breaker.max_requests:  # uninterrupted
                     chosen.in_flight += 1  # uninterrupted
                     self.in_flight = in_flight + 1  # uninterrupted
-                    call.place = chosen  # uninterrupted
+                    call.picked = chosen  # uninterrupted
                 else:
                     chosen = self.breaker.refuse_request(self.note, now=now)
             elif chosen is None and wait:
@@ -165,13 +165,13 @@ class ClusterCalls:
                 self._notice()
             return chosen
 
-    def put_back(self, call: Caller) -> None:
+    def release_pick(self, call: Caller) -> None:
         """The place that ``call`` has at a host is free again: there will be no attempt."""
-        host = call.place
+        host = call.picked
         if host is not None:
             host.in_flight -= 1  # uninterrupted
             self.in_flight -= 1  # uninterrupted
-            call.place = None  # uninterrupted
+            call.picked = None  # uninterrupted
             self._attention()
 
     def report(

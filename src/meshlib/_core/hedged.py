@@ -71,9 +71,9 @@ class HedgedCall(Call):
             self._hedges.stop("the deadline passed")
             return NOTHING
         retries = self.cluster.retries
-        place = retries.throttle is None or retries.throttle.allows
-        why = "" if place else THROTTLED
-        if place:
+        admitted = retries.throttle is None or retries.throttle.allows
+        why = "" if admitted else THROTTLED
+        if admitted:
             granted = retries.acquire(self)
             why = "" if granted else RETRIES_FULL if granted is None else OVER_BUDGET
         if why:

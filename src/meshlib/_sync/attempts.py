@@ -114,7 +114,7 @@ class AttemptRunner:
         """The caller's, for attempts that are started on other threads."""
         self._attempts: dict[int, Attempt] = {}
 
-    def _run(self, step: Callable[..., CallCommands], place: ThreadContext) -> bool:
+    def _run(self, step: Callable[..., CallCommands], thread: ThreadContext) -> bool:
         """Feeds the machine, and performs its commands."""
         raise NotImplementedError
 
@@ -137,7 +137,7 @@ class AttemptRunner:
                 return attempt
         return None
 
-    def report(self, attempt: Attempt, place: ThreadContext, outcome: Outcome | None = None) -> None:
+    def report(self, attempt: Attempt, thread: ThreadContext, outcome: Outcome | None = None) -> None:
         """Attempt has ended; only the first to say so is heard."""
         if attempt.reported:
             return
@@ -162,23 +162,23 @@ class AttemptRunner:
             if isinstance(self._request, Requests):
                 self._request.stop(attempt.command.n)
             if not attempt.mended:
-                self._run(partial(self.call.on_outcome, attempt.command.n, outcome), place)
+                self._run(partial(self.call.on_outcome, attempt.command.n, outcome), thread)
         except BaseException:
             self.runtime.soon(partial(self._resume, (attempt, outcome)))
             raise
 
-    def _launch(self, attempt: Attempt, place: ThreadContext) -> BaseException | None:
+    def _launch(self, attempt: Attempt, thread: ThreadContext) -> BaseException | None:
         """Starts an attempt here, or on a thread of its own where it might have to wait or runs interceptors."""
-        if place is ThreadContext.USER or place is ThreadContext.ASIDE:
+        if thread is ThreadContext.USER or thread is ThreadContext.ASIDE:
             if gate.closed:
                 gate.wait()
-            return self._send(attempt, place)
+            return self._send(attempt, thread)
         if gate.closed or self.runtime.settings.attempt_interceptors:
             self._aside(lambda: self._launch(attempt, ThreadContext.ASIDE))
             return None
-        return self._send(attempt, place)
+        return self._send(attempt, thread)
 
-    def _send(self, attempt: Attempt, place: ThreadContext) -> BaseException | None:
+    def _send(self, attempt: Attempt, thread: ThreadContext) -> BaseException | None:
         """Hands an attempt to grpc; returns what grpc raised."""
         command = attempt.command
         request: Any = self._request
@@ -190,7 +190,7 @@ class AttemptRunner:
         attempt.aside = True  # uninterrupted
         runtime.aside += 1  # uninterrupted
         if attempt.cancelled:
-            self.report(attempt, place, CANCELLED)
+            self.report(attempt, thread, CANCELLED)
             return None
         try:
             if isinstance(request, Requests):
@@ -206,15 +206,15 @@ class AttemptRunner:
                 send = send.future
             metadata = for_attempt(self._metadata, command.previous, command.carrier)
             arguments = (request, command.timeout, metadata, self._credentials, None, self._compression)
-            if place is ThreadContext.USER and command.n == 1:
+            if thread is ThreadContext.USER and command.n == 1:
                 call = send(*arguments)
             else:
                 call = self._context.copy().run(send, *arguments)
-            attempt.starter = get_ident(), place
+            attempt.starter = get_ident(), thread
             attempt.call = call
             self.monitor.notify()
             if attempt.cancelled:
-                self._stop(attempt, place)
+                self._stop(attempt, thread)
             call.add_done_callback(partial(self._on_done, attempt))
         except BaseException as error:  # noqa: BLE001 - raised by begin() or, KeyboardInterrupt, by _perform()
             if attempt.call is not None:
@@ -224,9 +224,9 @@ class AttemptRunner:
             if what and subchannel is not None:
                 sent = subchannel.unstarted(depth, error)
                 details = f"attempt {command.n} failed to start: {error}; the process is out of {what}"
-                self.report(attempt, place, Outcome("UNAVAILABLE", details, local=True, sent=sent))
+                self.report(attempt, thread, Outcome("UNAVAILABLE", details, local=True, sent=sent))
                 return None
-            self.report(attempt, place, CLOSED if self.call.cluster.closed else local("INTERNAL", details))
+            self.report(attempt, thread, CLOSED if self.call.cluster.closed else local("INTERNAL", details))
             return error
         attempt.starter = None
         self.started(attempt)
@@ -246,7 +246,7 @@ class AttemptRunner:
         starter = attempt.starter
         self.report(attempt, starter[1] if starter is not None and starter[0] == get_ident() else ThreadContext.GRPC)
 
-    def _stop(self, attempt: Attempt, place: ThreadContext) -> None:
+    def _stop(self, attempt: Attempt, thread: ThreadContext) -> None:
         attempt.cancelled = True  # before its call is looked for: whoever starts it looks the other way round
         call = attempt.call
         if call is not None:
@@ -255,7 +255,7 @@ class AttemptRunner:
             if isinstance(self._request, Requests):
                 self._request.stop(attempt.command.n)
             if attempt.ended:  # left to a reader, which an exception may have ended
-                self.report(attempt, place)
+                self.report(attempt, thread)
         elif threadless() and isinstance(self._request, Requests):
             self._request.stop(attempt.command.n)  # this thread is sending them
 

@@ -43,7 +43,7 @@ class Completion(AttemptRunner):
         self._due: float | None = None
         """Monotonic second at which the timer of the machine is due."""
 
-    def cancel(self, outcome: Outcome, place: ThreadContext = ThreadContext.USER) -> bool:
+    def cancel(self, outcome: Outcome, thread: ThreadContext = ThreadContext.USER) -> bool:
         """Ends the call with ``outcome``; False if it has ended already."""
         raise NotImplementedError
 

@@ -132,11 +132,11 @@ class Engine(Completion):
             self.runtime.soon(self._give_up)  # the caller gets what was raised, and no handle
             raise
 
-    def cancel(self, outcome: Outcome, place: ThreadContext = ThreadContext.USER) -> bool:
+    def cancel(self, outcome: Outcome, thread: ThreadContext = ThreadContext.USER) -> bool:
         """Ends the call with ``outcome``; False if it has ended already."""
         if self.outcome is not None:
             return False
-        return self._run(partial(self.call.on_cancel, outcome), place)
+        return self._run(partial(self.call.on_cancel, outcome), thread)
 
     def abandon(self) -> None:
         """The handle was collected. That may happen on any thread at any point of it, so this only has the call
@@ -192,16 +192,16 @@ class Engine(Completion):
 
     # Driving the machine.
 
-    def _feed(self, step: Callable[..., CallCommands], place: ThreadContext) -> None:
-        self._run(step, place)
+    def _feed(self, step: Callable[..., CallCommands], thread: ThreadContext) -> None:
+        self._run(step, thread)
 
-    def _run(self, step: Callable[..., CallCommands], place: ThreadContext, *, raising: bool = False) -> bool:
+    def _run(self, step: Callable[..., CallCommands], thread: ThreadContext, *, raising: bool = False) -> bool:
         """Feeds the machine, and performs what it commands; with ``raising`` what grpc raises at the start of an
         attempt is raised. Returns whether it commands anything, as far as that is known yet."""
         try:
             found = self._serializer.run(partial(self._on_step, step), True)
             self.monitor.notify()
-            self._perform(place, raising=raising)
+            self._perform(thread, raising=raising)
         except BaseException:
             if not raising:
                 self.runtime.soon(self._resume)
@@ -283,7 +283,7 @@ class Engine(Completion):
         self._due = self._timer = None
         return self.call.on_timer(now=now)
 
-    def _perform(self, place: ThreadContext, *, raising: bool = False) -> None:
+    def _perform(self, thread: ThreadContext, *, raising: bool = False) -> None:
         """Performs what was commanded and nobody has yet."""
         while self._commands:
             try:
@@ -291,7 +291,7 @@ class Engine(Completion):
             except IndexError:  # another thread was quicker
                 return
             try:
-                error = self._one(command, place)
+                error = self._one(command, thread)
             except BaseException:
                 self._commands.appendleft(command)  # whatever has been done of it is not done again
                 raise
@@ -301,29 +301,29 @@ class Engine(Completion):
             if error is not None and not isinstance(error, Exception):
                 raise error  # KeyboardInterrupt
 
-    def _one(self, command: CallCommand, place: ThreadContext) -> BaseException | None:
+    def _one(self, command: CallCommand, thread: ThreadContext) -> BaseException | None:
         if type(command) is StartAttempt:
-            return self._launch(self._attempts[command.n], place)
+            return self._launch(self._attempts[command.n], thread)
         if type(command) is CancelAttempt:
             attempt = self._attempts.get(command.n)
             if attempt is None:  # an exception cut the step short that began it
-                self._run(partial(self.call.on_outcome, command.n, RAISED), place)
+                self._run(partial(self.call.on_outcome, command.n, RAISED), thread)
             else:
-                self._stop(attempt, place)
+                self._stop(attempt, thread)
         else:
             assert type(command) is Finish
-            self._finish(command, place)
+            self._finish(command, thread)
         return None
 
-    def _finish(self, command: Finish, place: ThreadContext) -> None:
-        if place is ThreadContext.CONTROL and self.call.span is not None:
+    def _finish(self, command: Finish, thread: ThreadContext) -> None:
+        if thread is ThreadContext.CONTROL and self.call.span is not None:
             self._aside(lambda: self._finish(command, ThreadContext.ASIDE))
             return
         call, outcome = self.call, command.outcome
         if self.outcome is None:
             if not self._told:
                 self._told = True
-                self.runtime.telemetry.call_ended(call, outcome, self.runtime.now(), place is not ThreadContext.USER)
+                self.runtime.telemetry.call_ended(call, outcome, self.runtime.now(), thread is not ThreadContext.USER)
             call.waker = self._lease = None
             if isinstance(self._request, Requests):
                 self._request.close()
@@ -333,7 +333,7 @@ class Engine(Completion):
         self.monitor.notify()
         if not self._callbacks:
             return
-        if place is ThreadContext.GRPC or place is ThreadContext.ASIDE:
+        if thread is ThreadContext.GRPC or thread is ThreadContext.ASIDE:
             self._call_back()
         else:
             self._aside(self._call_back)

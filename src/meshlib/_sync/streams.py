@@ -61,7 +61,7 @@ class StreamEngine(Engine):
             self._ahead = found
             self.monitor.notify()
 
-    def _read(self, attempt: Attempt, place: ThreadContext) -> tuple[Attempt, Any] | None:
+    def _read(self, attempt: Attempt, thread: ThreadContext) -> tuple[Attempt, Any] | None:
         """Reads the first message of ``attempt``; None if it has none, or no longer counts."""
         assert attempt.call is not None
         found: tuple[Attempt, Any] | None = None
@@ -84,7 +84,7 @@ class StreamEngine(Engine):
             if entered:  # uninterrupted
                 attempt.readers -= 1  # uninterrupted
             if failed or (attempt.ended and not attempt.readers):
-                self.report(attempt, place)
+                self.report(attempt, thread)
         return found
 
 

@@ -92,7 +92,7 @@ SYNC = (
     Mutant(
         name="lost cancel of a losing hedge",
         module="engine",
-        old="                self._stop(attempt, place)\n        else:",
+        old="                self._stop(attempt, thread)\n        else:",
         new="                pass\n        else:",
         kinds=("hedged",),
     ),
