@@ -50,7 +50,7 @@ class PickInfo(Protocol):
 
     @property
     def hash(self) -> int | None:
-        """64 bits from the hash policy, if one is set."""
+        """64 bits from the hash policy. There is no hash policy yet, so it is None."""
         ...
 
     @property
@@ -66,7 +66,7 @@ class Report:
     Args:
         code: name of the gRPC status code, such as ``"OK"`` or ``"UNAVAILABLE"``.
         seconds: its duration.
-        load: load reported by the server (ORCA), or the answer to the probe.
+        load: load reported by the server (ORCA), or the answer to the probe; empty, since neither exists yet.
     """
 
     code: str
@@ -93,11 +93,11 @@ class Picker(Protocol):
         return
 
     def probes(self, *, now: float) -> Sequence[Host]:
-        """Return hosts to probe for their load, off the path of calls."""
+        """Return hosts to probe for their load, off the path of calls. Not called yet."""
         return ()
 
     def probed(self, host: Host, report: Report, *, now: float) -> None:
-        """Called with the answer to a probe."""
+        """Called with the answer to a probe; there are no probes yet."""
         return
 
 
