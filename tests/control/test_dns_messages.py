@@ -60,7 +60,7 @@ def test_nothing(rcode: str) -> None:
 
 
 def test_an_alias_to_nothing() -> None:
-    """With an SOA the server has looked: the alias leads nowhere."""
+    """An SOA proves that the server has looked: the alias leads nowhere."""
     found = answer(message("a. IN A", answers="a. 5 IN CNAME b.", authority=SOA))
     assert (found.found, found.alias) == (0, None)
 

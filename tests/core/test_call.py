@@ -529,7 +529,7 @@ def test_refused_once_a_host() -> None:
 
 
 def test_refused_with_no_ready_host() -> None:
-    """Where nobody is ready the refusal is the true reason, and the policy's business."""
+    """Without a ready host the refusal is the true reason, and the policy applies to it."""
     assert ended(begun(ScriptedCluster(A, ready=0), None).on_outcome(1, REFUSED, now=1.0)) is REFUSED
     assert begun(ScriptedCluster(A, ready=0), RETRY).on_outcome(1, REFUSED, now=1.0) == ()
 
