@@ -136,7 +136,7 @@ class BudgetMachine(RuleBasedStateMachine):
                 continue
             if rested and number in self.unplaced:
                 if call.state is State.BACKOFF:
-                    assert not lost  # for a loss by grpc's word there is time to detect it
+                    assert not lost  # it waits for a poll to confirm the loss that grpc reported
                     continue
                 self.unplaced.discard(number)
                 # Beyond the budget only calls of a lost host are retried, and count like any other.
