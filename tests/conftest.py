@@ -1,11 +1,11 @@
-"""What holds for every test: it is repeatable, it stays on this machine, and it ends what it began.
+"""Rules for every test: it is repeatable, uses only loopback, and cleans up.
 
-* One seed a run, in the header; ``MESHLIB_SEED=<n>`` repeats it, for Hypothesis and for the ``rng`` fixture alike.
+* One seed per run, shown in the header; ``MESHLIB_SEED=<n>`` repeats it, for Hypothesis and the ``rng`` fixture alike.
   Workers of pytest-xdist share the seed of the process that started them.
-* No packet leaves loopback by a Python socket, and no name goes to the system's resolver.
-* After each test outside ``tests/core`` the threads, asyncio tasks and file descriptors are what they were before it.
-* A component that is not there skips a test, or fails it where ``CI`` or ``MESHLIB_REQUIRE_REAL`` is set: there any
-  skip fails the run.
+* No Python socket sends a packet off loopback, and no name goes to the system's resolver.
+* After each test outside ``tests/core`` the threads, asyncio tasks and file descriptors are the same as before it.
+* A missing component skips a test, or fails it if ``CI`` or ``MESHLIB_REQUIRE_REAL`` is set: then any skip fails the
+  run.
 """
 
 import asyncio
@@ -31,15 +31,15 @@ from meshlib.testing import flush_logs
 
 # --- repeatable ----------------------------------------------------------------------
 
-# A deadline per example would be an assertion on speed. The blob of a failure repeats it without the seed. To explain
-# one takes Hypothesis longer than a test may take: it is shrunk, and that has to do.
+# No deadline per example: it would be an assertion on speed. The blob of a failure repeats it without the seed. No
+# explain phase: it takes longer than a test may take, and shrinking is enough.
 PHASES = [phase for phase in Phase if phase is not Phase.explain]
 settings.register_profile("meshlib", deadline=None, print_blob=True, phases=PHASES)
 settings.load_profile("meshlib")
 
 _SEED = pytest.StashKey[int]()
 
-# What a shell may carry that would change what a channel does.
+# Environment variables that change what a channel does.
 _FOREIGN = re.compile(
     r"(grpc_|https?_|all_|no_)proxy|OTEL_.*|GRPC_ENABLE_FORK_SUPPORT|MESHLIB_.*_ENDPOINTS|LOCALDOMAIN|RES_OPTIONS",
     re.IGNORECASE,
@@ -48,7 +48,7 @@ _FOREIGN = re.compile(
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Draw the seed before Hypothesis asks for its own."""
+    """Draw the seed before Hypothesis draws its own."""
     given = config.getoption("--hypothesis-seed")
     seed = int(given) if given is not None else int(os.environ.get("MESHLIB_SEED") or SystemRandom().randrange(2**32))
     config.stash[_SEED] = seed
@@ -58,7 +58,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out tests of newer Pythons: they are deselected, since a skip counts as a missing component."""
+    """Deselect tests of newer Pythons: a skip would count as a missing component."""
     newer = [item for item in items if any(sys.version_info < mark.args for mark in item.iter_markers("python"))]
     if newer:
         config.hook.pytest_deselected(items=newer)
@@ -66,19 +66,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_report_header(config: pytest.Config) -> str:
-    """The two facts that are needed to see a failure again."""
+    """Print the two facts needed to reproduce a failure."""
     return f"meshlib: MESHLIB_SEED={config.stash[_SEED]}, grpcio {importlib.metadata.version('grpcio')}"
 
 
 @pytest.fixture(scope="session")
 def seed(pytestconfig: pytest.Config) -> int:
-    """The seed of this run, as the header prints it."""
+    """The seed of this run, as printed in the header."""
     return pytestconfig.stash[_SEED]
 
 
 @pytest.fixture
 def rng(seed: int, request: pytest.FixtureRequest) -> Random:
-    """Randomness of this test's own: the same for a seed, whichever tests ran before."""
+    """Randomness per test: the same for a seed, whichever tests ran before."""
     return Random(f"{seed}:{request.node.nodeid}")
 
 
@@ -93,7 +93,7 @@ def _on_loopback(host: object) -> bool:
 
 
 def _keep_to_loopback(event: str, args: tuple[Any, ...]) -> None:
-    """An audit hook: it sees every Python socket, whichever library opened it. C-core's own it cannot see."""
+    """Audit hook that sees every Python socket, whichever library opened it. It does not see C-core's own."""
     if event in ("socket.connect", "socket.sendto", "socket.bind"):
         address = args[1]
         if isinstance(address, tuple) and isinstance(address[0], str) and not _on_loopback(address[0]):
@@ -105,31 +105,31 @@ def _keep_to_loopback(event: str, args: tuple[Any, ...]) -> None:
 sys.addaudithook(_keep_to_loopback)
 
 
-# --- what was begun is ended ---------------------------------------------------------
+# --- clean-up ------------------------------------------------------------------------
 
-_DEADLINE = 5.0  # seconds for what ends in the background: a socket the peer closes, a thread on its way out
+_DEADLINE = 5.0  # seconds for background clean-up: a socket closed by the peer, a thread that is exiting
 _POLL = 0.01  # seconds
 
 
 def _file_descriptors() -> set[str]:
-    """Each as ``number target``: a number used again for something else is new. Empty where there is no /proc."""
+    """Each as ``number target``, so that a reused number counts as new. Empty without /proc."""
     folder = Path("/proc/self/fd")
     held = set()
     for name in os.listdir(folder) if folder.is_dir() else ():
         try:
             held.add(f"{name} {os.readlink(folder / name)}")
-        except FileNotFoundError:  # the one that listed the folder
+        except FileNotFoundError:  # the descriptor that listed the folder
             continue
     return held
 
 
 def _threads() -> set[threading.Thread]:
-    """All but the workers of a server that serves several tests: it starts them when it first needs them."""
+    """All but the workers of a server shared by several tests: it starts them on demand."""
     return {thread for thread in threading.enumerate() if not thread.name.startswith("shared-")}
 
 
 def _end_control_thread() -> None:
-    """It stays for a moment after the last channel, and is no leak."""
+    """Stop the control thread. It outlives the last channel for a moment, which is no leak."""
     control = sys.modules.get("meshlib._sync.control")
     if control is not None:
         control.current().end_unused()
@@ -137,7 +137,7 @@ def _end_control_thread() -> None:
 
 @pytest.fixture(autouse=True)
 def _nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Threads and file descriptors are what they were; grpcio gives back even its pollers once nothing of it lives."""
+    """Check threads and file descriptors; grpcio frees even its pollers once none of its objects is alive."""
     if _unchecked(request):
         yield
         return
@@ -146,26 +146,26 @@ def _nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
 
     def left() -> list[str]:
         new = _file_descriptors() - files
-        if grpc_was_up:  # for as long as it is, it opens wake-up descriptors of its own when it likes
+        if grpc_was_up:  # while it is, it opens wake-up descriptors of its own at any time
             new = {file for file in new if "anon_inode:" not in file}
         return sorted(new) + sorted(repr(thread) for thread in _threads() - threads)
 
     yield
-    flush_logs(_DEADLINE)  # no record comes after the handlers of this test are gone
+    flush_logs(_DEADLINE)  # no record arrives after the handlers of this test are gone
     end = time.monotonic() + _DEADLINE
     _end_control_thread()
     while leaked := left():
         if time.monotonic() > end:
             pytest.fail(f"left behind {_DEADLINE:g} s after the test: {', '.join(leaked)}", pytrace=False)
-        gc.collect()  # what only a cycle holds is not leaked
+        gc.collect()  # an object held only by a cycle is not leaked
         _end_control_thread()
         time.sleep(_POLL)
 
 
 @pytest.fixture(autouse=True)
 def _no_task_left(_nothing_left: None, request: pytest.FixtureRequest) -> None:
-    """Ask for the check of tasks in tests that have a loop; the loop is made after the count of descriptors, and so
-    closed before the next."""
+    """Request the task check in tests that have a loop. The loop is created after the count of descriptors, and so
+    closed before the next count."""
     test = getattr(getattr(request.function, "hypothesis", None), "inner_test", request.function)
     if inspect.iscoroutinefunction(test) and not _unchecked(request):
         request.getfixturevalue("_tasks")
@@ -173,7 +173,7 @@ def _no_task_left(_nothing_left: None, request: pytest.FixtureRequest) -> None:
 
 @pytest.fixture
 async def _tasks() -> AsyncIterator[None]:
-    """Tasks are what they were, on the test's own loop; that loop would cancel the others in silence when it closes."""
+    """Check tasks on the test's own loop; closing that loop would cancel them silently."""
     before = asyncio.all_tasks()
     yield
     end = time.monotonic() + _DEADLINE
@@ -185,7 +185,7 @@ async def _tasks() -> AsyncIterator[None]:
 
 
 def _unchecked(request: pytest.FixtureRequest) -> bool:
-    """Tests of the core own no resource, and there are thousands of them."""
+    """Tests of the core own no resources, and there are thousands of them."""
     core = Path(__file__).parent / "core"
     return request.path.is_relative_to(core) or request.node.get_closest_marker("shares_process_state") is not None
 
@@ -202,7 +202,7 @@ def _must_be_there() -> bool:
 def require_real() -> Callable[[str, str], Path]:
     """``require_real(program, package)``: the program's path.
 
-    Where it is missing the test is skipped; it fails if ``MESHLIB_REQUIRE_REAL`` or, in its absence, ``CI`` is set.
+    If it is missing, the test is skipped; it fails if ``MESHLIB_REQUIRE_REAL`` or, in its absence, ``CI`` is set.
     """
     path = os.pathsep.join(
         [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin"]
@@ -216,14 +216,14 @@ def require_real() -> Callable[[str, str], Path]:
 
 
 def _skipped(config: pytest.Config) -> list[Any]:
-    """Reports of skipped tests. Only the process that prints the summary has them, not the workers of pytest-xdist."""
+    """Reports of skipped tests: only in the process that prints the summary, not in the workers of pytest-xdist."""
     reporter: Any = config.pluginmanager.get_plugin("terminalreporter")
     return list(reporter.stats.get("skipped", ())) if reporter and not hasattr(config, "workerinput") else []
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Fail a run that skipped anything where every component has to be there."""
+    """Fail a run that skipped a test although every component is required."""
     if _must_be_there() and _skipped(session.config) and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 

@@ -1,8 +1,8 @@
-"""Runs a step of a test in the middle of other code: at one chosen instruction of meshlib's.
+"""Run a step of a test in the middle of other code: at one chosen instruction of meshlib's.
 
-Signal handlers, finalizers and callbacks of weak references run where CPython looks for them: as a function begins,
-after a call, after a jump back, and where a container is allocated. Counting such places first, and then interrupting
-at each of them in turn, tries every one there is.
+CPython runs signal handlers, finalizers and weak reference callbacks at certain points: at a function's start, after a
+call, after a jump back, and where a container is allocated. Tests count these points first, and then interrupt at each
+of them in turn.
 """
 
 import dis
@@ -22,7 +22,7 @@ __all__ = ["PLAIN", "count", "interrupt", "points"]
 
 OURS: Final = str(Path(meshlib.__file__).parent)
 EVERY: Final = 7
-"""Of so many places one is tried, unless ``MESHLIB_EVERY_POINT`` is set."""
+"""One of this many points is tried, unless ``MESHLIB_EVERY_POINT`` is set."""
 
 PLAIN: Final = frozenset(
     {
@@ -36,13 +36,13 @@ PLAIN: Final = frozenset(
         "STORE_FAST_STORE_FAST", "SWAP", "TO_BOOL", "UNARY_NOT",
     }
 )  # fmt: skip
-"""Instructions that call nothing, jump back nowhere and allocate nothing that the collector knows: after one of them
-CPython does not look."""
+"""Instructions that make no call, no jump back and no allocation tracked by the collector. CPython does not check for
+pending work after them."""
 
 
 @cache
 def _places(code: CodeType) -> frozenset[int]:
-    """Offsets of the instructions before which CPython looks."""
+    """Offsets of the instructions before which CPython checks for pending work."""
     found = set()
     before = "RETURN_VALUE"
     for instruction in dis.get_instructions(code):
@@ -55,7 +55,7 @@ def _places(code: CodeType) -> frozenset[int]:
 
 
 class _Interruption:
-    """Runs ``step`` at place number ``at`` of code whose file begins with one of ``where``."""
+    """Run ``step`` at point number ``at`` of code whose file begins with one of ``where``."""
 
     def __init__(self, where: tuple[str, ...], at: int, step: Callable[[], object]) -> None:
         self.seen = 0
@@ -66,7 +66,7 @@ class _Interruption:
         self._inside = False
 
     def trace(self, frame: FrameType, event: str, _: Any) -> Any:
-        """For ``sys.settrace``."""
+        """Callback for ``sys.settrace``."""
         if event == "call" and not frame.f_code.co_filename.startswith(self._where):
             return None
         frame.f_trace_opcodes = True
@@ -76,7 +76,7 @@ class _Interruption:
         return self.trace
 
     def monitor(self, code: CodeType, offset: int) -> object:
-        """For ``sys.monitoring``, which hears of every thread."""
+        """Callback for ``sys.monitoring``, which reports every thread."""
         if not code.co_filename.startswith(self._where):
             return sys.monitoring.DISABLE
         if threading.get_ident() == self._thread and offset in _places(code):
@@ -98,8 +98,8 @@ class _Interruption:
 def interrupt(
     outer: Callable[[], object], at: int, step: Callable[[], object], where: Iterable[str] = ("_core",)
 ) -> int:
-    """Runs ``outer``, and ``step`` at its place number ``at``, counted in the packages ``where`` of meshlib. Returns
-    how many places there were."""
+    """Run ``outer``, and ``step`` at its point number ``at``, counted in the packages ``where`` of meshlib. Return the
+    number of points."""
     interruption = _Interruption(tuple(os.path.join(OURS, name) for name in where), at, step)
     if sys.version_info < (3, 12):
         before = sys.gettrace()
@@ -118,18 +118,18 @@ def interrupt(
         outer()
     finally:
         monitoring.set_events(monitoring.DEBUGGER_ID, 0)
-        monitoring.register_callback(monitoring.DEBUGGER_ID, event, None)  # it would keep what the step holds
+        monitoring.register_callback(monitoring.DEBUGGER_ID, event, None)  # it would hold references of the step
         monitoring.free_tool_id(monitoring.DEBUGGER_ID)
     return interruption.seen
 
 
 def count(outer: Callable[[], object], where: Iterable[str] = ("_core",)) -> int:
-    """How many places ``outer`` has."""
+    """Count the points of ``outer``."""
     return interrupt(outer, 0, lambda: None, where)
 
 
 def points(total: int, rng: Random, every: int = EVERY) -> range:
-    """The places to interrupt at: one in ``every`` from a random one on, or all."""
+    """The points to interrupt at: one in ``every`` starting at a random one, or all."""
     if os.environ.get("MESHLIB_EVERY_POINT"):
         return range(1, total + 1)
     return range(1 + rng.randrange(every), total + 1, every)

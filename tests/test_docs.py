@@ -1,4 +1,4 @@
-"""The documentation says what is so: its Python is run, and its catalogue of messages is compared with the source."""
+"""The documentation is correct: its Python runs, and its catalogue of messages matches the source."""
 
 import ast
 import re
@@ -16,15 +16,15 @@ DOCS = ROOT / "docs"
 CATALOGUE = DOCS / "reference" / "errors-and-logs.md"
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 HOLE = re.compile(r'\{[^{}"]*\}')
-"""A part of a message that differs from case to case. A set of status codes in a text has quotes in its braces."""
+"""A variable part of a message. A set of status codes in a text has quotes in its braces."""
 
 RUN = sorted(path for path in DOCS.rglob("*.md") if BLOCK.search(path.read_text(encoding="utf-8")))
 SPOKEN = {"ConfigError": -1, "ResolveError": 0, "local": 1, "self._final": 1, "self.stop": 0, "hedges.stop": 0}
-"""Whose texts must be listed, and which argument holds it."""
+"""Calls whose texts must be listed, and the index of the text argument."""
 
 
 def add_health(server: grpc.Server) -> None:
-    """gRPC's own health service, SERVING."""
+    """Add gRPC's own health service, SERVING."""
     servicer = health.HealthServicer()
     servicer.set("", health_pb2.HealthCheckResponse.SERVING)
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
@@ -32,7 +32,7 @@ def add_health(server: grpc.Server) -> None:
 
 @pytest.fixture
 def svc_a(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Two instances of what the pages call svc-a."""
+    """Two instances of the service that the pages call svc-a."""
     with servers(2, add=add_health) as instances:
         monkeypatch.setenv("MESHLIB_SVC_A_ENDPOINTS", ",".join(server.address for server in instances))
         yield
@@ -49,16 +49,16 @@ def test_the_pages_run(page: Path, svc_a: None) -> None:
 
 
 LOGGING = re.compile(r"(_log|log|logger|_deferred)\.(debug|info|warning|error|exception)")
-"""Calls that log, by the plain loggers and those of the log thread."""
+"""Logging calls, by the plain loggers and by the log thread."""
 
 
 def holes(text: str) -> str:
-    """A message with what differs taken out; bounds of a range are of that kind, whether written out or not."""
+    """A message without its variable parts, which include the bounds of a range, written out or not."""
     return re.sub(r"from \S+ to \S+$", "from {} to {}", HOLE.sub("{}", text))
 
 
 def written(node: ast.expr | None) -> str | None:
-    """The text of a literal, an f-string or a sum of both; None if it is made elsewhere."""
+    """The text of a literal, an f-string or a sum of both; None if it is built elsewhere."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         return node.value
     if isinstance(node, ast.JoinedStr):
@@ -68,7 +68,7 @@ def written(node: ast.expr | None) -> str | None:
 
 
 def messages() -> Iterator[tuple[str, str]]:
-    """Where in the source a message stands, and its text."""
+    """Each message of the source, with its location."""
     for path in sorted((ROOT / "src" / "meshlib").rglob("*.py")):
         if "testing" in path.parts:
             continue
@@ -82,7 +82,7 @@ def messages() -> Iterator[tuple[str, str]]:
             called = ast.unparse(node.func)
             if LOGGING.fullmatch(called):
                 text = written(node.args[0])
-                assert text is not None, f"{path}:{node.lineno} logs what cannot be found in the catalogue"
+                assert text is not None, f"{path}:{node.lineno} logs a text that the catalogue cannot list"
                 yield f"{path.name}:{node.lineno}", re.sub(r"%[.\d]*[srdf]", "{}", text)
             elif called in SPOKEN or called.endswith(".refused"):
                 text = written(node.args[SPOKEN.get(called, 0)])
@@ -91,7 +91,7 @@ def messages() -> Iterator[tuple[str, str]]:
 
 
 def test_every_message_is_in_the_catalogue() -> None:
-    """Log lines, texts of ConfigErrors, and why a resolution or a call failed stand there as the source has them."""
+    """The catalogue has every log line, ConfigError text, and reason of a failed resolution or call of the source."""
     listed = {holes(code) for code in re.findall("`([^`]+)`", CATALOGUE.read_text(encoding="utf-8"))}
     told = [(where, text, holes(text).removeprefix("{}: ")) for where, text in messages()]
     missing = [f"{where}: {text}" for where, text, told_as in told if not any(told_as in known for known in listed)]
@@ -99,7 +99,7 @@ def test_every_message_is_in_the_catalogue() -> None:
 
 
 def test_the_catalogue_lists_no_log_line_that_is_gone() -> None:
-    """What stands under "Log lines" is in the source."""
+    """Each entry under "Log lines" is in the source."""
     section = CATALOGUE.read_text(encoding="utf-8").partition("## Log lines")[2]
     listed = re.findall(r"^\| [A-Z]+ \| `([^`]+)` \|", section, re.MULTILINE)
     assert listed

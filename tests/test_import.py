@@ -1,4 +1,4 @@
-"""What ``import meshlib`` loads, and what is loaded when a channel is made: the import is to be quick."""
+"""Modules that ``import meshlib`` loads, and modules that the first channel loads: the import must be fast."""
 
 import os
 import subprocess
@@ -8,7 +8,7 @@ import pytest
 
 
 def _ran(program: str) -> list[str]:
-    """The words that a Python of its own prints."""
+    """The words printed by a separate Python process."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     ran = subprocess.run(
         [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60, check=True
@@ -18,7 +18,7 @@ def _ran(program: str) -> list[str]:
 
 @pytest.mark.parametrize("module", ["meshlib", "meshlib.aio"])
 def test_the_import_loads_the_policies_alone(module: str) -> None:
-    """Neither what serves calls nor a package that grpc has not loaded itself."""
+    """The import loads neither the code that serves calls nor a package that grpc has not loaded itself."""
     loaded = _ran(f"import grpc, sys; before = set(sys.modules); import {module}; print(*set(sys.modules) - before)")
     ours = {name for name in loaded if name.startswith("meshlib._")}
     assert "meshlib._core.policy" in ours
@@ -31,7 +31,7 @@ def test_the_import_loads_the_policies_alone(module: str) -> None:
 
 @pytest.mark.parametrize(("module", "shell"), [("meshlib", "_sync"), ("meshlib.aio", "_aio")])
 def test_channel_is_the_class_of_channels_all_the_same(module: str, shell: str) -> None:
-    """``isinstance(x, meshlib.Channel)`` before and after the first channel; other names are missing as ever."""
+    """``isinstance(x, meshlib.Channel)`` works before and after the first channel; unknown names still raise."""
     program = f"""
 import importlib, sys
 module = importlib.import_module("{module}")
@@ -46,7 +46,7 @@ SUBMODULES = ("aio", "balancing", "discovery", "telemetry", "testing")
 
 @pytest.mark.parametrize("name", SUBMODULES)
 def test_a_submodule_is_reachable_after_import_meshlib(name: str) -> None:
-    """It is loaded when it is first asked for."""
+    """A submodule is loaded on first access."""
     program = f"""
 import sys, meshlib
 print("meshlib.{name}" in sys.modules, "{name}" in dir(meshlib))
@@ -58,7 +58,7 @@ print(meshlib.{name}.__name__, meshlib.{name}.__all__[0])
 
 
 def test_every_public_name_of_the_package_resolves() -> None:
-    """Those that are loaded lazily too; and ``from meshlib import *`` works."""
+    """Lazily loaded names resolve too, and ``from meshlib import *`` works."""
     program = """
 import meshlib
 print(*(name for name in meshlib.__all__ if not hasattr(meshlib, name)))
@@ -69,7 +69,7 @@ print(explain.__name__, CallMesh.__name__, Mesh.__name__, HostSnapshot.__name__)
 
 
 WITHOUT: dict[str, str] = {
-    # What Windows and macOS do not have; on 3.16 event loop policies are gone from everywhere.
+    # Names missing on Windows and macOS; on 3.16 event loop policies are gone from every system.
     "win32": """
 for module, name in ((os, "register_at_fork"), (os, "fork"), (os, "getuid"), (signal, "SIGKILL"), (signal, "SIGSTOP"),
                      (selectors, "EpollSelector"), (select, "epoll"),
@@ -88,7 +88,7 @@ for module, name in ((selectors, "EpollSelector"), (select, "epoll"), (asyncio, 
 @pytest.mark.parametrize("platform", WITHOUT)
 @pytest.mark.parametrize("shell", ["sync", "aio"])
 def test_meshlib_works_without_what_other_systems_lack(platform: str, shell: str) -> None:
-    """Every public module is imported, and a call is answered, where the names that only Linux has are missing."""
+    """Without the names that only Linux has, every public module imports, and a call is answered."""
     program = f"""
 import asyncio, concurrent.futures, logging, multiprocessing, os, select, selectors, signal, socket, subprocess, sys
 import dns.asyncbackend, dns.asyncquery, dns.asyncresolver, grpc, grpc.aio, tempfile, uuid

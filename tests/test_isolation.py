@@ -1,4 +1,4 @@
-"""The checks of ``conftest.py`` find what they are there to find: each is shown a test that breaks its rule."""
+"""The checks of ``conftest.py`` work: each reports a test that breaks its rule."""
 
 import os
 import shutil
@@ -50,15 +50,15 @@ def test_loopback():
 
 @pytest.fixture
 def run(tmp_path: Path) -> Callable[..., str]:
-    """Run a test file under the real ``conftest.py`` and the real settings, and give back what pytest wrote."""
+    """Run a test file under the real ``conftest.py`` and the real settings, and return pytest's output."""
     tests = Path(__file__).parent
     (tmp_path / "tests").mkdir()
     shutil.copy(tests / "conftest.py", tmp_path / "tests")
     shutil.copy(tests.parent / "pyproject.toml", tmp_path)
-    outside = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}  # of our own worker
+    outside = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}  # of our worker
 
     def run(source: str, *arguments: str, **environment: str) -> str:
-        # Half a second is long enough for what ends by itself here, and short for what does not.
+        # Half a second is enough for anything that ends by itself here, and a short wait for the rest.
         source = f"{PRELUDE}\nsys.modules['tests.conftest']._DEADLINE = 0.5\n{source}"
         (tmp_path / "tests" / "test_planted.py").write_text(source, encoding="utf-8")
         result = subprocess.run(
@@ -76,7 +76,7 @@ def run(tmp_path: Path) -> Callable[..., str]:
 
 
 def test_what_ends_passes(run: Callable[..., str]) -> None:
-    """Servers, channels, tasks and sockets that are closed leave nothing that is reported."""
+    """Closed servers, channels, tasks and sockets are not reported."""
     assert "4 passed" in run(CLEAN)
 
 
@@ -85,13 +85,13 @@ LEAVES = {
     "/dev/null": "kept.append(os.open(os.devnull, os.O_RDONLY))",
     "socket:[": "kept.append(socket.create_server(('127.0.0.1', 0)))",
     "eventpoll": "kept.append(grpc.insecure_channel('ipv4:127.0.0.1:1')); kept[-1].unary_unary('/a/b').future(b'')",
-    "(_serve)": "kept.append(serve())",  # last: while something of grpc lives, its wake-up descriptors are not counted
+    "(_serve)": "kept.append(serve())",  # last: while a grpc object is alive, wake-up descriptors are not counted
 }
 
 
 @pytest.mark.parametrize("kind", ["def", "async def"])
 def test_what_is_left_behind_is_named(run: Callable[..., str], kind: str) -> None:
-    """A thread, a file, a socket, a channel and a server that outlive their test fail it, by name."""
+    """A thread, a file, a socket, a channel or a server that outlives its test fails it, by name."""
     output = run("\n".join(f"{kind} test_{n}():\n    {body}" for n, body in enumerate(LEAVES.values())))
     assert f"{len(LEAVES)} passed, {len(LEAVES)} errors" in output
     reports = [line for line in output.splitlines() if line.startswith("left behind")]
@@ -100,14 +100,14 @@ def test_what_is_left_behind_is_named(run: Callable[..., str], kind: str) -> Non
 
 
 def test_a_task_left_behind_is_named(run: Callable[..., str]) -> None:
-    """A task that outlives its test fails it, though the loop would cancel it without a word."""
+    """A task that outlives its test fails it, though the loop would cancel it silently."""
     output = run("async def test_it():\n    kept.append(asyncio.create_task(asyncio.sleep(99), name='stray'))")
     assert "1 passed, 1 error" in output
     assert "still running 0.5 s after the test: <Task pending name='stray'" in output
 
 
 def test_a_marked_test_is_let_off(run: Callable[..., str]) -> None:
-    """The marker turns the check off for the tests that say why."""
+    """The marker turns the check off for tests that give a reason."""
     output = run("@pytest.mark.shares_process_state\ndef test_it():\n    kept.append(os.open(os.devnull, os.O_RDONLY))")
     assert "1 passed" in output
     assert "error" not in output
@@ -122,14 +122,14 @@ ABROAD = (
 
 
 def test_leaving_loopback_raises(run: Callable[..., str]) -> None:
-    """Connecting, sending, listening for others and asking the system's resolver all raise."""
+    """Connecting, sending, listening beyond loopback and using the system's resolver all raise."""
     output = run("\n".join(f"def test_{n}():\n    {body}" for n, body in enumerate(ABROAD)))
     assert f"{len(ABROAD)} failed" in output
     assert output.count(" - RuntimeError: socket.") == len(ABROAD)
 
 
 def test_the_seed_is_printed_and_repeats(run: Callable[..., str]) -> None:
-    """The header's seed, given again, gives the same draws to ``rng`` and to Hypothesis."""
+    """The header's seed, passed again, repeats the draws of ``rng`` and of Hypothesis."""
     source = """
 from hypothesis import given, settings, strategies
 drawn = []
@@ -161,7 +161,7 @@ def test_rng(rng):
     ],
 )
 def test_a_missing_component_skips_or_fails(run: Callable[..., str], environment: dict[str, str], outcome: str) -> None:
-    """It is a failure where the environment promises that the component is there."""
+    """A missing component is a failure if the environment requires it."""
     source = """
 @pytest.fixture(scope="module")
 def component(require_real):
@@ -187,7 +187,7 @@ def test_other():
 @pytest.mark.parametrize("workers", ["0", "2"])
 @pytest.mark.parametrize(("ci", "code"), [("true", 1), ("", 0)])
 def test_a_skip_fails_the_run_in_ci(run: Callable[..., str], ci: str, code: int, workers: str) -> None:
-    """Where every component has to be there nothing is skipped, side by side or not."""
+    """If every component is required, a skip fails the run, with and without workers."""
     output = run(SKIPS, f"-n{workers}", CI=ci, MESHLIB_REQUIRE_REAL="")
     assert "1 passed, 1 skipped" in output
     assert ("1 skipped: with CI or MESHLIB_REQUIRE_REAL set, that fails the run" in output) == bool(code)
@@ -195,7 +195,7 @@ def test_a_skip_fails_the_run_in_ci(run: Callable[..., str], ci: str, code: int,
 
 
 def test_a_test_of_a_newer_python_is_not_collected(run: Callable[..., str]) -> None:
-    """It is deselected, not skipped, so that a run on an older Python has no skip."""
+    """Deselected, not skipped, so that a run on an older Python has no skip."""
     output = run(
         "@pytest.mark.python(3, 11)\ndef test_today():\n    pass\n\n"
         "@pytest.mark.python(99, 0)\ndef test_later():\n    pass\n",
@@ -206,7 +206,7 @@ def test_a_test_of_a_newer_python_is_not_collected(run: Callable[..., str]) -> N
 
 
 def test_workers_share_the_seed_and_check_themselves(run: Callable[..., str]) -> None:
-    """Each worker of pytest-xdist has the seed of the header, and names what a test left behind in its process."""
+    """Each worker of pytest-xdist has the seed of the header, and names what a test leaked in its process."""
     source = """
 @pytest.mark.parametrize("n", range(4))
 def test_it(n, seed):

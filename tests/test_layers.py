@@ -1,7 +1,7 @@
-"""Imports go strictly down, and the core stays pure: read off the syntax trees, wherever an import stands.
+"""Imports go strictly down and the core stays pure, as read from the syntax trees.
 
 An import inside a function or under ``TYPE_CHECKING`` is a dependency like any other. The contracts of import-linter in
-``pyproject.toml`` say the coarse part of this; here stands what they cannot say, and proof that breaches are found.
+``pyproject.toml`` cover the coarse rules; this file has the others, and proves that breaches are found.
 """
 
 import ast
@@ -13,12 +13,13 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src" / "meshlib"
 
-# From the bottom up; parts of one layer never meet. Every public name of the package is facade, above all of them.
+# From the bottom up; parts of one layer never import each other. Every public name of the package is facade, above
+# them.
 LAYERS = (("_core",), ("_adapt",), ("_control", "telemetry"), ("_sync", "_aio"))
 RANK = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}
 FACADE = len(LAYERS)
 
-# What the core may import: values and algorithms. Nothing that waits, opens, spawns or reads a clock.
+# Allowed imports of the core: values and algorithms. Nothing that waits, opens, spawns or reads a clock.
 # fmt: off
 PURE = frozenset({
     "__future__", "abc", "bisect", "collections", "collections.abc", "contextlib", "copy", "dataclasses", "difflib",
@@ -30,12 +31,12 @@ STRATEGIES = frozenset({"retry_base", "stop_base", "wait_base"})  # of tenacity
 
 
 class Imports(ast.NodeVisitor):
-    """Every module that a file names: ``(line, module, name)``, the name None for a plain ``import module``."""
+    """Every module that a file imports: ``(line, module, name)``, the name None for a plain ``import module``."""
 
     def __init__(self, package: str) -> None:
         self.package = package  # of the file, for relative imports
         self.found: list[tuple[int, str, str | None]] = []
-        self.grpc_names = {"grpc": "grpc"}  # local name -> module, to see `grpc._private` and `aio._private`
+        self.grpc_names = {"grpc": "grpc"}  # local name -> module, to detect `grpc._private` and `aio._private`
 
     def visit_Import(self, node: ast.Import) -> None:
         for alias in node.names:
@@ -66,7 +67,7 @@ class Imports(ast.NodeVisitor):
 
 
 def breaches(package: Path) -> list[str]:
-    """What breaks a rule in the source of ``package``, as ``file:line: sentence``; the twins' names at the end."""
+    """Breaches in the source of ``package``, as ``file:line: sentence``; missing twins at the end."""
     found = []
     for path in sorted(package.rglob("*.py")):
         inside = path.relative_to(package)
@@ -82,7 +83,7 @@ def breaches(package: Path) -> list[str]:
 
 
 def judge(package: Path, inside: Path, module: str, name: str | None) -> Iterator[str]:
-    """The rules, for one import of the file ``inside`` the package."""
+    """Apply the rules to one import of the file ``inside`` the package."""
     part = inside.parts[0].removesuffix(".py")
     dotted = module if name is None else f"{module}.{name}"
     root, *rest = dotted.split(".")
@@ -112,7 +113,7 @@ def judge(package: Path, inside: Path, module: str, name: str | None) -> Iterato
 
 
 def lonely(package: Path) -> Iterator[str]:
-    """The files of one shell that the other has not: what waits in one runtime waits in both."""
+    """Files that only one shell has: code that waits in one runtime waits in both."""
     files = {
         shell: {path.relative_to(package / shell) for path in (package / shell).rglob("*.py")} for shell in LAYERS[3]
     }
@@ -121,7 +122,7 @@ def lonely(package: Path) -> Iterator[str]:
 
 
 def graph(package: Path) -> dict[str, set[str]]:
-    """The modules of ``package``, each with those of them that it imports."""
+    """The modules of ``package``, each with the modules of ``package`` that it imports."""
     modules = {}
     for path in package.rglob("*.py"):
         parts = [package.name, *path.relative_to(package).with_suffix("").parts]
@@ -136,7 +137,7 @@ def graph(package: Path) -> dict[str, set[str]]:
 
 
 def circle(package: Path) -> list[str]:
-    """Modules that import one another in a circle; empty: there is none."""
+    """Modules that import one another in a cycle; empty if there is none."""
     try:
         TopologicalSorter(graph(package)).prepare()
     except CycleError as error:
@@ -148,7 +149,7 @@ AVAILABILITY = frozenset({"state", "ejection", "failing"})
 
 
 def judgements(package: Path) -> list[str]:
-    """Where the state, ejection or failure of a host is compared or tested, as ``file:line``."""
+    """Comparisons and tests of the state, ejection or failure of a host, as ``file:line``."""
     found = []
     for path in sorted((package / "_core").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -173,16 +174,16 @@ def judgements(package: Path) -> list[str]:
 
 
 HOSTS = frozenset({"host", "h", "known", "attempt.host", "outlier.host"})
-"""What hosts are called in the core."""
+"""Names of hosts in the core."""
 
 
 def test_the_availability_of_hosts_is_judged_in_one_place() -> None:
-    """Connected, failing, ejected: ``_core/host.py`` alone compares."""
+    """Only ``_core/host.py`` compares whether a host is connected, failing or ejected."""
     assert {place.partition(":")[0] for place in judgements(PACKAGE)} <= {"_core/host.py"}
 
 
 def test_judgements_elsewhere_are_found(tmp_path: Path) -> None:
-    """Compared, negated, or as a condition."""
+    """Comparisons, negations and conditions are found."""
     (tmp_path / "_core").mkdir()
     lines = [
         "a = host.state == READY",
@@ -200,12 +201,12 @@ def test_the_package_keeps_its_layers() -> None:
 
 
 def test_no_module_imports_itself_by_way_of_others() -> None:
-    """Not for its types either: a Protocol says what is needed of the other side."""
+    """Imports for types count too: a Protocol describes what is needed of the other side."""
     assert circle(PACKAGE) == []
 
 
 def test_circles_are_found(tmp_path: Path) -> None:
-    """Also one that only type checkers follow."""
+    """A cycle that only type checkers follow is found too."""
     package = tmp_path / "meshlib"
     package.mkdir()
     (package / "__init__.py").write_text("from meshlib.a import f")
@@ -230,7 +231,7 @@ CLEAN = {
 
 
 def planted(folder: Path, path: str, source: str) -> list[str]:
-    """The breaches in a clean little package after ``source`` is added to the end of one of its files."""
+    """The breaches in a clean small package after ``source`` is appended to one of its files."""
     for name, text in CLEAN.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text + "\n", encoding="utf-8")
@@ -241,7 +242,7 @@ def planted(folder: Path, path: str, source: str) -> list[str]:
 
 
 def test_a_clean_package_passes(tmp_path: Path) -> None:
-    """What the rules allow is not reported."""
+    """Allowed imports are not reported."""
     assert planted(tmp_path, "", "") == []
 
 
@@ -284,7 +285,7 @@ def test_a_clean_package_passes(tmp_path: Path) -> None:
     ],
 )
 def test_a_planted_breach_is_found(tmp_path: Path, path: str, source: str) -> None:
-    """Each rule catches each way to write its breach, and reports it once, with file and line."""
+    """Each rule catches every spelling of its breach, and reports it once, with file and line."""
     (breach,) = planted(tmp_path, path, source)
     lines = (tmp_path / path).read_text(encoding="utf-8").splitlines()
     file, line, _ = breach.split(":", 2)
@@ -294,7 +295,7 @@ def test_a_planted_breach_is_found(tmp_path: Path, path: str, source: str) -> No
 
 @pytest.mark.parametrize("path", ["_sync/calls.py", "_aio/inner/calls.py"])
 def test_a_missing_twin_is_found(tmp_path: Path, path: str) -> None:
-    """A file in one shell alone is reported, in a folder of it too."""
+    """A file that only one shell has is reported, in a subfolder too."""
     (tmp_path / path).parent.mkdir(parents=True)
     (breach,) = planted(tmp_path, path, "")
     assert "has no twin" in breach
@@ -302,7 +303,7 @@ def test_a_missing_twin_is_found(tmp_path: Path, path: str) -> None:
 
 
 def test_a_part_without_a_layer_is_found(tmp_path: Path) -> None:
-    """A new private part has to be given its place."""
+    """A new private part must be assigned to a layer."""
     (tmp_path / "_extra").mkdir()
     (breach,) = planted(tmp_path, "_extra/a.py", "")
     assert "has no layer" in breach

@@ -1,4 +1,4 @@
-"""What the package says of itself on PyPI."""
+"""The package's metadata on PyPI."""
 
 import re
 import tomllib
@@ -18,7 +18,7 @@ def project() -> dict[str, Any]:
 
 
 def test_the_links_of_the_readme_lead_somewhere(project: dict[str, Any]) -> None:
-    """In a clone to files that exist; on PyPI, after the substitutions of the build, to the repository."""
+    """In a clone they point to existing files; on PyPI, after the substitutions of the build, to the repository."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     relative = [link for link in LINK.findall(text) if not link.startswith(("https:", "#"))]
     assert relative
@@ -32,7 +32,7 @@ def test_the_links_of_the_readme_lead_somewhere(project: dict[str, Any]) -> None
 
 
 def test_the_project_says_where_it_lives(project: dict[str, Any]) -> None:
-    """Each address that names a file of the repository names one that is there; security is among them."""
+    """Each address that names a file of the repository names an existing one; security is among them."""
     urls = project["project"]["urls"]
     assert {"Repository", "Documentation", "Changelog", "Security"} <= set(urls)
     files = [url.partition("/blob/main/")[2] for url in urls.values() if "/blob/main/" in url]
@@ -41,6 +41,6 @@ def test_the_project_says_where_it_lives(project: dict[str, Any]) -> None:
 
 
 def test_the_documentation_builds_with_its_own_group(project: dict[str, Any]) -> None:
-    """What autodoc imports beyond the package's dependencies is in the group ``docs``: pytest, for the fixtures."""
+    """The group ``docs`` has what autodoc imports beyond the package's dependencies: pytest, for the fixtures."""
     group = project["dependency-groups"]["docs"]
     assert any(isinstance(need, str) and need.startswith("pytest") for need in group)

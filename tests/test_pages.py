@@ -1,5 +1,5 @@
-"""The Python of the README and of the pages as type checkers see it: copies in ``tests/typing/pages``, which mypy
---strict and pyright read together with the rest."""
+"""Type checks of the Python in the README and the pages: copies in ``tests/typing/pages``, which mypy --strict and
+pyright read together with the rest."""
 
 import os
 import re
@@ -17,7 +17,7 @@ HEAD = '''"""The blocks of {page}: written by tests/test_pages.py, read by type 
 
 
 def copies() -> dict[str, str]:
-    """What each file of the folder is to hold."""
+    """The expected content of each file of the folder."""
     found = {}
     for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))):
         blocks = BLOCK.findall(page.read_text(encoding="utf-8"))
@@ -30,7 +30,7 @@ def copies() -> dict[str, str]:
 
 
 def test_type_checkers_read_the_pages_as_they_are() -> None:
-    """The copies are those of the pages. MESHLIB_UPDATE_PAGES=1 writes them anew."""
+    """The copies match the pages. MESHLIB_UPDATE_PAGES=1 rewrites them."""
     expected = copies()
     if os.environ.get("MESHLIB_UPDATE_PAGES"):
         COPIES.mkdir(exist_ok=True)
@@ -39,10 +39,10 @@ def test_type_checkers_read_the_pages_as_they_are() -> None:
         for name, text in expected.items():
             (COPIES / name).write_text(text, encoding="utf-8")
     found = {path.name: path.read_text(encoding="utf-8") for path in COPIES.glob("*.py")}
-    assert found == expected, "MESHLIB_UPDATE_PAGES=1 pytest tests/test_pages.py writes the copies anew"
+    assert found == expected, "MESHLIB_UPDATE_PAGES=1 pytest tests/test_pages.py rewrites the copies"
 
 
 @pytest.mark.parametrize("name", ["readme.py", "docs_tutorial.py", "docs_howto_telemetry.py"])
 def test_the_pages_that_newcomers_read_have_blocks(name: str) -> None:
-    """None of them loses its Python unseen."""
+    """Each of these pages has at least one Python block."""
     assert name in copies()

@@ -1,4 +1,4 @@
-"""The public names and their signatures, against a list that is checked in: no change of them goes unseen."""
+"""The public names and their signatures match a checked-in list, so that every change of them is visible."""
 
 import ast
 import dataclasses
@@ -14,7 +14,7 @@ import pytest
 import meshlib.testing
 
 UNBUILT = ("Channel", "CallMesh", "Mesh")
-"""Classes that no application constructs."""
+"""Classes that applications do not construct."""
 
 LISTING = Path(__file__).with_name("public_names.txt")
 MODULES = (
@@ -41,9 +41,9 @@ def _public() -> Iterator[str]:
 
 
 def _signature(value: object) -> str:
-    """Names and defaults; annotations differ in spelling from one Python to the next.
+    """Names and defaults; the spelling of annotations differs between Python versions.
 
-    Not of what nobody constructs: those above, and protocols.
+    Not of classes that applications do not construct: those above, and protocols.
     """
     if not callable(value) or getattr(value, "_is_protocol", False) or getattr(value, "__name__", "") in UNBUILT:
         return ""
@@ -52,7 +52,7 @@ def _signature(value: object) -> str:
     except ValueError:
         return ""
     bare = [parameter.replace(annotation=inspect.Parameter.empty) for parameter in parameters]
-    # The order of a set differs from run to run.
+    # The order of a set varies between runs.
     return re.sub(r"(?<=frozenset\(\{)[^}]*", _sorted, str(inspect.Signature(bare)))
 
 
@@ -61,7 +61,7 @@ def _sorted(members: re.Match[str]) -> str:
 
 
 def test_the_public_names_are_those_on_the_list() -> None:
-    """MESHLIB_UPDATE_PUBLIC_NAMES=1 writes the list anew; the difference belongs into the changelog."""
+    """MESHLIB_UPDATE_PUBLIC_NAMES=1 rewrites the list; the difference belongs in the changelog."""
     found = "".join(f"{line}\n" for line in _public())
     if os.environ.get("MESHLIB_UPDATE_PUBLIC_NAMES"):
         LISTING.write_text(found)
@@ -69,7 +69,7 @@ def test_the_public_names_are_those_on_the_list() -> None:
 
 
 def test_deprecated_names_still_work() -> None:
-    """They say what to use instead."""
+    """Their warnings name the replacement."""
     with pytest.warns(DeprecationWarning, match="use ServerTls"):
         from meshlib.testing import Tls
     assert Tls is meshlib.testing.ServerTls
@@ -77,7 +77,7 @@ def test_deprecated_names_still_work() -> None:
 
 @pytest.mark.parametrize("module_name", MODULES)
 def test_every_public_name_is_documented(module_name: str) -> None:
-    """Each has a docstring of its own."""
+    """Each public name has a docstring of its own."""
     module = importlib.import_module(module_name)
     undocumented = [
         name for name in module.__all__ if callable(getattr(module, name)) and not inspect.getdoc(getattr(module, name))
@@ -95,7 +95,7 @@ def test_every_public_name_is_documented(module_name: str) -> None:
     ],
 )
 def test_a_constructor_for_type_checkers_names_every_field(file: str, name: str) -> None:
-    """Where the annotations of arguments are wider than those of fields, none is forgotten."""
+    """If the annotations of arguments are wider than those of fields, none is missing."""
     module, _, short = name.rpartition(".")
     path = Path(inspect.getfile(importlib.import_module("meshlib._core.version"))).parent / file
     (init,) = [

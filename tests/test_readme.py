@@ -1,4 +1,4 @@
-"""The README's Python is run as it stands: what a reader copies works."""
+"""The README's Python runs as written, so that copied code works."""
 
 import re
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 @pytest.fixture
 def svc_a(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Two instances of the service that the README calls svc-a; they answer gRPC's own health protocol."""
+    """Two instances of the service that the README calls svc-a; they serve gRPC's own health protocol."""
     servers, ports = [], []
     with ThreadPoolExecutor(4) as pool:
         for _ in range(2):

@@ -1,4 +1,4 @@
-"""The scripts of the README: what they read, share and name is there."""
+"""The scripts of the README: the files they read, share and name exist."""
 
 import ast
 import re
@@ -17,7 +17,7 @@ SCRIPTS = ROOT / "scripts"
 
 @pytest.fixture
 def environments() -> Any:
-    """The module that the scripts share."""
+    """The module shared by the scripts."""
     spec = spec_from_file_location("environments", SCRIPTS / "environments.py")
     assert spec is not None
     assert spec.loader is not None
@@ -28,12 +28,12 @@ def environments() -> Any:
 
 @pytest.mark.parametrize("name", ["environments.py", "test", "matrix", "demo"])
 def test_an_old_python_can_read_a_script(name: str) -> None:
-    """It has to, to find a new one."""
+    """A script must be readable there to find a newer Python."""
     ast.parse((SCRIPTS / name).read_text(), feature_version=(3, 7))
 
 
 def test_the_lowest_dependencies_are_all_of_them(environments: Any) -> None:
-    """Each runtime dependency is pinned at its lower bound, and grpcio among them."""
+    """Each runtime dependency is pinned at its lower bound, including grpcio."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     expected = [re.sub(r">=([\w.]+).*", r"==\1", dependency) for dependency in project["dependencies"]]
     assert environments.lowest() == expected
@@ -42,7 +42,7 @@ def test_the_lowest_dependencies_are_all_of_them(environments: Any) -> None:
 
 
 def test_what_the_matrix_leaves_out_exists(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file that was renamed is not run without anybody's decision."""
+    """A renamed file does not run in the matrix unnoticed."""
     monkeypatch.syspath_prepend(str(SCRIPTS))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     independent = runpy.run_path(str(SCRIPTS / "matrix"))["INDEPENDENT"]
@@ -52,7 +52,7 @@ def test_what_the_matrix_leaves_out_exists(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_workers_leave_out_what_is_alone(environments: Any) -> None:
-    """There are more workers than one, also on one core."""
+    """There is more than one worker, even on one core."""
     arguments = environments.side_by_side()
     assert int(arguments[arguments.index("-n") + 1]) >= 2
     assert arguments[arguments.index("-m") + 1] == "not alone"

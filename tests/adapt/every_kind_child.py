@@ -2,9 +2,9 @@
 
 usage: every_kind_child.py ADDRESS [NAME ...]
 
-For each NAME of ``grpc._cython.cygrpc`` a child of this process calls with that name hidden from meshlib. Without any,
-this process calls. ``everything`` has meshlib take every private part for lost. Prints a line for each: the name, and
-what meshlib logged as lost.
+For each NAME of ``grpc._cython.cygrpc`` a child of this process calls with that name hidden from meshlib. Without a
+NAME, this process calls. ``everything`` makes meshlib treat every private part as missing. Prints a line for each: the
+name, and the missing features in meshlib's log.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ DEADLINE = 20.0
 
 
 class Hiding(ModuleType):
-    """A module without one of its names."""
+    """A module that hides one of its names."""
 
     def __init__(self, module: ModuleType, name: str) -> None:
         super().__init__(module.__name__)
@@ -38,18 +38,18 @@ class Hiding(ModuleType):
 
 
 def main(address: str, names: list[str]) -> int:
-    """The number of names without which something fails."""
+    """Return the number of names that calls fail without."""
     if not names:
         exercise(address, "")
         return 0
     for module in ("_channel", "_interceptor", "_observability", "aio._channel", "aio._interceptor"):
-        importlib.import_module(f"grpc.{module}")  # grpc itself has them all
+        importlib.import_module(f"grpc.{module}")  # grpc itself needs all of its names
     children = [forked(address, name) for name in names]
     return sum(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) != 0 for pid in children)
 
 
 def forked(address: str, name: str) -> int:
-    """The process id of a child that calls without ``name``; grpc is imported, and nothing of it runs yet."""
+    """Fork a child that calls without ``name``; grpc is imported but inactive. Return its process id."""
     pid = os.fork()
     if pid == 0:
         status = 1
@@ -64,7 +64,7 @@ def forked(address: str, name: str) -> int:
 
 
 def hide(name: str) -> None:
-    """From what imports it from now on."""
+    """Hide ``name`` from later imports."""
     if name == "everything":
         from meshlib._adapt.grpcio import features
 
@@ -77,7 +77,7 @@ def hide(name: str) -> None:
 
 
 def exercise(address: str, name: str) -> None:
-    """All kinds of calls, and what becomes of those that fail."""
+    """Make calls of all kinds, some of which fail."""
     records: list[logging.LogRecord] = []
     handler = logging.Handler()
     handler.emit = records.append  # type: ignore[method-assign]
@@ -94,18 +94,18 @@ def exercise(address: str, name: str) -> None:
     lost = [record.getMessage() for record in records if "private names" in record.getMessage()]
     assert len(lost) <= 1, lost
     line = f"{name}: {lost[0] if lost else ''}\n"
-    os.write(sys.stdout.fileno(), line.encode())  # in one piece, beside the lines of other children
+    os.write(sys.stdout.fileno(), line.encode())  # in one write, so that lines of several children do not mix
 
 
 class SyncInterceptor(grpc.UnaryUnaryClientInterceptor):  # type: ignore[type-arg]
-    """Sees the unary calls."""
+    """Intercepts the unary calls."""
 
     def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
         return continuation(client_call_details, request)
 
 
 def threads(channel: Any) -> None:
-    """The sync shell."""
+    """Call on the sync shell."""
     from meshlib.testing import echo
 
     def requests() -> Iterator[bytes]:
@@ -130,11 +130,11 @@ def threads(channel: Any) -> None:
 
 
 seen: list[str] = []
-"""The kinds of the calls that went through an interceptor of grpc.aio."""
+"""Kinds of the calls that went through an interceptor of grpc.aio."""
 
 
 def interceptor(kind: str) -> Any:
-    """One of grpc.aio for calls of that kind; it takes an object for one kind only."""
+    """An interceptor of grpc.aio for calls of that kind; an object can intercept only one kind."""
 
     async def see(_: Any, continuation: Any, details: Any, request: Any) -> Any:
         seen.append(kind)
@@ -146,7 +146,7 @@ def interceptor(kind: str) -> Any:
 
 
 async def loops(target: str) -> None:
-    """The asyncio shell."""
+    """Call on the asyncio shell."""
     from meshlib import aio
     from meshlib.testing import echo
 

@@ -1,4 +1,5 @@
-"""The short blocking call gives what grpc's own does, on its oldest and newest release: each call is made both ways."""
+"""The short blocking call has the same results as grpc's own, on its oldest and newest release: each call is made both
+ways."""
 
 import functools
 import re
@@ -20,13 +21,13 @@ from meshlib.testing import Server, ServerTls, echo
 PATIENCE = 10.0
 FAILURES = [code for code in grpc.StatusCode if code is not grpc.StatusCode.OK]
 VARYING = re.compile(r"created_time:\S+|:\d{4,5}|fd:\d+")
-"""What differs from one call to the next in C-core's account of it: times and ports."""
+"""Parts of C-core's text that vary from call to call: times and ports."""
 
 Call = Callable[[Any], Any]
 
 
 def account(error: Any) -> list[object]:
-    """All that an error tells."""
+    """Every property of an error."""
     facts = [type(error), error.code(), error.details(), error.initial_metadata(), error.trailing_metadata()]
     facts.append(error._state.response)
     texts = [error.debug_error_string(), str(error), repr(error)]
@@ -34,7 +35,7 @@ def account(error: Any) -> list[object]:
 
 
 def facts(call: Any) -> list[object]:
-    """All that the call object of a success tells."""
+    """Every property of the call object of a success."""
     told: list[Any] = []
     call.add_done_callback(lambda same: told.append(same is call))
     told += [type(call), call.code(), call.details(), call.initial_metadata(), call.trailing_metadata()]
@@ -44,7 +45,7 @@ def facts(call: Any) -> list[object]:
 
 
 def result(call: Call, multicallable: Any) -> list[object]:
-    """What ``call`` makes of a multicallable: an answer, or an error with all that it tells."""
+    """The result of ``call`` on a multicallable: a response, or an error with its properties."""
     try:
         answer = call(multicallable)
         if type(answer) is tuple:
@@ -57,7 +58,7 @@ def result(call: Call, multicallable: Any) -> list[object]:
 
 
 def both(address: str, call: Call, *, deserializer: Any = None, credentials: Any = None) -> list[object]:
-    """What one call gives, which is the same for both: first without the call object, then with it."""
+    """The result of a call, equal for both: first without the call object, then with it."""
     options = [*DEFAULTS, ("grpc.default_authority", "localhost")]
     channel = grpcio.channel(f"ipv4:{address}", options, credentials, None)
     try:
@@ -81,20 +82,20 @@ def ask(multicallable: Any) -> Any:
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    """One that does as it is told."""
+    """A server whose requests determine its responses."""
     with Server() as made:
         yield made
 
 
 def test_an_answer(server: Server) -> None:
-    """Its message, and what the deserializer makes of it."""
+    """The message, through the deserializer."""
     assert both(server.address, ask) == ["answer", b"x"]
     assert both(server.address, ask, deserializer=bytes.decode) == ["answer", "x"]
 
 
 @pytest.mark.parametrize("code", FAILURES)
 def test_a_status(server: Server, code: grpc.StatusCode) -> None:
-    """Type, code, details, metadata and texts of the error are those of grpc's."""
+    """The error has grpc's type, code, details, metadata and texts."""
     server.fault(
         code=code, details="näh", trailing_metadata=(("why", "asked"), ("b-bin", b"\0")), initial_metadata=True, after=1
     )
@@ -106,18 +107,18 @@ def test_a_status(server: Server, code: grpc.StatusCode) -> None:
 @pytest.mark.parametrize("status", [0, 5, 99])
 @pytest.mark.parametrize("silent", [False, True])
 def test_an_answer_that_no_server_of_grpc_gives(status: int, silent: bool) -> None:
-    """A status without a number known to grpc, a message with a failure, a success without a message."""
+    """A status unknown to grpc, a message with a failure, a success without a message."""
     with FewStreamsServer(status=status, silent=silent) as odd:
         told = [both(odd.address, ask, deserializer=read) for read in (None, bytes.decode, lambda _: 1 / 0)]
     readable, unreadable = [kind for kind, *_ in told[:2]], told[2]
     assert readable == (["failure"] * 2 if status else ["answer"] * 2)
     assert unreadable[0] == ("answer" if silent and not status else "failure")
     if not silent:
-        assert unreadable[2] is grpc.StatusCode.INTERNAL, "what cannot be read wins over the status"
+        assert unreadable[2] is grpc.StatusCode.INTERNAL, "a message that cannot be read overrides the status"
 
 
 def test_an_answer_that_cannot_be_read(server: Server, caplog: pytest.LogCaptureFixture) -> None:
-    """INTERNAL, in grpc's words and with grpc's log line."""
+    """INTERNAL, with grpc's details and grpc's log line."""
     kind, _, code, *_ = both(server.address, ask, deserializer=lambda _: 1 / 0)
     assert (kind, code) == ("failure", grpc.StatusCode.INTERNAL)
     assert len(caplog.records) == 4
@@ -126,7 +127,7 @@ def test_an_answer_that_cannot_be_read(server: Server, caplog: pytest.LogCapture
 
 
 def test_a_deadline(server: Server) -> None:
-    """Passed while the server holds the call, or before the call."""
+    """A deadline that passes while the server holds the call, or before the call."""
     server.fault(hang=True)
     for timeout in (0.05, 0.0, -1.0):
         told = both(server.address, lambda call, timeout=timeout: call(b"x", timeout, None, None, None, None))
@@ -134,7 +135,7 @@ def test_a_deadline(server: Server) -> None:
 
 
 def test_the_server_is_told_the_deadline() -> None:
-    """As seconds that are left, which grpc rounds to a hundredth."""
+    """The server gets the remaining seconds, which grpc rounds to a hundredth."""
 
     def left(_: bytes, context: grpc.ServicerContext) -> bytes:
         remaining = context.time_remaining()
@@ -155,7 +156,7 @@ def test_the_server_is_told_the_deadline() -> None:
 
 
 def test_a_server_that_is_not_there() -> None:
-    """UNAVAILABLE, with C-core's account of it."""
+    """UNAVAILABLE, with C-core's details."""
     with Server() as gone:
         address = gone.address
     assert both(address, ask)[2] is grpc.StatusCode.UNAVAILABLE
@@ -183,7 +184,7 @@ def test_a_server_that_is_not_there() -> None:
     ids=repr,
 )
 def test_what_is_asked(server: Server, arguments: tuple[Any, ...]) -> None:
-    """The server gets the same, or the same is raised."""
+    """The server gets the same arguments, or the same exception is raised."""
     both(server.address, lambda call: call(*arguments))
     seen = [sorted(call.metadata) for call in server.received]
     assert len(seen) in (0, 4)
@@ -191,14 +192,14 @@ def test_what_is_asked(server: Server, arguments: tuple[Any, ...]) -> None:
 
 
 def test_the_credentials_of_a_call() -> None:
-    """They are asked for a token at each call, over TLS."""
+    """The credentials are asked for a token at each call, over TLS."""
     authority = trustme.CA()
     certificate = authority.issue_cert("localhost")
     chain = b"".join(blob.bytes() for blob in certificate.cert_chain_pems)
     token = grpc.access_token_call_credentials("token")
 
     def connected(call: Any) -> Any:
-        ask(call)  # before there is a connection, grpc asks for the token on a thread of its own
+        ask(call)  # before a connection exists, grpc asks for the token on a thread of its own
         return call(b"x", PATIENCE, None, token, None, None)
 
     with Server(tls=ServerTls(certificate.private_key_pem.bytes(), chain)) as server:
@@ -209,7 +210,7 @@ def test_the_credentials_of_a_call() -> None:
 
 
 def test_a_closed_channel(server: Server) -> None:
-    """ValueError, in the same words."""
+    """ValueError, with the same text."""
     channel = grpcio.channel(f"ipv4:{server.address}", DEFAULTS, None, None)
     theirs = channel.unary_unary(echo.UNARY, None, None, True)  # type: ignore[call-arg]
     channel.close()
@@ -218,7 +219,7 @@ def test_a_closed_channel(server: Server) -> None:
 
 
 class Plugin(grpc._observability.ObservabilityPlugin[Any, Any]):  # type: ignore[misc]
-    """As ``grpcio-observability`` registers one, but for what reaches into C-core."""
+    """A plug-in like that of ``grpcio-observability``, without its access to C-core."""
 
     observability_enabled = False  # type: ignore[assignment]
 
@@ -227,7 +228,7 @@ class Plugin(grpc._observability.ObservabilityPlugin[Any, Any]):  # type: ignore
         self.told: list[tuple[str, object]] = []
 
     def record_rpc_latency(self, method: str, target: str, rpc_latency: float, status_code: Any) -> None:
-        """Told at the end of each call."""
+        """Called at the end of each call."""
         self.told.append((method, status_code))
 
     def create_client_call_tracer(self, method_name: bytes, target: bytes) -> Any: ...
@@ -236,7 +237,7 @@ class Plugin(grpc._observability.ObservabilityPlugin[Any, Any]):  # type: ignore
 
 
 def test_a_plug_in_of_grpcs_own_hears_of_each_call(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While it is there, calls go grpc's way."""
+    """With such a plug-in, calls go through grpc."""
     plugin = Plugin()
     channel = grpcio.channel(f"ipv4:{server.address}", DEFAULTS, None, None)
     ours = grpcio.shortened(channel.unary_unary(echo.UNARY, None, None, False))  # type: ignore[call-arg]
@@ -254,7 +255,7 @@ def test_what_the_short_way_leaves_out_is_not_there() -> None:
 
 
 def test_only_grpcs_own_multicallable_is_shortened(server: Server) -> None:
-    """One with interceptors, or of somebody else, stays what it is."""
+    """A multicallable with interceptors, or of another library, is unchanged."""
 
     class Passing(grpc.UnaryUnaryClientInterceptor):
         def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
@@ -268,7 +269,7 @@ def test_only_grpcs_own_multicallable_is_shortened(server: Server) -> None:
 
 
 def test_a_deserializer_is_asked_once(server: Server) -> None:
-    """One that has failed would be asked again in vain, or not in vain, and grpc has told it as a failure."""
+    """A second try might succeed after grpc has reported the failure."""
     asked: list[bytes] = []
 
     def fails_once(data: bytes) -> bytes:
@@ -286,7 +287,7 @@ def test_a_deserializer_is_asked_once(server: Server) -> None:
 
 
 class Wrapper:
-    """As wrapt's: it looks like the function that it wraps."""
+    """Like wrapt's: it resembles the function that it wraps."""
 
     def __init__(self, wrapped: Any) -> None:
         self.__wrapped__ = wrapped
@@ -304,7 +305,7 @@ class Wrapper:
 def test_an_agent_that_wraps_grpcs_own_call_hears_of_it(
     monkeypatch: pytest.MonkeyPatch, as_function: bool, step: str
 ) -> None:
-    """It may be there for a reason: then grpc's way is taken."""
+    """The wrapper may matter, so calls go through grpc."""
     own: Any = grpc._channel._UnaryUnaryMultiCallable
     wrapped = getattr(own, step)
 
@@ -321,7 +322,7 @@ def test_an_agent_that_wraps_grpcs_own_call_hears_of_it(
 
 
 def test_an_agent_that_replaces_grpcs_class_hears_of_it(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By one of its own, that extends it."""
+    """The agent's own class extends grpc's."""
     own: Any = grpc._channel._UnaryUnaryMultiCallable
     heard: list[object] = []
 
@@ -341,7 +342,7 @@ def test_an_agent_that_replaces_grpcs_class_hears_of_it(server: Server, monkeypa
 def test_an_agent_that_replaces_a_function_under_grpcs_call_hears_of_it(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """They are called for each call of grpc's own."""
+    """Such functions are called for each call of grpc's own."""
     replaced = getattr(grpc._channel, name)
     channel = grpcio.channel("ipv4:127.0.0.1:1", DEFAULTS, None, None)
     made: Any = channel.unary_unary(echo.UNARY)

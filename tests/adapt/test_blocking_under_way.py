@@ -1,4 +1,4 @@
-"""The short blocking call under way: what happens to it is what happens to grpc's own, made at the same time."""
+"""Events during a short blocking call have the same effect as on grpc's own, made at the same time."""
 
 import threading
 from collections import Counter
@@ -21,12 +21,12 @@ from meshlib.testing import Server
 METHOD = "/meshlib.tests.Service/Ask"
 THREADS = 8
 CALLS = 150
-"""Of each thread."""
+"""Calls per thread."""
 
 
 @contextmanager
 def multicallables(address: str) -> Iterator[tuple[grpc.Channel, Any, Any]]:
-    """A channel, and of one of its methods grpc's multicallable and ours."""
+    """A channel, with grpc's multicallable and ours for one of its methods."""
     channel = grpcio.channel(f"ipv4:{address}", DEFAULTS, None, None)
     try:
         theirs: Any = channel.unary_unary(METHOD, None, None, True)  # type: ignore[call-arg]
@@ -38,7 +38,7 @@ def multicallables(address: str) -> Iterator[tuple[grpc.Channel, Any, Any]]:
 
 
 def serving(answer: Callable[[bytes, grpc.ServicerContext], bytes]) -> Callable[[grpc.Server], None]:
-    """What adds ``METHOD`` to a server."""
+    """A function that adds ``METHOD`` to a server."""
     service, _, name = METHOD[1:].partition("/")
     handler: Any = grpc.unary_unary_rpc_method_handler(answer)
     handlers = grpc.method_handlers_generic_handler(service, {name: handler})
@@ -47,7 +47,7 @@ def serving(answer: Callable[[bytes, grpc.ServicerContext], bytes]) -> Callable[
 
 @pytest.mark.parametrize("what", ["the channel is closed", "the connection is lost", "the server ends"])
 def test_a_call_that_the_server_holds(what: str) -> None:
-    """Both fail, with the same account of it."""
+    """Both calls fail with the same details."""
     with (
         Server(add=serving(lambda request, _: request)) as server,
         Relay(server.address) as relay,
@@ -65,8 +65,8 @@ def test_a_call_that_the_server_holds(what: str) -> None:
 
 
 def test_inside_the_handler_of_a_server_that_has_a_deadline() -> None:
-    """Nothing of it passes to the calls that the handler makes: released wheels of grpc have no such context, and a
-    mesh in a server would be told by its own time-out."""
+    """The deadline does not apply to calls made by the handler: released wheels of grpc have no such context, and the
+    timeout of a mesh in a server would be its own."""
     told: list[object] = []
 
     def relayed(_: bytes, context: grpc.ServicerContext) -> bytes:
@@ -91,7 +91,7 @@ def test_inside_the_handler_of_a_server_that_has_a_deadline() -> None:
 
 
 def test_many_threads_on_one_multicallable(rng: Random) -> None:
-    """Each gets the answer to its own request, or its own failure."""
+    """Each call gets the response to its own request, or its own failure."""
     failing = frozenset(rng.sample(range(THREADS * CALLS), THREADS * CALLS // 4))
 
     def answer(request: bytes, context: grpc.ServicerContext) -> bytes:

@@ -1,4 +1,4 @@
-"""The private names of grpcio that meshlib uses are there and do what it needs, on its oldest and newest release."""
+"""The private names of grpcio that meshlib uses exist and work, on its oldest and newest release."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -25,19 +25,19 @@ def test_the_channel_is_grpcs_own_whatever_replaced_the_factories(monkeypatch) -
 
 
 def test_secure_channels_take_public_credentials() -> None:
-    """Credentials are unwrapped as grpc's own factory unwraps them."""
+    """Credentials are unwrapped as in grpc's own factory."""
     channel = grpcio.channel("ipv4:127.0.0.1:1", (), grpc.ssl_channel_credentials(), None)
     assert grpcio.sync_state(channel)(False) == IDLE
     channel.close()
 
 
 def test_the_state_of_a_sync_channel_is_asked_without_a_thread() -> None:
-    """It is IDLE until asked to connect, and READY when it has."""
+    """IDLE until asked to connect, and READY once connected."""
     with Server() as server:
         channel = grpcio.channel(f"ipv4:{server.address}", DEFAULTS, None, None)
         state = grpcio.sync_state(channel)
         assert state(False) == IDLE
-        assert state(True) == IDLE  # it answers before it acts
+        assert state(True) == IDLE  # the returned state precedes the action
         assert channel.unary_unary("/meshlib.testing.Echo/Unary")(b"x", timeout=5) == b"x"
         assert state(False) == READY
         channel.close()
@@ -60,7 +60,7 @@ def test_the_state_of_an_asyncio_channel_is_asked_likewise() -> None:
 
 
 def test_letting_go_of_a_call_that_waits_ends_it() -> None:
-    """C-core gives up what is due, though grpc's own ``cancel()`` is not what is called; an ended call owes nothing."""
+    """C-core cancels the call, though grpc's own ``cancel()`` is not called; an ended call is unaffected."""
     with Server() as server:
         server.fault(hang=True)
         channel = grpcio.channel(f"ipv4:{server.address}", DEFAULTS, None, None)
@@ -74,14 +74,14 @@ def test_letting_go_of_a_call_that_waits_ends_it() -> None:
 
 
 async def requests(*messages: Any) -> AsyncIterator[Any]:
-    """An iterator of them."""
+    """An iterator of the messages."""
     for message in messages:
         yield message
 
 
 @pytest.mark.parametrize("kind", ["stream_unary", "stream_stream"])
 async def test_requests_are_sent_in_order_and_ended(kind: str) -> None:
-    """As grpc.aio sends what an iterator gives."""
+    """Like the requests of an iterator in grpc.aio."""
     with Server() as server:
         channel = grpcio.aio_channel(f"ipv4:{server.address}", DEFAULTS, None, None)
         send = grpcio.sending(
@@ -95,7 +95,7 @@ async def test_requests_are_sent_in_order_and_ended(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["stream_unary", "stream_stream"])
 async def test_after_a_call_was_cancelled_no_request_is_sent(kind: str) -> None:
-    """The task that sends them ends, with the next request at the latest: grpc.aio does not end it always."""
+    """The sending task ends, with the next request at the latest: grpc.aio does not always end it."""
     cancelled = asyncio.Event()
 
     async def two() -> AsyncIterator[bytes]:

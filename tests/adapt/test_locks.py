@@ -1,4 +1,4 @@
-"""The locks inside grpc's channels: no exception leaves one behind, and a sweep waits for none."""
+"""The locks inside grpc's channels: no exception leaves one locked, and a sweep waits for none."""
 
 import sys
 import threading
@@ -19,11 +19,11 @@ T = TypeVar("T")
 
 
 class SoftTimeLimitError(Exception):
-    """Stands for what a signal handler raises."""
+    """Stands for an exception of a signal handler."""
 
 
 def elsewhere(ask: Callable[[], T]) -> T:
-    """What ``ask`` returns on another thread."""
+    """The result of ``ask`` on another thread."""
     answers: list[T] = []
     thread = threading.Thread(target=lambda: answers.append(ask()))
     thread.start()
@@ -33,7 +33,7 @@ def elsewhere(ask: Callable[[], T]) -> T:
 
 
 def raising(frame: FrameType, event: str, _: Any) -> Any:
-    """A trace function that raises as soon as a condition has been entered in Python, as a handler may there."""
+    """A trace function that raises right after a condition is entered in Python, as a signal handler may."""
     if frame.f_code is not threading.Condition.__enter__.__code__:
         return None
     if event == "return":
@@ -43,7 +43,7 @@ def raising(frame: FrameType, event: str, _: Any) -> Any:
 
 
 def interrupted(channel: Any) -> bool:
-    """Makes a call, which is interrupted where it has entered the condition of ``channel``; whether it was."""
+    """Make a call that is interrupted right after it enters the condition of ``channel``; return whether it was."""
     call = channel.unary_unary(echo.UNARY)
     assert call(b"x", timeout=10) == b"x"
     tracing = sys.gettrace()
@@ -65,7 +65,7 @@ def target() -> Iterator[str]:
 
 
 def test_a_call_cannot_be_interrupted_where_its_channel_is_locked(target: str) -> None:
-    """grpc's own can, and stays locked for every other thread: if that ever changes, ours is needed no more."""
+    """grpc's own can, and stays locked for every other thread. If that ever changes, ours is obsolete."""
     with grpc.insecure_channel(target) as bare:
         assert interrupted(bare)
         condition = locks._condition(bare)
@@ -79,7 +79,7 @@ def test_a_call_cannot_be_interrupted_where_its_channel_is_locked(target: str) -
 
 
 def test_a_sweep_does_not_wait_for_who_is_inside_a_channel(target: str) -> None:
-    """It learns nothing then, and the connection is looked at the next time."""
+    """The sweep gets no state then, and polls the connection the next time."""
     with grpcio.channel(target, DEFAULTS, None, None) as channel:
         call: Any = channel.unary_unary(echo.UNARY)
         assert call(b"x", timeout=10) == b"x"
@@ -92,7 +92,7 @@ def test_a_sweep_does_not_wait_for_who_is_inside_a_channel(target: str) -> None:
 
 
 def test_a_fork_waits_for_who_looks_at_a_channel(target: str) -> None:
-    """In the child the lock would be nobody's to give back. Once a fork is prepared, nobody begins to look."""
+    """In the child no thread would release the lock. Once a fork is prepared, no poll begins."""
     looking, ended = threading.Event(), threading.Event()
 
     def ask(_: bool) -> int:

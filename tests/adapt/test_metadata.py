@@ -1,4 +1,4 @@
-"""Which metadata C-core takes: as a channel of grpc's own answers."""
+"""Metadata is valid if a channel of grpc's own accepts it."""
 
 from collections.abc import Iterator
 
@@ -16,7 +16,7 @@ VALUES = st.text(" ~azAZ09é\n\x7f\0", max_size=6)
 
 @given(KEYS, VALUES)
 def test_text_is_judged_as_the_same_bytes_are(key: str, value: str) -> None:
-    """Ordinary text is looked at in place; what it means is decided for bytes."""
+    """Ordinary text is checked directly; the rules are those for bytes."""
     if key.endswith("-bin"):
         assert valid(((key, value.encode()),)) == valid(((key.encode(), value.encode()),))
         with pytest.raises(TypeError, match="expected bytes"):
@@ -27,7 +27,7 @@ def test_text_is_judged_as_the_same_bytes_are(key: str, value: str) -> None:
 
 @pytest.fixture
 def channel() -> Iterator[grpc.Channel]:
-    """grpc's own, with a server."""
+    """grpc's own channel, with a server."""
     own = [("grpc.use_local_subchannel_pool", 1)]
     with Server() as server, grpc.insecure_channel(f"ipv4:{server.address}", own) as made:
         yield made
@@ -59,7 +59,7 @@ def channel() -> Iterator[grpc.Channel]:
     ids=repr,
 )
 def test_it_is_taken_if_grpc_takes_it(channel: grpc.Channel, item: tuple[str, str]) -> None:
-    """INTERNAL is what grpc answers to the rest."""
+    """grpc answers INTERNAL to invalid metadata."""
     future = channel.unary_unary(echo.UNARY).future(b"x", timeout=10, metadata=(item,))
     expected = grpc.StatusCode.OK if valid((item,)) else grpc.StatusCode.INTERNAL
     assert future.code() is expected
@@ -77,6 +77,6 @@ def test_it_is_taken_if_grpc_takes_it(channel: grpc.Channel, item: tuple[str, st
     ],
 )
 def test_what_is_no_metadata_is_refused_in_grpcs_words(item: object, error: type[Exception], text: str) -> None:
-    """grpc itself is not asked: it never frees such a call."""
+    """Such a call never reaches grpc, which would never free it."""
     with pytest.raises(error, match=text):
         valid((item,))  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Channel options: what is refused where the channel is made, and what a subchannel gets."""
+"""Channel options: those rejected when the channel is made, and those passed to a subchannel."""
 
 import json
 import logging
@@ -31,7 +31,7 @@ from meshlib._core.host import HostEntry
     ],
 )
 def test_nonsense_is_refused_with_its_name(options: Any) -> None:
-    """At construction, not at the first call."""
+    """Rejected at construction, not at the first call."""
     with pytest.raises(ConfigError, match=r"^options"):
         checked(options)
 
@@ -44,13 +44,13 @@ def test_what_grpc_takes_is_taken() -> None:
 
 
 def test_grpcs_own_factories_take_what_grpc_takes() -> None:
-    """Names in bytes, and values that only grpc can judge."""
+    """Names in bytes, and values that only grpc can validate."""
     options = [(b"grpc.primary_user_agent", b"svc-b"), ("grpc.x", 1.5), ("grpc.y", None)]
     assert checked(options, as_grpc=True) == (("grpc.primary_user_agent", b"svc-b"), *options[1:])
 
 
 def test_the_users_options_win_over_the_defaults() -> None:
-    """Each name once, so that no rule of precedence of C-core's decides."""
+    """Each name occurs once, so that no precedence rule of C-core's matters."""
     made = for_subchannel((("grpc.max_reconnect_backoff_ms", 9000), ("grpc.enable_http_proxy", 1)), "svc-a")
     assert dict(made)["grpc.max_reconnect_backoff_ms"] == 9000
     assert dict(made)["grpc.enable_http_proxy"] == 1
@@ -59,12 +59,12 @@ def test_the_users_options_win_over_the_defaults() -> None:
 
 
 def test_the_authority_of_the_user_wins_too() -> None:
-    """As with grpc, the option decides what is sent and what TLS verifies."""
+    """As with grpc, the option determines the sent authority and the name that TLS verifies."""
     assert dict(for_subchannel((("grpc.default_authority", "mine"),), "svc-a"))["grpc.default_authority"] == "mine"
 
 
 def test_cores_retries_never_multiply_ours() -> None:
-    """What would retry below the mesh is taken out of a service config; the rest stays."""
+    """Retries below the mesh are removed from a service config; the rest stays."""
     config = {
         "methodConfig": [{"name": [{}], "retryPolicy": {"maxAttempts": 5}, "waitForReady": True}],
         "retryThrottling": {"maxTokens": 10},
@@ -78,7 +78,7 @@ def test_cores_retries_never_multiply_ours() -> None:
 
 
 def test_a_subchannel_that_is_dialled_anew_shares_no_connection_with_the_one_before() -> None:
-    """Equal options would have it wait for the end of the other one's back-off."""
+    """With equal options it would wait for the other connection's back-off."""
     assert len({numbered(for_subchannel((), None), number) for number in range(3)}) == 3
 
 
@@ -93,12 +93,12 @@ def test_a_subchannel_that_is_dialled_anew_shares_no_connection_with_the_one_bef
     ],
 )
 def test_an_address_becomes_a_target_that_needs_no_lookup(address: str, target: str) -> None:
-    """So that C-core's own DNS never runs. It decodes the target once."""
+    """C-core's own DNS never runs. It decodes the target once."""
     assert native_target(address) == target
 
 
 def test_several_addresses_become_one_target() -> None:
-    """C-core takes addresses of one family in a target, and pick_first for several of one host."""
+    """C-core accepts addresses of one family in a target, and pick_first for several of one host."""
     assert native_target("10.0.0.7:1", "[fd00::7]:1") == "ipv6:[::ffff:10.0.0.7]:1,[fd00::7]:1"
     assert native_target("[fd00::7]:1", "10.0.0.7:2") == "ipv6:[fd00::7]:1,[::ffff:10.0.0.7]:2"
     options = for_subchannel((("grpc.lb_policy_name", "round_robin"), ("x", 1)), None, alternatives=True)
@@ -106,8 +106,8 @@ def test_several_addresses_become_one_target() -> None:
     assert ("x", 1) in options
 
 
-# Every channel argument of C-core (grpc/impl/channel_arg_names.h, 1.85) that a client may be given, and what becomes of
-# it: "obeyed" by the subchannels, as it was written; "refused"; or what meshlib does about it.
+# Every channel argument of C-core (grpc/impl/channel_arg_names.h, 1.85) for clients, and its treatment: "obeyed" by the
+# subchannels, as written; "refused"; or meshlib's own handling.
 OBEYED: dict[str, Any] = {
     "grpc.absolute_max_metadata_size": 16384,
     "grpc.address_http_proxy": "127.0.0.1:3128",
@@ -193,7 +193,7 @@ REFUSED: dict[str, Any] = {
 
 
 def subchannel(settings: Settings) -> dict[str, Any]:
-    """The options of the channel to a host, each of which has one value."""
+    """The options of the channel to a host, each with one value."""
     _, options = settings.subchannel(HostEntry(Endpoint(address="10.0.0.7:1")))
     assert len({name for name, _ in options}) == len(options)
     return dict(options)
@@ -202,7 +202,7 @@ def subchannel(settings: Settings) -> dict[str, Any]:
 @pytest.mark.parametrize("as_grpc", [False, True])
 @pytest.mark.parametrize("name", OBEYED)
 def test_an_option_that_works_on_one_address_reaches_it(name: str, as_grpc: bool) -> None:
-    """As it was written, whatever meshlib has for a default."""
+    """As written, overriding meshlib's default."""
     assert subchannel(settle("svc-a", options=[(name, OBEYED[name])], as_grpc=as_grpc))[name] == OBEYED[name]
 
 
@@ -210,7 +210,7 @@ def test_an_option_that_works_on_one_address_reaches_it(name: str, as_grpc: bool
 def test_an_option_that_can_have_no_effect_is_refused_with_the_reason(
     name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """grpc's own factories take whatever grpc takes, and the log says what they do not do, once."""
+    """grpc's own factories accept all of grpc's options, and log once those without effect."""
     reason, _ = WITHOUT_EFFECT[name]
     with pytest.raises(ConfigError) as error:
         settle("svc-a", options=[(name, REFUSED[name])])
@@ -222,19 +222,19 @@ def test_an_option_that_can_have_no_effect_is_refused_with_the_reason(
 
 
 def test_the_table_is_complete() -> None:
-    """What is refused is in it."""
+    """Every rejected option is in it."""
     assert set(REFUSED) == set(WITHOUT_EFFECT)
 
 
 def test_a_target_of_grpcs_own_keeps_all_options() -> None:
-    """C-core resolves and balances there, so everything works."""
+    """C-core resolves and balances such a target, so every option works."""
     options = tuple(REFUSED.items())
     assert settle("xds:///svc-a", options=options).options == options
 
 
 @pytest.mark.parametrize(("name", "balancer"), [("pick_first", PickFirst), (b"round_robin", RoundRobin)])
 def test_the_policy_of_the_option_is_the_balancer(name: str | bytes, balancer: type) -> None:
-    """On the channel to one host it would have nothing to choose from."""
+    """On the channel to one host it would have no choice."""
     settings = settle("svc-a", options=[("grpc.lb_policy_name", name)])
     assert type(settings.balancer) is balancer
     assert subchannel(settings)["grpc.lb_policy_name"] == "round_robin"
@@ -247,7 +247,7 @@ def test_two_balancers_are_refused() -> None:
 
 
 def test_a_proxy_that_the_user_names_is_used() -> None:
-    """The default that hides those of the environment would hide this one as well."""
+    """The default that hides proxies of the environment would hide this one as well."""
     proxy = ("grpc.http_proxy", "http://127.0.0.1:3128")
     assert "grpc.enable_http_proxy" not in subchannel(settle("svc-a", options=[proxy]))
     both = [proxy, ("grpc.enable_http_proxy", 0)]
@@ -255,11 +255,11 @@ def test_a_proxy_that_the_user_names_is_used() -> None:
 
 
 def test_a_longer_first_back_off_is_not_cut_by_the_longest() -> None:
-    """Our longest is 5 s, less than what grpc takes without being told."""
+    """Our maximum is 5 s, less than grpc's default."""
     made = subchannel(settle("svc-a", options=[("grpc.initial_reconnect_backoff_ms", 20_000)]))
     assert made["grpc.max_reconnect_backoff_ms"] == 20_000
 
 
 def test_an_idle_connection_is_kept() -> None:
-    """C-core would close it after half an hour, only to be asked for it again at once."""
+    """C-core would close it after half an hour, only to reopen it at once."""
     assert subchannel(settle("svc-a"))["grpc.client_idle_timeout_ms"] == 2**31 - 1

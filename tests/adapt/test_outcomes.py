@@ -1,4 +1,4 @@
-"""What grpc's errors mean to the machine: the texts of C-core it goes by, pinned on the real thing."""
+"""Outcomes from grpc's errors: the texts of C-core they depend on, checked against the real one."""
 
 import grpc
 import pytest
@@ -20,7 +20,7 @@ def _error(target: str, **fault: object) -> grpc.RpcError:
 
 
 def test_a_refused_call_is_known_by_cores_own_words_and_the_address() -> None:
-    """No byte of it left: C-core says so, and names the address it could not connect to."""
+    """C-core says that no byte was sent, and names the address it could not connect to."""
     with Server() as server:
         server.stop()
         error = _error(f"ipv4:{server.address}")
@@ -41,7 +41,7 @@ def test_the_same_words_from_a_server_prove_nothing() -> None:
 
 
 def test_a_call_that_waited_on_a_connection_that_went_away_was_never_sent() -> None:
-    """C-core says so of its own address; of another it is what a server passes on."""
+    """C-core says so of its own address; of another address the text is one passed on by a server."""
 
     class Error:
         def code(self) -> grpc.StatusCode:
@@ -85,18 +85,18 @@ def test_an_address_that_only_begins_like_its_own_proves_nothing(named: str) -> 
     ],
 )
 def test_pushback_is_read_as_its_grfc_says(value: str | bytes, seconds: float) -> None:
-    """A number of milliseconds; what is negative or cannot be parsed forbids a retry."""
+    """A number of milliseconds; a negative or malformed one forbids a retry."""
     assert pushback((("other", "1"), ("grpc-retry-pushback-ms", value))) == seconds
 
 
 def test_no_pushback_is_none() -> None:
-    """A server that says nothing leaves the policy as it is."""
+    """Without a pushback the policy is unchanged."""
     assert pushback(None) is None
     assert pushback((("other", "1"),)) is None
 
 
 def test_the_pushback_of_a_real_server_arrives() -> None:
-    """From its trailing metadata to the outcome."""
+    """From the server's trailing metadata to the outcome."""
     with Server() as server:
         server.fault(code="UNAVAILABLE", trailing_metadata=(("grpc-retry-pushback-ms", "250"),))
         error = _error(f"ipv4:{server.address}")

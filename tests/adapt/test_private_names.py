@@ -1,4 +1,4 @@
-"""grpcio's private names may go: what is missing is replaced by public ways, and one line of the log names it."""
+"""grpcio's private names may disappear: public ways replace missing ones, and one log line names them."""
 
 import ast
 import io
@@ -20,9 +20,9 @@ from meshlib.testing import ProcessServer
 CHILD = Path(__file__).with_name("every_kind_child.py")
 SOURCES = sorted((Path(meshlib.__file__).parent / "_adapt" / "grpcio").glob("*.py"))
 CORE = sorted({name for path in SOURCES for name in re.findall(r"\bcygrpc\.(\w+)", path.read_text())})
-"""What meshlib takes from grpc's compiled part."""
+"""Names that meshlib uses from grpc's compiled part."""
 READ_BY_CORE = {"_channel", "_credentials", "_loop"}
-"""Attributes of grpc's Python that its compiled part reads, or that are names of its modules as well."""
+"""Attributes of grpc's Python that its compiled part reads, or that are also names of its modules."""
 EXPECTED = "private names missing or different, slower public ones used: "
 
 
@@ -34,7 +34,7 @@ def address() -> Iterator[str]:
 
 
 def _child(address: str, *names: str, path: Path | None = None) -> list[str]:
-    """What the program prints, a line for each name."""
+    """The program's output, a line for each name."""
     paths = [str(path)] if path else []
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*paths, *sys.path])}
     command = [sys.executable, "-W", "error", str(CHILD), address, *names]
@@ -44,7 +44,7 @@ def _child(address: str, *names: str, path: Path | None = None) -> list[str]:
 
 
 def test_all_private_names_are_there() -> None:
-    """The grpcio that the tests run on has them, but for those that the documentation says it has not."""
+    """The tested grpcio has all of them except those documented as missing."""
     page = (Path(__file__).parents[2] / "docs" / "reference" / "stability.md").read_text()
     rows = dict(re.findall(r"^\| ([^|]+) \| ([^|]+) \|", page, re.MULTILINE))
     assert {feature.name for feature in features.ALL} <= set(rows)
@@ -55,7 +55,7 @@ def test_all_private_names_are_there() -> None:
 
 
 def test_each_name_of_the_compiled_part_may_go(address: str) -> None:
-    """Every kind of call works without it, on both shells, and one line says what is lost."""
+    """Every kind of call works without it, on both shells, and one line names what is missing."""
     lines = _child(address, *CORE)
     assert sorted(line.partition(":")[0] for line in lines) == CORE
     assert [line for line in lines if EXPECTED not in line] == []
@@ -79,7 +79,7 @@ def _private_names() -> set[str]:
 
 
 def test_every_python_name_may_be_another(address: str, tmp_path: Path) -> None:
-    """Every kind of call works on a grpcio whose private names are others, and one line says what is lost."""
+    """Every kind of call works on a grpcio with renamed private names, and one line names what is missing."""
     theirs = Path(grpc.__file__).parent
     modules = {path.stem for path in theirs.rglob("*.py")} | {path.name for path in theirs.rglob("*") if path.is_dir()}
     names = _private_names() - modules

@@ -1,4 +1,4 @@
-"""etcd3 unchanged over meshlib, on a real cluster of three: members are killed in turn, and one client goes on.
+"""etcd3 unchanged over meshlib, on a real cluster of three: members are killed in turn, and one client continues.
 
 usage: python -m tests.clients.etcd3_client, with ``PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION=python``
 """
@@ -21,7 +21,7 @@ DEADLINE = 20.0
 
 
 def until_done(call: Callable[[], Any]) -> Any:
-    """Again while a call may fail: with the member that it was on, or while there is no leader."""
+    """Repeat while a call may fail: with its member, or while there is no leader."""
     end = time.monotonic() + DEADLINE
     while True:
         try:
@@ -32,12 +32,12 @@ def until_done(call: Callable[[], Any]) -> Any:
 
 
 def main() -> None:
-    """Writes, kills, writes and reads."""
+    """Write, kill, write and read."""
     program = shutil.which("etcd")
     assert program, "etcd is not installed; it comes with the Debian package etcd-server"
     with tempfile.TemporaryDirectory() as folder, Etcd(Path(program), Path(folder), clustered=True) as cluster:
         os.environ["MESHLIB_ETCD_ENDPOINTS"] = ",".join(cluster.addresses)
-        grpc.insecure_channel = meshlib.insecure_channel  # after the cluster, which asks its members over grpc's own
+        grpc.insecure_channel = meshlib.insecure_channel  # after the cluster, which uses grpc's own for its members
         client = etcd3.client(host="etcd", port=cluster.port, timeout=2)
         for n, member in enumerate(cluster.members):
             key, value = f"key-{n}", f"value-{n}"

@@ -1,4 +1,4 @@
-"""A process with the real gevent: what it has patched is refused at the first channel, or does no harm. Never a hang.
+"""A process with the real gevent: patches are rejected at the first channel, or do no harm. Never a hang.
 
 usage: python -m tests.clients.gevent_client
 """
@@ -10,9 +10,9 @@ import sys
 from meshlib.testing import ProcessServer
 
 DEADLINE = 120.0
-"""Seconds for a process that takes one: nothing here waits for anything."""
+"""Seconds for a process that takes one: nothing here waits."""
 
-# ``order`` is what a process does, one step after another: an import, a patch, a channel, a call.
+# ``order`` lists the steps of a process: an import, a patch, a channel, a call.
 CHILD = """
 import sys
 import gevent.monkey
@@ -49,7 +49,7 @@ for step in order:
     exec(step)
 """
 
-# What is run before the calls, and what the refusal names.
+# Steps before the calls, and the module that the error names.
 REFUSED: dict[tuple[str, ...], str] = {
     ("gevent.monkey.patch_all()", "import meshlib"): "threading, queue, select, selectors",
     ("gevent.monkey.patch_all(thread=False)", "import meshlib"): "queue, select, selectors",
@@ -77,12 +77,12 @@ SERVED: list[tuple[str, ...]] = [
 
 
 def ran(address: str, *order: str) -> list[str]:
-    """The lines of a process of its own, which is killed if it hangs."""
+    """The output lines of a separate process, which is killed if it hangs."""
     done = subprocess.run(
         [sys.executable, "-c", CHILD, address, *order],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        env=os.environ | {"PYTHONWARNINGS": "ignore"},  # gevent warns of grpc's threads where it comes late
+        env=os.environ | {"PYTHONWARNINGS": "ignore"},  # gevent warns of grpc's threads if it is imported late
         text=True,
         timeout=DEADLINE,
         check=False,
@@ -92,7 +92,7 @@ def ran(address: str, *order: str) -> list[str]:
 
 
 def main() -> None:
-    """Each case in a process of its own, against one server in another."""
+    """Run each case in a separate process, against one server in another."""
     with ProcessServer() as server:
         for order, names in REFUSED.items():
             lines = ran(server.address, *order, "calls()")

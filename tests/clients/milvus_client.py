@@ -1,4 +1,4 @@
-"""pymilvus unchanged over meshlib, against milvus-lite: its interceptors and its own retries stay as they are.
+"""pymilvus unchanged over meshlib, against milvus-lite, with its own interceptors and retries.
 
 usage: python -m tests.clients.milvus_client
 """
@@ -13,17 +13,17 @@ from pymilvus import MilvusClient
 import meshlib
 
 made: list[meshlib.Channel] = []
-"""The channels that pymilvus has asked for."""
+"""The channels that pymilvus has created."""
 
 
 def insecure_channel(*arguments: Any, **options: Any) -> meshlib.Channel:
-    """In the place of grpc's."""
+    """Replaces grpc's function."""
     made.append(meshlib.insecure_channel(*arguments, **options))
     return made[-1]
 
 
 def main() -> None:
-    """Creates a collection, inserts, searches and drops it."""
+    """Create a collection, insert, search and drop it."""
     grpc.insecure_channel = insecure_channel
     with tempfile.TemporaryDirectory() as folder:
         client = MilvusClient(str(Path(folder) / "milvus.db"))

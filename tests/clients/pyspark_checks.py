@@ -1,4 +1,4 @@
-"""What pyspark is asked for, over grpc or over meshlib: one JSON line a check, which ``pyspark_client`` compares.
+"""Checks of pyspark, over grpc or over meshlib: one JSON line per check, which ``pyspark_client`` compares.
 
 usage: python -m tests.clients.pyspark_checks grpc|meshlib <address of a Spark Connect server> <scratch folder>
 """
@@ -26,22 +26,22 @@ from tests.e2e.relay import Relay
 import meshlib
 
 DEADLINE = 400
-"""Seconds for one check, the longest of which takes twenty on a quiet machine."""
+"""Seconds per check, the longest of which takes twenty on a quiet machine."""
 MEGABYTE = 1_000_000
 PARTITIONS = 8
 made: list[meshlib.Channel] = []
-"""The channels that pyspark has asked for."""
+"""The channels that pyspark has created."""
 
 
 def insecure_channel(*arguments: Any, **options: Any) -> meshlib.Channel:
-    """In the place of grpc's."""
+    """Replaces grpc's function."""
     made.append(meshlib.insecure_channel(*arguments, **options))
     return made[-1]
 
 
 @contextmanager
 def session(address: str) -> Iterator[SparkSession]:
-    """A session of its own, with a channel of its own."""
+    """A separate session with a separate channel."""
     spark = SparkSession.builder.remote(f"sc://{address}").create()
     try:
         yield spark
@@ -50,7 +50,7 @@ def session(address: str) -> Iterator[SparkSession]:
 
 
 def told(call: Callable[[], Any]) -> list[str]:
-    """The error of a call: its class and all it says, without what is another at each run."""
+    """The error of a call: its class and text, without the parts that vary between runs."""
     try:
         answer = call()
     except Exception as error:  # noqa: BLE001 - whatever it is, it is what is compared
@@ -63,7 +63,7 @@ def told(call: Callable[[], Any]) -> list[str]:
 
 
 class Checks:
-    """The checks, by name; what each returns is the same at each run."""
+    """The checks, by name; each returns the same value at each run."""
 
     def __init__(self, spark: SparkSession, address: str, folder: Path) -> None:
         self.spark = spark
@@ -71,7 +71,7 @@ class Checks:
         self.folder = folder
 
     def slow(self, spark: SparkSession, name: str, rows: int) -> Any:
-        """A query of some seconds, that leaves a file for each time a part of it is begun."""
+        """A query of some seconds that leaves a file each time one of its parts begins."""
         marks = self.folder / name
         marks.mkdir()
 
@@ -88,7 +88,7 @@ class Checks:
         return spark.range(0, PARTITIONS * rows, 1, PARTITIONS).select(udf(work, "long")("id").alias("square"))
 
     def begun(self, name: str) -> int:
-        """How many parts of a slow query have been begun."""
+        """The number of begun parts of a slow query."""
         return len(list((self.folder / name).iterdir()))
 
     # --- the checks ---
@@ -118,7 +118,7 @@ class Checks:
         return answer
 
     def hundred_megabytes(self, spark: SparkSession) -> Any:
-        """The digest of as much."""
+        """The digest of a hundred megabytes."""
         rows = spark.range(0, 100_000, 1, 4).selectExpr("id", "repeat(md5(string(id)), 32) as text")
         texts = rows.toArrow().column("text").to_pylist()
         return len(texts), hashlib.sha256("".join(texts).encode()).hexdigest()
@@ -133,7 +133,7 @@ class Checks:
         return answer
 
     def interrupt(self) -> Any:
-        """A query that runs is interrupted, by its tag and with all others; and the session goes on."""
+        """A running query is interrupted, by its tag and with all others; the session continues."""
         answers = []
         for name in ("interrupt-tag", "interrupt-all"):
 
@@ -164,15 +164,15 @@ class Checks:
         return [*answers, told(self.spark.range(1).select(udf(broken, "long")("id")).collect)]
 
     def cut(self) -> Any:
-        """The connection is reset three times under a long query, which ends all the same and ran once."""
+        """The connection is reset three times under a long query, which still completes and ran once."""
         return self.through("cut", lambda relay: [(relay.reset(), time.sleep(1)) for _ in range(3)])
 
     def outage(self) -> Any:
-        """The server cannot be reached for three seconds, in the middle of a long query."""
+        """The server is unreachable for three seconds, in the middle of a long query."""
         return self.through("outage", lambda relay: (relay.cut(), time.sleep(3), relay.mend()))
 
     def through(self, name: str, fault: Callable[[Relay], Any]) -> Any:
-        """A slow query with a fault in the middle: whether each part of it was begun once."""
+        """Run a slow query with a fault in the middle, and return whether each part of it was begun once."""
         with Relay(self.address) as relay, session(relay.address) as spark:
             spark.range(1).count()
             query = self.slow(spark, name, 20)
@@ -197,7 +197,7 @@ class Checks:
             return self.begun(name) == PARTITIONS
 
     def cut_result(self) -> Any:
-        """The connection is reset in the midst of a message, thirty of a hundred megabytes into a result."""
+        """The connection is reset within a message, thirty of a hundred megabytes into a result."""
         with Relay(self.address) as relay, session(relay.address) as spark:
             spark.range(1).count()
             relay.cut_after(30 * MEGABYTE)
@@ -206,13 +206,13 @@ class Checks:
         return answer
 
     def gone(self) -> Any:
-        """A server that is gone for good, and no retries of pyspark's: the class of the error and its code."""
+        """The server is gone for good and pyspark's retries are off: the class of the error and its code."""
         with Relay(self.address) as relay:
             spark = SparkSession.builder.remote(f"sc://{relay.address}").create()
             spark.range(1).count()
             spark.client.set_retry_policies([])
             relay.cut()
-            kind, *_, code = told(spark.range(1).count)  # of its text meshlib says what it tried
+            kind, *_, code = told(spark.range(1).count)  # meshlib's text lists its attempts
             spark.client.close()
             return kind, code
 
@@ -221,12 +221,12 @@ NAMES = ("query", "udf", "errors", "large_result", "large_upload", "interrupt", 
 
 
 def late(*_: object) -> None:
-    """A check is not done in time."""
+    """A check has timed out."""
     raise TimeoutError(f"not done in {DEADLINE} seconds")
 
 
 def main(channels: str, address: str, folder: str) -> None:
-    """All of them, one after another, each bounded."""
+    """Run all checks in turn, each with a time limit."""
     if channels == "meshlib":
         grpc.insecure_channel = insecure_channel
     signal.signal(signal.SIGALRM, late)

@@ -26,21 +26,21 @@ SETTINGS = {
     "spark.ui.enabled": "false",
     "spark.connect.grpc.binding.address": "127.0.0.1",
     "spark.connect.grpc.binding.port": "0",
-    # What the server keeps for a client that comes back. With 10 MB, the default, a large result that is cut is lost
-    # now and then, over grpc as well: more than that was in the buffers on its way.
+    # The server's buffer for a reconnecting client. With 10 MB, the default, a large result that is cut is sometimes
+    # lost, over grpc as well: the buffers on its way held more than that.
     "spark.connect.execute.reattachable.observerRetryBufferSize": "256m",
 }
 STARTED = re.compile(r"Spark Connect server started at: \S*:(\d+)")
 
 
 def environment() -> dict[str, str]:
-    """Nothing that a Spark of this machine would be found by; Python workers in the same Python."""
+    """Hide any Spark of this machine; Python workers run the same Python."""
     ours = {name: value for name, value in os.environ.items() if not name.startswith(("SPARK", "PYSPARK"))}
     return ours | {"PYSPARK_PYTHON": sys.executable, "SPARK_LOCAL_IP": "127.0.0.1", "PYTHONWARNINGS": "ignore"}
 
 
 def end(process: subprocess.Popen[Any]) -> None:
-    """It and what it has started; both are in a process group of their own."""
+    """Kill the process and its children; they have a process group of their own."""
     process.terminate()
     try:
         with suppress(subprocess.TimeoutExpired):
@@ -53,7 +53,7 @@ def end(process: subprocess.Popen[Any]) -> None:
 
 @contextmanager
 def server(folder: Path) -> Iterator[str]:
-    """The address of a Spark Connect server, which the package pyspark brings along; its files are in ``folder``."""
+    """The address of a Spark Connect server, which comes with the package pyspark; its files are in ``folder``."""
     spec = util.find_spec("pyspark")
     assert spec is not None
     assert spec.origin is not None
@@ -84,7 +84,7 @@ def server(folder: Path) -> Iterator[str]:
 
 
 def checked(channels: str, address: str, folder: Path) -> dict[str, dict[str, Any]]:
-    """What each check came to, in a process of its own."""
+    """The result of each check, from a separate process."""
     folder.mkdir()
     complaints = folder / "stderr"
     with ExitStack() as cleanup:
@@ -109,9 +109,9 @@ def checked(channels: str, address: str, folder: Path) -> dict[str, dict[str, An
 
 
 def main() -> None:
-    """The same checks over both, and a line for each."""
+    """Run the same checks over both, and print a line for each."""
     assert shutil.which("java") or os.environ.get("JAVA_HOME"), "Java is not installed; Spark 4 needs 17 or newer"
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))  # by an exception, so that all is ended
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))  # by an exception, so that cleanup runs
     different = []
     with tempfile.TemporaryDirectory() as name, server(Path(name)) as address:
         plain = checked("grpc", address, Path(name, "grpc"))

@@ -1,4 +1,4 @@
-"""An event loop whose time is virtual: it jumps to the next timer as soon as nothing else is to be done."""
+"""An event loop with virtual time: it jumps to the next timer as soon as no callback is ready."""
 
 import asyncio
 import selectors
@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 OFFSET = 1e6
-"""The clock of the code under test is no loop's: who mixes them up waits for days or not at all."""
+"""The clock of the code under test differs from any loop's: mixing them up waits for days or not at all."""
 
 
 class JumpingSelector(selectors.SelectSelector):
-    """Waits for nobody."""
+    """Never blocks."""
 
     skipped = 0.0
 
@@ -39,7 +39,7 @@ Main = Callable[[Callable[[], float]], Coroutine[Any, Any, None]]
 
 @pytest.fixture
 def virtually() -> Callable[[Main], None]:
-    """``virtually(main)`` runs ``main(clock)`` to its end, in no time."""
+    """``virtually(main)`` runs ``main(clock)`` to its end without real waits."""
 
     def run(main: Main) -> None:
         with asyncio.Runner(loop_factory=VirtualLoop) as runner:

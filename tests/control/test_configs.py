@@ -1,4 +1,4 @@
-"""A service config beside the arguments of a channel: each thing is said once, by whoever says it."""
+"""A service config together with a channel's arguments: each setting comes from one of them."""
 
 import json
 import logging
@@ -44,7 +44,7 @@ def test_a_service_config_is_followed(given: dict[str, Any]) -> None:
 
 
 def test_what_it_does_not_say_is_the_channels() -> None:
-    """Nothing in it: everything as without."""
+    """An empty config changes nothing."""
     settings = settle("svc-a", service_config="{}")
     assert settings.methods.retry == meshlib.RetryPolicy()
     assert settings.retry_throttling is None
@@ -61,28 +61,28 @@ def test_what_it_does_not_say_is_the_channels() -> None:
     ],
 )
 def test_what_is_said_twice_is_refused(given: dict[str, Any], field: str) -> None:
-    """Nobody has to guess who wins."""
+    """A setting given by both is rejected, so that neither wins silently."""
     with pytest.raises(meshlib.ConfigError, match="set only one of them") as error:
         settle("svc-a", service_config=CONFIG, **given)
     assert error.value.field == field
 
 
 def test_methods_of_both_stand_side_by_side() -> None:
-    """As long as they are different ones."""
+    """Both are used if the methods differ."""
     settings = settle("svc-a", service_config=CONFIG, methods={"/shop.Orders/Pay": meshlib.MethodPolicy(retry=None)})
     assert settings.methods.plan("/shop.Orders/Pay").retry is None
     assert settings.methods.plan("/shop.Orders/Get").retry is not None
 
 
 def test_throttling_without_a_service_config() -> None:
-    """In the place of the budget."""
+    """Throttling replaces the budget."""
     throttling = meshlib.RetryThrottling(max_tokens=3, token_ratio=1)
     settings = settle("svc-a", retry_budget=throttling)
     assert (settings.retry_budget, settings.retry_throttling) == (None, throttling)
 
 
 def test_health_checks_are_cores() -> None:
-    """gRFC A17 watches each subchannel; of the rest nothing may reach it."""
+    """gRFC A17 watches each subchannel; nothing else of the config may reach it."""
     config = {**CONFIG, "healthCheckConfig": {"serviceName": "shop"}}
     settings = settle("svc-a", service_config=config)
     _, options = settings.subchannel(HostEntry(Endpoint(address="10.0.0.7:1")))
@@ -99,7 +99,7 @@ def test_grpcs_factories_leave_what_cannot_be_followed_to_grpc(caplog: pytest.Lo
 
 
 def test_a_target_of_grpcs_own_keeps_its_options() -> None:
-    """xds brings its own policies, and a service config of meshlib's has nowhere to go."""
+    """xds brings its own policies, and a service config of meshlib's would have no effect."""
     options = [("grpc.service_config", json.dumps(CONFIG))]
     assert settle("xds:///svc-a", options=options).options == tuple(options)
     with pytest.raises(meshlib.ConfigError, match="a target that grpc resolves itself"):
@@ -107,8 +107,8 @@ def test_a_target_of_grpcs_own_keeps_its_options() -> None:
 
 
 def test_enable_retries_off_means_no_retries() -> None:
-    """Behind grpc's own factories, as in grpc: whatever a service config says. ``meshlib.channel`` has ``retry=None``
-    for that, and leaves the option to C-core."""
+    """Behind grpc's own factories, as in grpc, under any service config. For ``meshlib.channel``, which has
+    ``retry=None``, the option is C-core's."""
     off = ("grpc.enable_retries", 0)
     options = [off, ("grpc.service_config", json.dumps(CONFIG))]
     for settings in (settle("svc-a", options=[off], as_grpc=True), settle("svc-a", options=options, as_grpc=True)):
@@ -119,7 +119,7 @@ def test_enable_retries_off_means_no_retries() -> None:
 
 
 def test_cores_transparent_retries_stay_on() -> None:
-    """They send again what no server has seen, as often as it takes; nothing of ours is a match for that."""
+    """They resend what no server has seen, as often as needed; meshlib has no equivalent."""
     host = HostEntry(Endpoint(address="10.0.0.7:1"))
     _, options = settle("svc-a").subchannel(host)
     assert "grpc.enable_retries" not in dict(options)

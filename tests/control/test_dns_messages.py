@@ -1,4 +1,4 @@
-"""What a name server's message means, and what a resolv.conf says."""
+"""Interpretation of DNS messages."""
 
 import dns.exception
 import dns.message
@@ -20,7 +20,7 @@ def message(asked: str, *, answers: str = "", authority: str = "", rcode: str = 
 
 
 def test_a_question_has_edns() -> None:
-    """Recursion is desired, and 1232 bytes are taken over UDP (DNS flag day 2020)."""
+    """Recursion is desired, and 1232 bytes are accepted over UDP (DNS flag day 2020)."""
     asked = question("svc-a.example.", "SRV")
     assert (asked.edns, asked.payload) == (0, 1232)
     assert "RD" in asked.to_text()
@@ -28,7 +28,7 @@ def test_a_question_has_edns() -> None:
 
 
 def test_addresses() -> None:
-    """In the canonical spelling; the TTL is that of the set; what the server adds unasked is not used."""
+    """In the canonical spelling; the TTL is that of the set; unrequested records are ignored."""
     found = answer(message("a. IN AAAA", answers="a. 9 IN AAAA fe80:0::1\na. 9 IN AAAA ::1"))
     assert (found.code, set(found.addresses), found.ttl, found.alias) == ("NOERROR", {"fe80::1", "::1"}, 9.0, None)
     assert found.certain
@@ -36,7 +36,7 @@ def test_addresses() -> None:
 
 
 def test_services() -> None:
-    """Targets in lower case and without the last dot; "." is no name at all."""
+    """Targets in lower case and without the last dot; "." is no name."""
     found = answer(message("s. IN SRV", answers="s. 9 IN SRV 1 2 3 Web-1.Example.\ns. 9 IN SRV 0 0 0 ."))
     assert set(found.records) == {
         SrvRecord(priority=1, weight=2, port=3, target="web-1.example"),
@@ -45,14 +45,14 @@ def test_services() -> None:
 
 
 def test_the_ttl_of_an_alias_counts() -> None:
-    """The least of the TTLs that led to the answer."""
+    """The least TTL on the way to the answer."""
     found = answer(message("a. IN A", answers="a. 5 IN CNAME b.\nb. 60 IN CNAME c.\nc. 30 IN A 10.0.0.1"))
     assert (found.addresses, found.ttl) == (("10.0.0.1",), 5.0)
 
 
 @pytest.mark.parametrize("rcode", ["NOERROR", "NXDOMAIN"])
 def test_nothing(rcode: str) -> None:
-    """No such record, or no such name: certain, for as long as the SOA says (RFC 2308)."""
+    """No such record, or no such name: certain for the time in the SOA (RFC 2308)."""
     found = answer(message("a. IN A", authority=SOA, rcode=rcode))
     assert (found.code, found.found, found.ttl, found.alias) == (rcode, 0, 7.0, None)
     assert found.certain
@@ -60,7 +60,7 @@ def test_nothing(rcode: str) -> None:
 
 
 def test_an_alias_to_nothing() -> None:
-    """With an SOA the server has looked: the alias ends nowhere."""
+    """An SOA proves that the server has looked: the alias leads nowhere."""
     found = answer(message("a. IN A", answers="a. 5 IN CNAME b.", authority=SOA))
     assert (found.found, found.alias) == (0, None)
 
@@ -80,6 +80,6 @@ def test_a_server_that_does_not_know(rcode: str) -> None:
 
 
 def test_nonsense() -> None:
-    """A loop of aliases is an error of dnspython's, for the one who asks to catch."""
+    """A loop of aliases raises dnspython's error, which the caller catches."""
     with pytest.raises(dns.exception.DNSException):
         answer(message("a. IN A", answers="a. 5 IN CNAME b.\nb. 5 IN CNAME a."))

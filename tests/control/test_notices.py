@@ -1,4 +1,4 @@
-"""What is said once when a channel is made."""
+"""Notices logged once when a channel is made."""
 
 import logging
 
@@ -22,7 +22,7 @@ def _said(caplog: pytest.LogCaptureFixture, target: str, **arguments: object) ->
 
 
 def test_plaintext_is_said_once_per_target(caplog: pytest.LogCaptureFixture) -> None:
-    """And how to encrypt; a socket of this machine needs no such word."""
+    """The notice says how to encrypt; a local socket has none."""
     assert len(_said(caplog, "svc-a", secure=False, environ={})) == 1
     assert _said(caplog, "svc-a", secure=False, environ={}) == []
     assert len(_said(caplog, "svc-b", secure=False, environ={})) == 1

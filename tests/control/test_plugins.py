@@ -1,4 +1,4 @@
-"""Resolvers that others wrote, over real threads: called aside, never waited for, registered by scheme."""
+"""Third-party resolvers over real threads: run in a thread, never waited for, registered by scheme."""
 
 import asyncio
 import threading
@@ -24,18 +24,18 @@ ANSWER = Resolution(endpoints=(Endpoint(address="127.0.0.1:1"),))
 
 
 class Blocking:
-    """A resolver as most people write them: it blocks."""
+    """A typical resolver: it blocks."""
 
     def __init__(self, ask: Callable[[Resolution | None], Resolution]) -> None:
         self._ask = ask
 
     def resolve(self, previous: Resolution | None) -> Resolution:
-        """Whatever the test says."""
+        """Return or raise as the test says."""
         return self._ask(previous)
 
 
 async def test_a_blocking_resolver_runs_aside() -> None:
-    """In a daemon thread of its own that is named after it, with the previous answer; the loop goes on meanwhile."""
+    """In a daemon thread with its name and the previous answer, while the loop goes on."""
     release, asked = threading.Event(), threading.Event()
     seen: list[object] = []
 
@@ -70,7 +70,7 @@ async def test_a_resolver_that_returns_an_awaitable() -> None:
     "error", [OSError("boom"), SystemExit(1), StopIteration(), KeyboardInterrupt(), asyncio.CancelledError()]
 )
 async def test_what_a_thread_raises(error: BaseException) -> None:
-    """It is a failure of the resolver, also if it is meant to end a program: this one it does not."""
+    """Any exception is a failure of the resolver, even one meant to end a program."""
 
     def ask(_: Resolution | None) -> Resolution:
         raise error
@@ -80,7 +80,7 @@ async def test_what_a_thread_raises(error: BaseException) -> None:
 
 
 async def test_closing_does_not_wait_for_a_stuck_resolver(rng: Random) -> None:
-    """The thread is left to itself: what it says later is heard by nobody."""
+    """The thread is abandoned: its later result is ignored."""
     release, asked = threading.Event(), threading.Event()
 
     def ask(_: Resolution | None) -> Resolution:
@@ -95,7 +95,7 @@ async def test_closing_does_not_wait_for_a_stuck_resolver(rng: Random) -> None:
     try:
         await asyncio.to_thread(asked.wait, 20)
         leave()
-        await asyncio.wait_for(table.aclose(), 0.9)  # less than the patience with a stubborn coroutine
+        await asyncio.wait_for(table.aclose(), 0.9)  # less than the wait for a coroutine that ignores cancellation
     finally:
         release.set()
     for thread in threading.enumerate():
@@ -106,7 +106,7 @@ async def test_closing_does_not_wait_for_a_stuck_resolver(rng: Random) -> None:
 
 
 def test_a_loop_that_is_gone() -> None:
-    """A resolver that returns after its loop was closed ends its thread in silence."""
+    """A resolver that returns after its loop was closed ends its thread silently."""
     release, asked = threading.Event(), threading.Event()
 
     def ask(_: Resolution | None) -> Resolution:
@@ -129,7 +129,7 @@ def test_a_loop_that_is_gone() -> None:
 
 @pytest.fixture
 def registry(monkeypatch: pytest.MonkeyPatch) -> ResolverRegistry:
-    """Schemes of this test alone."""
+    """Schemes of this test only."""
     fresh = ResolverRegistry(lambda: ())
     for module in ("meshlib._control.plugins", "meshlib._control.sources", "meshlib.discovery"):
         monkeypatch.setattr(f"{module}.REGISTRY", fresh)
@@ -137,19 +137,19 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> ResolverRegistry:
 
 
 class Consul:
-    """A resolver with a factory: the class itself."""
+    """A resolver that is its own factory: the class itself."""
 
     def __init__(self, target: Target) -> None:
         if not target.host:
             raise ConfigError("target", target.text, "name a service, as in consul:///svc-a")
 
     async def resolve(self, previous: Resolution | None) -> Resolution:
-        """One endpoint."""
+        """Return one endpoint."""
         return ANSWER
 
 
 async def test_a_registered_scheme(registry: ResolverRegistry, rng: Random) -> None:
-    """The factory is asked at construction; the environment stands for its host as for any other; channels share it."""
+    """The factory is called at construction; the environment overrides its host too; channels share it."""
     register_resolver("consul", Consul)
     target = parse_target("consul:///svc-a", schemes=registry)
     environ = {}
@@ -170,19 +170,19 @@ async def test_a_registered_scheme(registry: ResolverRegistry, rng: Random) -> N
 
 
 def test_a_factory_that_refuses(registry: ResolverRegistry) -> None:
-    """Its error is that of the construction."""
+    """Constructing the channel raises its error."""
     register_resolver("consul", Consul)
     with pytest.raises(ConfigError, match="name a service, as in consul:///svc-a"):
         source(parse_target("consul:///", schemes=registry), DnsPolicy())
 
 
 def test_what_is_no_resolver() -> None:
-    """Refused at construction; the class instead of an object is the usual slip."""
+    """Rejected at construction; the class instead of an object is the usual mistake."""
     with pytest.raises(ConfigError, match=r"resolver=.*must be an object with a method resolve\(previous\)"):
         source(parse_target("svc-a"), DnsPolicy(), Consul)  # type: ignore[arg-type]
 
 
 def test_the_installed_entry_points_can_be_read() -> None:
-    """The registry of the process finds its entry points; what this machine has of them is its own affair."""
+    """The registry of the process reads its entry points, whichever are installed."""
     assert isinstance(list(meshlib._control.plugins.REGISTRY), list)
     assert FixedResolver(ANSWER).steps == ()

@@ -1,4 +1,4 @@
-"""What a channel is built from: grpc's own factories get the same policies as ``meshlib.channel``."""
+"""Settings of a channel: grpc's own factories get the same policies as ``meshlib.channel``."""
 
 import asyncio
 import os
@@ -39,7 +39,7 @@ def test_a_process_that_gevent_patched_is_refused(modules: tuple[str, ...], monk
 
 
 def test_the_refusal_is_what_the_first_channel_of_a_process_says() -> None:
-    """Though the modules that serve calls are loaded by it, from a standard library in which gevent left no epoll."""
+    """The first channel loads the modules that serve calls, from a standard library in which gevent left no epoll."""
     program = """
 import selectors, sys, types
 import grpc
@@ -91,7 +91,7 @@ def test_what_cannot_be_used_is_refused_by_both_kinds_of_channel(argument: str, 
 
 
 def test_an_unknown_scheme_is_refused_with_those_that_are_known() -> None:
-    """And grpc's own factories leave the answer to grpc, at the call."""
+    """Behind grpc's own factories grpc answers at the call."""
     with pytest.raises(meshlib.ConfigError, match="known: dns, "):
         meshlib.channel("sry:///svc-a")
     meshlib.insecure_channel("sry:///svc-a").close()

@@ -1,4 +1,4 @@
-"""One resolution for all channels of a loop that ask the same thing: when it asks, what it tells, when it ends."""
+"""One shared resolution for all channels of a loop with equal targets: its schedule, its reports, its end."""
 
 import asyncio
 import logging
@@ -24,7 +24,7 @@ A, B = Endpoint(address="127.0.0.1:1"), Endpoint(address="127.0.0.1:2")
 
 
 class Scripted:
-    """A user's resolver that answers as the test says, and keeps what it was asked and when."""
+    """A user's resolver with scripted answers that records each call and its time."""
 
     def __init__(self, clock: Clock, *answers: object) -> None:
         self.clock = clock
@@ -32,7 +32,7 @@ class Scripted:
         self.asked: list[tuple[float, Resolution | None]] = []
 
     async def resolve(self, previous: Resolution | None) -> Resolution:
-        """The next answer of the script; the last one for ever."""
+        """Return the next answer of the script; the last one repeats."""
         self.asked.append((self.clock(), previous))
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if callable(answer):
@@ -44,13 +44,13 @@ class Scripted:
 
     @property
     def times(self) -> list[float]:
-        """Seconds between the questions."""
+        """Seconds between the resolutions."""
         moments = [moment for moment, _ in self.asked]
         return [round(later - earlier, 3) for earlier, later in pairwise(moments)]
 
 
 class Channel:
-    """What a channel hears."""
+    """Records the reports to a channel."""
 
     def __init__(self, shared: SharedResolution) -> None:
         self.heard: list[object] = []
@@ -58,12 +58,12 @@ class Channel:
 
 
 def resolutions(clock: Clock, rng: Random) -> Resolutions:
-    """The table of a loop, with an environment of the test's own."""
+    """The table of a loop, with the test's own environment."""
     return Resolutions(clock=clock, rng=rng, environ={})
 
 
 def found(*endpoints: Endpoint, ttl: float | None = 10.0) -> Resolution:
-    """An answer."""
+    """A successful resolution."""
     return Resolution(endpoints=endpoints, ttl=ttl)
 
 
@@ -72,7 +72,7 @@ TARGET = parse_target("svc-a:1")
 
 
 def test_asked_at_the_ttl_and_told_what_changed(virtually: Virtually, rng: Random) -> None:
-    """Asked at once and after each TTL, with the last answer; told when the endpoints are others."""
+    """Resolved at once and after each TTL, with the last answer; reported when the endpoints change."""
 
     async def main(clock: Clock) -> None:
         resolver = Scripted(clock, found(A), found(A), found(A, B, ttl=None))
@@ -91,7 +91,7 @@ def test_asked_at_the_ttl_and_told_what_changed(virtually: Virtually, rng: Rando
 
 
 def test_channels_share_one_resolution(virtually: Virtually, rng: Random) -> None:
-    """The second channel is told at once what the first has learnt, and nothing is asked for it."""
+    """The second channel gets the first one's answer at once, without a resolution."""
 
     async def main(clock: Clock) -> None:
         resolver = Scripted(clock, found(A))
@@ -113,7 +113,7 @@ def test_channels_share_one_resolution(virtually: Virtually, rng: Random) -> Non
 
 
 def test_what_is_shared(virtually: Virtually, rng: Random) -> None:
-    """Equal targets and policies; another resolver object, policy or port is another question."""
+    """Equal targets and policies; another resolver object, policy or port needs another resolution."""
 
     async def main(clock: Clock) -> None:
         table = resolutions(clock, rng)
@@ -134,7 +134,7 @@ def test_what_is_shared(virtually: Virtually, rng: Random) -> None:
 def test_a_failing_resolver_is_asked_again_with_a_back_off(
     virtually: Virtually, rng: Random, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The endpoints stay, each failure is told, and logged once with the plug-in's name until it is another one."""
+    """The endpoints stay. Each failure is reported, and logged once with the plug-in's name until it changes."""
 
     async def main(clock: Clock) -> None:
         resolver = Scripted(
@@ -161,7 +161,7 @@ def test_a_failing_resolver_is_asked_again_with_a_back_off(
 
 
 def test_an_empty_answer_keeps_the_endpoints(virtually: Virtually, rng: Random) -> None:
-    """Unless the policy believes it."""
+    """Unless the policy accepts it."""
 
     async def main(clock: Clock) -> None:
         table = resolutions(clock, rng)
@@ -202,7 +202,7 @@ def test_a_failing_host_asks_at_once_but_not_more_often_than_the_floor(virtually
 
 
 def test_resolve_now(virtually: Virtually, rng: Random) -> None:
-    """At once, whatever the TTL and the floor say; twice at once is one question."""
+    """At once, despite the TTL and the floor; two requests at once are one resolution."""
 
     async def main(clock: Clock) -> None:
         resolver = Scripted(clock, found(A, ttl=None))
@@ -219,7 +219,7 @@ def test_resolve_now(virtually: Virtually, rng: Random) -> None:
 
 
 def test_a_long_poll_is_put_again_at_once(virtually: Virtually, rng: Random) -> None:
-    """A resolver that waits for a change is one open question; the change is told when it answers."""
+    """A resolver that waits for a change is one pending resolution; the change is reported when it returns."""
 
     async def main(clock: Clock) -> None:
         async def later() -> Resolution:
@@ -243,7 +243,7 @@ def test_a_long_poll_is_put_again_at_once(virtually: Virtually, rng: Random) -> 
 
 
 def test_the_ttl_of_a_plugin_is_obeyed(virtually: Virtually, rng: Random) -> None:
-    """A resolver that says it wants to be asked in an hour is not asked before."""
+    """A resolver with a TTL of an hour is not called before."""
 
     async def main(clock: Clock) -> None:
         resolver = Scripted(clock, found(A, ttl=3600.0))
@@ -257,7 +257,7 @@ def test_the_ttl_of_a_plugin_is_obeyed(virtually: Virtually, rng: Random) -> Non
 
 
 def test_the_last_channel_ends_the_question(virtually: Virtually, rng: Random) -> None:
-    """A question under way is cancelled; who comes later is told what was known and asks at once."""
+    """A pending resolution is cancelled; a later channel gets the last answer, and a resolution starts at once."""
 
     async def main(clock: Clock) -> None:
         cancelled = asyncio.Event()
@@ -288,7 +288,7 @@ def test_the_last_channel_ends_the_question(virtually: Virtually, rng: Random) -
 def test_a_plugin_that_ignores_its_cancellation_counts_no_more(
     virtually: Virtually, rng: Random, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What it says after its last channel left changes nothing, and closing waits for it only so long."""
+    """Its result after its last channel left changes nothing, and closing waits for it only briefly."""
 
     async def main(clock: Clock) -> None:
         async def stubborn() -> Resolution:
@@ -343,7 +343,7 @@ def test_a_plugin_that_ignores_its_cancellation_counts_no_more(
     ],
 )
 def test_a_plugin_takes_nothing_down(virtually: Virtually, rng: Random, answer: object, told: str) -> None:
-    """Whatever it answers or raises is a failure that names it, and it is asked again."""
+    """Any invalid answer or exception is a failure that names the plug-in, and it is called again."""
 
     async def main(clock: Clock) -> None:
         resolver = Scripted(clock, answer, found(A, ttl=None))
@@ -360,7 +360,7 @@ def test_a_plugin_takes_nothing_down(virtually: Virtually, rng: Random, answer: 
 def test_a_channel_that_fails_does_not_hurt_the_others(
     virtually: Virtually, rng: Random, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its error is logged; the others are told, and the question goes on."""
+    """Its error is logged; the others are notified, and the resolution goes on."""
 
     def fail(_: object) -> None:
         raise RuntimeError("our own mistake")
@@ -380,7 +380,7 @@ def test_a_channel_that_fails_does_not_hurt_the_others(
 
 
 def test_a_channel_may_leave_while_it_is_told(virtually: Virtually, rng: Random) -> None:
-    """Closing a channel from within its answer ends it there, also for the one that would have been told next."""
+    """A channel closed from within its callback gets no more reports, even as the next in line."""
 
     async def main(clock: Clock) -> None:
         shared = resolutions(clock, rng).get(source(TARGET, DnsPolicy(), Scripted(clock, found(A))))
@@ -400,8 +400,8 @@ def test_a_channel_may_leave_while_it_is_told(virtually: Virtually, rng: Random)
 
 
 def test_a_new_channel_does_not_wait_for_the_back_off(virtually: Virtually, rng: Random) -> None:
-    """That it came is reason enough to ask again, outside the floor, and it hears the answer instead of the failure
-    before: its first call must not end with what was true a back-off ago."""
+    """A new channel starts a resolution, subject to the floor, and gets its result instead of the earlier failure: its
+    first call must not end with an error from a back-off ago."""
 
     async def main(clock: Clock) -> None:
         resolver = Scripted(clock, *[ResolveError("no")] * 6, found(A, ttl=None))
@@ -420,7 +420,7 @@ def test_a_new_channel_does_not_wait_for_the_back_off(virtually: Virtually, rng:
 
 
 def test_new_channels_of_a_name_that_fails_share_the_next_failure(virtually: Virtually, rng: Random) -> None:
-    """However many come, it is asked for them at most once a floor; each hears what came of that, as the first does."""
+    """Any number of them causes at most one resolution per floor; each gets its result, as the first does."""
 
     async def main(clock: Clock) -> None:
         resolver = Scripted(clock, ResolveError("old"), ResolveError("new"))
@@ -442,7 +442,7 @@ def test_new_channels_of_a_name_that_fails_share_the_next_failure(virtually: Vir
 
 
 def test_a_new_channel_waits_for_the_question_under_way(virtually: Virtually, rng: Random) -> None:
-    """No second one is put beside it."""
+    """No second one starts in parallel."""
 
     async def main(clock: Clock) -> None:
         async def slow() -> Resolution:
@@ -466,7 +466,7 @@ def test_a_new_channel_waits_for_the_question_under_way(virtually: Virtually, rn
 
 
 def test_a_new_channel_gets_the_last_good_answer_at_once(virtually: Virtually, rng: Random) -> None:
-    """While the resolver fails there is something to call all the same; that it fails is told beside it."""
+    """While the resolver fails, the last endpoints can be called; the failure is reported too."""
 
     async def main(clock: Clock) -> None:
         resolver = Scripted(clock, found(A), ResolveError("no"))
@@ -482,7 +482,7 @@ def test_a_new_channel_gets_the_last_good_answer_at_once(virtually: Virtually, r
 
 
 def test_fixed_targets_are_asked_once(virtually: Virtually, rng: Random) -> None:
-    """Addresses, sockets and what grpc alone understands need no lookup and no second question."""
+    """Addresses, sockets and targets that only grpc understands need no lookup and no second resolution."""
 
     async def main(clock: Clock) -> None:
         table = resolutions(clock, rng)
@@ -507,7 +507,7 @@ def test_fixed_targets_are_asked_once(virtually: Virtually, rng: Random) -> None
 
 
 def test_each_of_a_list_is_its_own_authority(virtually: Virtually, rng: Random) -> None:
-    """A list has no name that they all share; a single name is the target's own affair."""
+    """A list has no common name; a single name is the target's own authority."""
 
     async def main(clock: Clock) -> None:
         table = resolutions(clock, rng)

@@ -1,4 +1,4 @@
-"""What telemetry adds to the metadata of a call."""
+"""Metadata that telemetry adds to a call."""
 
 from typing import Any
 

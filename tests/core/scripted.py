@@ -1,5 +1,5 @@
-"""What the tests of the machines are played against: links that connect when told to, a cluster that answers from a
-list, and a channel that performs a cluster's commands as their docstrings say. Time is whatever a test says."""
+"""Scripted counterparts for tests of the machines: links that connect on command, a cluster that answers from a list,
+and a channel that performs a cluster's commands as their docstrings say. Each test sets the time."""
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
@@ -82,7 +82,7 @@ def _word(command: CallCommand) -> str:
 
 
 class Draws(Random):
-    """Randomness without chance: every draw of a fraction is the same."""
+    """Deterministic randomness: every draw of a fraction is the same."""
 
     def __init__(self, fraction: float) -> None:
         super().__init__(0)
@@ -93,13 +93,13 @@ class Draws(Random):
 
 
 class ScriptedCluster:
-    """A cluster that answers picks from a list, for calls alone.
+    """A cluster for tests of calls that answers picks from a list.
 
     Args:
-        picks: the answers in order: hosts, outcomes, or None for "wait"; then the last one again.
+        picks: the answers in order: hosts, outcomes, or None for "wait"; the last one repeats.
         places: of the retry budget.
-        ready: how many hosts look ready.
-        fraction: that every random draw returns.
+        ready: number of hosts reported as ready.
+        fraction: returned by every random draw.
         throttling: of retries.
         max_retries: of the circuit breaker.
     """
@@ -124,7 +124,7 @@ class ScriptedCluster:
         self.breaker = Breaker(CircuitBreaker(max_retries=max_retries))
         self.panic: tuple[int, ...] = ()
         self.ejects: dict[HostEntry, str] = {}
-        """Hosts that the next failure has ejected, and why."""
+        """Hosts that the next failure ejects, with the reason."""
         self.closed = False
         self.held = 0
         self.refusals = 0
@@ -210,7 +210,7 @@ class ScriptedCluster:
 
 
 class Ear:
-    """Hears every event of calls and channels."""
+    """Records every event of calls and channels."""
 
     def __init__(self) -> None:
         self.calls: list[CallEvent] = []
@@ -227,7 +227,7 @@ class Ear:
 
 
 class Link:
-    """The connection of one host: in the state it is put in. Asking it after its end is a fault."""
+    """The connection of one host, in the state set by the test. Use after its end is an error."""
 
     def __init__(self, host: HostEntry) -> None:
         self.host = host
@@ -236,7 +236,7 @@ class Link:
         self.asked = 0
 
     def state(self, connect: bool) -> int:
-        assert not self.closed, f"{self.host!r} was asked after its Close"
+        assert not self.closed, f"{self.host!r} was used after its Close"
         self.asked += 1
         return self.is_now
 
@@ -248,14 +248,14 @@ class Channel:
     """A cluster whose commands are performed at once, on links that a test controls.
 
     Args:
-        balancer: round robin if not given.
+        balancer: round robin by default.
         budget: of retries.
-        outlier_detection: who is left out for a while.
-        circuit_breaker: how much may be under way.
+        outlier_detection: of the cluster.
+        circuit_breaker: of the cluster.
         throttling: of retries.
         threads: of the cluster.
         seed: of its random choices.
-        unopenable: addresses for which no subchannel can be made.
+        unopenable: addresses for which creating a subchannel fails.
         defer: leave commands in :attr:`pending` instead; :meth:`perform` takes them from there.
     """
 
@@ -301,10 +301,10 @@ class Channel:
     def _attention(self) -> None:
         self.asked_for_attention += 1
 
-    # Inputs, their commands performed.
+    # Inputs, with their commands performed.
 
     def resolve(self, *named: str | Endpoint, now: float) -> None:
-        """The resolver names these."""
+        """The resolver returns these endpoints."""
         endpoints = tuple(each if isinstance(each, Endpoint) else Endpoint(address=each) for each in named)
         self.take(self.cluster.on_resolved(Resolution(endpoints=endpoints), now=now), now)
 
@@ -313,14 +313,14 @@ class Channel:
         self.take(self.cluster.on_resolution_failed(reason, now=now), now)
 
     def put(self, address: str, state: int, *, now: float, seen: bool = True) -> None:
-        """The connection of a host changes; with ``seen`` the cluster hears of it."""
+        """Change the state of a host's connection; with ``seen`` the cluster is notified."""
         link = self.links[address]
         link.is_now = state
         if seen:
             self.take(self.cluster.on_connectivity(link.host, state, now=now), now)
 
     def step(self, *, now: float) -> None:
-        """The timer, or attention."""
+        """Run the timer, or handle a request for attention."""
         self.take(self.cluster.on_timer(now=now), now)
 
     def close(self, *, now: float) -> None:
@@ -328,13 +328,13 @@ class Channel:
         self.take(self.cluster.close(now=now), now)
 
     def take(self, commands: Sequence[Any], now: float) -> None:
-        """Performs commands, or with ``defer`` leaves them for :meth:`perform`."""
+        """Perform commands, or with ``defer`` leave them for :meth:`perform`."""
         self.pending.extend(commands)
         if not self._defer:
             self.perform(now=now)
 
     def perform(self, *, now: float, most: int | None = None) -> None:
-        """Performs what is pending, in order."""
+        """Perform pending commands, in order."""
         while self.pending and most != 0:
             most = None if most is None else most - 1
             command = self.pending.popleft()
@@ -372,7 +372,7 @@ class Channel:
     # Shorthands.
 
     def call(self, policy: RetryPolicy | HedgingPolicy | None = None, **more: Any) -> Call:
-        """A call on this channel that has not begun."""
+        """A call on this channel, not yet begun."""
         return machine(plan(policy))(self.cluster, plan(policy), METHOD, **more)
 
     def host(self, address: str) -> HostEntry:
@@ -380,7 +380,7 @@ class Channel:
         return next(host for host in self.cluster.hosts if host.endpoint.address == address)
 
     def pick(self, call: Call | None = None, *, now: float = 0.0) -> str:
-        """The address one pick gives, freed at once; or what it gave instead."""
+        """The address of one pick, released at once; or the result the pick returned instead."""
         chosen = self.cluster.pick(call or self.call(), now=now)
         if not isinstance(chosen, HostEntry):
             return repr(chosen)
@@ -405,13 +405,13 @@ def ended(commands: Sequence[CallCommand]) -> Outcome:
 
 
 Moves = dict[str, tuple[int, Callable[[Random], tuple[Any, ...]]]]
-"""Rules of a state machine by name, with a weight and what draws their arguments."""
+"""Rules of a state machine by name, with a weight and a strategy for their arguments."""
 
 
 def walk(machine: Any, moves: Moves, *, steps: int, rng: Random) -> None:
-    """Takes a state machine, already initialised, through many steps, and has it check itself after each.
+    """Take an initialised state machine through many steps, and run its checks after each.
 
-    Hypothesis tries short and strange stories, and shortens what fails; this one goes deep.
+    Hypothesis tries short and strange stories, and shrinks failures; this one goes deep.
     """
     names, weights = list(moves), [weight for weight, _ in moves.values()]
     for name in rng.choices(names, weights, k=steps):
@@ -421,8 +421,8 @@ def walk(machine: Any, moves: Moves, *, steps: int, rng: Random) -> None:
 
 
 def assert_path(events: Sequence[CallEvent]) -> None:
-    """The events of one call are a path through the table of stages: each attempt goes down it, in its order, and what
-    follows an attempt begins above it."""
+    """The events of one call are a path through the table of stages: each attempt goes down it in order, and the steps
+    after an attempt begin above it."""
     order = {stage.name: place for place, stage in enumerate(STAGES)}
     lowest: dict[int, int] = {}
     waited = -1

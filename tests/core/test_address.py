@@ -1,4 +1,4 @@
-"""Host and port, in every spelling that is accepted and some that are not."""
+"""Host and port, in every accepted spelling and some rejected ones."""
 
 import ipaddress
 
@@ -56,7 +56,7 @@ def test_host_and_port(text: str, host: str, port: int | None) -> None:
     ],
 )
 def test_what_is_refused(text: str, complaint: str) -> None:
-    """The error shows the value and what is allowed."""
+    """The error shows the value and the allowed form."""
     with pytest.raises(ValueError, match=complaint):
         parse_host_port(text)
 
@@ -65,7 +65,7 @@ def test_what_is_refused(text: str, complaint: str) -> None:
 def test_addresses_survive_the_way_out_and_back(
     address: ipaddress.IPv4Address | ipaddress.IPv6Address, port: int
 ) -> None:
-    """What ``join`` writes, ``parse_host_port`` reads; and it is what an endpoint may have for its address."""
+    """``parse_host_port`` reads the output of ``join``, which is a valid endpoint address."""
     written = join(str(address), port)
     assert parse_host_port(written) == HostPort(host=str(address), port=port)
     assert is_endpoint_address(written)
@@ -73,7 +73,7 @@ def test_addresses_survive_the_way_out_and_back(
 
 @given(st.text())
 def test_any_text_is_parsed_or_refused(text: str) -> None:
-    """No text makes it raise anything but ValueError; what it accepts, it writes and reads again the same."""
+    """Any text parses or raises ValueError; accepted text round-trips."""
     try:
         parsed = parse_host_port(text)
     except ValueError:
@@ -82,7 +82,7 @@ def test_any_text_is_parsed_or_refused(text: str) -> None:
 
 
 def test_one_spelling_of_an_address() -> None:
-    """Two spellings of one IPv6 address are one address (RFC 5952)."""
+    """Two spellings of an IPv6 address compare equal (RFC 5952)."""
     assert canonical_ip("0:0:0:0:0:0:0:1") == "::1"
     assert join("FE80:0::1", 80) == "[fe80::1]:80"
     assert canonical_ip("svc-a") is None
@@ -102,5 +102,5 @@ def test_one_spelling_of_an_address() -> None:
     ],
 )
 def test_what_an_endpoint_may_have_for_an_address(address: str, allowed: bool) -> None:
-    """An address is one a connection can be opened to without asking anybody."""
+    """An endpoint's address can be connected to without a lookup."""
     assert is_endpoint_address(address) is allowed

@@ -1,4 +1,4 @@
-"""What is made once for a key, and how much of it is kept."""
+"""A bounded cache that makes each value on first use."""
 
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -7,7 +7,7 @@ from meshlib._core.bounded_cache import MOST, BoundedCache
 
 
 def test_it_is_made_when_it_is_first_asked_for_and_then_the_same() -> None:
-    """Not made anew."""
+    """A value is made on first use and returned again afterwards."""
     asked: list[tuple[str, ...]] = []
 
     def make(key: tuple[str, ...]) -> list[str]:
@@ -20,7 +20,7 @@ def test_it_is_made_when_it_is_first_asked_for_and_then_the_same() -> None:
 
 
 def test_the_oldest_makes_room() -> None:
-    """Keys without end, as of an application that makes up the names of methods, do not fill the memory."""
+    """An unbounded number of keys, such as method names made up by an application, does not fill the memory."""
     kept = BoundedCache(str)
     for key in range(MOST + 3):
         assert kept[key] == str(key)
@@ -28,7 +28,7 @@ def test_the_oldest_makes_room() -> None:
 
 
 def test_threads_that_make_room_at_once_do_not_disturb_each_other() -> None:
-    """Each gets what belongs to its key."""
+    """Each thread gets the value of its own key."""
     kept = BoundedCache(str)
 
     def run(first: int) -> bool:

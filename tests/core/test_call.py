@@ -1,4 +1,4 @@
-"""The machine of one call against a cluster that answers from a list. Every time is chosen by the test."""
+"""The machine of one call against a cluster that answers from a list. Each test sets the time."""
 
 import math
 
@@ -32,7 +32,7 @@ def begun(
 
 
 def test_one_attempt() -> None:
-    """A call that succeeds: one attempt, one report, one end; afterwards nothing is due."""
+    """A successful call has one attempt, one report and one end; no timer remains."""
     cluster = ScriptedCluster(A)
     call = begun(cluster, deadline=5.0)
     assert call.next_timer() is None
@@ -48,7 +48,7 @@ def test_one_attempt() -> None:
 
 
 def test_a_retry_on_the_next_host_after_a_back_off() -> None:
-    """Attempts follow full-jitter back-offs, each with the deadline that remains and the count of those before it."""
+    """Attempts follow full-jitter back-offs. Each has the remaining deadline and the count of earlier attempts."""
     call = begun(ScriptedCluster(A, B, C), deadline=10.0)
     starts: list[StartAttempt] = []
     assert call.on_outcome(1, UNAVAILABLE, now=1.0) == ()
@@ -108,7 +108,7 @@ def test_what_is_not_tried_again(policy: RetryPolicy | None, outcome: Outcome, v
 
 
 def test_cancelled_by_a_server_is_retried() -> None:
-    """A Python server that stops ends calls with CANCELLED: retried as UNAVAILABLE is, by the default policy."""
+    """A stopping Python server ends calls with CANCELLED; the default policy retries it like UNAVAILABLE."""
     call = begun(ScriptedCluster(A, B), RetryPolicy())
     assert call.on_outcome(1, Outcome("CANCELLED"), now=1.0) == ()
     assert brief(call.on_timer(now=2.0)) == ["start 2 b retry"]
@@ -118,7 +118,7 @@ def test_cancelled_by_a_server_is_retried() -> None:
 
 @pytest.mark.parametrize("why", ["message", "headers"])
 def test_cancelled_by_a_server_after_part_of_an_answer_is_final(why: str) -> None:
-    """What has reached the application cannot be repeated."""
+    """A response the application has received cannot be repeated."""
     call = Call(ScriptedCluster(A, B), plan(RetryPolicy()), METHOD, streaming=True)  # type: ignore[arg-type]
     call.begin(now=0.0)
     call.on_commit(1, why, now=0.5)
@@ -127,7 +127,7 @@ def test_cancelled_by_a_server_after_part_of_an_answer_is_final(why: str) -> Non
 
 
 def test_cancelled_by_the_closing_channel_is_final() -> None:
-    """grpc says CANCELLED as well when a channel is closed."""
+    """grpc also reports CANCELLED when a channel is closed."""
     cluster = ScriptedCluster(A, B)
     call = begun(cluster, RetryPolicy())
     cluster.closed = True
@@ -144,7 +144,7 @@ def test_what_was_not_sent_is_tried_again_under_unsent_only() -> None:
 
 
 def test_the_back_off_bound_doubles_up_to_the_maximum() -> None:
-    """Each wait is the drawn fraction of a bound that grows by the multiplier and stops at ``max_backoff``."""
+    """Each wait is the drawn fraction of a bound that grows by the multiplier up to ``max_backoff``."""
     policy = RetryPolicy(max_attempts=6, initial_backoff=0.1, max_backoff=0.5)
     call = begun(ScriptedCluster(A, fraction=1.0), policy)
     waits = []
@@ -159,7 +159,7 @@ def test_the_back_off_bound_doubles_up_to_the_maximum() -> None:
 
 
 def test_server_pushback_delay() -> None:
-    """A pushback is obeyed to the millisecond, and the back-off starts anew after it."""
+    """A pushback is obeyed to the millisecond, and the back-off restarts after it."""
     call = begun(ScriptedCluster(A), RetryPolicy(max_attempts=5, initial_backoff=0.1, max_backoff=10.0))
     call.on_outcome(1, UNAVAILABLE, now=1.0)
     call.on_timer(now=1.05)
@@ -175,7 +175,7 @@ def test_server_pushback_delay() -> None:
     [(0.0, 3, "all 3 attempts were used"), (60.0, 1, "the backoff of 60.000 s would exceed the deadline")],
 )
 def test_pushback_has_limits(pushback: float, attempts: int, verdict: str) -> None:
-    """It adds no attempt and does not outlive the deadline."""
+    """A pushback adds no attempt and does not extend the deadline."""
     call = begun(ScriptedCluster(A), deadline=30.0)
     now, n, commands = 1.0, 0, ()
     while not commands:
@@ -191,7 +191,7 @@ def test_pushback_has_limits(pushback: float, attempts: int, verdict: str) -> No
 
 
 def test_details_are_the_last_servers_words() -> None:
-    """Untouched, however many attempts there were; the text of the error tells of all of them."""
+    """The server's words are unchanged after any number of attempts; the text of the error lists all attempts."""
     call = begun(ScriptedCluster(A, B))
     call.on_outcome(1, UNAVAILABLE, now=1.0)
     call.on_timer(now=2.0)
@@ -217,7 +217,7 @@ def test_details_are_the_last_servers_words() -> None:
     ],
 )
 def test_a_deadline_that_no_server_reported_names_method_and_target(outcome: Outcome, details: str) -> None:
-    """Never the address of a host, which the text of the error has. What a server said stays."""
+    """The details never have a host's address, which the text of the error has. A server's words stay."""
     call = begun(ScriptedCluster(A))
     assert ended(call.on_outcome(1, outcome, now=1.0)) is outcome
     assert call.details(outcome) == details
@@ -228,7 +228,7 @@ def test_a_deadline_that_no_server_reported_names_method_and_target(outcome: Out
 
 
 def test_a_back_off_past_the_deadline_ends_the_call_now() -> None:
-    """There is no use in waiting: the last error is the answer, long before the deadline."""
+    """The call does not wait in vain: it ends with the last error, long before the deadline."""
     cluster = ScriptedCluster(A, fraction=1.0)
     call = begun(cluster, deadline=1.05)
     assert ended(call.on_outcome(1, UNAVAILABLE, now=1.0)) is UNAVAILABLE
@@ -237,7 +237,7 @@ def test_a_back_off_past_the_deadline_ends_the_call_now() -> None:
 
 
 def test_a_timer_that_comes_after_the_deadline() -> None:
-    """A back-off whose timer is late sends nothing more."""
+    """A back-off whose timer is late starts no attempt."""
     cluster = ScriptedCluster(A)
     call = begun(cluster, deadline=2.0)
     call.on_outcome(1, UNAVAILABLE, now=1.0)
@@ -249,7 +249,7 @@ def test_a_timer_that_comes_after_the_deadline() -> None:
 
 
 def test_a_deadline_that_has_passed_at_the_start() -> None:
-    """Nothing is sent, and no host is blamed."""
+    """Nothing is sent, and no host counts a failure."""
     cluster = ScriptedCluster(A)
     call = Call(cluster, plan(RETRY), METHOD, deadline=1.0)  # type: ignore[arg-type]
     outcome = ended(call.begin(now=1.0))
@@ -259,7 +259,7 @@ def test_a_deadline_that_has_passed_at_the_start() -> None:
 
 
 def test_a_deadline_while_waiting_for_a_host() -> None:
-    """The error says what the call waited for."""
+    """The error names the reason of the wait."""
     cluster = ScriptedCluster(None)
     call = Call(cluster, plan(RETRY), METHOD, deadline=3.0, wait_for_ready=True)  # type: ignore[arg-type]
     assert call.begin(now=0.0) == ()
@@ -281,7 +281,7 @@ def test_endpoints_that_come_too_late() -> None:
 
 
 def test_a_call_waits_and_is_woken() -> None:
-    """Without a host it waits; woken in vain it waits on; a host that comes gets the attempt."""
+    """Without a host a call waits; a wake without a host changes nothing; a new host gets the attempt."""
     cluster = ScriptedCluster(None, None, A)
     call = Call(cluster, plan(RETRY), METHOD)  # type: ignore[arg-type]
     told = []
@@ -305,7 +305,7 @@ def test_what_no_host_means() -> None:
 
 
 def test_hosts_that_vanish_before_a_retry() -> None:
-    """After an attempt the last server's error says more than the lack of a host."""
+    """After an attempt the last server's error is more useful than the lack of a host."""
     call = begun(ScriptedCluster(A, NO_HOST))
     call.on_outcome(1, UNAVAILABLE, now=1.0)
     assert ended(call.on_timer(now=2.0)) is UNAVAILABLE
@@ -314,7 +314,7 @@ def test_hosts_that_vanish_before_a_retry() -> None:
 
 @pytest.mark.parametrize("closing", ["waiting", "backing off", "while it is decided"])
 def test_the_channel_closes(closing: str) -> None:
-    """Whatever a call waits for, a closing channel ends it in grpc's words."""
+    """A closing channel ends a call in any wait, with grpc's own details."""
     cluster = ScriptedCluster(A, CLOSED)
     if closing == "waiting":
         cluster.picks.appendleft(None)
@@ -343,7 +343,7 @@ def test_the_channel_closes(closing: str) -> None:
 
 
 def test_cancel_while_an_attempt_is_in_flight() -> None:
-    """The attempt is cancelled and the call over; the outcome that follows only frees its place."""
+    """The attempt is cancelled and the call ends; the outcome that follows only lowers the in-flight count."""
     cluster = ScriptedCluster(A)
     call = begun(cluster)
     assert brief(call.on_cancel(CANCELLED, now=1.0)) == ["cancel 1", "finish 0 CANCELLED"]
@@ -353,7 +353,7 @@ def test_cancel_while_an_attempt_is_in_flight() -> None:
 
 
 def test_cancel_during_the_back_off() -> None:
-    """It ends the call at once and gives the place in the budget back."""
+    """Cancelling ends the call at once and releases its share of the budget."""
     cluster = ScriptedCluster(A)
     call = begun(cluster)
     call.on_outcome(1, UNAVAILABLE, now=1.0)
@@ -364,7 +364,7 @@ def test_cancel_during_the_back_off() -> None:
 
 
 def test_cancel_while_waiting_and_before_the_start() -> None:
-    """Neither leaves anything behind, and a cancelled call does not begin."""
+    """Neither leaks anything, and a cancelled call does not begin."""
     cluster = ScriptedCluster(None)
     call = Call(cluster, plan(RETRY), METHOD)  # type: ignore[arg-type]
     call.begin(now=0.0)
@@ -376,7 +376,7 @@ def test_cancel_while_waiting_and_before_the_start() -> None:
 
 
 def test_every_input_is_legal_after_the_end() -> None:
-    """What no longer matters is ignored."""
+    """Inputs after the end are ignored."""
     call = begun(ScriptedCluster(A))
     call.on_outcome(1, OK, now=1.0)
     assert call.begin(now=2.0) == ()
@@ -388,7 +388,7 @@ def test_every_input_is_legal_after_the_end() -> None:
 
 
 def test_an_outcome_comes_once() -> None:
-    """A shell that reports an attempt twice has a fault, and is told so."""
+    """Reporting an attempt twice is an error of the shell, and raises."""
     call = begun(ScriptedCluster(A))
     call.on_outcome(1, OK, now=1.0)
     with pytest.raises(AssertionError, match=r"attempt 1 of .* was reported twice"):
@@ -407,7 +407,7 @@ def test_an_outcome_comes_once() -> None:
     ],
 )
 def test_a_committed_attempt_is_the_last(why: str, verdict: str) -> None:
-    """After the commit a failure is the call's, even one that grpc refused to send."""
+    """After the commit a failure is the call's, even one that grpc did not send."""
     for outcome in (UNAVAILABLE, REFUSED):
         call = begun(ScriptedCluster(A, B), streaming=True)
         assert call.on_commit(1, why, now=0.5) == ()
@@ -417,7 +417,7 @@ def test_a_committed_attempt_is_the_last(why: str, verdict: str) -> None:
 
 
 def test_a_commit_of_what_no_longer_counts() -> None:
-    """An attempt that has failed, or was given up, can no longer become the one that counts."""
+    """An attempt that failed or was cancelled can no longer be committed."""
     call = begun(ScriptedCluster(A, B))
     call.on_outcome(1, UNAVAILABLE, now=1.0)
     assert call.on_commit(1, "message", now=1.0) == ()
@@ -429,7 +429,7 @@ def test_a_commit_of_what_no_longer_counts() -> None:
 
 
 def test_a_verdict_belongs_to_a_failure() -> None:
-    """A call that was committed and went well has none."""
+    """A committed call that succeeds has no verdict."""
     call = begun(ScriptedCluster(A), streaming=True)
     call.on_commit(1, "message", now=0.5)
     call.on_outcome(1, OK, now=1.0)
@@ -444,13 +444,13 @@ LATE = Outcome("DEADLINE_EXCEEDED", "Deadline Exceeded")
 
 @pytest.mark.parametrize(("deadline", "timeout"), [(None, 1.0), (5.0, 1.0), (0.25, 0.25)])
 def test_an_attempt_may_take_the_lesser_of_two_times(deadline: float | None, timeout: float) -> None:
-    """grpc enforces ``per_attempt_timeout``, or what is left of the deadline if that is less."""
+    """grpc enforces the smaller of ``per_attempt_timeout`` and the remaining deadline."""
     call = begun(ScriptedCluster(A), PATIENCE, deadline=deadline)
     assert call.attempts[0].timeout == timeout
 
 
 def test_retry_per_attempt_timeout() -> None:
-    """An attempt that took its time is retried like UNAVAILABLE; the last one surfaces as DEADLINE_EXCEEDED."""
+    """An attempt that timed out is retried like UNAVAILABLE; the last one surfaces as DEADLINE_EXCEEDED."""
     call = begun(ScriptedCluster(A, B, C), PATIENCE)
     assert call.on_outcome(1, LATE, now=0.999) == ()  # grpc's clock rounds
     call.on_timer(now=1.2)
@@ -461,13 +461,13 @@ def test_retry_per_attempt_timeout() -> None:
 
 @pytest.mark.parametrize(("deadline", "now"), [(None, 0.5), (0.9, 0.9), (1.5, 1.5)])
 def test_a_deadline_that_was_not_the_attempts_own(deadline: float | None, now: float) -> None:
-    """Neither a server's own DEADLINE_EXCEEDED nor that of the whole call is tried again."""
+    """DEADLINE_EXCEEDED from a server, or from the whole call's deadline, is not retried."""
     call = begun(ScriptedCluster(A, B), PATIENCE, deadline=deadline)
     assert ended(call.on_outcome(1, LATE, now=now)) is LATE
 
 
 def test_a_stream_is_given_up_by_the_machines_own_clock() -> None:
-    """grpc is told the deadline alone; without a message in time the attempt is cancelled, reported and retried."""
+    """grpc gets only the deadline; without a message in time the attempt is cancelled, reported and retried."""
     cluster = ScriptedCluster(A, B)
     call = begun(cluster, PATIENCE, streaming=True, deadline=60.0)
     assert call.attempts[0].timeout == 60.0
@@ -484,7 +484,7 @@ def test_a_stream_is_given_up_by_the_machines_own_clock() -> None:
 
 
 def test_the_last_stream_that_is_given_up() -> None:
-    """The call ends DEADLINE_EXCEEDED, after the attempt was told to stop."""
+    """The call ends DEADLINE_EXCEEDED after its attempt is cancelled."""
     call = begun(ScriptedCluster(A), RetryPolicy(max_attempts=2, per_attempt_timeout=1.0), streaming=True)
     call.on_timer(now=1.0)
     call.on_timer(now=2.0)
@@ -494,8 +494,8 @@ def test_the_last_stream_that_is_given_up() -> None:
 
 
 def test_requests_that_fill_the_buffer_are_no_answer() -> None:
-    """A stream committed for its requests is still given up without a message, and cannot be retried; a message ends
-    the wait, and requests that fill the buffer afterwards do not bring it back."""
+    """A stream committed by its requests still times out without a message, and is not retried. A message ends the
+    wait, and requests that fill the buffer afterwards do not restart it."""
     call = begun(ScriptedCluster(A), PATIENCE, streaming=True)
     call.on_commit(1, "buffer", now=0.1)
     assert call.next_timer() == 1.0
@@ -511,7 +511,7 @@ def test_requests_that_fill_the_buffer_are_no_answer() -> None:
 
 @pytest.mark.parametrize("policy", [RETRY, None, HedgingPolicy()])
 def test_what_grpc_did_not_send_is_sent_again_at_once(policy: RetryPolicy | HedgingPolicy | None) -> None:
-    """A refused attempt is re-picked whatever the policy: uncounted, uncharged, without a wait."""
+    """A refused attempt is re-picked under any policy: uncounted, uncharged, without a wait."""
     cluster = ScriptedCluster(A, B, places=0)
     call = begun(cluster, policy)
     assert brief(call.on_outcome(1, REFUSED, now=1.0)) == ["start 2 b refused"]
@@ -520,7 +520,7 @@ def test_what_grpc_did_not_send_is_sent_again_at_once(policy: RetryPolicy | Hedg
 
 
 def test_refused_once_a_host() -> None:
-    """The second refusal by the same host is a failure like others, and counts; so do the attempts after it."""
+    """A second refusal by the same host is an ordinary failure and counts; so do the attempts after it."""
     call = begun(ScriptedCluster(A, A, B, C))
     assert brief(call.on_outcome(1, REFUSED, now=1.0)) == ["start 2 a refused"]
     assert call.on_outcome(2, REFUSED, now=1.0) == ()
@@ -533,13 +533,13 @@ def test_refused_once_a_host() -> None:
 
 
 def test_refused_with_no_ready_host() -> None:
-    """Where nobody is ready the refusal is the true reason, and the policy's business."""
+    """Without a ready host the refusal is the true reason, and the policy applies to it."""
     assert ended(begun(ScriptedCluster(A, ready=0), None).on_outcome(1, REFUSED, now=1.0)) is REFUSED
     assert begun(ScriptedCluster(A, ready=0), RETRY).on_outcome(1, REFUSED, now=1.0) == ()
 
 
 def test_refused_while_it_waits_for_ready() -> None:
-    """A call that waits for a host goes back to waiting, whatever the policy."""
+    """A call that waits for ready waits again, under any policy."""
     cluster = ScriptedCluster(A, None, B, ready=0)
     call = begun(cluster, None, wait_for_ready=True)
     assert call.on_outcome(1, REFUSED, now=1.0) == ()
@@ -548,7 +548,7 @@ def test_refused_while_it_waits_for_ready() -> None:
 
 
 def test_a_refused_retry_keeps_its_place_in_the_budget() -> None:
-    """The place is that of the retry, whichever attempt makes it, and is given back once."""
+    """The retry holds one share of the budget across its attempts, and releases it once."""
     cluster = ScriptedCluster(A, B, C)
     call = begun(cluster)
     call.on_outcome(1, UNAVAILABLE, now=1.0)
@@ -563,7 +563,7 @@ def test_a_refused_retry_keeps_its_place_in_the_budget() -> None:
 
 
 def test_a_retry_holds_its_place_from_the_decision_to_its_end() -> None:
-    """In the back-off, in flight, until it is decided again."""
+    """The share is held in the back-off and in flight, until the next decision."""
     cluster = ScriptedCluster(A)
     call = begun(cluster)
     assert cluster.held == 0
@@ -577,7 +577,7 @@ def test_a_retry_holds_its_place_from_the_decision_to_its_end() -> None:
 
 
 def test_retry_beyond_the_budget() -> None:
-    """Judged when its back-off ends, at least a moment long: a host that still stands is not hammered."""
+    """Checked at the end of a back-off of at least a moment, so that a host still connected is not overloaded."""
     cluster = ScriptedCluster(A, B, places=0, fraction=0.0)
     call = begun(cluster)
     assert call.on_outcome(1, UNAVAILABLE, now=1.0) == ()
@@ -588,7 +588,7 @@ def test_retry_beyond_the_budget() -> None:
 
 
 def test_retry_of_what_a_host_took_with_it() -> None:
-    """A host that was lost cannot be hammered: its calls are retried beyond the budget."""
+    """A lost host cannot be overloaded: its calls are retried beyond the budget."""
     cluster = ScriptedCluster(A, B, places=0)
     call = begun(cluster)
     call.on_outcome(1, UNAVAILABLE, now=1.0)
@@ -599,7 +599,7 @@ def test_retry_of_what_a_host_took_with_it() -> None:
 
 
 def test_a_lost_connection_is_given_time_in_seconds_and_in_polls() -> None:
-    """A machine that stalls for a second has looked once: patience ends when both have passed."""
+    """A stalled machine polls once in a second: waiting ends only when both seconds and polls have passed."""
     cluster = ScriptedCluster(A, B, places=0)
     call = begun(cluster)
     call.on_outcome(1, Outcome("UNAVAILABLE", "Socket closed", answered=False), now=1.0)
@@ -612,7 +612,7 @@ def test_a_lost_connection_is_given_time_in_seconds_and_in_polls() -> None:
 
 
 def test_patience_with_a_connection_that_was_not_lost_ends() -> None:
-    """After the last poll the call fails, not before the time has passed either."""
+    """The call fails after the last poll, and not before the time has passed either."""
     cluster = ScriptedCluster(A, B, places=0)
     call = begun(cluster)
     call.on_outcome(1, Outcome("UNAVAILABLE", "Socket closed", answered=False), now=1.0)
@@ -630,7 +630,7 @@ def test_patience_with_a_connection_that_was_not_lost_ends() -> None:
 
 
 def test_what_an_observer_hears() -> None:
-    """Each step of a call is an event with its stage, in the order of the steps."""
+    """Each step of a call is an event with its stage, in order."""
     ear = Ear()
     call = Call(ScriptedCluster(None, None, A, B), plan(RETRY), METHOD, observer=ear)  # type: ignore[arg-type]
     call.begin(now=0.0)
@@ -651,7 +651,7 @@ def test_what_an_observer_hears() -> None:
 
 
 def test_commands_can_be_read() -> None:
-    """In a debugger a command says what it is."""
+    """The repr of a command shows its content."""
     call = begun(ScriptedCluster(A))
     assert repr(call.attempts[0]) == "<attempt 1 a first: in flight>"
     cancel, finish = call.on_cancel(CANCELLED, now=1.0)

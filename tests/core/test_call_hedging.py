@@ -1,4 +1,4 @@
-"""Hedging by gRFC A6, against a cluster that answers from a list. Every time is chosen by the test."""
+"""Hedging by gRFC A6, against a cluster that answers from a list. Each test sets the time."""
 
 import pytest
 from tests.core.scripted import CANCELLED, METHOD, REFUSED, UNAVAILABLE, ScriptedCluster, brief, ended, host, plan
@@ -16,7 +16,7 @@ FATAL = Outcome("INVALID_ARGUMENT")
 
 
 def begun(cluster: ScriptedCluster, policy: HedgingPolicy = HEDGE, **more: object) -> Call:
-    """A hedged call whose first copy has been sent at 0."""
+    """A hedged call whose first copy was sent at 0."""
     call = machine(plan(policy))(cluster, plan(policy), METHOD, **more)  # type: ignore[arg-type]
     assert brief(call.begin(now=0.0)) == ["start 1 a first"]
     return call
@@ -28,7 +28,8 @@ def pushed_back(seconds: float) -> Outcome:
 
 
 def test_copies_follow_each_other_by_the_delay() -> None:
-    """Each ``hedging_delay`` another, up to ``max_attempts``; the first good answer cancels the others."""
+    """Another copy starts after each ``hedging_delay``, up to ``max_attempts``; the first success cancels the
+    others."""
     cluster = ScriptedCluster(A, B, C)
     call = begun(cluster, deadline=10.0)
     assert call.next_timer() == 1.0
@@ -46,7 +47,7 @@ def test_copies_follow_each_other_by_the_delay() -> None:
 
 
 def test_without_a_delay_all_are_sent_at_once() -> None:
-    """A delay of 0 leaves the timer due until the last copy."""
+    """With a delay of 0 the timer stays due until the last copy."""
     call = begun(ScriptedCluster(A, B, C), HedgingPolicy(max_attempts=3, hedging_delay=0.0))
     sent = []
     while call.next_timer() == 0.0:
@@ -55,7 +56,7 @@ def test_without_a_delay_all_are_sent_at_once() -> None:
 
 
 def test_a_fatal_answer_ends_all() -> None:
-    """A code that is not among ``non_fatal_status_codes`` is the call's, whoever else is in flight."""
+    """A code that is not in ``non_fatal_status_codes`` ends the call, whatever else is in flight."""
     call = begun(ScriptedCluster(A, B, C))
     call.on_timer(now=1.0)
     commands = call.on_outcome(1, FATAL, now=1.5)
@@ -65,7 +66,7 @@ def test_a_fatal_answer_ends_all() -> None:
 
 
 def test_a_failure_that_is_not_fatal_sends_the_next_at_once() -> None:
-    """And the one after follows by the delay."""
+    """The copy after it follows by the delay."""
     call = begun(ScriptedCluster(A, B, C))
     call.on_timer(now=1.0)
     assert brief(call.on_outcome(1, UNAVAILABLE, now=1.2)) == ["start 3 c hedge"]
@@ -79,7 +80,7 @@ def test_a_failure_that_is_not_fatal_sends_the_next_at_once() -> None:
 
 
 def test_all_copies_fail() -> None:
-    """The last failure is the call's; the explanation names its host, not that of the last copy sent."""
+    """The last failure is the call's; the explanation names its host, not the host of the last copy sent."""
     call = begun(ScriptedCluster(A, B, C))
     call.on_timer(now=1.0)
     call.on_timer(now=2.0)
@@ -93,7 +94,7 @@ def test_all_copies_fail() -> None:
 
 
 def test_the_only_copy_fails_before_the_next() -> None:
-    """With nothing in flight the next copy starts like a retry: at once, and it may wait for a host."""
+    """With nothing in flight the next copy starts at once, like a retry, and may wait for a host."""
     cluster = ScriptedCluster(A, None, B)
     call = begun(cluster)
     assert call.on_outcome(1, UNAVAILABLE, now=0.5) == ()
@@ -106,7 +107,7 @@ def test_the_only_copy_fails_before_the_next() -> None:
 
 
 def test_hedging_pushback_positive() -> None:
-    """The next copy follows after the pushback, the one after that by the delay."""
+    """The next copy follows after the pushback, later ones by the delay."""
     call = begun(ScriptedCluster(A, B, C, D), HedgingPolicy(max_attempts=4, hedging_delay=1.0))
     call.on_timer(now=1.0)
     assert call.on_outcome(1, pushed_back(5.0), now=1.5) == ()
@@ -116,7 +117,7 @@ def test_hedging_pushback_positive() -> None:
 
 
 def test_pushback_with_nothing_in_flight() -> None:
-    """The call backs off as long as it was told, its place held; the closing channel would wake it."""
+    """The call backs off for the pushback and keeps its share of the budget; a closing channel wakes it."""
     cluster = ScriptedCluster(A, B)
     call = begun(cluster, deadline=10.0)
     assert call.on_outcome(1, pushed_back(5.0), now=0.5) == ()
@@ -128,14 +129,14 @@ def test_pushback_with_nothing_in_flight() -> None:
 
 
 def test_pushback_past_the_deadline() -> None:
-    """With nothing in flight the last error is the answer."""
+    """With nothing in flight the call ends with the last error."""
     call = begun(ScriptedCluster(A), deadline=3.0)
     outcome = pushed_back(5.0)
     assert ended(call.on_outcome(1, outcome, now=0.5)) is outcome
 
 
 def test_hedging_pushback_negative() -> None:
-    """There are no more copies; those in flight may still answer, and their failures send none either."""
+    """No more copies start; those in flight may still succeed, and their failures start none either."""
     call = begun(ScriptedCluster(A, B, C, D), HedgingPolicy(max_attempts=4, hedging_delay=1.0))
     call.on_timer(now=1.0)
     assert call.on_outcome(1, pushed_back(-1.0), now=1.5) == ()
@@ -147,7 +148,7 @@ def test_hedging_pushback_negative() -> None:
 
 @pytest.mark.parametrize("why", ["message", "headers", "buffer"])
 def test_a_commit_cancels_the_others(why: str) -> None:
-    """And stops further copies. How the others end no longer counts; how the committed one ends does."""
+    """A commit also stops further copies. Only the outcome of the committed copy counts."""
     cluster = ScriptedCluster(A, B, C)
     call = begun(cluster, streaming=True)
     call.on_timer(now=1.0)
@@ -162,7 +163,7 @@ def test_a_commit_cancels_the_others(why: str) -> None:
 
 
 def test_a_refused_copy_is_sent_again_beside_the_others() -> None:
-    """It takes nothing from the copies still to come, and does not move their time."""
+    """The refusal uses up none of the remaining copies and does not move their time."""
     cluster = ScriptedCluster(A, B, C, D)
     call = begun(cluster)
     call.on_timer(now=1.0)
@@ -179,7 +180,7 @@ def test_a_refused_copy_is_sent_again_beside_the_others() -> None:
 
 @pytest.mark.parametrize("instead", [None, local("UNAVAILABLE", "no endpoints")])
 def test_a_refused_copy_with_nowhere_to_go(instead: Outcome | None) -> None:
-    """It is a failure like others: the call neither waits nor ends while a copy is in flight."""
+    """The refusal is an ordinary failure: the call neither waits nor ends while a copy is in flight."""
     cluster = ScriptedCluster(A, B, instead)
     call = begun(cluster)
     call.on_timer(now=1.0)
@@ -191,7 +192,7 @@ def test_a_refused_copy_with_nowhere_to_go(instead: Outcome | None) -> None:
 
 
 def test_each_copy_holds_a_place_until_it_ends() -> None:
-    """One for each beyond the first, given back as they end or are cancelled."""
+    """Each copy beyond the first holds a share of the budget, released when it ends or is cancelled."""
     cluster = ScriptedCluster(A, B, C)
     call = begun(cluster)
     held = [cluster.held]
@@ -209,7 +210,7 @@ def test_each_copy_holds_a_place_until_it_ends() -> None:
 
 
 def test_hedging_throttled() -> None:
-    """Without a place no further copy is sent, now or later, and the call ends with those it has."""
+    """Without budget no further copy is sent, now or later, and the call ends with the copies it has."""
     cluster = ScriptedCluster(A, B, C, places=1)
     call = begun(cluster)
     call.on_timer(now=1.0)
@@ -222,7 +223,7 @@ def test_hedging_throttled() -> None:
 
 @pytest.mark.parametrize("instead", [None, local("UNAVAILABLE", "no endpoints"), CLOSED])
 def test_no_host_for_a_copy(instead: Outcome | None) -> None:
-    """The copies in flight are all there will be; the call does not wait for another host."""
+    """No further copies start; the call does not wait for another host."""
     cluster = ScriptedCluster(A, instead)
     call = begun(cluster)
     assert call.on_timer(now=1.0) == ()
@@ -231,7 +232,7 @@ def test_no_host_for_a_copy(instead: Outcome | None) -> None:
 
 
 def test_no_copy_after_the_deadline() -> None:
-    """A failure that comes with the deadline sends none, even if its code is not fatal."""
+    """A failure at the deadline starts no copy, even with a non-fatal code."""
     policy = HedgingPolicy(max_attempts=3, hedging_delay=1.0, non_fatal_status_codes=frozenset({"DEADLINE_EXCEEDED"}))
     call = begun(ScriptedCluster(A, B, C), policy, deadline=1.5)
     call.on_timer(now=1.0)
@@ -241,7 +242,7 @@ def test_no_copy_after_the_deadline() -> None:
 
 
 def test_hedging_cancelled() -> None:
-    """Every copy is cancelled and every place given back."""
+    """Every copy is cancelled and every share of the budget released."""
     cluster = ScriptedCluster(A, B, C)
     call = begun(cluster)
     call.on_timer(now=1.0)

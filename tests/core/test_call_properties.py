@@ -1,4 +1,4 @@
-"""Whatever a shell feeds the machine of a call, in whatever order, and whatever its cluster answers."""
+"""The machine of a call under any order of inputs from a shell and any answers of its cluster."""
 
 import math
 from collections import Counter
@@ -51,7 +51,7 @@ STEPS = st.sampled_from([0.0, 0.001, 0.3, 0.5, 1.0])
 
 
 class CallMachine(RuleBasedStateMachine):
-    """One call, a scripted cluster, and a shell that may do anything in any order."""
+    """One call, a scripted cluster, and a shell that acts in any order."""
 
     @initialize(
         data=st.data(),
@@ -110,16 +110,16 @@ class CallMachine(RuleBasedStateMachine):
         self.cancelled: set[int] = set()
         self.finishes: list[Outcome] = []
         self.waited_for: dict[int, float] = {}
-        """Since when the application waits for a message of an attempt."""
+        """Start of the application's wait for a message, by attempt."""
         self.received: set[int] = set()
-        """Attempts that brought one."""
+        """Attempts that returned a message."""
         self.given_up: set[int] = set()
-        """Those that brought none in time."""
+        """Attempts that timed out without a message."""
         self.panics: list[bool] = []
-        """Of each attempt, whether its host was one of those that may be ejected."""
+        """Whether each attempt's host may be ejected."""
 
     def perform(self, commands: CallCommands) -> CallCommands:
-        """What a shell does with commands, and what must hold for each."""
+        """Perform commands like a shell, and check the invariants of each."""
         for command in commands:
             assert not self.finishes, f"{command} after the end"
             if isinstance(command, StartAttempt):
@@ -136,7 +136,7 @@ class CallMachine(RuleBasedStateMachine):
                 self.finishes.append(command.outcome)
         return commands
 
-    # What the cluster will answer.
+    # Answers of the cluster.
 
     @rule(
         answer=st.sampled_from([*"aabbc", "nobody yet", "nobody"]),
@@ -163,7 +163,7 @@ class CallMachine(RuleBasedStateMachine):
         self.cluster.picks[0] = CLOSED
         self.cluster.ready = 0
 
-    # What the shell feeds.
+    # Inputs from the shell.
 
     @rule()
     def begin(self) -> None:
@@ -191,7 +191,7 @@ class CallMachine(RuleBasedStateMachine):
 
     @rule(which=st.integers(0, 4), received=st.booleans())
     def read(self, which: int, received: bool) -> None:
-        """The application asks for a message; or has one."""
+        """The application requests or receives a message."""
         if not self.flying:
             return
         n = sorted(self.flying)[which % len(self.flying)]
@@ -220,13 +220,13 @@ class CallMachine(RuleBasedStateMachine):
                 self.what_follows(self.policy, attempt, outcome)
 
     def what_follows(self, policy: RetryPolicy, attempt: StartAttempt, outcome: Outcome) -> None:
-        """An attempt ended, and nothing else happened: what its metadata and the limits of the channel made of that."""
+        """An attempt ended and nothing else happened: check the effect of its metadata and of the channel's limits."""
         if self.call.state is State.BACKOFF:
             timer = self.call.next_timer()
             assert timer is not None
             assert self.cluster.throttle is None or self.cluster.throttle.allows
             if outcome.pushback is None and ("x-reset", "4") in outcome.metadata and policy.reset_headers:
-                # As long as the server asks, and up to half as long again.
+                # Between the server's delay and one and a half times that.
                 assert 4 <= timer - self.now <= 6
         elif self.call.verdict == THROTTLED:
             assert self.cluster.throttle is not None
@@ -270,7 +270,7 @@ class CallMachine(RuleBasedStateMachine):
         self.perform(self.call.on_cancel(CANCELLED, now=self.now))
         assert len(self.finishes) == 1
 
-    # What always holds.
+    # Invariants.
 
     @invariant()
     def check(self) -> None:
@@ -330,7 +330,7 @@ class CallMachine(RuleBasedStateMachine):
         assert timer is None or math.isfinite(timer)
 
     def idle_is_who_is_waited_for(self) -> None:
-        """Given up for want of a message is a stream that is waited for, and one that nothing has come of."""
+        """An attempt idles out only if the application waits for a message and none arrived."""
         policy = self.policy
         if not self.call.streaming or not isinstance(policy, RetryPolicy):
             return
@@ -359,7 +359,7 @@ class CallMachine(RuleBasedStateMachine):
         assert_path(self.ear.calls)
 
     def teardown(self) -> None:
-        """With every outcome reported and the channel closed, nothing is left."""
+        """With every outcome reported and the channel closed, nothing remains."""
         if not hasattr(self, "call"):
             return
         self.begin()
@@ -376,16 +376,16 @@ class CallMachine(RuleBasedStateMachine):
 
 
 def counts(attempt: StartAttempt) -> bool:
-    """Whether an attempt is in flight and its outcome will matter."""
+    """Whether an attempt is in flight and its outcome matters."""
     return attempt.outcome is None and not attempt.dropped
 
 
 class RetriedCall(CallMachine):
-    """With a retry policy."""
+    """A call with a retry policy."""
 
 
 class HedgedCall(CallMachine):
-    """With a hedging policy."""
+    """A call with a hedging policy."""
 
 
 BOTH = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED"})
@@ -434,7 +434,7 @@ MOVES: Moves = {
 
 @pytest.mark.parametrize("kind", [CallMachine, RetriedCall, HedgedCall])
 def test_long_stories(kind: type[CallMachine], rng: Random) -> None:
-    """Two hundred and fifty calls of each kind, kept going by failures until something ends them."""
+    """Two hundred and fifty calls of each kind, each prolonged by failures."""
     for _ in range(250):
         machine = kind()
         machine.start(

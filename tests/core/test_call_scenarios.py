@@ -1,4 +1,4 @@
-"""Scenarios of other implementations that no other test of the machine shows; ``scenarios.toml`` names them."""
+"""Scenarios of other implementations that no other test of the machine shows; ``scenarios.toml`` lists them."""
 
 import pytest
 from tests.core.scripted import CANCELLED, METHOD, REFUSED, UNAVAILABLE, ScriptedCluster, brief, ended, host, plan
@@ -23,7 +23,7 @@ def retried(cluster: ScriptedCluster, **more: object) -> Call:
 
 
 def hedged(cluster: ScriptedCluster, **policy: object) -> HedgedCall:
-    """A hedged call whose original has started at 0, its copies a second apart."""
+    """A hedged call whose original started at 0, its copies a second apart."""
     call = HedgedCall(cluster, plan(HedgingPolicy(hedging_delay=1.0, **policy)), METHOD)  # type: ignore[arg-type]
     assert brief(call.begin(now=0.0)) == ["start 1 a first"]
     return call
@@ -33,8 +33,8 @@ def hedged(cluster: ScriptedCluster, **policy: object) -> HedgedCall:
 
 
 def test_cancel_while_a_retry_is_in_flight() -> None:
-    """C-core: retry_cancellation. That attempt alone is cancelled, its place in the budget is free at once, and what it
-    ends with is tried no more, whatever it is."""
+    """C-core: retry_cancellation. Only that attempt is cancelled, its share of the budget is released at once, and its
+    outcome is not retried, whatever it is."""
     cluster = ScriptedCluster(A, B, C)
     call = retried(cluster)
     assert cluster.held == 1
@@ -47,7 +47,7 @@ def test_cancel_while_a_retry_is_in_flight() -> None:
 
 @pytest.mark.parametrize("code", ["DEADLINE_EXCEEDED", "CANCELLED", "UNAVAILABLE"])
 def test_the_deadline_while_a_retry_is_in_flight(code: str) -> None:
-    """C-core: retry_cancellation. The retry has what is left of the deadline; when that is over, nothing follows it."""
+    """C-core: retry_cancellation. The retry has the remaining deadline; after the deadline nothing follows it."""
     cluster = ScriptedCluster(A, B, C)
     call = retried(cluster, deadline=5.0)
     assert call.attempts[1].timeout == 3.0
@@ -60,8 +60,8 @@ def test_the_deadline_while_a_retry_is_in_flight(code: str) -> None:
 
 
 def test_a_copy_refused_twice_by_one_host_has_failed() -> None:
-    """Java: hedging_transparentRetryNotAllowed. The second refusal is a failure like others: the next copy follows at
-    once, out of those the policy allows, and when they are used up the refusal is the call's."""
+    """Java: hedging_transparentRetryNotAllowed. The second refusal is an ordinary failure: the next allowed copy
+    follows at once; after the last copy the refusal is the call's."""
     call = hedged(ScriptedCluster(A, A, B, B), max_attempts=2)
     assert brief(call.on_outcome(1, REFUSED, now=0.1)) == ["start 2 a refused"]
     assert call.on_outcome(2, REFUSED, now=0.2) == ()
@@ -80,7 +80,7 @@ def test_a_committed_copy_that_is_refused_is_not_sent_again() -> None:
 
 
 def test_hedging_throttled_by_its_own_copies() -> None:
-    """Java: hedging_throttledByHedgingStreams. Copies that fail take the tokens which further copies would need."""
+    """Java: hedging_throttledByHedgingStreams. Copies that fail use up the tokens of further copies."""
     cluster = ScriptedCluster(A, B, C, throttling=RetryThrottling(max_tokens=4, token_ratio=0.5))
     assert cluster.throttle is not None
     call = hedged(cluster, max_attempts=5)
@@ -107,8 +107,8 @@ def test_hedging_throttled_by_its_own_copies() -> None:
     ],
 )
 def test_a_throttled_call_is_not_retried(code: str, pushback: float | None, tokens: float) -> None:
-    """Java: throttledStream_*. Whatever the server says of coming back. A failure that might have been retried takes a
-    token, and so does a pushback that forbids it; no other does."""
+    """Java: throttledStream_*. A throttled call ignores pushback delays. A failure that might have been retried takes a
+    token, and so does a pushback that forbids a retry; no other does."""
     cluster = ScriptedCluster(A, B, throttling=RetryThrottling(max_tokens=6, token_ratio=0.5))
     throttle = cluster.throttle
     assert throttle is not None

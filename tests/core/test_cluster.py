@@ -1,4 +1,4 @@
-"""The machine of one service: its hosts, who is chosen, who waits. Every time is chosen by the test."""
+"""The machine of one service: its hosts, picks and waiting calls. Each test sets the time."""
 
 from collections import Counter
 
@@ -24,7 +24,7 @@ def tiers(**priorities: int) -> list[Endpoint]:
 
 
 def shares(channel: Channel, calls: int = 60) -> Counter[str]:
-    """How often each host is picked."""
+    """The number of picks of each host."""
     return Counter(channel.pick() for _ in range(calls))
 
 
@@ -32,7 +32,7 @@ def shares(channel: Channel, calls: int = 60) -> Counter[str]:
 
 
 def test_a_new_host_joins_when_it_is_connected() -> None:
-    """It is opened at once and chosen only once it is ready."""
+    """A new host is opened at once and picked only once it is ready."""
     channel = Channel.of("a")
     channel.resolve("a", "b", now=1.0)
     assert channel.opened == ["a", "b"]
@@ -43,14 +43,14 @@ def test_a_new_host_joins_when_it_is_connected() -> None:
 
 
 def test_the_same_answer_changes_nothing() -> None:
-    """No host is opened, closed or rebuilt for it, in whatever order it comes."""
+    """The same endpoints in any order open, close and rebuild nothing."""
     channel = Channel.of("a", "b")
     endpoints = (Endpoint(address="b"), Endpoint(address="a"))
     assert channel.cluster.on_resolved(Resolution(endpoints=endpoints), now=1.0) == ()
 
 
 def test_a_removed_host_leaves_at_once_and_closes_when_idle() -> None:
-    """No call is sent to it any more; the last one it has closes it."""
+    """A removed host gets no new call; the end of its last call closes it."""
     channel = Channel.of("a", "b")
     first, second = channel.call(), channel.call()
     for call in (first, second):
@@ -70,7 +70,7 @@ def test_a_removed_host_leaves_at_once_and_closes_when_idle() -> None:
 
 
 def test_a_removed_host_without_calls_closes_at_once() -> None:
-    """Nothing holds it."""
+    """A host without calls has nothing to drain."""
     channel = Channel.of("a", "b")
     channel.resolve("b", now=1.0)
     assert channel.closed == ["a"]
@@ -78,7 +78,7 @@ def test_a_removed_host_without_calls_closes_at_once() -> None:
 
 @pytest.mark.parametrize("calls", [1, 0])
 def test_a_removed_host_that_comes_back_keeps_its_connection(calls: int) -> None:
-    """Named again before it was closed, it is the same host, even if its last call has ended in between."""
+    """Resolved again before it was closed, it is the same host, even if its last call ended in between."""
     channel = Channel.of("a", "b")
     host = channel.host("a")
     call = channel.call()
@@ -87,7 +87,7 @@ def test_a_removed_host_that_comes_back_keeps_its_connection(calls: int) -> None
     channel.resolve("b", now=2.0)
     assert channel.cluster.ready == 1
     if not calls:
-        call.on_outcome(1, OK, now=2.5)  # and nobody has told the control plane yet
+        call.on_outcome(1, OK, now=2.5)  # before the control plane is notified
     channel.resolve("a", "b", now=3.0)
     assert channel.host("a") is host
     assert channel.opened == ["a", "b"]
@@ -97,7 +97,7 @@ def test_a_removed_host_that_comes_back_keeps_its_connection(calls: int) -> None
 
 
 def test_a_removed_host_that_comes_back_connected_has_not_failed() -> None:
-    """It connected anew while it was leaving: it counts as any connected host does, and is not dialled again."""
+    """A host that reconnected while it was draining counts as connected, and is not dialled again."""
     channel = Channel.of(*tiers(a=0, b=1))
     flying = channel.call()
     assert brief(flying.begin(now=0.0)) == ["start 1 a first"]
@@ -110,7 +110,7 @@ def test_a_removed_host_that_comes_back_connected_has_not_failed() -> None:
 
 
 def test_a_change_of_weight_keeps_the_connection() -> None:
-    """The picker is rebuilt with the new weights; the hosts stay what they are."""
+    """The picker is rebuilt with the new weights; the hosts stay."""
     channel = Channel.of("a", "b")
     hosts = list(channel.cluster.hosts)
     channel.resolve(Endpoint(address="a", weight=3), Endpoint(address="b"), now=1.0)
@@ -120,7 +120,7 @@ def test_a_change_of_weight_keeps_the_connection() -> None:
 
 
 def test_one_address_under_two_authorities_is_two_hosts() -> None:
-    """The authority is part of what a connection is; the priority is not, and the better one counts."""
+    """The authority identifies a connection; the priority does not, and the better one counts."""
     twice = (Endpoint(address="a", authority="x"), Endpoint(address="a", authority="y"))
     assert len(Channel.of(*twice).cluster.hosts) == 2
     channel = Channel.of(Endpoint(address="a", priority=2), Endpoint(address="a", priority=1, weight=7))
@@ -129,7 +129,7 @@ def test_one_address_under_two_authorities_is_two_hosts() -> None:
 
 
 def test_the_last_good_endpoints_stay() -> None:
-    """A resolver that fails takes no host away; the failure is told once."""
+    """A failed resolution removes no host; the failure is reported once."""
     channel = Channel.of("a", "b")
     channel.fail("SERVFAIL", now=1.0)
     channel.fail("SERVFAIL", now=2.0)
@@ -138,7 +138,7 @@ def test_the_last_good_endpoints_stay() -> None:
 
 
 def test_a_subchannel_that_cannot_be_made() -> None:
-    """The host counts as failing and gets no call; it is tried again with the next answer, not at every sweep."""
+    """The host counts as failing and gets no call; it is retried with the next resolution, not at every sweep."""
     channel = Channel()
     channel.unopenable.add("a")
     channel.resolve("a", now=0.0)
@@ -154,7 +154,7 @@ def test_a_subchannel_that_cannot_be_made() -> None:
 
 
 def test_a_subchannel_that_comes_too_late() -> None:
-    """Opened after its host left, or after the channel closed, it is closed at once."""
+    """A subchannel opened after its host was removed, or after the channel closed, is closed at once."""
     for end in ("removed", "closed"):
         channel = Channel(defer=True)
         channel.resolve("a", now=0.0)
@@ -170,7 +170,7 @@ def test_a_subchannel_that_comes_too_late() -> None:
 
 
 def test_the_first_priority_with_a_ready_host() -> None:
-    """The better one gets every call while it has one; a dead one fails over and back."""
+    """The better priority gets every call while it has a ready host; a dead one fails over and back."""
     channel = Channel.of(*tiers(a=0, b=0, c=1))
     assert set(shares(channel)) == {"a", "b"}
     channel.put("a", TRANSIENT_FAILURE, now=1.0)
@@ -184,7 +184,7 @@ def test_the_first_priority_with_a_ready_host() -> None:
 
 
 def test_retries_stay_in_the_priority_while_it_has_a_host() -> None:
-    """A second attempt goes to the host it has been to rather than to a worse priority."""
+    """A second attempt prefers an already tried host to a worse priority."""
     channel = Channel.of(*tiers(a=0, c=1))
     call = channel.call()
     call.begin(now=1.0)
@@ -192,7 +192,7 @@ def test_retries_stay_in_the_priority_while_it_has_a_host() -> None:
 
 
 def test_a_better_priority_is_waited_for_at_the_start() -> None:
-    """As long as it has not failed it is about to connect."""
+    """A better priority that has not failed is about to connect."""
     channel = Channel()
     channel.resolve(*tiers(a=0, c=1), now=0.0)
     channel.put("c", READY, now=1.0)
@@ -205,7 +205,7 @@ def test_a_better_priority_is_waited_for_at_the_start() -> None:
 
 @pytest.mark.parametrize("factor", [None, 1.4])
 def test_an_ejected_host_beside_a_priority_that_is_gone(factor: float | None) -> None:
-    """It is all there is, so its calls do not wait for ever: a priority without a connection keeps none from panic."""
+    """An ejected host that is the only one is used: a priority without a connection does not prevent panic."""
     channel = Channel.of(
         Endpoint(address="a", priority=0),
         Endpoint(address="b", priority=1),
@@ -223,7 +223,7 @@ def test_an_ejected_host_beside_a_priority_that_is_gone(factor: float | None) ->
 
 
 def test_a_better_priority_is_not_waited_for_later() -> None:
-    """Once calls have been served, a new host of a better priority is no reason to keep them waiting."""
+    """Once calls have been served, a new host of a better priority does not make calls wait."""
     channel = Channel.of(*tiers(c=1))
     channel.put("c", IDLE, now=1.0)
     channel.resolve(*tiers(a=0, c=1), now=2.0)
@@ -234,7 +234,7 @@ def test_a_better_priority_is_not_waited_for_later() -> None:
 
 
 def test_a_better_priority_that_is_taken_back() -> None:
-    """It is waited for no more."""
+    """Calls no longer wait for it."""
     channel = Channel()
     channel.resolve(*tiers(a=0, c=1), now=0.0)
     channel.put("c", READY, now=1.0)
@@ -248,7 +248,7 @@ def test_a_better_priority_that_is_taken_back() -> None:
 
 
 def test_fail_fast_waits_while_the_name_is_resolved() -> None:
-    """Then it fails with the resolver's reason, if there is nothing to send to."""
+    """The call waits for the resolver, then fails with its reason if there is no host."""
     channel = Channel()
     call = channel.call()
     assert call.begin(now=0.0) == ()
@@ -260,7 +260,7 @@ def test_fail_fast_waits_while_the_name_is_resolved() -> None:
 
 
 def test_fail_fast_waits_while_anything_connects() -> None:
-    """One host that may still become ready is a reason to wait, however many have failed."""
+    """One host that may still become ready keeps the call waiting, however many have failed."""
     channel = Channel()
     channel.resolve("a", "b", now=0.0)
     channel.put("a", TRANSIENT_FAILURE, now=0.5)
@@ -272,7 +272,7 @@ def test_fail_fast_waits_while_anything_connects() -> None:
 
 
 def test_fail_fast_is_sent_to_a_failing_host() -> None:
-    """When all have failed grpc is asked for the true reason, of another host at each attempt."""
+    """If all hosts fail, each attempt goes to another one, for grpc's own reason."""
     channel = Channel()
     channel.resolve("a", "b", now=0.0)
     call = channel.call()
@@ -287,7 +287,7 @@ def test_fail_fast_is_sent_to_a_failing_host() -> None:
 
 
 def test_the_true_reason_of_failing_hosts_is_of_the_best_priority() -> None:
-    """It is the one that matters."""
+    """The reported reason is that of the best priority."""
     channel = Channel()
     channel.resolve(*tiers(a=1, b=0, c=2), now=0.0)
     for name in "abc":
@@ -296,7 +296,7 @@ def test_the_true_reason_of_failing_hosts_is_of_the_best_priority() -> None:
 
 
 def test_a_host_that_was_lost_while_nobody_called_is_dialled_by_the_next_call() -> None:
-    """It may be back, and in a back-off of seconds: grpc's own channel would be idle, and dial at the call."""
+    """The host may be back during a back-off of seconds: grpc's own channel would be idle, and dial at the call."""
     channel = Channel.of("a", "b")
     before = dict(channel.links)
     for name in "ab":
@@ -313,7 +313,7 @@ def test_a_host_that_was_lost_while_nobody_called_is_dialled_by_the_next_call() 
 
 
 def test_a_host_is_dialled_anew_once_a_loss() -> None:
-    """Whoever finds it gone learns the true reason; the next one does so at once."""
+    """The call that finds it lost gets the true reason; so does the next one, at once."""
     channel = Channel.of("a")
     channel.put("a", TRANSIENT_FAILURE, now=1.0)
     first, second = channel.call(), channel.call()
@@ -335,7 +335,7 @@ def test_a_host_is_dialled_anew_once_a_loss() -> None:
 
 
 def test_a_host_with_calls_in_flight_is_not_dialled_anew() -> None:
-    """They end with the true reason, not cancelled with their channel."""
+    """Its calls end with the true reason instead of being cancelled with their subchannel."""
     channel = Channel.of("a")
     flying = channel.call()
     flying.begin(now=0.0)
@@ -346,7 +346,7 @@ def test_a_host_with_calls_in_flight_is_not_dialled_anew() -> None:
 
 
 def test_a_connection_that_was_given_up_is_closed_with_the_channel() -> None:
-    """The channel may close before the control plane gets to dial anew: the old connection is closed all the same."""
+    """If the channel closes before the control plane dials again, the old connection is closed too."""
     channel = Channel.of("a")
     channel.put("a", TRANSIENT_FAILURE, now=1.0)
     assert channel.call().begin(now=2.0) == ()
@@ -357,7 +357,7 @@ def test_a_connection_that_was_given_up_is_closed_with_the_channel() -> None:
 
 
 def test_a_subchannel_that_cannot_be_made_anew() -> None:
-    """The host counts as failing, and the call that waits for it learns that."""
+    """The host counts as failing, and the waiting call gets the reason."""
     channel = Channel.of("a")
     channel.put("a", TRANSIENT_FAILURE, now=1.0)
     call = channel.call()
@@ -369,7 +369,7 @@ def test_a_subchannel_that_cannot_be_made_anew() -> None:
 
 
 def test_wait_for_ready_waits() -> None:
-    """Neither a failed resolution nor failing hosts end it, and it is not woken for them again and again."""
+    """Neither a failed resolution nor failing hosts end the call or wake it repeatedly."""
     channel = Channel()
     call = channel.call(wait_for_ready=True)
     assert call.begin(now=0.0) == ()
@@ -385,7 +385,7 @@ def test_wait_for_ready_waits() -> None:
 
 
 def test_a_call_waits_for_the_picker_to_be_built() -> None:
-    """A ready host without a picker is waited for by both kinds of call."""
+    """Both kinds of call wait for a picker if a ready host has none."""
     channel = Channel(defer=True)
     channel.resolve("a", now=0.0)
     channel.perform(now=0.0)
@@ -397,7 +397,7 @@ def test_a_call_waits_for_the_picker_to_be_built() -> None:
 
 
 def test_a_call_that_leaves_is_not_woken() -> None:
-    """Cancelled while it waits, it is forgotten."""
+    """A call cancelled while it waits is removed from the queue."""
     channel = Channel()
     call = channel.call()
     call.begin(now=0.0)
@@ -418,7 +418,7 @@ def test_a_call_that_leaves_is_not_woken() -> None:
     ],
 )
 def test_situation(named: list[str] | None, state: int | None, failure: str | None, words: str) -> None:
-    """Why there is no host, in words that go into the details of errors: without addresses."""
+    """The reason that there is no host, as used in error details: without addresses."""
     channel = Channel()
     if named is not None:
         channel.resolve(*named, now=0.0)
@@ -433,7 +433,7 @@ def test_situation(named: list[str] | None, state: int | None, failure: str | No
 
 
 def test_the_pick_asks_the_host_it_chose() -> None:
-    """A connection that went away unseen gets no call; the control plane hears of it, and one lookup follows."""
+    """A connection lost unseen gets no call; the control plane is notified, and one re-resolution follows."""
     channel = Channel.of("a", "b")
     channel.links["a"].is_now = IDLE
     before = channel.asked_for_attention
@@ -447,7 +447,7 @@ def test_the_pick_asks_the_host_it_chose() -> None:
 
 
 def test_a_refused_call_takes_its_host_out() -> None:
-    """A dead host leaves the rotation with the first call that finds it so, long before the next sweep."""
+    """The first refused call takes a dead host out of the picker, long before the next sweep."""
     channel = Channel.of("a", "b")
     call = channel.call()
     (start,) = call.begin(now=1.0)
@@ -459,7 +459,7 @@ def test_a_refused_call_takes_its_host_out() -> None:
 
 
 def test_becoming_failing_is_one_lookup() -> None:
-    """A lost connection, or a first one that cannot be made, doubts the answer of the resolver; staying so does not."""
+    """A lost connection, or a failed first one, causes one re-resolution; a host that stays failing causes no more."""
     channel = Channel.of("a", "b")
     for state in (IDLE, CONNECTING, TRANSIENT_FAILURE, CONNECTING, TRANSIENT_FAILURE):
         channel.put("a", state, now=1.0)
@@ -473,7 +473,7 @@ def test_becoming_failing_is_one_lookup() -> None:
 
 
 def test_hosts_that_fail_together_are_one_lookup() -> None:
-    """A sweep that finds several asks once."""
+    """A sweep that finds several failed hosts requests one re-resolution."""
     channel = Channel.of("a", "b", "c")
     for name in "abc":
         channel.links[name].is_now = TRANSIENT_FAILURE
@@ -482,7 +482,7 @@ def test_hosts_that_fail_together_are_one_lookup() -> None:
 
 
 def test_the_sweep_looks_at_all_hosts() -> None:
-    """Ten times a second, and more than once around the lock where there are hundreds."""
+    """The sweep runs ten times a second, and takes the lock more than once for hundreds of hosts."""
     channel = Channel.of(*(f"h{n}" for n in range(200)))
     due = channel.cluster.next_timer()
     assert due is not None
@@ -493,7 +493,7 @@ def test_the_sweep_looks_at_all_hosts() -> None:
 
 
 def test_it_looks_less_often_while_nobody_calls_and_nothing_changes() -> None:
-    """A call that ends, or one that is under way, or a host that is lost, and it is ten times a second again."""
+    """A call that ends or is in flight, or a lost host, restores ten sweeps a second."""
     channel = Channel.of("a", "b")
 
     def gap() -> float:
@@ -517,7 +517,7 @@ def test_it_looks_less_often_while_nobody_calls_and_nothing_changes() -> None:
 
 
 def test_how_often_it_looks_while_a_call_waits() -> None:
-    """From 0.3 ms to 20 ms; then ten times a second again. A second call does not start it over."""
+    """Sweeps slow from 0.3 ms to 20 ms, then to ten a second. A second call does not restart them."""
     channel = Channel.of("a")
     channel.step(now=99.99)
     channel.put("a", CONNECTING, now=100.0)
@@ -541,7 +541,7 @@ def test_how_often_it_looks_while_a_call_waits() -> None:
 
 
 def test_attention_before_the_timer_does_not_sweep() -> None:
-    """It performs what is pending and leaves the connections alone."""
+    """Attention performs pending commands and does not sweep."""
     channel = Channel.of("a")
     channel.step(now=1.0)
     before = channel.links["a"].asked
@@ -550,7 +550,7 @@ def test_attention_before_the_timer_does_not_sweep() -> None:
 
 
 def test_nothing_to_look_at() -> None:
-    """Without a host nothing is due."""
+    """Without a host no timer is due."""
     channel = Channel.of("a")
     assert channel.cluster.next_timer() is not None
     channel.resolve(now=1.0)
@@ -561,7 +561,7 @@ def test_nothing_to_look_at() -> None:
 
 
 def test_the_state_of_the_channel() -> None:
-    """IDLE, CONNECTING, then gRPC's rule for round robin over its hosts; told when it changes."""
+    """IDLE, CONNECTING, then gRPC's round robin rule over the hosts; changes are notified."""
     channel = Channel()
     assert channel.cluster.connectivity == IDLE
     channel.step(now=0.0)
@@ -579,7 +579,7 @@ def test_the_state_of_the_channel() -> None:
 
 
 def test_another_host_first() -> None:
-    """An attempt goes to a host the call has not been to, if there is one; else to any that is ready."""
+    """An attempt goes to an untried host if there is one; otherwise to any ready host."""
     channel = Channel.of("a", "b", "c")
     for _ in range(20):
         call = channel.call()
@@ -594,7 +594,7 @@ def test_another_host_first() -> None:
     [(20.0, 3, 1, 3), (20.0, 3, 15, 3), (20.0, 3, 20, 4), (20.0, 3, 100, 20), (25.0, 3, 100, 25), (20.0, 5, 1, 5)],
 )
 def test_the_budget_is_of_the_calls_under_way(percent: float, least: int, active: int, allowed: int) -> None:
-    """The calls in flight, those that wait, and the one that asks."""
+    """The budget counts calls in flight, waiting calls, and the asking call."""
     budget = RetryBudget(budget_percent=percent, min_retry_concurrency=least)
     channel = Channel.of("a", budget=budget)
     waiting = active // 3
@@ -608,7 +608,7 @@ def test_the_budget_is_of_the_calls_under_way(percent: float, least: int, active
 
 
 def test_twenty_parallel_failures() -> None:
-    """Of 20 calls that fail together on hosts that stand, 3 are retried and 17 are over the budget, as Envoy's are."""
+    """If 20 calls fail together on connected hosts, 3 are retried and 17 exceed the budget, as in Envoy."""
     channel = Channel.of("a", "b", budget=RetryBudget(budget_percent=0.0))
     calls = [channel.call(RetryPolicy(max_attempts=2)) for _ in range(20)]
     for call in calls:
@@ -623,7 +623,7 @@ def test_twenty_parallel_failures() -> None:
 
 @pytest.mark.parametrize("how", ["idle now", "ready again", "removed"])
 def test_calls_of_a_lost_host_are_retried_beyond_the_budget(how: str) -> None:
-    """Whether its connection is away, came back within the back-off, or the resolver has dropped it."""
+    """This holds if its connection is lost, came back within the back-off, or the resolver dropped the host."""
     channel = Channel.of("a", "b", budget=RetryBudget(budget_percent=0.0, min_retry_concurrency=0))
     call = channel.call(RetryPolicy())
     (start,) = call.begin(now=0.0)
@@ -643,7 +643,7 @@ def test_calls_of_a_lost_host_are_retried_beyond_the_budget(how: str) -> None:
 
 
 def test_close() -> None:
-    """Every host is closed once, whatever it has in flight; waiting calls are woken to hear "Channel closed!"."""
+    """Every host is closed once, with or without calls in flight; waiting calls end with "Channel closed!"."""
     channel = Channel.of("a", "b")
     flying = channel.call()
     flying.begin(now=0.0)
@@ -653,7 +653,7 @@ def test_close() -> None:
     waiting.begin(now=1.0)
     asked = channel.asked_for_attention
     channel.close(now=2.0)
-    assert channel.asked_for_attention == asked, "whoever closes the channel is given all that is left to do"
+    assert channel.asked_for_attention == asked, "close() returns all remaining commands"
     assert channel.woken == [waiting]
     outcome = ended(waiting.on_endpoints(now=2.0))
     assert (outcome.code, outcome.details) == ("CANCELLED", "Channel closed!")
@@ -665,7 +665,7 @@ def test_close() -> None:
 
 
 def test_a_call_that_backs_off_is_woken_by_close() -> None:
-    """It waits for nothing that will still come."""
+    """A closed channel never satisfies its wait."""
     channel = Channel.of("a")
     call = channel.call(RetryPolicy())
     call.begin(now=0.0)
@@ -677,7 +677,7 @@ def test_a_call_that_backs_off_is_woken_by_close() -> None:
 
 
 def test_nothing_happens_after_the_end() -> None:
-    """Every input is legal and answered with nothing; no connection is asked again."""
+    """Every input is legal and does nothing; no connection is polled again."""
     channel = Channel.of("a")
     host = channel.host("a")
     channel.close(now=1.0)
@@ -698,7 +698,7 @@ def test_nothing_happens_after_the_end() -> None:
 
 
 def test_what_an_observer_hears() -> None:
-    """Endpoints that come and go and connections that change, outside the lock and in order."""
+    """Events of added and removed endpoints and of connections arrive outside the lock and in order."""
     channel = Channel()
     channel.resolve("a", "b", now=1.0)
     channel.put("a", READY, now=2.0)
@@ -711,7 +711,7 @@ def test_what_an_observer_hears() -> None:
 
 
 def test_snapshot_and_repr() -> None:
-    """What is known of a channel can be printed."""
+    """A channel's state can be printed."""
     channel = Channel.of(Endpoint(address="a", weight=2, priority=1))
     assert channel.pick() == "a"
     (host,) = channel.cluster.snapshot(now=0.0)
@@ -722,7 +722,7 @@ def test_snapshot_and_repr() -> None:
 
 
 def test_commands_can_be_read() -> None:
-    """In a debugger a command says what it is."""
+    """The repr of a command shows its content."""
     host = HostEntry(Endpoint(address="a"))
     commands = [Open(host), Close(host), RequestReresolution(), Rebuild(), Wake(()), StateChanged(READY)]
     assert [repr(command) for command in commands] == [
@@ -736,7 +736,7 @@ def test_commands_can_be_read() -> None:
 
 
 def test_counts_of_a_host() -> None:
-    """Every attempt is counted once, by how it ended."""
+    """Every attempt is counted once, by its outcome."""
     channel = Channel.of("a")
     cluster: ClusterMachine = channel.cluster
     for outcome in (OK, OK, Outcome("NOT_FOUND")):
@@ -748,7 +748,7 @@ def test_counts_of_a_host() -> None:
 
 
 def test_a_host_that_stays_unreachable_is_asked_why_and_told() -> None:
-    """The snapshot has the reason; the event is for the log, while others are connected."""
+    """The snapshot has the reason; the event is for the log, if other hosts are connected."""
     channel = Channel.of("a", "b")
     channel.put("b", TRANSIENT_FAILURE, now=10.0)
     assert channel.diagnosed == []
@@ -767,7 +767,7 @@ def test_a_host_that_stays_unreachable_is_asked_why_and_told() -> None:
 
 
 def test_hosts_that_all_fail_are_no_news_for_the_log() -> None:
-    """The errors of calls have the reason then."""
+    """If all hosts fail, the errors of calls have the reason."""
     channel = Channel.of("a")
     channel.put("a", TRANSIENT_FAILURE, now=10.0)
     channel.step(now=10.0 + PATIENCE)

@@ -1,4 +1,4 @@
-"""Ejection and panic through the machines of cluster and call, and what is told of them."""
+"""Ejection and panic through the machines of cluster and call, and their events."""
 
 import pytest
 from tests.core.scripted import UNAVAILABLE, Channel, brief, ended
@@ -25,7 +25,7 @@ ONE = OutlierDetection(consecutive_gateway_failure=1, interval=1.0, base_ejectio
 
 
 def attempt_on(channel: Channel, address: str, outcome: Outcome, *, now: float) -> Call:
-    """A call whose one attempt went to ``address`` and ended so; others that were picked on the way end well."""
+    """A call whose only attempt went to ``address`` and ended with ``outcome``; other attempts on the way succeed."""
     while True:
         call = channel.call(observer=channel.ear)
         commands = call.begin(now=now)
@@ -38,12 +38,12 @@ def attempt_on(channel: Channel, address: str, outcome: Outcome, *, now: float) 
 
 
 def picks(channel: Channel, count: int, *, now: float) -> set[str]:
-    """The addresses that so many calls get."""
+    """The addresses of ``count`` picks."""
     return {channel.pick(now=now) for _ in range(count)}
 
 
 def test_an_ejected_host_gets_no_call_until_it_comes_back() -> None:
-    """It leaves at once, also before the picker has been rebuilt, keeps its connection, and returns at a sweep."""
+    """An ejected host is skipped at once, before the picker is rebuilt; it stays connected and returns at a sweep."""
     channel = Channel.of("a", "b", "c", outlier_detection=ONE)
     call = channel.call()
     call.begin(now=0.1)
@@ -62,7 +62,7 @@ def test_an_ejected_host_gets_no_call_until_it_comes_back() -> None:
 
 
 def test_why_a_call_went_where_it_went() -> None:
-    """The ejection stands in the channel's events, in its snapshot, and with the attempt that caused it."""
+    """The ejection is in the channel's events, in its snapshot, and with the attempt that caused it."""
     channel = Channel.of("a", "b", "c", outlier_detection=ONE)
     call = attempt_on(channel, "b", UNAVAILABLE, now=0.25)
     why = "1 gateway failures in a row, last=UNAVAILABLE"
@@ -77,7 +77,7 @@ def test_why_a_call_went_where_it_went() -> None:
 
 
 def test_an_outlier_that_stays_is_told_of() -> None:
-    """And why it stays."""
+    """The event has the reason why the outlier is not ejected."""
     channel = Channel.of("a", "b", outlier_detection=OutlierDetection(consecutive_gateway_failure=1))
     attempt_on(channel, "a", UNAVAILABLE, now=0.1)
     attempt_on(channel, "b", UNAVAILABLE, now=0.2)
@@ -94,7 +94,7 @@ def test_an_outlier_that_stays_is_told_of() -> None:
     ],
 )
 def test_what_is_not_judged(outcome: Outcome) -> None:
-    """Cancelled, never sent, or made here: it says nothing of the host."""
+    """A cancelled, unsent or local outcome does not count against the host."""
     channel = Channel.of("a", outlier_detection=OutlierDetection(consecutive_gateway_failure=1, consecutive_5xx=1))
     call = channel.call()
     call.begin(now=0.1)
@@ -105,7 +105,7 @@ def test_what_is_not_judged(outcome: Outcome) -> None:
 
 
 def test_the_calls_that_a_connection_takes_with_it_are_one_failure() -> None:
-    """A crash of a busy server ejects nobody; a connection that breaks again and again does."""
+    """A crash of a busy server ejects no host; repeatedly lost connections do."""
     channel = Channel.of("a", outlier_detection=OutlierDetection(consecutive_gateway_failure=2))
     broken = Outcome("UNAVAILABLE", "Socket closed", answered=False)
     calls = [channel.call() for _ in range(8)]
@@ -119,7 +119,7 @@ def test_the_calls_that_a_connection_takes_with_it_are_one_failure() -> None:
 
 
 def test_a_success_in_between_counts() -> None:
-    """Also of a call that began before the failures."""
+    """A success resets the count, even of a call that began before the failures."""
     channel = Channel.of("a", outlier_detection=OutlierDetection(consecutive_gateway_failure=2))
     for outcome in (UNAVAILABLE, OK, UNAVAILABLE):
         attempt_on(channel, "a", outcome, now=0.1)
@@ -129,7 +129,7 @@ def test_a_success_in_between_counts() -> None:
 
 
 def test_panic() -> None:
-    """Half of four is not too few; one of four is: then all are used, and each attempt says so."""
+    """Two of four are enough; with one of four all are used, and each attempt says so."""
     channel = Channel.of("a", "b", "c", "d", outlier_detection=ONE)
     for name in "ab":
         attempt_on(channel, name, UNAVAILABLE, now=0.1)
@@ -148,7 +148,7 @@ def test_panic() -> None:
 
 
 def test_all_ejected_without_panic() -> None:
-    """Envoy: "no healthy upstream". A call fails at once, or waits for a host to come back if it is told to."""
+    """Envoy: "no healthy upstream". A call fails at once, or waits for a host to return if it waits for ready."""
     priorities = Priorities(healthy_panic_threshold=0)
     channel = Channel.of("a", "b", balancer=priorities, outlier_detection=ONE)
     for name in "ab":
@@ -166,7 +166,7 @@ def test_all_ejected_without_panic() -> None:
 
 
 def test_a_call_that_waits_hears_that_all_are_ejected() -> None:
-    """It waited for one that was about to connect; that one fails."""
+    """A call waits for a connecting host; when that host fails, the call gets the reason."""
     channel = Channel(balancer=Priorities(healthy_panic_threshold=0), outlier_detection=ONE)
     channel.resolve("a", "b", now=0.0)
     channel.put("a", READY, now=0.0)
@@ -179,7 +179,7 @@ def test_a_call_that_waits_hears_that_all_are_ejected() -> None:
 
 
 def test_a_tier_fails_over_when_all_of_it_is_ejected() -> None:
-    """Strict tiers: the next one gets everything, until the first comes back."""
+    """Strict tiers: the next one gets every call until the first returns."""
     endpoints = [Endpoint(address=name, priority=priority) for name, priority in (("a", 0), ("b", 0), ("c", 1))]
     channel = Channel.of(*endpoints, outlier_detection=ONE)
     for name in "ab":
@@ -191,7 +191,7 @@ def test_a_tier_fails_over_when_all_of_it_is_ejected() -> None:
 
 
 def test_a_retry_leaves_the_host_that_its_failure_ejected() -> None:
-    """Though the balancer has not been told yet."""
+    """This holds before the balancer is notified."""
     channel = Channel.of("a", "b", outlier_detection=ONE)
     call = channel.call(RetryPolicy())
     call.begin(now=0.1)
@@ -205,7 +205,7 @@ def test_a_retry_leaves_the_host_that_its_failure_ejected() -> None:
 
 
 def test_a_host_that_left_is_not_judged() -> None:
-    """Its last calls may fail: it is on its way out."""
+    """Its last calls may fail: it is draining."""
     channel = Channel.of("a", "b", outlier_detection=ONE)
     call = channel.call()
     call.begin(now=0.1)
@@ -216,7 +216,7 @@ def test_a_host_that_left_is_not_judged() -> None:
 
 
 def test_the_sweep_begins_with_the_first_hosts_and_ends_with_the_channel() -> None:
-    """An idle channel has one timer more, and a closed one none."""
+    """An idle channel has one more timer, and a closed one none."""
     channel = Channel(outlier_detection=OutlierDetection(interval=7.0))
     assert channel.cluster.next_timer() is None
     channel.resolve(now=1.0)
@@ -228,7 +228,7 @@ def test_the_sweep_begins_with_the_first_hosts_and_ends_with_the_channel() -> No
 
 
 def test_a_panic_does_not_end_because_nobody_is_connected() -> None:
-    """The log would say that enough hosts are healthy again."""
+    """Otherwise the log would claim that enough hosts are healthy again."""
     channel = Channel.of("a", outlier_detection=ONE)
     attempt_on(channel, "a", UNAVAILABLE, now=0.1)
     channel.step(now=0.2)

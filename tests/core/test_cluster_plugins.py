@@ -1,4 +1,4 @@
-"""Balancers that are the user's own: what they do wrong never takes a call down, and is told."""
+"""Custom balancers: their errors never fail a call, and are reported."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -21,10 +21,10 @@ NAMES = ("a", "b", "c")
 
 
 class Bench:
-    """A balancer whose pickers do what a test says.
+    """A balancer whose pickers behave as a test sets them.
 
     Args:
-        pick: what ``pick`` does with the hosts of its picker.
+        pick: called with the hosts of its picker.
         more: further attributes of the pickers' class.
     """
 
@@ -45,13 +45,13 @@ def first(hosts: Sequence[Any]) -> object:
 
 
 def told(channel: Channel, *, now: float = 50.0) -> list[tuple[str, str, str]]:
-    """The plug-in failures told so far: whose, doing what, what happened."""
+    """The plug-in failures reported so far: plug-in, method, error."""
     channel.step(now=now)
     return [(event.name, event.doing, str(event.error)) for event in channel.ear.heard(PluginFailed)]
 
 
 def raises(*_: object, **__: object) -> Any:
-    """What a plug-in does on a bad day."""
+    """A plug-in that raises."""
     raise LookupError("no idea")
 
 
@@ -65,7 +65,7 @@ def raises(*_: object, **__: object) -> Any:
     ],
 )
 def test_a_picker_that_cannot_pick(picked: object, error: str) -> None:
-    """It raises, or names what is none of its hosts: calls are spread in turn, and that is told once a membership."""
+    """A picker raises or returns a foreign host: calls are spread in turn, reported once per membership."""
     channel = Channel.of(*NAMES, balancer=Bench(raises if picked == "raise" else lambda _: picked))
     picks = [channel.pick() for _ in range(30)]
     assert {name: picks.count(name) for name in NAMES} == {"a": 10, "b": 10, "c": 10}
@@ -78,7 +78,7 @@ def test_a_picker_that_cannot_pick(picked: object, error: str) -> None:
 
 @pytest.mark.parametrize("made", ["raise", None, object()])
 def test_a_balancer_that_makes_no_picker(made: object) -> None:
-    """Round robin does instead."""
+    """Round robin replaces it."""
 
     class Broken:
         def picker(self, hosts: object, *, rng: Random) -> Any:
@@ -91,7 +91,7 @@ def test_a_balancer_that_makes_no_picker(made: object) -> None:
 
 
 def test_a_picker_that_sticks_to_one_host() -> None:
-    """A call goes elsewhere if it has been there, and nobody goes where nobody answers."""
+    """A retry goes to an untried host, and no call goes to a disconnected one."""
     channel = Channel.of(*NAMES, balancer=Bench(first))
     call = channel.call()
     assert brief(call.begin(now=0.0)) == ["start 1 a first"]
@@ -102,7 +102,7 @@ def test_a_picker_that_sticks_to_one_host() -> None:
 
 
 def test_a_picker_that_says_wait() -> None:
-    """None makes the call wait until the hosts, or what they have in flight, change."""
+    """None makes the call wait until the hosts, or their calls in flight, change."""
     bench = Bench(lambda hosts: next((host for host in hosts if host.in_flight == 0), None))
     channel = Channel.of("a", balancer=bench)
     flying, waiting = channel.call(), channel.call()
@@ -123,7 +123,7 @@ def test_a_picker_that_says_wait() -> None:
 
 @pytest.mark.parametrize("balancer", [None, Priorities], ids=["strict", "overprovisioned"])
 def test_a_picker_that_says_wait_has_the_next_priority_wait_too(balancer: Any) -> None:
-    """Its hosts have not failed: what they cannot take just now is not what others are for."""
+    """Its hosts have not failed: the next priority does not take over their temporary excess."""
     asked = []
 
     def wait(hosts: Sequence[Any]) -> object:
@@ -142,7 +142,7 @@ def test_a_picker_that_says_wait_has_the_next_priority_wait_too(balancer: Any) -
 
 
 def test_a_picker_that_says_wait_when_all_fail() -> None:
-    """Nothing is left to wait for: a fail-fast call learns the reason."""
+    """No wait could succeed: a fail-fast call gets the reason."""
     channel = Channel.of("a", balancer=Bench(lambda _: None))
     call = channel.call()
     assert call.begin(now=0.0) == ()
@@ -156,12 +156,12 @@ def test_a_picker_that_says_wait_when_all_fail() -> None:
 
 
 def test_steps_left_to_a_pick_are_given_to_the_control_plane() -> None:
-    """It is asked to take their commands at once, rather than at its next look."""
+    """The control plane takes their commands at once, not at its next poll."""
     left: list[str] = []
 
     def pick(hosts: Sequence[Any]) -> object:
         if left:
-            channel.resolve(*left, now=1.0)  # in the middle of the pick, as a thread that waits for nobody
+            channel.resolve(*left, now=1.0)  # during the pick, like a thread that does not wait
             left.clear()
         return hosts[0]
 
@@ -176,7 +176,7 @@ def test_steps_left_to_a_pick_are_given_to_the_control_plane() -> None:
 
 
 def test_adopt_is_asked_once_with_the_picker_before() -> None:
-    """Also across a time without any host, and only of its own kind."""
+    """``adopt`` gets the previous picker across a time without hosts too, but only one of its own kind."""
     adopted = []
     bench = Bench(first, adopt=lambda picker, previous, *, now: adopted.append((picker, previous, now)))
     channel = Channel.of("a", balancer=bench)
@@ -187,7 +187,7 @@ def test_adopt_is_asked_once_with_the_picker_before() -> None:
 
 
 def test_adopt_that_raises() -> None:
-    """The new picker starts afresh."""
+    """The new picker starts without state."""
     channel = Channel.of("a", balancer=Bench(first, adopt=raises))
     channel.resolve("a", "b", now=1.0)
     assert channel.pick() == "a"
@@ -195,7 +195,7 @@ def test_adopt_that_raises() -> None:
 
 
 def test_done_hears_every_attempt() -> None:
-    """Whoever picked it, and however it ended."""
+    """``done`` is called for every attempt, including those of other pickers and any outcome."""
     heard: list[tuple[HostEntry, Report]] = []
     bench = Bench(first, done=lambda _, host, report, **__: heard.append((host, report)))
     channel = Channel.of("a", balancer=bench)
@@ -206,7 +206,7 @@ def test_done_hears_every_attempt() -> None:
 
 
 def test_done_that_raises() -> None:
-    """The attempt's place is free all the same."""
+    """The in-flight count of the attempt is lowered all the same."""
     channel = Channel.of("a", balancer=Bench(first, done=raises))
     assert [channel.pick() for _ in range(3)] == ["a", "a", "a"]
     assert channel.host("a").in_flight == 0
@@ -214,7 +214,7 @@ def test_done_that_raises() -> None:
 
 
 def test_the_empty_methods_of_the_contract_cost_nothing() -> None:
-    """A picker that inherits them is not asked."""
+    """Inherited empty methods of a picker are not called."""
 
     class Plain(Picker):
         def __init__(self, hosts: tuple[Any, ...]) -> None:
@@ -236,7 +236,7 @@ def test_the_empty_methods_of_the_contract_cost_nothing() -> None:
 
 
 def test_a_picker_is_rebuilt_when_it_wants_to_be() -> None:
-    """At its time, once, with nothing else changed; none asks for it never."""
+    """A picker is rebuilt once at its ``stale_at``, with nothing else changed; without one never."""
     bench = Bench(first, stale_at=20.0)
     channel = Channel.of("a", balancer=bench)
     channel.step(now=19.95)
@@ -249,7 +249,7 @@ def test_a_picker_is_rebuilt_when_it_wants_to_be() -> None:
 
 
 def test_a_picker_that_is_always_stale() -> None:
-    """It is rebuilt ten times a second, not without end."""
+    """Rebuilds are limited to ten a second."""
     bench = Bench(first, stale_at=-math.inf)
     channel = Channel.of("a", balancer=bench)
     made = len(bench.made)
@@ -262,7 +262,7 @@ def test_a_picker_that_is_always_stale() -> None:
 
 
 def test_a_rebuild_that_takes_its_time_is_asked_for_once() -> None:
-    """While it is under way nothing is due for it; what changes meanwhile is built after it."""
+    """No second rebuild is due during one; changes in the meantime are built after it."""
     bench = Bench(first, stale_at=20.0)
     channel = Channel(bench, defer=True)
     channel.resolve("a", now=0.0)
@@ -282,7 +282,7 @@ def test_a_rebuild_that_takes_its_time_is_asked_for_once() -> None:
 
 @pytest.mark.parametrize("stale_at", [None, "soon", math.nan])
 def test_a_time_that_is_none(stale_at: object) -> None:
-    """It counts as never."""
+    """It means never."""
     bench = Bench(first, stale_at=stale_at)
     channel = Channel.of("a", balancer=bench)
     assert channel.pick() == "a"

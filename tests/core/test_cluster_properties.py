@@ -1,8 +1,8 @@
-"""Whatever resolvers, connections, calls and the control plane do to the machine of a service, in whatever order.
+"""The machine of a service under any order of inputs from resolvers, connections, calls and the control plane.
 
-The calls are real ones: what is proved of them against a list of answers is proved here against a real cluster. In
-half of the worlds the control plane is as late as it likes: commands are performed a few at a time, and attention is
-heeded when a rule says so.
+The calls are real ones: their properties, proved against a list of answers, are proved here against a real cluster. In
+half of the worlds the control plane is arbitrarily late: it performs a few commands at a time, and handles attention
+when a rule says so.
 """
 
 import math
@@ -39,7 +39,7 @@ STATES = (IDLE, CONNECTING, READY, TRANSIENT_FAILURE)
 
 
 class Full:
-    """A balancer whose picker takes a host with one call at most, and says wait if there is none."""
+    """A balancer whose picker takes a host with at most one call, and returns "wait" if there is none."""
 
     def picker(self, hosts: tuple[Any, ...], *, rng: Random) -> Any:
         class Picker:
@@ -50,7 +50,7 @@ class Full:
 
 
 class Broken:
-    """A balancer whose picker raises every other time, and names nonsense in between."""
+    """A balancer whose picker raises every other time, and returns nonsense in between."""
 
     def picker(self, hosts: tuple[Any, ...], *, rng: Random) -> Any:
         class Picker:
@@ -114,7 +114,7 @@ ENDPOINTS = st.lists(
 
 
 class ClusterMachine(RuleBasedStateMachine):
-    """One channel, up to eight calls, and a control plane that takes its time."""
+    """One channel, up to eight calls, and a slow control plane."""
 
     @initialize(
         balancer=st.sampled_from([RoundRobin(), LeastRequest(), Full(), Broken()]),
@@ -161,7 +161,7 @@ class ClusterMachine(RuleBasedStateMachine):
         self.finishes: Counter[Call] = Counter()
         self.hosts: list[HostEntry] = []
         self.dials: dict[HostEntry, tuple[int, object]] = {}
-        """How often a host was dialled anew, and the connection it had when that was seen."""
+        """How often a host was dialled again, and its connection at that time."""
         self.connected: set[object] = set()
         """Links that were ready at some time."""
         self.late = late
@@ -191,7 +191,7 @@ class ClusterMachine(RuleBasedStateMachine):
         if self.channel.links:
             address = sorted(self.channel.links)[which % len(self.channel.links)]
             link = self.channel.links[address]
-            # One that was given up has nothing to say any more.
+            # A link that was replaced reports nothing.
             self.channel.put(address, state, now=self.now, seen=seen and link.host.subchannel is link)
             if state == READY:
                 self.connected.add(link)
@@ -225,9 +225,9 @@ class ClusterMachine(RuleBasedStateMachine):
 
     @rule()
     def settle(self) -> None:
-        """The control plane and the shells have done all there is to do at this moment."""
+        """Let the control plane and the shells do all work due now."""
         if self.cluster._poll.at < math.inf:
-            # All connections are looked at: a sweep of outlier detection may come first and is none.
+            # Poll all connections: an earlier sweep of outlier detection polls none.
             self.now = max(self.now, self.cluster._poll.at)
         asked = -1
         for _ in range(200):
@@ -241,20 +241,20 @@ class ClusterMachine(RuleBasedStateMachine):
         else:
             raise AssertionError("the channel does not come to rest")
         for call in self.waiting():
-            # Nobody waits for what is already there.
+            # No call waits for an available host.
             self.perform(call, call.on_endpoints(now=self.now))
-            # Of several tiers a balancer may have found a full one, and now draws another.
+            # Of several tiers a balancer may have picked a full one; another pick may draw another.
             alike = self.picks_always or len({host.endpoint.priority for host in self.cluster.hosts}) == 1
-            assert call.state is not State.FLYING or not alike, f"{call.tried} was there, and nobody woke the call"
+            assert call.state is not State.FLYING or not alike, f"{call.tried} was available, and no wake came"
         if not self.cluster.closed:
             self.nobody_waits_in_vain()
             self.panic_is_where_ejected_hosts_are_used()
 
     def nobody_waits_in_vain(self) -> None:
-        """A host that may be used ends every wait, and where none can come up only who insists waits on."""
+        """A usable host ends every wait; if none can come up, only wait-for-ready calls wait on."""
         cluster, last_resort = self.cluster, self.priorities.healthy_panic_threshold > 0
         used = [host for host in cluster.hosts if host.ejection is None or last_resort]
-        # At the start, a better priority that has not failed yet is worth the wait.
+        # At the start calls wait for a better priority that has not failed yet.
         started = cluster._builder.previous is not None or len({host.endpoint.priority for host in cluster.hosts}) == 1
         if self.picks_always and started and any(host.state == READY for host in used):
             assert not self.waiting()
@@ -262,17 +262,17 @@ class ClusterMachine(RuleBasedStateMachine):
             assert all(call.wait_for_ready for call in self.waiting())
 
     def panic_is_where_ejected_hosts_are_used(self) -> None:
-        """Reported exactly then, and nobody else's ejected hosts are picked."""
+        """Panic is reported exactly then; otherwise no ejected host is picked."""
         cluster, priorities = self.cluster, self.priorities
         if cluster.hosts.version != cluster._builder.version:
-            return  # a call has just found a host gone
+            return  # a call has just found a lost host
         ranks = sorted({host.endpoint.priority for host in cluster.hosts})
         counts, out = [], []
         for rank in ranks:
             tier = [host for host in cluster.hosts if host.endpoint.priority == rank]
             here = [host for host in tier if host.state == READY]
             healthy = [host for host in here if host.ejection is None]
-            # Those that are about to connect count as well, once there is one to send to.
+            # Connecting hosts count as well, once a ready one exists.
             sound = [host for host in tier if host.ejection is None and (host in healthy or not host.failing)]
             counts.append((len(sound) if healthy else 0, len(tier)) if here else (0, 0))
             out.append(len(here) > len(healthy))
@@ -280,7 +280,7 @@ class ClusterMachine(RuleBasedStateMachine):
         panic = [
             rank for rank, load, some in zip(ranks, shares, out, strict=True) if load.percent and load.panic and some
         ]
-        if cluster._picker is not None:  # else there is nothing new to say
+        if cluster._picker is not None:  # else there is nothing new to report
             assert list(cluster.panic) == panic
         told = self.channel.ear.heard(PanicChanged)
         assert (told[-1].priorities if told else ()) == cluster.panic
@@ -293,7 +293,7 @@ class ClusterMachine(RuleBasedStateMachine):
                 assert host.ejection is None or host.endpoint.priority in cluster.panic
                 picked.add(host)
         if cluster._picker is None:
-            return  # the panic is that of before, and what was picked is to fail with the true reason
+            return  # the panic is the previous one, and the picked attempt is to fail with the true reason
         if picked and cluster.panic and len(ranks) == 1 and type(priorities.balancer) is RoundRobin and not self.breaks:
             assert any(host.ejection is not None for host in picked)
 
@@ -322,7 +322,7 @@ class ClusterMachine(RuleBasedStateMachine):
 
     @rule(which=st.integers(0, 15))
     def lose_host(self, which: int) -> None:
-        """A host dies with everything it has."""
+        """A host dies with all its calls."""
         if self.flying:
             host = self.flying[sorted(self.flying)[which % len(self.flying)]].host
             self.channel.links[host.endpoint.address].is_now = IDLE
@@ -360,7 +360,7 @@ class ClusterMachine(RuleBasedStateMachine):
 
     @rule()
     def serve(self) -> None:
-        """What shells do with calls that were woken."""
+        """Do the work of shells for woken calls."""
         for call in self.calls:
             if call.woken:
                 self.perform(call, call.on_endpoints(now=self.now))
@@ -393,7 +393,7 @@ class ClusterMachine(RuleBasedStateMachine):
     def waiting(self) -> list[Call]:
         return [call for call in self.calls if call.state is State.WAITING]
 
-    # What always holds.
+    # Invariants.
 
     @invariant()
     def check(self) -> None:
@@ -408,7 +408,7 @@ class ClusterMachine(RuleBasedStateMachine):
 
     @property
     def breaks(self) -> bool:
-        """Whether another attempt would be refused."""
+        """Whether the breaker would reject another attempt."""
         return self.cluster.in_flight >= self.breaker.max_requests
 
     def the_breaker_holds(self) -> None:
@@ -416,7 +416,7 @@ class ClusterMachine(RuleBasedStateMachine):
         assert self.breaker.max_retries is None or self.cluster.budget.held <= self.breaker.max_retries
 
     def dialled_anew_once_a_loss(self) -> None:
-        """With nothing in flight, and after it had been connected."""
+        """Only with nothing in flight, and after it had been connected."""
         for host in self.cluster.hosts:
             dials, link = self.dials.get(host, (0, None))
             if host.dials != dials:
@@ -445,7 +445,7 @@ class ClusterMachine(RuleBasedStateMachine):
     def no_link_is_closed_twice_or_in_use(self) -> None:
         for link in self.channel.every_link:
             assert link.closed <= 1
-            # One that is not its host's any more was closed for a new dial; the host lives on.
+            # A replaced link was closed for a new dial; the host is still in use.
             if link.closed and not self.cluster.closed and link.host.subchannel is link:
                 assert link.host.removed
                 assert link.host.in_flight == 0
@@ -460,7 +460,7 @@ class ClusterMachine(RuleBasedStateMachine):
             assert call.state is State.BACKOFF
 
     def teardown(self) -> None:
-        """Everybody who waits hears of the close, every outcome is reported, and nothing is left."""
+        """Every waiting call gets the close, every outcome is reported, and nothing remains."""
         if not hasattr(self, "channel"):
             return
         self.channel.close(now=self.now)
@@ -518,7 +518,7 @@ MOVES: Moves = {
 
 
 def test_long_stories(rng: Random) -> None:
-    """A hundred channels, each through two hundred steps of all this."""
+    """A hundred channels, each with two hundred random steps."""
     for _ in range(100):
         machine = ClusterMachine()
         machine.open(

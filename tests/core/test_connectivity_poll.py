@@ -1,4 +1,4 @@
-"""When connections are looked at."""
+"""The schedule of connectivity polls."""
 
 import math
 from itertools import pairwise
@@ -9,7 +9,7 @@ from meshlib._core.connectivity_poll import GROWTH, LONG, POLL_FIRST, POLL_LAST,
 
 
 def test_ten_times_a_second_while_nobody_waits() -> None:
-    """From the first connection on, and not at all without one."""
+    """Polls run from the first connection on, and not at all without one."""
     watch = ConnectivityPoll()
     assert watch.at == math.inf
     watch.settle(seats=True, now=5.0)
@@ -24,7 +24,7 @@ def test_ten_times_a_second_while_nobody_waits() -> None:
 
 @pytest.mark.parametrize("who", ["waiting", "watched"])
 def test_often_while_somebody_waits(who: str) -> None:
-    """From 0.3 ms, half as long again each time, to 20 ms: a call, or somebody who is to be told of readiness."""
+    """Polls run after 0.3 ms, then half as long again each time, up to 20 ms: for a call, or a readiness callback."""
     assert (POLL_FIRST, GROWTH, POLL_LAST, SWEEP) == (0.0003, 1.5, 0.02, 0.1)
     watch = ConnectivityPoll()
     watch.hurry(now=0.0)
@@ -38,7 +38,7 @@ def test_often_while_somebody_waits(who: str) -> None:
 
 
 def test_who_is_told_of_changes_for_ever_is_not_in_a_hurry_for_ever() -> None:
-    """A call is: it has a deadline."""
+    """A subscriber without a deadline slows down; a call does not."""
     watch = ConnectivityPoll()
     watch.hurry(now=0.0)
     watch.looked(1, waiting=False, watched=True, quiet=True, now=LONG)
@@ -49,7 +49,7 @@ def test_who_is_told_of_changes_for_ever_is_not_in_a_hurry_for_ever() -> None:
 
 
 def test_hurry_never_puts_a_look_off() -> None:
-    """Somebody new who begins to wait every moment does not keep the others waiting."""
+    """A steady stream of new waiters does not postpone the polls of the others."""
     watch = ConnectivityPoll()
     watch.hurry(now=0.0)
     watch.hurry(now=0.0004)
@@ -57,7 +57,7 @@ def test_hurry_never_puts_a_look_off() -> None:
 
 
 def test_less_often_while_nothing_happens() -> None:
-    """Once a second in the end; one call, or one host that is not connected, and it is ten times again."""
+    """Polls slow to one a second; one call, or one host that is not connected, restores ten a second."""
     watch = ConnectivityPoll()
     watch.hurry(now=0.0)
     gaps = []
@@ -84,7 +84,7 @@ def test_it_rests_once_looks_are_rare() -> None:
     [(100, False, SWEEP), (1000, False, SWEEP), (10_000, False, 1.0), (100, True, 0.001), (10_000, True, 0.1)],
 )
 def test_many_connections_are_looked_at_less_often(seats: int, waiting: bool, gap: float) -> None:
-    """A look at each takes a microsecond: a hundredth of a processor goes into it, a tenth while a call waits."""
+    """A poll takes a microsecond per host: polls take 1 % of a processor, 10 % while a call waits."""
     watch = ConnectivityPoll()
     watch.hurry(now=0.0)
     watch.looked(seats, waiting=waiting, quiet=False, now=1.0)
@@ -92,7 +92,7 @@ def test_many_connections_are_looked_at_less_often(seats: int, waiting: bool, ga
 
 
 def test_what_was_dialled_together_is_seen_soon() -> None:
-    """Once the call that waited has a host, the others are looked at in growing steps, and not only a sweep later."""
+    """Once the waiting call has a host, the others are polled in growing steps, not only a sweep later."""
     watch = ConnectivityPoll()
     watch.hurry(now=0.0)
     times = []

@@ -1,4 +1,4 @@
-"""Timeouts that are infinite, too large, too small or no number."""
+"""Timeouts that are infinite, too large, too small or not a number."""
 
 import math
 
@@ -17,12 +17,12 @@ LATE = Outcome("DEADLINE_EXCEEDED", "Deadline Exceeded", answered=False)
 
 @pytest.mark.parametrize(("timeout", "deadline"), [(math.inf, None), (1e10, 5.0 + LONGEST), (10**400, 5.0 + LONGEST)])
 def test_a_timeout_that_is_too_large(timeout: float, deadline: float | None) -> None:
-    """Infinite is no deadline; a finite one is cut to what C-core can count."""
+    """Infinite means no deadline; a finite one is clamped to C-core's maximum."""
     assert far(5.0, timeout) == deadline
 
 
 def test_a_timeout_that_is_no_number_is_refused() -> None:
-    """Nothing is sent, and the error says what was wrong."""
+    """Nothing is sent, and the error describes the invalid value."""
     cluster = ScriptedCluster(host("a"))
     deadline = far(5.0, math.nan)
     call = Call(cluster, plan(RetryPolicy()), METHOD, deadline=deadline)  # type: ignore[arg-type]
@@ -33,13 +33,13 @@ def test_a_timeout_that_is_no_number_is_refused() -> None:
 
 
 def test_the_limit_of_an_attempt_is_cut_as_well() -> None:
-    """grpc is given it as a timeout."""
+    """It is passed to grpc as a timeout."""
     assert plan(RetryPolicy(per_attempt_timeout=1e12)).attempt_limit == LONGEST
 
 
 @pytest.mark.parametrize(("left", "judged"), [(BRIEF / 2, False), (2 * BRIEF, True), (1.0, True)])
 def test_a_deadline_that_passed_before_a_host_could_answer(left: float, judged: bool) -> None:
-    """It is no failure of the host, and ejects nobody."""
+    """Such a deadline counts no failure for the host, and ejects none."""
     channel = Channel.of("a", outlier_detection=OutlierDetection(consecutive_gateway_failure=1))
     call = channel.call(deadline=1.0 + left)
     assert brief(call.begin(now=1.0)) == ["start 1 a first"]

@@ -1,4 +1,4 @@
-"""What resolvers name."""
+"""Endpoints, as resolvers return them."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from meshlib._core.errors import ConfigError
 
 
 def test_equal_by_content() -> None:
-    """An endpoint is a value, and can be a key."""
+    """An endpoint is a hashable value."""
     one, same = (Endpoint(address="10.0.0.1:1", attributes=(("zone", "a"),)) for _ in range(2))
     assert one == same
     assert hash(one) == hash(same)
@@ -32,7 +32,7 @@ def test_equal_by_content() -> None:
     ],
 )
 def test_what_is_refused(field: str, value: object, allowed: str) -> None:
-    """The error names the field, the value and what is allowed."""
+    """The error has the field, the value and the allowed form."""
     given: dict[str, Any] = {"address": "10.0.0.1:1", field: value}
     with pytest.raises(ConfigError) as caught:
         Endpoint(**given)
@@ -40,7 +40,7 @@ def test_what_is_refused(field: str, value: object, allowed: str) -> None:
 
 
 def test_merged() -> None:
-    """Equal address, authority and priority are one, the weights added, in order of first sight."""
+    """Endpoints of equal address, authority and priority merge, weights added, in order of first occurrence."""
     a, b = Endpoint(address="a", weight=2), Endpoint(address="b")
     other = Endpoint(address="a", authority="x")
     worse = Endpoint(address="a", priority=1)
@@ -48,14 +48,14 @@ def test_merged() -> None:
 
 
 def test_weights_do_not_overflow() -> None:
-    """A sum stops at what a weight can be."""
+    """A sum of weights stops at the maximum weight."""
     heavy = Endpoint(address="a", weight=MAX_WEIGHT)
     assert merge_duplicates([heavy, heavy]) == (heavy,)
 
 
 @given(st.lists(st.builds(Endpoint, address=st.sampled_from("abc"), weight=st.integers(1, 5)), max_size=8))
 def test_merging_loses_no_weight(endpoints: list[Endpoint]) -> None:
-    """What is merged has the weight of its parts, and merging again changes nothing."""
+    """Merged endpoints keep the total weight, and merging again changes nothing."""
     once = merge_duplicates(endpoints)
     assert sum(each.weight for each in once) == sum(each.weight for each in endpoints)
     assert merge_duplicates(once) == once
@@ -64,13 +64,13 @@ def test_merging_loses_no_weight(endpoints: list[Endpoint]) -> None:
 
 @pytest.mark.parametrize("alternatives", ["[::1]:1", None, ["svc-a:1"], ["unix:/a"], ["[::1]"], [1]])
 def test_bad_alternatives(alternatives: Any) -> None:
-    """They are addresses that can be connected to without a look-up, over TCP."""
+    """Alternatives are TCP addresses that need no lookup."""
     with pytest.raises(ConfigError, match="alternatives"):
         Endpoint(address="10.0.0.7:1", alternatives=alternatives)
 
 
 def test_alternatives_are_a_tuple_and_tell_endpoints_apart() -> None:
-    """A list is taken; a unix socket has none."""
+    """A list becomes a tuple; a unix socket has none."""
     one, two = Endpoint(address="10.0.0.7:1", alternatives=["[::1]:1"]), Endpoint(address="10.0.0.7:1")  # type: ignore[arg-type]
     assert one.alternatives == ("[::1]:1",)
     assert one != two

@@ -1,4 +1,4 @@
-"""Every knob: what it takes, what it refuses and in which words, and which policy a method goes by."""
+"""Every setting: accepted and rejected values, error texts, and the policy that applies to a method."""
 
 import math
 from dataclasses import FrozenInstanceError
@@ -16,7 +16,7 @@ SECONDS_OR_0 = "must be a number of seconds, 0 or more"
 
 
 def test_the_defaults() -> None:
-    """3 attempts, UNAVAILABLE and CANCELLED alone, full jitter below 25 ms doubling to 250 ms, a budget of 20 % but at
+    """3 attempts, only UNAVAILABLE and CANCELLED, full jitter below 25 ms doubling to 250 ms, a budget of 20 % but at
     least 3."""
     retry = RetryPolicy()
     assert (retry.max_attempts, retry.retryable_status_codes) == (3, frozenset({"CANCELLED", "UNAVAILABLE"}))
@@ -28,7 +28,7 @@ def test_the_defaults() -> None:
 
 @pytest.mark.parametrize("policy", [RetryPolicy(), HedgingPolicy(), RetryBudget(), MethodPolicy(), MethodTable()])
 def test_policies_are_values(policy: Any) -> None:
-    """Frozen, and equal by content."""
+    """Policies are frozen, and equal by content."""
     with pytest.raises((FrozenInstanceError, AttributeError, TypeError)):
         policy.max_attempts = 7
     assert policy == type(policy)()
@@ -74,7 +74,7 @@ def test_policies_are_values(policy: Any) -> None:
     ],
 )
 def test_what_is_refused(kind: Any, field: str, value: object, allowed: str) -> None:
-    """The error names the field, the value and what is allowed."""
+    """The error has the field, the value and the allowed form."""
     with pytest.raises(ConfigError) as caught:
         kind(**{field: value})
     assert str(caught.value) == f"{field}={value!r}: {allowed}"
@@ -90,7 +90,7 @@ def test_what_is_refused(kind: Any, field: str, value: object, allowed: str) -> 
     ],
 )
 def test_codes_that_are_none(code: object, words: str) -> None:
-    """An unknown name lists the known ones; OK and numbers are refused."""
+    """The error for an unknown name lists the known ones; OK and numbers are rejected."""
     for kind, field in ((RetryPolicy, "retryable_status_codes"), (HedgingPolicy, "non_fatal_status_codes")):
         with pytest.raises(ConfigError) as caught:
             kind(**{field: {code}})
@@ -99,7 +99,7 @@ def test_codes_that_are_none(code: object, words: str) -> None:
 
 
 def test_a_number_too_long_to_be_written_out() -> None:
-    """It is refused as any other, though Python would not print it."""
+    """It is rejected like any other, though Python would not print it."""
     with pytest.raises(
         ConfigError, match=r"^max_attempts=<a number of 16610 bits>: must be a whole number from 2 to 100$"
     ):
@@ -107,7 +107,7 @@ def test_a_number_too_long_to_be_written_out() -> None:
 
 
 def test_codes_by_name_or_member() -> None:
-    """``grpc.StatusCode`` members and names in any case are the same; any collection of them will do."""
+    """``grpc.StatusCode`` members and names in any case are equal; any collection of them is accepted."""
     for given in ({"UNAVAILABLE", "ABORTED"}, ["unavailable", grpc.StatusCode.ABORTED], ("Aborted", "UNAVAILABLE")):
         made = RetryPolicy(retryable_status_codes=given)  # type: ignore[arg-type]
         assert made.retryable_status_codes == {"UNAVAILABLE", "ABORTED"}
@@ -126,7 +126,7 @@ def test_codes_by_name_or_member() -> None:
     ],
 )
 def test_one_spelling_or_the_other(strategy: dict[str, Any], also: dict[str, Any]) -> None:
-    """A tenacity object instead of our fields, not beside them."""
+    """A tenacity object replaces our fields and cannot be combined with them."""
     assert RetryPolicy(**strategy)
     (decided,) = strategy
     with pytest.raises(ConfigError, match=f"is replaced by {decided}=; set only one of them"):
@@ -138,7 +138,7 @@ def test_one_spelling_or_the_other(strategy: dict[str, Any], also: dict[str, Any
 
 @pytest.mark.parametrize("name", ["Method", "/pkg.Svc", "pkg.Svc/Method", "/pkg.Svc/Method/more", "", 3])
 def test_what_is_no_method(name: Any) -> None:
-    """Names are those grpc uses, with a star for the rest of a service or of the channel."""
+    """Names are grpc's, with a star for the rest of a service or of the channel."""
     with pytest.raises(ConfigError, match=r'must be "/package.Service/Method", "/package.Service/\*" or "\*"'):
         MethodTable(methods={name: MethodPolicy()})
     with pytest.raises(ConfigError, match=r"methods\['\*'\]=3: must be a MethodPolicy"):
@@ -146,7 +146,7 @@ def test_what_is_no_method(name: Any) -> None:
 
 
 def test_the_most_specific_wins_field_by_field() -> None:
-    """Method, then service, then star, then channel; an unset field is left to the next."""
+    """Method, then service, then star, then channel; an unset field falls through to the next."""
     hedging = HedgingPolicy()
     table = MethodTable(
         retry=RetryPolicy(max_attempts=5),
@@ -167,14 +167,14 @@ def test_the_most_specific_wins_field_by_field() -> None:
 
 
 def test_a_timeout_for_streams_is_asked_for_by_method() -> None:
-    """The channel's own is for calls that return one message."""
+    """The channel's timeout applies only to calls that return one message."""
     table = MethodTable(timeout=9.0, methods={"/pkg.Svc/Watch": MethodPolicy(timeout=60.0)})
     assert (table.plan("/pkg.Svc/Get").timeout, table.plan("/pkg.Svc/Get").stream_timeout) == (9.0, None)
     assert table.plan("/pkg.Svc/Watch").stream_timeout == 60.0
 
 
 def test_a_method_can_turn_things_off() -> None:
-    """``None`` is off, and is not the same as unset."""
+    """``None`` means off, and differs from unset."""
     table = MethodTable(timeout=9.0, methods={"/pkg.Svc/Get": MethodPolicy(retry=None, timeout=None)})
     plan = table.plan("/pkg.Svc/Get")
     assert (plan.retry, plan.hedging, plan.timeout, plan.stream_timeout) == (None, None, None, None)
@@ -182,7 +182,7 @@ def test_a_method_can_turn_things_off() -> None:
 
 
 def test_requests_are_kept_whatever_the_policy() -> None:
-    """What a policy says, and without one the default: an attempt that a host refused is made anew all the same."""
+    """Every policy, and the default, buffers requests: an attempt refused by a host is sent again in any case."""
     retry, hedging = RetryPolicy(buffer_size=1), HedgingPolicy(buffer_size=2)
     sizes = [MethodTable(retry=policy).plan("/pkg.Svc/Get").buffer_size for policy in (retry, hedging, None)]
     assert sizes == [1, 2, 65536]

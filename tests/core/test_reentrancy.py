@@ -1,8 +1,7 @@
-"""The machines, interrupted at any place: by another step, as from a signal handler or a finalizer, or by an
-exception.
+"""The machines, interrupted at any point: by another step, as from a signal handler or a finalizer, or by an exception.
 
-Nothing may be waited for, and afterwards everything is in order: what is counted is what there is, whoever waits can
-still be woken, connections are closed once. ``nox -s reentrancy`` tries every place.
+No step may wait. Afterwards counts are exact, waiting calls can still be woken, and connections are closed once.
+``nox -s reentrancy`` tries every point.
 """
 
 from collections.abc import Callable
@@ -33,18 +32,18 @@ FAILED: Final = Outcome("INTERNAL", "no")
 
 
 class SoftTimeLimitError(Exception):
-    """What a signal handler raises."""
+    """Raised by a signal handler."""
 
 
 class Turns:
-    """A balancer of the user's, whose picker has a state that a pick in its middle would spoil."""
+    """A custom balancer whose picker has state that a nested pick would corrupt."""
 
     def picker(self, hosts: tuple[Any, ...], *, rng: Random) -> Any:
         return TurnsPicker(hosts)
 
 
 class TurnsPicker:
-    """Takes each host in turn, and notices whoever comes in between."""
+    """Takes each host in turn, and detects nested picks."""
 
     def __init__(self, hosts: tuple[Any, ...]) -> None:
         self._hosts = hosts
@@ -65,7 +64,7 @@ class TurnsPicker:
 
 
 class World:
-    """A channel with calls under way and one that waits, and what may happen to it."""
+    """A channel with calls in flight and one that waits, and the possible events."""
 
     def __init__(self, balancer: Any) -> None:
         self.now = 1.0
@@ -91,22 +90,22 @@ class World:
             call.begin(now=0.5)
             self.under_way.append(call)
 
-    # What happens.
+    # Events.
 
     def plain(self) -> None:
-        """A call that succeeds."""
+        """A call succeeds."""
         self.live(None, OK)
 
     def retried(self) -> None:
-        """One that fails once, and is tried again."""
+        """A call fails once, and is retried."""
         self.live(RetryPolicy(initial_backoff=0.01, max_backoff=0.01), UNAVAILABLE)
 
     def ejecting(self) -> None:
-        """One whose failure has its host ejected."""
+        """A call fails and ejects its host."""
         self.live(None, FAILED)
 
     def hedged(self) -> None:
-        """One of several copies."""
+        """A call has several copies."""
         self.live(HedgingPolicy(max_attempts=2, hedging_delay=0.01), UNAVAILABLE)
 
     def live(self, policy: Any, first: Outcome) -> None:
@@ -137,24 +136,24 @@ class World:
                 assert isinstance(command, Finish)
 
     def answered(self) -> None:
-        """A call that was under way succeeds."""
+        """A call in flight succeeds."""
         if self.under_way:
             call = self.under_way.pop()
             self.perform(call, call.on_outcome(1, OK, now=self.now), OK)
 
     def cancelled(self) -> None:
-        """A call that was under way is cancelled."""
+        """A call in flight is cancelled."""
         if self.under_way:
             call = self.under_way.pop()
             self.perform(call, call.on_cancel(RAISED, now=self.now), OK)
 
     def lost(self) -> None:
-        """A connection goes away, and is seen to at the next pick."""
+        """A connection is lost, and the next pick finds out."""
         self.channel.links["b"].is_now = TRANSIENT_FAILURE
         self.plain()
 
     def waiting(self) -> None:
-        """No connection stands, and a call waits for one."""
+        """No host is connected, and a call waits for one."""
         for link in self.channel.links.values():
             link.is_now = CONNECTING
         call = self.channel.call()
@@ -167,19 +166,19 @@ class World:
                 call.on_outcome(attempt.n, RAISED, now=self.now)
 
     def renamed(self) -> None:
-        """The resolver names others."""
+        """The resolver returns other hosts."""
         self.channel.resolve(*self.endpoints[1:], Endpoint(address="d"), now=self.now)
         self.channel.perform(now=self.now)
 
     def swept(self) -> None:
-        """The control plane looks at everything, and makes new pickers."""
+        """The control plane polls every connection, and makes new pickers."""
         self.channel.links["c"].is_now = CONNECTING
         self.now += 11.0
         self.channel.step(now=self.now)
         self.channel.perform(now=self.now)
 
     def snapshot(self) -> None:
-        """Somebody looks."""
+        """A snapshot is taken."""
         hosts = self.channel.cluster.snapshot(now=self.now)
         assert len(hosts) in (0, 3)
         repr(self.channel.cluster)
@@ -188,7 +187,7 @@ class World:
         """The channel closes."""
         self.channel.close(now=self.now)
 
-    # What must be true whatever came in whose middle.
+    # Invariants that hold after any interruption.
 
     def check(self) -> None:
         cluster = self.channel.cluster
@@ -242,19 +241,19 @@ OUTER: Final = (
 NESTED: Final = ("plain", "retried", "answered", "cancelled", "lost", "renamed", "swept", "snapshot", "closed")
 BALANCERS: Final[dict[str, Callable[[], Any]]] = {"plain": RoundRobin, "weighted": LeastRequest, "user's": Turns}
 EVERY: Final = {"plain": 7, "weighted": 35, "user's": 35}
-"""Of so many places one is tried in the gate."""
+"""One of this many points is tried in the gate."""
 BY_CONTROL: Final = frozenset({"renamed", "swept"})
-"""What no thread but the control plane's does: there no signal handler raises."""
+"""Steps that only the control thread runs: no signal handler raises there."""
 
 
 @pytest.mark.parametrize("balancer", BALANCERS)
 @pytest.mark.parametrize("outer", OUTER)
 def test_any_step_in_the_middle_of_any_other(outer: str, balancer: str, rng: Random) -> None:
-    """At any place, nothing waits, and afterwards everything is in order."""
+    """At any point, no step waits, and afterwards every invariant holds."""
     make = BALANCERS[balancer]
     total = count(getattr(World(make()), outer))
     assert total > 2
-    # In the gate each pair of steps gets its share of the places; with all of them each pair is tried at each.
+    # In the gate each pair of steps gets its share of the points; with all points each pair is tried at each.
     for place, at in enumerate(points(total, rng, EVERY[balancer])):
         for nested in NESTED if total and _every() else (NESTED[place % len(NESTED)],):
             world = World(make())
@@ -265,11 +264,11 @@ def test_any_step_in_the_middle_of_any_other(outer: str, balancer: str, rng: Ran
                 raise AssertionError(f"{nested} in the middle of {outer}, at place {at} of {total}") from error
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # raised in __del__, it goes no further
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # raised in __del__, it stops there
 @pytest.mark.parametrize("balancer", BALANCERS)
 @pytest.mark.parametrize("outer", [name for name in OUTER if name not in BY_CONTROL | {"answered", "cancelled"}])
 def test_an_exception_anywhere(outer: str, balancer: str, rng: Random) -> None:
-    """Raised by a signal handler at any place of a call, it leaves no place taken and no step shut."""
+    """Raised by a signal handler at any point of a call, it leaks no in-flight count and leaves no step locked."""
     make = BALANCERS[balancer]
 
     def expire() -> None:

@@ -1,4 +1,4 @@
-"""What other implementations test of retries and hedging is tested here too, or there is a reason why not."""
+"""Retry and hedging scenarios of other implementations: each is tested here too, or has a reason why not."""
 
 import ast
 import functools
@@ -57,7 +57,7 @@ COUNTS = {"C-core": 34, "C-core unit": 9, "Java": 33, "Go": 7}
 
 @functools.cache
 def defined_in(path: str) -> frozenset[str]:
-    """The functions and the methods (``Class::method``) of a file, by its syntax tree."""
+    """The functions and methods (``Class::method``) of a file, from its syntax tree."""
     found = set()
     functions = ast.FunctionDef | ast.AsyncFunctionDef
     for node in ast.parse((ROOT / path).read_text("utf-8")).body:
@@ -75,7 +75,7 @@ def named(scenario: dict[str, Any]) -> list[str]:
 
 
 def test_every_scenario_is_there_once() -> None:
-    """None is forgotten, none is invented, and none stands there twice."""
+    """No scenario is missing, invented or duplicated."""
     expected = Counter((source, name) for source, names in NAMES.items() for name in names.split())
     assert set(expected.values()) == {1}
     assert Counter(source for source, _ in expected) == COUNTS
@@ -84,7 +84,7 @@ def test_every_scenario_is_there_once() -> None:
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: f"{scenario['source']} {scenario['name']}")
 def test_a_scenario_has_a_test_or_a_reason(scenario: dict[str, Any]) -> None:
-    """One of the two. A test is one that exists; a reason is a sentence."""
+    """Exactly one of the two. The test exists; the reason is a sentence."""
     assert scenario.keys() - {"source", "name"} in ({"test"}, {"not_here"})
     if "not_here" in scenario:
         assert scenario["not_here"].endswith(".")

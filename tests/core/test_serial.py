@@ -1,4 +1,4 @@
-"""Steps that come in the middle of others, and the stretches that nothing comes into."""
+"""Steps that run in the middle of others, and sections without an interruption point."""
 
 import ast
 import dis
@@ -19,7 +19,7 @@ MARK: Final = "# uninterrupted"
 
 
 def codes(code: CodeType) -> Iterator[CodeType]:
-    """A code object, and all within it."""
+    """A code object, and all those nested in it."""
     yield code
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
@@ -27,12 +27,12 @@ def codes(code: CodeType) -> Iterator[CodeType]:
 
 
 def marked(text: str) -> set[int]:
-    """The lines that say so."""
+    """The lines with the marker."""
     return {number for number, line in enumerate(text.splitlines(), 1) if line.rstrip().endswith(MARK)}
 
 
 def interrupted(text: str) -> list[str]:
-    """Instructions of marked lines at which something may come."""
+    """Instructions of marked lines at which an interruption can happen."""
     lines = marked(text)
     return [
         f"line {instruction.positions.lineno}: {instruction.opname}"
@@ -50,19 +50,19 @@ def interrupted(text: str) -> list[str]:
     ids=lambda path: str(path.relative_to(SOURCES)),
 )
 def test_nothing_comes_between_lines_that_say_so(path: Path) -> None:
-    """They call nothing, do not jump back, and allocate no container."""
+    """Marked lines make no call and no jump back, and allocate no container."""
     assert interrupted(path.read_text()) == []
 
 
 @pytest.mark.parametrize("line", ["f()", "a = [b]", "a = b, c, d, e", "a = lambda: b", "a = b[c]", "with a: pass"])
 def test_what_may_be_interrupted_is_found(line: str) -> None:
-    """Calls, containers, subscripts."""
+    """Calls, containers and subscripts are found."""
     ast.parse(line)
     assert interrupted(f"{line}  {MARK}")
 
 
 def test_a_step_in_the_middle_of_another_is_left_to_it() -> None:
-    """It runs once the other has ended, and so do those that come in its own middle."""
+    """A nested step runs after the outer one, and so do steps nested in it."""
     serializer = WorkSerializer()
     ran: list[str] = []
 
@@ -88,7 +88,7 @@ def test_a_step_in_the_middle_of_another_is_left_to_it() -> None:
 
 
 def test_a_step_that_raises_leaves_nothing_shut() -> None:
-    """It is known to have been cut short, and what was left to it runs with the next."""
+    """The step is marked as incomplete, and queued steps run with the next one."""
     serializer = WorkSerializer()
     ran: list[str] = []
 
@@ -105,7 +105,7 @@ def test_a_step_that_raises_leaves_nothing_shut() -> None:
 
 
 def test_another_thread_waits_for_a_step_and_not_for_long() -> None:
-    """With patience it runs its step itself; without it leaves the step to the thread that is inside."""
+    """With patience it runs its step itself; without, it leaves the step to the other thread."""
 
     class Patient:
         """Waits for the other thread to leave, or does not."""

@@ -1,4 +1,4 @@
-"""Service configs: what each field becomes, and the words in which everything else is refused."""
+"""Service configs: the effect of each field, and the error texts for everything that is rejected."""
 
 import json
 import math
@@ -52,7 +52,7 @@ def throttling(**fields: Any) -> dict[str, Any]:
 
 
 def refusal(given: Any) -> str:
-    """What is said of a config that is refused, in both of its forms; without the name it begins with."""
+    """The error of a rejected config, in both of its forms, without the leading name."""
     with pytest.raises(ConfigError) as caught:
         parse(json.dumps(given))
     with pytest.raises(ConfigError) as again:
@@ -63,7 +63,7 @@ def refusal(given: Any) -> str:
 
 
 def retry_policy(given: Any) -> RetryPolicy:
-    """Of the one method in a config, in both of its forms."""
+    """The retry policy of the only method in a config, in both of its forms."""
     made = parse(given).methods[METHOD].retry
     assert parse(json.dumps(given)).methods[METHOD].retry == made
     assert isinstance(made, RetryPolicy)
@@ -117,7 +117,7 @@ def test_all_of_it() -> None:
 
 @pytest.mark.parametrize("given", ["{}", {}, '{"methodConfig": null}', {"methodConfig": [], "healthCheckConfig": {}}])
 def test_nothing_of_it(given: Any) -> None:
-    """What is left out, or null, is the channel's to say."""
+    """An absent or null part leaves the channel's setting."""
     made = parse(given)
     assert made == ServiceConfig()
     assert dict(made.methods) == {}
@@ -212,7 +212,7 @@ INVALID: dict[str, tuple[dict[str, Any], str]] = {
             "RESOURCE_EXHAUSTED, UNAUTHENTICATED, UNAVAILABLE, UNIMPLEMENTED, UNKNOWN"
         ),
     ),
-    # These two C-core takes: there an attempt that timed out is retried whatever the codes.
+    # C-core accepts these two: there an attempt that timed out is retried under any codes.
     "ValidRetryPolicyWithPerAttemptRecvTimeout": (
         retry(perAttemptRecvTimeout="1s"),
         f"{LIMIT}='1s': is retried like UNAVAILABLE: add \"UNAVAILABLE\" to retryableStatusCodes",
@@ -232,7 +232,7 @@ INVALID: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize(("given", "said"), INVALID.values(), ids=INVALID)
 def test_the_refusals_of_c_core(given: dict[str, Any], said: str) -> None:
-    """Each of its cases by its name, in our words."""
+    """Each of its cases by its name, with our error texts."""
     assert refusal(given).removeprefix("methodConfig[0].") == said
 
 
@@ -281,7 +281,7 @@ def test_the_refusals_of_c_core(given: dict[str, Any], said: str) -> None:
     ],
 )
 def test_what_a_method_may_not_have(given: dict[str, Any], said: str) -> None:
-    """With the path, the value as it was written, and what is allowed."""
+    """The error has the path, the value as written, and the allowed form."""
     assert refusal(given) == f"methodConfig[0].{said}"
 
 
@@ -294,7 +294,7 @@ def test_more_attempts_than_grpc_makes() -> None:
 
 
 def test_hedging_without_a_delay() -> None:
-    """All at once, and any failure is fatal: A6's defaults, not those of ``HedgingPolicy``."""
+    """All copies start at once, and any failure is fatal: A6's defaults, not those of ``HedgingPolicy``."""
     expected = HedgingPolicy(max_attempts=3, hedging_delay=0.0, non_fatal_status_codes=frozenset())
     for fields in ({}, {"hedgingDelay": "0s", "nonFatalStatusCodes": []}, {"hedgingDelay": None}):
         assert parse(hedging(**fields)).methods[METHOD].retry == expected
@@ -305,12 +305,13 @@ def test_hedging_without_a_delay() -> None:
     [("1s", 1.0), ("1.5s", 1.5), (".1s", 0.1), ("0.000000001s", 1e-9), ("315576000000s", 315576e6), ("007s", 7.0)],
 )
 def test_durations(text: str, seconds: float) -> None:
-    """Proto3's, and A6's own ``".1s"``."""
+    """Durations are proto3's, and A6's own ``".1s"``."""
     assert parse(method(timeout=text)).methods[METHOD] == MethodPolicy(timeout=seconds)
 
 
 def test_numbers_as_proto3_has_them() -> None:
-    """Also as strings, and whole ones with a point: what generators of such files write, and C-core reads."""
+    """Strings, and whole numbers with a decimal point, are accepted: generators of such files write them, C-core reads
+    them."""
     for attempts, multiplier in ((4, 2), (4.0, 2.0), ("4", "2"), ("4", "2e0")):
         made = retry_policy(retry(maxAttempts=attempts, backoffMultiplier=multiplier))
         assert (made.max_attempts, made.backoff_multiplier) == (4, 2)
@@ -332,7 +333,7 @@ def test_numbers_as_proto3_has_them() -> None:
     ],
 )
 def test_names(name: Any, key: str) -> None:
-    """Of a method, of a service, of everything; ``MethodTable`` takes them as they are."""
+    """Names of a method, a service, or everything; ``MethodTable`` takes them unchanged."""
     methods = parse({"methodConfig": [{"name": [name], "timeout": "1s"}]}).methods
     assert methods == {key: MethodPolicy(timeout=1.0)}
     assert MethodTable(methods=methods).plan("/pkg.Svc/Get").timeout == 1.0
@@ -360,12 +361,12 @@ NO_METHOD = 'must be a method without its service, without "/" or "*"; omit it t
     ],
 )
 def test_names_that_are_none(entry: Any, said: str) -> None:
-    """What grpc would pass over or take for another name."""
+    """Names that grpc would ignore or mistake for another name."""
     assert refusal({"methodConfig": [entry]}) == f"methodConfig[0]{said}"
 
 
 def test_a_name_in_two_entries() -> None:
-    """The path of the first is told; what stands for the same is the same."""
+    """The error has the path of the first; spellings of the same name are equal."""
     given = {"methodConfig": [{"name": [NAME, {}]}, {"name": [{"service": "a.B"}, {"service": "", "method": None}]}]}
     assert refusal(given) == (
         "methodConfig[1].name[1]={'method': None, 'service': ''}: "
@@ -374,7 +375,7 @@ def test_a_name_in_two_entries() -> None:
 
 
 def test_the_most_specific_entry_counts_alone() -> None:
-    """What it leaves out is off where another entry has it, as in grpc; else the channel's."""
+    """A setting that it omits is off if another entry has it, as in grpc; otherwise the channel's applies."""
     methods = parse(
         {
             "methodConfig": [
@@ -394,13 +395,13 @@ def test_the_most_specific_entry_counts_alone() -> None:
 
 
 def test_one_entry_leaves_the_rest_to_the_channel() -> None:
-    """Nothing is turned off that no entry turned on."""
+    """A setting that no entry turns on is not turned off."""
     assert parse(method(waitForReady=False)).methods == {METHOD: MethodPolicy(wait_for_ready=False)}
     assert parse(method()).methods == {METHOD: MethodPolicy()}
 
 
 def test_what_was_read_stays() -> None:
-    """The methods cannot be changed from outside."""
+    """The method table is read-only."""
     given = method(timeout="1s")
     made = parse(given)
     given["methodConfig"][0]["timeout"] = "2s"
@@ -429,7 +430,7 @@ def test_what_was_read_stays() -> None:
     ],
 )
 def test_the_first_balancer_that_is_known(entries: Any, balancer: object) -> None:
-    """gRFC A24; the settings of the others are not looked at."""
+    """gRFC A24; the settings of the others are ignored."""
     assert parse({"loadBalancingConfig": entries}).balancer == balancer
 
 
@@ -467,12 +468,12 @@ KNOWN = "known: least_request, least_request_experimental, pick_first, random, r
     ],
 )
 def test_balancers_that_are_none(given: Any, said: str) -> None:
-    """Nothing that is known, or a known one with settings that it does not have."""
+    """No known balancer, or a known one with unknown settings."""
     assert refusal({"loadBalancingConfig": given}) == f"loadBalancingConfig{said}"
 
 
 def test_the_deprecated_name() -> None:
-    """In any case, and only where the list is left out."""
+    """In any letter case, and only without the list."""
     assert parse({"loadBalancingPolicy": "ROUND_ROBIN"}).balancer == RoundRobin()
     assert parse({"loadBalancingPolicy": "pick_first"}).balancer == PickFirst()
     assert parse({"loadBalancingPolicy": "grpclb", "loadBalancingConfig": [{"random": {}}]}).balancer == Random()
@@ -507,7 +508,7 @@ def test_throttling_that_is_none(given: Any, said: str) -> None:
 
 
 def test_health_checks() -> None:
-    """gRFC A17: the empty name is the server itself, no name is no check."""
+    """gRFC A17: the empty name means the whole server, no name means no check."""
     assert parse({"healthCheckConfig": {"serviceName": ""}}).health_check_service == ""
     assert parse({"healthCheckConfig": {"serviceName": None}}).health_check_service is None
     assert refusal({"healthCheckConfig": {"serviceName": 1}}) == f"healthCheckConfig.serviceName=1: {TEXT}"
@@ -572,12 +573,12 @@ BELOW = "known: name, waitForReady, timeout, retryPolicy, hedgingPolicy"
     ],
 )
 def test_fields_that_are_none(given: Any, said: str) -> None:
-    """What grpc passes over in silence: it lists the known ones, and says where it belongs or which was meant."""
+    """grpc ignores such fields; the error lists the known ones, or names the right place or the likely field."""
     assert refusal(given) == said
 
 
 def test_a_name_of_any_length() -> None:
-    """The path stays readable."""
+    """The path in the error stays readable."""
     assert refusal({"x" * 100_000: 1}).startswith("x" * 80 + "=1: unknown field")
     assert refusal({"loadBalancingConfig": [{"round_robin": {"y" * 1000: 1}}]}).count("y") == 80
 
@@ -612,7 +613,7 @@ def test_a_name_of_any_length() -> None:
     ids=lambda given: None if isinstance(given, str) and len(given) < 100 else "long",
 )
 def test_what_is_no_config_at_all(given: Any, said: str) -> None:
-    """With the place in the text; and nothing that Python finds too large gets through as another error."""
+    """The error has the position in the text; no other error escapes for values that are too large for Python."""
     with pytest.raises(ConfigError) as caught:
         parse(given)
     assert str(caught.value).startswith("service_config")
@@ -629,13 +630,13 @@ def test_what_is_no_config_at_all(given: Any, said: str) -> None:
     ],
 )
 def test_a_name_given_twice(text: str, path: str) -> None:
-    """JSON parsers take the last, whatever was meant."""
+    """JSON parsers would silently take the last."""
     with pytest.raises(ConfigError) as caught:
         parse(text)
     assert str(caught.value) == f"service_config{path}: is given twice in one object"
 
 
 def test_under_another_name() -> None:
-    """Paths begin with what the caller's argument is called."""
+    """Paths begin with the name of the caller's argument."""
     with pytest.raises(ConfigError, match=r"^options\['grpc.service_config'\].timeout=1: unknown field"):
         parse({"timeout": 1}, field="options['grpc.service_config']")

@@ -1,4 +1,4 @@
-"""Whatever stands where a service config should: it is read, or refused with a ConfigError."""
+"""Any value for a service config is read, or rejected with a ConfigError."""
 
 import copy
 import json
@@ -39,14 +39,14 @@ GOOD: dict[str, Any] = {
 
 
 def names(value: Any) -> set[str]:
-    """Of every field in ``value``."""
+    """The names of all fields in ``value``."""
     if isinstance(value, dict):
         return set(value).union(*map(names, value.values()))
     return set().union(*map(names, value)) if isinstance(value, list) else set()
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """The way to every value in ``value``."""
+    """The path to every value in ``value``."""
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     return [path] + [place for key, child in inner for place in places(child, (*path, key))]
 
@@ -61,7 +61,7 @@ ANYTHING = st.recursive(
 
 
 def read(config: Any) -> ServiceConfig | None:
-    """Read, or refused as it should be; what is read is of use."""
+    """Check that a config is rejected properly, or read into a usable result."""
     try:
         made = parse(config)
     except ConfigError as error:
@@ -74,26 +74,27 @@ def read(config: Any) -> ServiceConfig | None:
 
 
 def test_the_good_one() -> None:
-    """What the others are made from."""
+    """The valid config that the others are derived from."""
     assert read(GOOD) is not None
     assert read(GOOD) == read(json.dumps(GOOD))
 
 
 @given(ANYTHING)
 def test_anything(config: Any) -> None:
-    """Values that JSON has, and keys and numbers that it has not."""
+    """JSON values, and keys and numbers that JSON does not have."""
     read(config)
 
 
 @given(st.text() | st.text('{}[]",: \\\n019.-eE' + "nulltrue"))
 def test_any_text(text: str) -> None:
-    """Mostly no JSON."""
+    """Mostly not JSON."""
     read(text)
 
 
 @given(st.data())
 def test_a_good_one_with_something_else_in_it(data: st.DataObject) -> None:
-    """One to three values of a good one replaced, or fields added; the mapping and its text come to the same."""
+    """One to three values of a valid config replaced, or fields added; the mapping and its text have the same
+    result."""
     config: Any = copy.deepcopy(GOOD)
     for _ in range(data.draw(st.integers(1, 3))):
         *way, last = data.draw(st.sampled_from(places(config)[1:] or [("methodConfig",)]))
@@ -106,6 +107,6 @@ def test_a_good_one_with_something_else_in_it(data: st.DataObject) -> None:
     made = read(config)
     try:
         text = json.dumps(config, allow_nan=False)
-    except ValueError:  # what JSON has not
+    except ValueError:  # not valid JSON
         return
     assert read(text) == made

@@ -1,4 +1,4 @@
-"""Which subchannels share a connection: all of one key, but none with one that is failing."""
+"""Subchannels that share a connection: all of one key, except with a failing one."""
 
 import pytest
 
@@ -11,7 +11,7 @@ KEY = "ipv4:10.0.0.7:1"
 
 
 class _Subchannel:
-    """A connection in a state of the test's choice."""
+    """A connection in a state set by the test."""
 
     def __init__(self, state: int | None) -> None:
         self.now = state
@@ -59,14 +59,14 @@ def test_a_connection_is_shared_unless_it_was_lost_or_could_not_be_made(first: H
 
 
 def test_keys_have_nothing_to_do_with_one_another() -> None:
-    """A failing connection to one address says nothing of another."""
+    """A failing connection to one address does not affect another."""
     sharing = Sharing()
     failing, other = host(TRANSIENT_FAILURE), host()
     assert [sharing.number("a", failing), sharing.number("b", other)] == [0, 0]
 
 
 def test_a_host_that_is_dialled_anew_gets_another_number() -> None:
-    """Its last subchannel is failing, and given up."""
+    """Its last subchannel failed and was replaced."""
     sharing = Sharing()
     redialled = host(TRANSIENT_FAILURE, failing=True)
     sharing.number(KEY, redialled)
@@ -75,7 +75,7 @@ def test_a_host_that_is_dialled_anew_gets_another_number() -> None:
 
 
 def test_hosts_out_of_use_are_not_asked() -> None:
-    """A closed channel's connection is gone, whatever it was."""
+    """The connection of a closed channel is gone, in any state."""
     sharing = Sharing()
     gone, closed = host(TRANSIENT_FAILURE), host(TRANSIENT_FAILURE)
     sharing.number(KEY, gone)
@@ -86,7 +86,7 @@ def test_hosts_out_of_use_are_not_asked() -> None:
 
 
 def test_a_forked_child_shares_nothing_with_its_ancestors() -> None:
-    """Its copies of their connections are dead."""
+    """A child's copies of its ancestors' connections are dead."""
     parent = Sharing()
     child = parent.child()
     grandchild = child.child()
@@ -98,7 +98,7 @@ def test_a_forked_child_shares_nothing_with_its_ancestors() -> None:
 
 
 def test_what_is_out_of_use_is_forgotten_and_its_number_never_used_again() -> None:
-    """A process that talks to ever new addresses remembers few; connections of old ones may be failing still."""
+    """A process that uses ever new addresses keeps few; connections of old ones may still be failing."""
     sharing = Sharing()
     numbers = set()
     for n in range(10 * FEW):

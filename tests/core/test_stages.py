@@ -1,4 +1,4 @@
-"""The table of stages: its order, its figure, and that what happens to calls is a path through it."""
+"""The table of stages: its order, its figure, and every call as a path through it."""
 
 import pytest
 from tests.core.scripted import CANCELLED, METHOD, REFUSED, UNAVAILABLE, Ear, ScriptedCluster, assert_path, host, plan
@@ -23,7 +23,7 @@ A, B = host("a"), host("b")
 
 
 def test_the_order() -> None:
-    """What acts once per call stands above what acts once per attempt, the application's code at both ends."""
+    """Stages per call precede stages per attempt, with the application's code at both ends."""
     scopes = [stage.scope for stage in STAGES]
     assert scopes == sorted(scopes, reverse=True)
     inside = [stage.inside for stage in STAGES]
@@ -49,7 +49,7 @@ def test_every_event_belongs_to_a_stage() -> None:
 
 
 def finished(call: Call) -> None:
-    """One attempt that goes well."""
+    """One successful attempt."""
     call.on_outcome(1, OK, now=1.0)
 
 
@@ -70,13 +70,13 @@ def refused(call: Call) -> None:
 
 
 def cancelled(call: Call) -> None:
-    """Its attempt ends after it."""
+    """Its attempt ends after the call."""
     call.on_cancel(CANCELLED, now=1.0)
     call.on_outcome(1, CANCELLED, now=1.1)
 
 
 def given_up(call: Call) -> None:
-    """A stream without a message: its attempt ends after the next has been decided on."""
+    """A stream without a message: its attempt ends after the next has been decided."""
     call.on_timer(now=1.0)
     call.on_timer(now=2.0)
     call.on_outcome(1, CANCELLED, now=2.1)
@@ -84,7 +84,7 @@ def given_up(call: Call) -> None:
 
 
 def hedged(call: Call) -> None:
-    """Two copies side by side, the first of them slower."""
+    """Two parallel copies, the first of them slower."""
     call.on_timer(now=1.0)
     call.on_outcome(2, OK, now=1.5)
     call.on_outcome(1, CANCELLED, now=1.6)
@@ -104,7 +104,7 @@ def hedged(call: Call) -> None:
 def test_a_trace_is_a_path_through_the_table(
     story: object, policy: RetryPolicy | HedgingPolicy | None, trace: str
 ) -> None:
-    """Attempts go down the table in its order; what follows a failure begins above it."""
+    """Attempts go down the table in its order; steps after a failure begin above it."""
     ear = Ear()
     call = machine(plan(policy))(ScriptedCluster(None, A, B), plan(policy), METHOD, streaming=True, observer=ear)  # type: ignore[arg-type]
     call.begin(now=0.0)
@@ -115,7 +115,7 @@ def test_a_trace_is_a_path_through_the_table(
 
 
 def test_what_is_no_path() -> None:
-    """The check finds an attempt that goes up, one that was never started, and one that waits for a host it has."""
+    """The check detects an attempt that goes up, one never started, and one that waits for a host it has."""
     started = AttemptStarted(at=0.0, n=1, address="a", why="first")
     ended = AttemptEnded(at=1.0, n=1, address="a", code="OK", seconds=1.0)
     for events in ([started, ended, ended], [started, AttemptStarted(at=0.0, n=3, address="a", why="hedge")]):

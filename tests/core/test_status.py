@@ -7,20 +7,20 @@ from meshlib._core.status import CODES, OK, Outcome, local
 
 
 def test_the_codes_are_grpcs() -> None:
-    """Each under its number."""
+    """Each code has grpc's number."""
     assert [code.name for code in sorted(grpc.StatusCode, key=lambda code: code.value[0])] == list(CODES)
     assert [code.value[0] for code in sorted(grpc.StatusCode, key=lambda code: code.value[0])] == [*range(len(CODES))]
 
 
 def test_sent_unless_proved_otherwise() -> None:
-    """What is not provably unsent is sent; refused implies unsent."""
+    """An attempt counts as sent unless proved unsent; refused implies unsent."""
     assert Outcome("UNAVAILABLE").sent
     assert not Outcome("UNAVAILABLE", sent=False).sent
     assert not Outcome("UNAVAILABLE", refused=True).sent
 
 
 def test_local() -> None:
-    """Decided here, before anything was sent."""
+    """Decided in this process, before anything was sent."""
     outcome = local("UNAVAILABLE", "no endpoints")
     assert (outcome.code, outcome.details, outcome.local, outcome.sent) == ("UNAVAILABLE", "no endpoints", True, False)
 
@@ -35,5 +35,5 @@ def test_local() -> None:
     ],
 )
 def test_repr(outcome: Outcome, text: str) -> None:
-    """It can be read."""
+    """The repr is readable."""
     assert repr(outcome) == text

@@ -1,4 +1,4 @@
-"""Every form of a target, its authority, and what the errors of a malformed one say."""
+"""Every form of a target, its authority, and the errors of malformed ones."""
 
 import pytest
 from hypothesis import given
@@ -54,7 +54,7 @@ def test_a_name_to_look_up(
     authority: str,
     uri: str,
 ) -> None:
-    """Bare names, ``dns:`` and ``srv:``: what to ask, whom, and the authority that goes with it."""
+    """Bare names, ``dns:`` and ``srv:``: the query, its name server, and the authority."""
     target = parse_target(text)
     assert (target.scheme, target.host, target.port, target.service) == (scheme, host, port, service)
     assert (target.nameserver, target.authority, target.uri) == (nameserver, authority, uri)
@@ -81,7 +81,7 @@ def test_a_list_of_hosts(text: str, entries: tuple[str, ...], authority: str, ur
 
 
 def test_only_a_single_listed_host_is_the_servers_address() -> None:
-    """``server.address`` of a list of hosts would name one of them and hide the others."""
+    """The ``server.address`` of a list would name one host and hide the others."""
     one, two = parse_target("ipv4:1.2.3.4:80"), parse_target("ipv4:1.2.3.4:80,5.6.7.8:80")
     assert (one.host, one.port) == ("1.2.3.4", 80)
     assert (two.host, two.port) == ("", None)
@@ -100,7 +100,7 @@ def test_only_a_single_listed_host_is_the_servers_address() -> None:
     ],
 )
 def test_a_unix_socket(text: str, path: str) -> None:
-    """Relative and absolute; the authority is localhost."""
+    """Relative and absolute paths; the authority is localhost."""
     target = parse_target(text)
     assert (target.path, target.authority) == (path, "localhost")
     assert parse_target(target.uri).path == path
@@ -108,14 +108,14 @@ def test_a_unix_socket(text: str, path: str) -> None:
 
 @pytest.mark.parametrize("text", ["xds:///svc-a", "xds:svc-a", "unix-abstract:a", "vsock:2:5000", "google-c2p:///svc"])
 def test_what_only_grpc_understands(text: str) -> None:
-    """It is handed on as written, and grpc decides its authority."""
+    """The target is passed on as written, and grpc determines its authority."""
     target = parse_target(text)
     assert target.native
     assert (target.text, target.authority) == (text, None)
 
 
 def test_a_registered_scheme() -> None:
-    """A scheme that somebody registered counts before ``//``; its path is the name and, decoded, the authority."""
+    """A registered scheme counts before ``//``; its path is the name and, decoded, the authority."""
     target = parse_target("consul://dc1/team%2Fsvc-a", schemes=["consul"])
     assert (target.scheme, target.nameserver, target.host) == ("consul", "dc1", "team/svc-a")
     assert (target.authority, target.uri) == ("team/svc-a", "consul://dc1/team%2Fsvc-a")
@@ -123,13 +123,13 @@ def test_a_registered_scheme() -> None:
 
 
 def test_a_registered_scheme_may_be_that_of_urls() -> None:
-    """Whoever registers it, or gives a resolver, knows what it means."""
+    """A scheme with a registered or given resolver is accepted."""
     assert parse_target("grpc://svc-a:80", schemes=["grpc"]).host == ""
     assert parse_target("http://svc-a:80", any_scheme=True).nameserver == "svc-a:80"
 
 
 def test_an_unknown_scheme_lists_the_known() -> None:
-    """The error lists what is known and suggests the nearest."""
+    """The error lists the known schemes and suggests the nearest."""
     with pytest.raises(ConfigError) as caught:
         parse_target("consl:///svc-a", schemes=["consul"])
     assert "did you mean 'consul'?" in str(caught.value)
@@ -138,7 +138,7 @@ def test_an_unknown_scheme_lists_the_known() -> None:
 
 
 class Untouchable(list[str]):
-    """A collection that must not be looked at."""
+    """A collection that must not be read."""
 
     def __contains__(self, item: object) -> bool:
         raise AssertionError
@@ -146,7 +146,7 @@ class Untouchable(list[str]):
 
 @pytest.mark.parametrize("text", [case[0] for case in NAMES])
 def test_registered_schemes_are_looked_at_only_for_unknown_ones(text: str) -> None:
-    """Entry points of installed packages are read only if nothing built in fits."""
+    """Entry points of installed packages are read only if no built-in scheme matches."""
     assert parse_target(text, schemes=Untouchable()).text == text
 
 
@@ -192,7 +192,7 @@ def test_registered_schemes_are_looked_at_only_for_unknown_ones(text: str) -> No
     ],
 )
 def test_a_malformed_target(text: str, complaint: str) -> None:
-    """``meshlib.channel`` refuses it at construction, with the value and what is allowed."""
+    """``meshlib.channel`` rejects it at construction, with the value and the allowed forms."""
     with pytest.raises(ConfigError, match=complaint) as caught:
         parse_target(text)
     assert caught.value.value == text
@@ -200,7 +200,7 @@ def test_a_malformed_target(text: str, complaint: str) -> None:
 
 
 def test_no_text_at_all() -> None:
-    """What is no text is a ConfigError like any other."""
+    """A target that is not a string is a ConfigError like any other."""
     with pytest.raises(ConfigError, match="must be a string such as"):
         parse_target(None)  # type: ignore[arg-type]
 
@@ -226,13 +226,13 @@ def test_the_port_of_a_name_that_has_none(text: str, secure: bool, lenient: bool
     "text", ["dns://127.0.0.1/svc-a:1", "dns://localhost:53/svc-a:1", "foo://svc-a", "svc-a:", ":::", " svc-a:1"]
 )
 def test_what_grpc_answers_itself(text: str) -> None:
-    """Behind grpc's own factories whatever grpc treats in a way of its own goes to grpc as written."""
+    """Behind grpc's own factories any target with special treatment in grpc goes to grpc as written."""
     assert parse_target(text, lenient=True) == Target(text=text, scheme="", uri=text, authority=None, native=True)
 
 
 @given(st.text())
 def test_grpcs_factories_accept_everything(text: str) -> None:
-    """A lenient parse never raises, and the text is kept."""
+    """A lenient parse never raises, and keeps the text."""
     assert parse_target(text, lenient=True).text == text
 
 
@@ -240,7 +240,7 @@ def test_grpcs_factories_accept_everything(text: str) -> None:
     st.one_of(st.text(), st.sampled_from(sorted(BUILT_IN_SCHEMES)).flatmap(lambda s: st.text().map(f"{s}:".__add__)))
 )
 def test_a_target_is_parsed_or_refused(text: str) -> None:
-    """No text makes it raise anything but ConfigError; a canonical form means what the text meant."""
+    """Any text parses or raises ConfigError; the canonical form has the same meaning."""
     try:
         target = parse_target(text)
     except ConfigError:

@@ -1,4 +1,4 @@
-"""What a user sees of a call."""
+"""A user's view of a call."""
 
 import copy
 import pickle
@@ -22,7 +22,7 @@ def new(*picks: object, **more: object) -> Call:
 
 
 def test_attempts_as_they_are_when_asked() -> None:
-    """Where each went, when, how long it took and how it ended; in flight there is no end yet."""
+    """Each attempt's host, start, duration and outcome; in flight it has no end yet."""
     call = new(A, B)
     mesh = CallMesh(call)
     call.begin(now=100.0)
@@ -36,7 +36,7 @@ def test_attempts_as_they_are_when_asked() -> None:
 
 
 def test_why_a_failure_was_not_tried_again() -> None:
-    """The verdict of the machine; nothing for a call that went well."""
+    """The machine's verdict; empty for a successful call."""
     call = new(A)
     call.begin(now=0.0)
     outcome = Outcome("NOT_FOUND")
@@ -55,14 +55,14 @@ NO_HOST = local("UNAVAILABLE", "svc-a has no endpoints")
     ("first", "is_local"), [(None, True), (REFUSED, True), (UNAVAILABLE, False), (Outcome("OK"), False)]
 )
 def test_local_means_that_nothing_was_sent(first: Outcome | None, is_local: bool) -> None:
-    """Refused here: neither an outcome that a server may have given, nor one of our own after an attempt was sent."""
+    """Rejected locally: neither an outcome that a server may have sent, nor a local one after an attempt was sent."""
     call = new(None, deadline=1.0) if first is None else new(A, None, deadline=1.0, wait_for_ready=True)
     call.begin(now=0.0)
     if first is None:
         outcome = ended(call.on_timer(now=1.0))
     else:
         finish = call.on_outcome(1, first, now=0.1)
-        if not finish:  # it backs off, or waits for a host; and then the deadline comes
+        if not finish:  # it backs off, or waits for a host, until the deadline
             call.on_timer(now=0.9)
             finish = call.on_timer(now=1.0)
         outcome = ended(finish)
@@ -70,14 +70,14 @@ def test_local_means_that_nothing_was_sent(first: Outcome | None, is_local: bool
 
 
 def test_repr() -> None:
-    """It can be read."""
+    """The repr is readable."""
     call = new(NO_HOST)
     outcome = ended(call.begin(now=0.0))
     assert repr(CallMesh(call, outcome)) == "<mesh local []>"
 
 
 def test_a_copy_of_what_the_mesh_did_stays_as_it_is() -> None:
-    """It holds no call, so it can be copied and pickled with the error that has it."""
+    """The copy holds no call, so it can be copied and pickled with its error."""
     call = new(A, B)
     call.begin(now=0.0)
     outcome = Outcome("NOT_FOUND")
@@ -90,7 +90,7 @@ def test_a_copy_of_what_the_mesh_did_stays_as_it_is() -> None:
 
 
 def test_the_loser_of_a_hedge_is_cancelled() -> None:
-    """As soon as another has won, and before grpc reports its end."""
+    """Cancelled as soon as another attempt wins, and before grpc reports its end."""
     policy = HedgingPolicy(max_attempts=2, hedging_delay=1.0)
     call = machine(plan(policy))(ScriptedCluster(A, B), plan(policy), METHOD)  # type: ignore[arg-type]
     call.begin(now=0.0)

@@ -1,6 +1,7 @@
-"""grpc.aio in a world: what the shell uses of ``grpc.aio.Channel`` and of its call objects, for scripted hosts.
+"""grpc.aio in a world: the part of ``grpc.aio.Channel`` and of its call objects that the shell uses, for scripted
+hosts.
 
-As in grpc.aio, done-callbacks run when the status is there, and who waits hears of it in the next turn of the loop.
+As in grpc.aio, done-callbacks run when the status arrives, and waiting tasks resume in the next turn of the loop.
 """
 
 import asyncio
@@ -20,7 +21,7 @@ __all__ = ["Channel"]
 
 @final
 class _Refused:
-    """A call on a connection that fails, which C-core has ended."""
+    """A call on a failing connection, ended by C-core."""
 
     def __init__(self, request: bytes, timeout: float) -> None:
         pass
@@ -37,7 +38,7 @@ class _Refused:
 
 @final
 class Channel:
-    """A channel to one scripted host: what the shell uses of ``grpc.aio.Channel``."""
+    """A channel to one scripted host: the part of ``grpc.aio.Channel`` that the shell uses."""
 
     def __init__(self, network: Network, loop: Loop, *arguments: Any) -> None:
         target = arguments[0]
@@ -45,7 +46,7 @@ class Channel:
         self.loop = loop
         self.link = network.open(target.removeprefix("ipv4:"))
         self.calls: list[Call] = []
-        self._channel = self  # where grpc.aio's own keeps what knows the connectivity
+        self._channel = self  # where grpc.aio's own has the object with the connectivity
         self._open = True
 
     def check_connectivity_state(self, connect: bool) -> int:
@@ -80,7 +81,7 @@ class Channel:
 
 @final
 class Call:
-    """One attempt under way: what the shell uses of grpc.aio's call objects."""
+    """One attempt in flight: the part of grpc.aio's call objects that the shell uses."""
 
     def __init__(self, channel: Channel, flight: Flight, deserializer: Any) -> None:
         self._network = channel.network
@@ -90,7 +91,7 @@ class Call:
         self._callbacks: list[Callable[[Any], None]] = []
         self._news = self._loop.create_future()
         self._cancelled = False
-        # What sends the requests of a stream, by grpc.aio's own names.
+        # Senders of a stream's requests, under grpc.aio's own names.
         self._metadata_sent = asyncio.Event()
         self._metadata_sent.set()
         self._cython_call = self
@@ -100,7 +101,7 @@ class Call:
         self._arm()
 
     async def send_serialized_message(self, request: bytes) -> None:
-        """Returns when the server has taken it, at its pace."""
+        """Return when the server has taken it, at its pace."""
         self._network.took(self._flight, len(request))
         await asyncio.sleep(self._flight.pace)
 
@@ -200,7 +201,7 @@ class Call:
             return
         self._network.landed(flight)
         self._stop_sending()
-        self._tell_readers()  # they hear it in the next turn of the loop, and who listens hears it now
+        self._tell_readers()  # readers resume in the next turn of the loop, callbacks run now
         callbacks, self._callbacks = self._callbacks, []
         for callback in callbacks:
             callback(self)

@@ -1,6 +1,4 @@
-"""The unmodified shell for asyncio in a scripted world: its clock, its event loop and its channels of grpc.aio are the
-world's.
-"""
+"""The unmodified shell for asyncio in a scripted world with its own clock, event loop and grpc.aio channels."""
 
 import asyncio
 import random
@@ -40,7 +38,7 @@ class Shell:
 
 
 def run(script: Script, shell: Shell) -> list[Entry]:
-    """The trace of ``script``."""
+    """Return the trace of ``script``."""
     world = _World(script)
     before = shell.control._process
     shell.control._process = shell.control.Process(_Clock(world.baton, world.loop, script.seed))
@@ -53,7 +51,7 @@ def run(script: Script, shell: Shell) -> list[Entry]:
 
 @final
 class _Clock(Clock):
-    """The seam of the shell."""
+    """Replaces the clock of the shell."""
 
     def __init__(self, baton: Baton, loop: Loop, seed: int) -> None:
         self._baton = baton
@@ -100,7 +98,7 @@ class _World:
         return self.trace.canonical(self.script.close_at)
 
     def cancel_all(self) -> None:
-        """After a failure: what is under way unwinds."""
+        """Cancel everything in progress after a failure."""
         tasks = asyncio.all_tasks(self.loop)
         for task in tasks:
             task.cancel()
@@ -124,7 +122,7 @@ class _World:
 
         return self.loop.create_task(wait())
 
-    # What the application does.
+    # The application.
 
     async def call(self, channel: Any, caller: Caller) -> None:
         try:
@@ -192,7 +190,7 @@ class _World:
         except asyncio.CancelledError:
             ended = "CANCELLED"
         code = (await call.code()).name
-        assert ended == code, f"reading call {caller.n} ended {ended}, and its code is {code}"
+        assert ended == code, f"reading call {caller.n} ended with {ended}, and its code is {code}"
 
     def watch(self, call: Any, caller: Caller) -> None:
         self.callbacks[caller.n] = 0
@@ -201,7 +199,7 @@ class _World:
             self.loop.call_at(caller.cancel_at, call.cancel)
 
     def called_back(self, call: Any, caller: Caller) -> None:
-        """The end of a stream is told here: whoever reads it may hear a moment later, from grpc."""
+        """The end of a stream is recorded here: a reader may get it a moment later, from grpc."""
         self.callbacks[caller.n] += 1
         if self.script.streaming:
             self.loop.create_task(self.result(call, caller))

@@ -1,8 +1,8 @@
 """Virtual time for real threads: one runs at a time, and when all of them wait, time jumps to the next event.
 
-A thread that takes part has a seat. It gives the baton away only where it waits (:meth:`Baton.block`), so a run is the
-same every time: first those who may go on, in the order they were told so, then those whose time comes next. If nobody
-may go on and no time is to come, that is a deadlock, and raised at once with a picture of who waits for what.
+A participating thread has a seat. It passes the baton on only where it waits (:meth:`Baton.block`), so a run is always
+the same: first runnable threads, in the order of their wake-ups, then those with the next timer. If no thread is
+runnable and no timer is set, that is a deadlock, raised at once with a picture of who waits for what.
 """
 
 import heapq
@@ -17,15 +17,15 @@ from tests.shells.script import EPOCH, tick
 __all__ = ["Baton", "DeadlockError", "Seat", "SpinError"]
 
 SAFETY: Final = 30.0
-"""Real seconds a thread may keep the baton: then it hangs where this world does not see it."""
+"""Real seconds a thread may hold the baton: beyond them it blocks outside this world's view."""
 
 
 class DeadlockError(AssertionError):
-    """Nobody can go on."""
+    """No thread is runnable."""
 
 
 class SpinError(BaseException):
-    """Somebody asks for ever what has been answered. No ``Exception``: a shell may take those for an attempt's."""
+    """A thread polls forever. No ``Exception``: a shell might take it for an attempt's."""
 
 
 class Over(BaseException):
@@ -34,7 +34,7 @@ class Over(BaseException):
 
 @final
 class Seat:
-    """One thread's place in the world."""
+    """The seat of one thread in the world."""
 
     __slots__ = ("blocked", "go", "holds", "hurries", "name", "turn", "waits_for")
 
@@ -48,7 +48,7 @@ class Seat:
         self.holds = 0
         """Locks it holds."""
         self.hurries = False
-        """It must not wait: others depend on it."""
+        """The thread must not wait: others depend on it."""
 
 
 class Spawned(threading.Thread):
@@ -59,7 +59,7 @@ class Spawned(threading.Thread):
 
 @final
 class Baton:
-    """The world's time and threads. The thread that makes it has the first seat, and the baton."""
+    """The world's time and threads. The thread that creates it has the first seat, and the baton."""
 
     def __init__(self) -> None:
         self.now = EPOCH
@@ -76,7 +76,7 @@ class Baton:
 
     @property
     def seat(self) -> Seat:
-        """That of the calling thread."""
+        """The seat of the calling thread."""
         seat: Seat = self._here.seat
         return seat
 
@@ -85,7 +85,7 @@ class Baton:
         return self.now
 
     def block(self, until: float | None, waits_for: str) -> None:
-        """Waits to be woken, or until a moment."""
+        """Wait for a wake-up, or until a moment."""
         seat = self.seat
         if self._broken is not None:
             raise self._broken if seat is self._seats[0] else Over
@@ -100,25 +100,25 @@ class Baton:
         self._pass_on(seat)
 
     def wake(self, seat: Seat) -> None:
-        """``seat`` may go on."""
+        """Make ``seat`` runnable."""
         if seat.blocked:
             seat.blocked = False
             self._ready.append(seat)
 
     def others_first(self) -> None:
-        """Lets those who may go on do so first."""
+        """Let other runnable threads run first."""
         if self._ready:
             self.block(self.now, "its turn")
 
     def spawn(self, thread: "Spawned") -> None:
-        """Gives ``thread`` a seat; it runs when others wait."""
+        """Give ``thread`` a seat; it runs when others wait."""
         self._seats.append(thread.seat)
         self._threads.append(thread)
         self._ready.append(thread.seat)
         threading.Thread.start(thread)
 
     def run(self, seat: Seat, target: Callable[[], object]) -> None:
-        """What a thread does."""
+        """The body of a thread."""
         self._here.seat = seat
         self._take(seat)
         try:
@@ -137,13 +137,13 @@ class Baton:
                 following.go.release()
 
     def close(self) -> None:
-        """Lets every thread come to its end; raises what went wrong in them. For the thread that made the baton."""
+        """Let every thread end, and raise their errors. To be called by the thread that created the baton."""
         seat = self.seat
         self._closing = True
         with suppress(DeadlockError):
             if len(self._seats) > 1:
                 self.block(None, "the end of the others")
-        while len(self._seats) > 1:  # a broken world: everybody may go on, and unwinds
+        while len(self._seats) > 1:  # a broken world: every thread is runnable, and unwinds
             self._ready.append(seat)
             self._pass_on(seat)
         for thread in self._threads:
@@ -173,7 +173,7 @@ class Baton:
             raise AssertionError(f"{seat.name} has not got the baton for {SAFETY} s; {self.picture()}")
 
     def _next(self) -> Seat | None:
-        """Whose turn it is, time moved on as far as needed."""
+        """The next seat to run, after advancing time as needed."""
         if not self._ready:
             self._jump()
         if not self._ready and self._seats:
@@ -200,6 +200,6 @@ class Baton:
             self.wake(seat)
 
     def picture(self) -> str:
-        """Who waits for what."""
+        """The seats, with what each waits for."""
         rows = (f"{seat.name} waits for {seat.waits_for or 'its turn'}" for seat in self._seats)
         return f"at {self.now:.6f} s\n  " + "\n  ".join(rows)

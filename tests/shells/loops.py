@@ -1,4 +1,4 @@
-"""An event loop in virtual time: it waits where its world does. No socket, no file descriptor."""
+"""An event loop in virtual time that waits in its world. No socket, no file descriptor."""
 
 import asyncio
 from typing import Any, Final, final
@@ -9,12 +9,12 @@ from tests.shells.script import GRID
 __all__ = ["Loop"]
 
 TURNS: Final = 5000
-"""Turns of an event loop in one moment: more is a loop that never waits."""
+"""Turns of an event loop in one moment: a loop with more never waits."""
 
 
 @final
 class _Selector:
-    """What the loop waits in: until its next timer, or until another thread calls."""
+    """The loop waits in it until its next timer, or until another thread calls."""
 
     def __init__(self, baton: Baton) -> None:
         self._baton = baton
@@ -52,13 +52,13 @@ class Loop(asyncio.BaseEventLoop):
         super().__init__()
         self.baton = baton
         self._selector = _Selector(baton)
-        self._clock_resolution = GRID / 2  # due is what is due now, and nothing of the next moment
+        self._clock_resolution = GRID / 2  # only what is due now runs, nothing of the next moment
 
     def time(self) -> float:
         return self.baton.now
 
     def _process_events(self, events: Any) -> None:
-        """There are none."""
+        """No events exist."""
 
     def _write_to_self(self) -> None:
         self._selector.call()

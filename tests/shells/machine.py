@@ -1,7 +1,7 @@
-"""The machines alone, performing a script: no shell, no thread, no event loop. What the shells are measured by.
+"""The machines alone, performing a script: no shell, no thread, no event loop. The reference for the shells.
 
-A queue of what is due now, a heap of what is due later, and the commands of :mod:`meshlib._core.commands` performed as
-their docstrings say, in as few words as possible.
+A queue of work due now, a heap of work due later, and the commands of :mod:`meshlib._core.commands` performed as
+their docstrings say, as briefly as possible.
 """
 
 import heapq
@@ -29,7 +29,7 @@ __all__ = ["run"]
 
 
 def run(script: Script) -> list[Entry]:
-    """The trace of ``script``."""
+    """Return the trace of ``script``."""
     return World(script).run()
 
 
@@ -138,7 +138,7 @@ class World:
             self.step()
 
     def ask(self) -> None:
-        """Puts the question if it is due, else waits until it is."""
+        """Begin a resolution if it is due, else wait until it is."""
         due = self.refresh.next_timer()
         if due is None or self.cluster.closed:
             return
@@ -166,7 +166,7 @@ class World:
         self.soon(self.ask)
 
     def look(self) -> None:
-        """What ``channel.mesh.snapshot()`` would show."""
+        """Record what ``channel.mesh.snapshot()`` would show."""
         if not self.cluster.closed:
             cluster = self.cluster if self._begun else None
             look(self.trace, cluster, self.asked_at, self.refresh.error, now=self.now)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Calling"]
 
 BUFFER = RetryPolicy().buffer_size
-"""Bytes of requests kept without a policy that says so."""
+"""Bytes of requests buffered without a policy."""
 
 
 @final
@@ -150,10 +150,10 @@ class Calling:
 
 @final
 class Requests:
-    """The requests of a call with a stream of them: taken from the application once, sent by each attempt.
+    """The requests of a call with a request stream: taken from the application once, sent by each attempt.
 
-    One at a time is awaited from the application, whoever asked. An attempt that has sent some and asks for another
-    when they no longer fit the buffer is the one that counts.
+    At most one is awaited from the application at a time, for any attempt. Once the requests exceed the buffer, the
+    attempt that has sent some and asks for another is committed.
     """
 
     def __init__(self, calling: Calling, limit: int) -> None:
@@ -165,7 +165,7 @@ class Requests:
         self._pulling = False
 
     def ask(self, n: int) -> None:
-        """Attempt ``n`` can send another one."""
+        """Attempt ``n`` can send another request."""
         flight, replay = self._calling.flights[n], self._replay
         if flight.over or flight.code == "CANCELLED":
             return

@@ -1,7 +1,7 @@
-"""The network of a world: connections, and what becomes of the attempts sent over them. It waits for nobody.
+"""The network of a world: connections, and the attempts sent over them. It never waits.
 
-Whoever performs the script asks for a :class:`Link` per host and a :class:`Flight` per attempt, waits as it may, and
-says how the flight ended. All of that goes into the trace.
+A performer of the script requests a :class:`Link` per host and a :class:`Flight` per attempt, waits in its own way, and
+reports how the flight ended. Everything is recorded in the trace.
 """
 
 from collections.abc import Callable
@@ -23,13 +23,13 @@ REFUSED = "failed to connect to all addresses; last error: UNKNOWN: "
 REFUSAL_SECONDS = 0.0003
 RESET_SECONDS = 0.0002
 CANCEL_SECONDS = 0.00005
-"""Until grpc tells that a cancelled attempt has ended. To each of these a little is added that is the attempt's own:
-what ends in one moment has no order, and in one order only does the same lot fall to the same call."""
+"""Until grpc reports that a cancelled attempt has ended. Each of these gets a small addition per attempt: attempts that
+end in one moment would have no order, and the random draws would go to different calls."""
 
 
 @final
 class Link:
-    """The connection to one host, as C-core's round_robin keeps it: a function of time and of when it was asked for."""
+    """The connection to one host, as C-core's round_robin keeps it: a function of time and of when it was requested."""
 
     def __init__(self, host: HostScript, now: Callable[[], float]) -> None:
         self.host = host
@@ -47,7 +47,7 @@ class Link:
         return self._state
 
     def glance(self) -> int | None:
-        """The same, for a sweep."""
+        """The state without connecting, for a sweep."""
         return self.state(True)
 
     def _connect(self, at: float) -> None:
@@ -71,16 +71,16 @@ class Link:
 
 @final
 class Flight:
-    """One attempt under way.
+    """One attempt in flight.
 
     Args:
         n: the call.
-        k: how many attempts of it there were, this one included.
-        ends: when its status comes, unless it is ended before.
+        k: number of attempts of the call, including this one.
+        ends: arrival of its status, unless it is ended before.
         code: of the status.
         details: of the status.
         pushback: the trailer.
-        messages: when each message comes, and the messages.
+        messages: arrival of each message, and the messages.
     """
 
     __slots__ = ("_asked", "code", "details", "ends", "k", "messages", "n", "over", "pace", "pushback", "skew")
@@ -103,7 +103,7 @@ class Flight:
         return f"message {self.n}.{self.k}"
 
     def asked_after_end(self) -> None:
-        """A reader wants a message though there are no more."""
+        """A reader wants a message after the last one."""
         self._asked += 1
         if self._asked > 1000:
             raise SpinError(f"a reader asks attempt {self.n}.{self.k} again and again, which has ended")
@@ -118,8 +118,8 @@ class Network:
     """The servers of one world.
 
     Args:
-        script: what they do.
-        trace: what they see.
+        script: behaviour of the servers.
+        trace: records their view.
         now: virtual time.
     """
 
@@ -131,16 +131,16 @@ class Network:
         self._sent: dict[int, int] = {}
 
     def open(self, address: str) -> Link:
-        """A connection that has yet to be asked for."""
+        """A connection not yet requested."""
         self.trace.add(-1, "open", address)
         return Link(self.script.hosts[address], self.now)
 
     def closed(self, link: Link) -> None:
-        """The connection was ended."""
+        """The connection was closed."""
         self.trace.add(-1, "close", link.host.address)
 
     def send(self, method: str, link: Link, timeout: float | None, previous: str | None) -> Flight:
-        """An attempt leaves."""
+        """Send an attempt."""
         now, host = self.now(), link.host
         n = int(method.removeprefix(METHOD))
         k = self._sent[n] = self._sent.get(n, 0) + 1
@@ -165,7 +165,7 @@ class Network:
         return flight
 
     def cancel(self, flight: Flight, details: str = CANCELLED) -> bool:
-        """The attempt is ended from here; its end is told a moment later. False if it has ended already."""
+        """Cancel the attempt; its end is reported a moment later. False if it has ended already."""
         now = self.now()
         if flight.over or flight.ends <= now:
             return False
@@ -176,12 +176,12 @@ class Network:
         return True
 
     def took(self, flight: Flight, size: int | None) -> None:
-        """The attempt was given a request of ``size`` bytes to send; None: and that no more follow."""
+        """The attempt was given a request of ``size`` bytes to send, or with None the end of the requests."""
         if not flight.over and flight.code != "CANCELLED":
             self.trace.add(flight.n, "request", flight.k, size)
 
     def landed(self, flight: Flight) -> None:
-        """The end of the attempt was told."""
+        """The end of the attempt was reported."""
         assert not flight.over
         flight.over = True
         self.trace.add(flight.n, "end", flight.k, flight.code)

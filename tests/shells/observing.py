@@ -1,4 +1,4 @@
-"""What the worlds share: the settings of their channel, its names, the error of an attempt, a look at the channel."""
+"""Shared parts of the worlds: the settings of their channel, its names, the error of an attempt, a snapshot."""
 
 import asyncio
 import logging
@@ -24,7 +24,7 @@ __all__ = ["Failed", "errorless", "look", "seen", "settings", "trailing"]
 
 @final
 class Names:
-    """The resolver of a world; it waits on the loop that the control plane runs on."""
+    """The resolver of a world; it waits on the loop of the control plane."""
 
     def __init__(self, network: Network) -> None:
         self._network = network
@@ -40,7 +40,7 @@ class Names:
 
 
 def settings(network: Network) -> Settings:
-    """What the channel of a world is built from."""
+    """The settings of a world's channel."""
     script = network.script
     return settle(
         "world:///script",
@@ -61,7 +61,7 @@ def trailing(flight: Flight) -> tuple[tuple[str, str], ...]:
 
 @final
 class Failed(grpc.RpcError):
-    """What a failed attempt raises."""
+    """The error of a failed attempt."""
 
     mesh: Any = None
 
@@ -88,7 +88,7 @@ class Failed(grpc.RpcError):
 def look(
     trace: Trace, cluster: ClusterMachine | None, asked_at: float | None, error: ResolveError | None, *, now: float
 ) -> None:
-    """The channel as the machines know it."""
+    """Record the channel's state from the machines."""
     if cluster is None:
         trace.add(-1, "look", ())
         return
@@ -106,7 +106,7 @@ def look(
 
 
 def seen(trace: Trace, snapshot: ChannelSnapshot, now: float) -> None:
-    """The channel as ``channel.mesh`` shows it."""
+    """Record the channel's state from ``channel.mesh``."""
     state = NAMES.index(snapshot.state)
     if not snapshot.hosts and snapshot.last_resolution is None and snapshot.state == "IDLE":
         trace.add(-1, "look", ())
@@ -130,7 +130,7 @@ def seen(trace: Trace, snapshot: ChannelSnapshot, now: float) -> None:
 
 @contextmanager
 def errorless() -> Iterator[None]:
-    """What a shell logs as an error is one; the rest is not worth the time to format."""
+    """Fail on errors logged by a shell, and skip formatting the rest."""
     errors = []
 
     def heard(record: logging.LogRecord) -> bool:

@@ -1,4 +1,4 @@
-"""What threads of a world use instead of ``threading``: a lock, an event, a thread. None of them waits in real time."""
+"""Replacements for ``threading`` in a world: a lock, an event, a thread. None of them waits in real time."""
 
 from collections import deque
 from collections.abc import Callable

@@ -1,7 +1,7 @@
-"""What happens in a world, settled before it begins: hosts, names, servers, callers. A seed makes all of it.
+"""The events of a world, fixed before it begins: hosts, names, servers, callers. A seed determines all of them.
 
-Nothing here depends on who performs it. What a server does with an attempt is a function of the call, of how many times
-it has been sent and of the host, so machine, threads and asyncio meet the same servers.
+Nothing here depends on the performer. A server's reply is a function of the call, of how many times it has been sent
+and of the host, so machine, threads and asyncio meet the same servers.
 """
 
 import math
@@ -26,14 +26,14 @@ from meshlib._core.policy import (
 __all__ = ["EPOCH", "GRID", "KINDS", "Caller", "HostScript", "Reply", "Naming", "Script", "tick"]
 
 KINDS: Final = ("blocking", "hedged", "future", "stream", "upload", "chat")
-"""How the callers of a world call: blocking (awaited, in asyncio), the same with hedges, by a call object, for a stream
-of responses, with a stream of requests, or with both.
+"""Kinds of calls in a world: blocking (awaited, in asyncio), the same with hedges, by a call object, for a stream of
+responses, with a stream of requests, or with both.
 
-One way in one world: who is woken first goes first, but a thread that waited is later by a turn than a call object.
+One kind per world: the first waiter woken runs first, but a thread that waited is one turn later than a call object.
 """
 
 EPOCH: Final = 1000.0
-"""Virtual time begins here: who mixes it up with another clock, or with a duration, shows at once."""
+"""Start of virtual time: confusion with another clock, or with a duration, shows at once."""
 
 GRID: Final = 2.0**-30
 """Seconds between two moments of virtual time. A power of two, so that sums and differences of moments are exact."""
@@ -50,15 +50,15 @@ def tick(moment: float) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostScript:
-    """A server and the way to it.
+    """A server and its connection.
 
     Args:
-        address: where it is.
+        address: of the server.
         connect: seconds to connect.
         retry: seconds between two attempts to connect.
-        down: when it is away, as pairs of moments.
-        shows: seconds until the connection shows that its server went away.
-        idles: a lost connection waits to be asked for, rather than connect again by itself.
+        down: its outages, as pairs of moments.
+        shows: seconds until the connection shows that its server is down.
+        idles: a lost connection waits for a request, rather than reconnect by itself.
     """
 
     address: str
@@ -77,15 +77,15 @@ class HostScript:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """What a server does with one attempt.
+    """A server's reply to one attempt.
 
     Args:
-        delay: seconds until the status; infinite: it never comes.
+        delay: seconds until the status; infinite: it never arrives.
         code: of the status.
         pushback: the trailer.
         messages: of a stream, seconds until each.
-        skew: seconds that grpc tells late that a deadline has passed or a connection is lost.
-        pace: of a stream of requests, seconds from one that was sent until the next is asked for.
+        skew: seconds by which grpc is late to report an expired deadline or a lost connection.
+        pace: of a stream of requests, seconds from a sent request until the next is taken.
     """
 
     delay: float
@@ -102,10 +102,10 @@ class Caller:
 
     Args:
         n: its number, part of the method's name.
-        at: when.
+        at: start.
         timeout: seconds.
         wait_for_ready: as given.
-        cancel_at: when the application cancels it.
+        cancel_at: cancellation by the application.
         policy: of its method.
         requests: of a stream of them: seconds the application takes for each, and its size.
     """
@@ -124,13 +124,13 @@ class Caller:
 
     @property
     def plain(self) -> bool:
-        """It calls the stub and gets the response alone, where it blocks."""
+        """Whether it calls the stub directly and blocks for the response."""
         return self.n % 2 == 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Naming:
-    """What the resolver says from a moment on: endpoints, or why it fails."""
+    """The resolver's result from a moment on: endpoints, or an error."""
 
     at: float
     endpoints: tuple[Endpoint, ...]
@@ -139,7 +139,7 @@ class Naming:
 
 
 class Script:
-    """Everything that happens, by kind and seed."""
+    """All events, by kind and seed."""
 
     def __init__(self, kind: str, seed: int) -> None:
         self.kind = kind
@@ -162,7 +162,7 @@ class Script:
         self.circuit_breaker = _breaker(rng) if rng.random() < 0.2 else None
         self.callers = tuple(_caller(rng, n, kind) for n in range(rng.randint(1, 8)))
         self.looks = tuple(sorted(_moment(rng, 2.5) for _ in range(3)))
-        """When somebody looks at the channel."""
+        """When the channel's snapshot is taken."""
         early = rng.random() < 0.2
         self.close_at = tick(EPOCH + (0.5 if early else 12.0) + 2 * rng.random())
 
@@ -177,7 +177,7 @@ class Script:
         return self.kind in ("upload", "chat")
 
     def reply(self, n: int, k: int, address: str) -> Reply:
-        """What the server at ``address`` does with the ``k``-th attempt of call ``n``."""
+        """The reply of the server at ``address`` to the ``k``-th attempt of call ``n``."""
         rng = Random(f"{self.kind}/{self.seed}/{n}/{k}/{address}")
         delay = rng.choice((0.03, 0.03, 0.3, 1.5)) * rng.random()
         messages: tuple[float, ...] = ()
@@ -193,11 +193,11 @@ class Script:
         )
 
     def naming(self, at: float) -> Naming:
-        """What the resolver says when asked at ``at``."""
+        """The resolver's result for a query at ``at``."""
         return [answer for answer in self.names if answer.at <= at][-1]
 
     def lookup_seconds(self, question: int) -> float:
-        """How long the ``question``-th answer takes."""
+        """Seconds until the ``question``-th answer."""
         return 0.001 + Random(f"{self.seed}/{question}").random() * 0.05
 
 
@@ -237,7 +237,7 @@ def _priorities(rng: Random) -> Priorities:
 
 
 def _outliers(rng: Random) -> OutlierDetection:
-    """One that has something to do in a world of a few calls."""
+    """A configuration that has an effect in a world of a few calls."""
     return OutlierDetection(
         consecutive_gateway_failure=rng.randint(1, 3),
         consecutive_5xx=rng.randint(1, 3),

@@ -1,4 +1,4 @@
-"""The shells as the worlds run them: unmodified."""
+"""The unmodified shells, as the worlds run them."""
 
 from collections.abc import Callable
 from functools import partial
@@ -14,7 +14,7 @@ WORLDS = {"sync": sync_world, "aio": aio_world}
 
 
 def real(shell: str) -> Callable[[Script], list[Entry]]:
-    """Runs scripts on the real ``"sync"`` or ``"aio"``."""
+    """A function that runs scripts on the real ``"sync"`` or ``"aio"``."""
     world = WORLDS[shell]
     modules = (import_module(f"meshlib._{shell}.{name}") for name in ("channel", "control"))
     return partial(world.run, shell=world.Shell(*modules))

@@ -1,7 +1,8 @@
-"""grpc in a world of threads: what the shell uses of ``grpc.Channel`` and of its call objects, for scripted hosts.
+"""grpc in a world of threads: the part of ``grpc.Channel`` and of its call objects that the shell uses, for scripted
+hosts.
 
-It holds the shell to grpc's rules too: nobody waits on the thread that grpc delivers on, no channel is closed there,
-and no lock is held while grpc is called.
+It also checks grpc's rules: no wait and no closing of a channel on grpc's delivery thread, and no lock held during a
+call of grpc.
 """
 
 import heapq
@@ -21,7 +22,7 @@ __all__ = ["Channel", "Poller"]
 
 @final
 class Poller:
-    """The thread on which grpc delivers; who makes it wait makes everybody wait."""
+    """grpc's delivery thread; if it waits, every call waits."""
 
     def __init__(self, baton: Baton) -> None:
         self.baton = baton
@@ -33,7 +34,7 @@ class Poller:
         baton.spawn(thread)
 
     def at(self, moment: float, step: Callable[[], None]) -> None:
-        """Has ``step`` run then."""
+        """Schedule ``step`` for ``moment``."""
         if moment < float("inf"):
             self._count += 1
             heapq.heappush(self._later, (moment, self._count, step))
@@ -57,7 +58,7 @@ class Poller:
 
 
 class _Refused(grpc.RpcError):
-    """How C-core ends a call on a connection that fails."""
+    """The end of a call on a failing connection, by C-core."""
 
     def code(self) -> grpc.StatusCode:
         return grpc.StatusCode.UNAVAILABLE
@@ -72,7 +73,7 @@ def _refuse(request: bytes, timeout: float) -> None:
 
 @final
 class Channel:
-    """A grpc channel to one scripted host: what the shell uses of ``grpc.Channel``."""
+    """A grpc channel to one scripted host: the part of ``grpc.Channel`` that the shell uses."""
 
     def __init__(self, network: Network, poller: Poller, *arguments: Any) -> None:
         target = arguments[0]
@@ -80,7 +81,7 @@ class Channel:
         self.poller = poller
         self.link = network.open(target.removeprefix("ipv4:"))
         self.calls: list[Call] = []
-        self._channel = self  # where grpc's own keeps what knows the connectivity
+        self._channel = self  # where grpc's own has the object with the connectivity
         self._open = True
 
     def check_connectivity_state(self, connect: bool) -> int:
@@ -105,7 +106,7 @@ class Channel:
                 call.end(CLOSED)
 
     def start(self, method: str, request: Any, deserializer: Any, timeout: float | None, metadata: Any) -> "Call":
-        """Sends an attempt."""
+        """Send an attempt."""
         assert not self.poller.baton.seat.holds, "a lock is held while grpc starts a call"
         if not self._open:
             raise ValueError("Cannot invoke RPC on closed channel!")
@@ -143,7 +144,7 @@ class Multicallable:
 
 @final
 class Call(grpc.RpcError):
-    """One attempt under way: what the shell uses of grpc's call object. Told about by the poller alone."""
+    """One attempt in flight: the part of grpc's call object that the shell uses. Only the poller updates it."""
 
     mesh: Any = None
 
@@ -160,7 +161,7 @@ class Call(grpc.RpcError):
         self._poller.at(flight.ends, self._land)
 
     def upload(self, requests: Any) -> None:
-        """Sends the requests, as fast as the server takes them."""
+        """Send the requests, as fast as the server takes them."""
         flight, baton = self._flight, self._poller.baton
         for request in requests:
             if flight.over or self._cancelled:
@@ -172,7 +173,7 @@ class Call(grpc.RpcError):
         self._network.took(flight, None)
 
     def end(self, details: str) -> bool:
-        """Ends it from here."""
+        """End the attempt locally."""
         assert not self._poller.baton.seat.holds, "a lock is held while grpc cancels a call"
         self._cancelled = self._network.cancel(self._flight, details) or self._cancelled
         self._poller.at(self._flight.ends, self._land)
@@ -241,7 +242,7 @@ class Call(grpc.RpcError):
         self._news.set()
         if (flight.n + flight.k) % 2:
             self._tell()
-        else:  # whoever reads may be quicker than who listens
+        else:  # a reader may be faster than a callback
             self._poller.at(now, self._tell)
 
     def _tell(self) -> None:

@@ -1,6 +1,4 @@
-"""The unmodified shell for threads in a scripted world: its clock, its locks, its threads and its grpc channels are the
-world's.
-"""
+"""The unmodified shell for threads in a scripted world with its own clock, locks, threads and grpc channels."""
 
 import random
 from collections.abc import Callable, Iterator
@@ -37,7 +35,7 @@ class Shell:
 
 
 def run(script: Script, shell: Shell) -> list[Entry]:
-    """The trace of ``script``."""
+    """Return the trace of ``script``."""
     world = _World(script)
     before = shell.control._process
     shell.control._process = shell.control.Process(world.clock)
@@ -50,7 +48,7 @@ def run(script: Script, shell: Shell) -> list[Entry]:
 
 @final
 class _Clock(Clock):
-    """The seam of the shell."""
+    """Replaces the clock of the shell."""
 
     linger = 0.0
 
@@ -116,7 +114,7 @@ class _World:
 
         self.clock.spawn(wait, name)
 
-    # What the application does.
+    # The application.
 
     def call(self, channel: Any, caller: Caller) -> None:
         try:
@@ -190,7 +188,7 @@ class _World:
             self.spawn(f"the cancel of call {caller.n}", call.cancel, caller.cancel_at)
 
     def called_back(self, call: Any, caller: Caller) -> None:
-        """The end of a stream is told here: whoever reads it may hear a moment later, from grpc."""
+        """The end of a stream is recorded here: a reader may get it a moment later, from grpc."""
         self.callbacks[caller.n] += 1
         if self.script.streaming:
             self.result(call, caller)

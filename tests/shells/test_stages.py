@@ -1,4 +1,4 @@
-"""The table of stages is the order in which things happen: what a call goes through is a path through the table."""
+"""The table of stages is the order of execution: every call is a path through the table."""
 
 from itertools import groupby
 from operator import itemgetter
@@ -16,7 +16,7 @@ TURNS = LEVEL["pick"], LEVEL["breaker"]
 
 
 def calls(kind: str, seed: int) -> list[list[Entry]]:
-    """The entries of each call of a world, in order, up to the end of its span; without what follows a close."""
+    """The entries of each call of a world, in order, up to the end of its span; entries after a close are omitted."""
     script = Script(kind, seed)
     entries = [entry for entry in machine.run(script) if entry[0] < script.close_at and entry[1] >= 0]
     made = []
@@ -29,7 +29,7 @@ def calls(kind: str, seed: int) -> list[list[Entry]]:
 
 
 def levels(entries: list[Entry]) -> list[int]:
-    """Where in the table a call is, entry by entry: 0 is outermost."""
+    """The depth of a call in the table, entry by entry: 0 is outermost."""
     found = []
     for entry in entries:
         if entry[2] == "event":
@@ -43,11 +43,12 @@ def levels(entries: list[Entry]) -> list[int]:
 
 @pytest.mark.parametrize("seed", range(100))
 def test_a_call_goes_down_the_table_to_send_and_back_up(seed: int) -> None:
-    """Down from the span to the send; after an attempt up, and at one turn down again or out; nothing out of order."""
+    """Down from the span to the send; after an attempt up, and from one stage down again or out; nothing out of
+    order."""
     for entries in calls("blocking", seed):
         walk = levels(entries)
         assert walk[0] == walk[-1] == LEVEL["span"]
-        # It turns back where it was sent, where it waited for a host in vain, or where the circuit breaker refused it.
+        # It turns back after a send, a wait for a host in vain, or a rejection by the circuit breaker.
         last = len(walk) - 2
         bottoms = [i for i, level in enumerate(walk) if level == SEND or (level in TURNS and i == last)]
         legs = [walk[i : j + 1] for i, j in zip([0, *bottoms], [*bottoms, len(walk) - 1], strict=True)]

@@ -1,6 +1,6 @@
-"""The two shells are one policy: performed by the machines alone, by threads and by asyncio, a script has one trace.
+"""The two shells implement one policy: a script has one trace on the machines alone, on threads and on asyncio.
 
-``MESHLIB_WORLDS=5000`` tries more worlds than usual; ``MESHLIB_WORLD=stream/123`` tries that one, as a failure says.
+``MESHLIB_WORLDS=5000`` tries more worlds than usual; ``MESHLIB_WORLD=stream/123`` repeats the one named by a failure.
 """
 
 import os
@@ -18,7 +18,7 @@ Run = Callable[[Script], list[Entry]]
 
 
 def seeds(kind: str) -> range:
-    """The worlds to try."""
+    """The seeds of the worlds to try."""
     if not ONE:
         return range(WORLDS)
     asked, _, seed = ONE.partition("/")
@@ -26,7 +26,7 @@ def seeds(kind: str) -> range:
 
 
 def repeat(kind: str, seed: int) -> str:
-    """The command that shows one world again."""
+    """The command that repeats one world."""
     return f"MESHLIB_WORLD={kind}/{seed} python -m pytest tests/shells/test_traces.py"
 
 
@@ -34,7 +34,7 @@ def repeat(kind: str, seed: int) -> str:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("shell", ["sync", "aio"])
 def test_a_shell_does_what_the_machines_say(shell: str, kind: str) -> None:
-    """Every world has the trace that the machines alone give it, to the last moment and the last bit."""
+    """Every world has the trace of the machines alone, to the last moment and the last bit."""
     run: Run = shells.real(shell)
     for seed in seeds(kind):
         script = Script(kind, seed)
@@ -49,7 +49,7 @@ def test_a_shell_does_what_the_machines_say(shell: str, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_worlds_are_worth_running(kind: str) -> None:
-    """Among the worlds of each kind every way to end is met, and waits and retries: traces of nothing prove nothing."""
+    """The worlds of each kind include every way to end, waits and retries: empty traces prove nothing."""
     met = {entry[2:4] for seed in range(150) for entry in machine.run(Script(kind, seed))}
     codes = ("OK", "UNAVAILABLE", "DEADLINE_EXCEEDED", "INTERNAL", "CANCELLED", "closed")
     wanted = {("result", code) for code in codes}

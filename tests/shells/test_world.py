@@ -1,4 +1,4 @@
-"""The world itself: virtual time for threads and event loops, and what it says when nothing can go on."""
+"""The world itself: virtual time for threads and event loops, and its errors when nothing is runnable."""
 
 import asyncio
 
@@ -11,14 +11,14 @@ from tests.shells.shells import real
 
 
 def spawned(baton: Baton, *steps: object) -> None:
-    """Runs each step on a thread of its own, to the end of all."""
+    """Run each step on a thread of its own until all have ended."""
     for n, step in enumerate(steps):
         baton.spawn(Thread(baton, step, f"thread {n}"))  # type: ignore[arg-type]
     baton.close()
 
 
 def test_time_jumps_to_whoever_is_due_first() -> None:
-    """Threads that wait run in the order of their moments, and no real time passes."""
+    """Waiting threads run in the order of their moments, and no real time passes."""
     baton, seen = Baton(), []
 
     def sleeper(moment: float) -> None:
@@ -45,7 +45,7 @@ def test_a_deadlock_is_told_at_once_with_a_picture() -> None:
 
 
 def test_a_lock_taken_twice_is_told() -> None:
-    """A lock is not re-entrant, and says who took it twice."""
+    """A lock is not re-entrant; the error names the thread that took it twice."""
     baton = Baton()
     lock = Lock(baton)
 
@@ -58,7 +58,7 @@ def test_a_lock_taken_twice_is_told() -> None:
 
 
 def test_a_lock_is_handed_on_in_the_order_of_asking() -> None:
-    """Whoever waits for a lock gets it when the holder has slept and left."""
+    """A waiting thread gets the lock when the holder has slept and left."""
     baton, seen = Baton(), []
     lock = Lock(baton)
 
@@ -72,7 +72,7 @@ def test_a_lock_is_handed_on_in_the_order_of_asking() -> None:
 
 
 def test_an_event_loop_that_waits_for_nothing_is_a_deadlock() -> None:
-    """A coroutine that awaits what nobody will do is told at once."""
+    """A coroutine that awaits what never happens is reported at once."""
     loop = Loop(Baton())
     forever = loop.create_future()
     with pytest.raises(DeadlockError, match="waits for something to do on its event loop"):
@@ -81,7 +81,7 @@ def test_an_event_loop_that_waits_for_nothing_is_a_deadlock() -> None:
 
 
 def test_an_event_loop_that_never_waits_is_told() -> None:
-    """A callback that calls itself for ever stops time, and the world says where."""
+    """A callback that calls itself forever stops time, and the error says where."""
     loop = Loop(Baton())
 
     def again() -> None:
@@ -94,7 +94,7 @@ def test_an_event_loop_that_never_waits_is_told() -> None:
 
 
 def test_an_event_loop_sleeps_in_virtual_time() -> None:
-    """Timers fire at their moment exactly."""
+    """Timers fire exactly at their moment."""
     loop = Loop(Baton())
     loop.run_until_complete(asyncio.sleep(86400.0))
     assert loop.time() == EPOCH + 86400.0

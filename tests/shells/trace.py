@@ -1,4 +1,4 @@
-"""What was seen in a world, in a form that two of them can be compared in."""
+"""The observations of a world, in a comparable form."""
 
 from collections.abc import Callable, Mapping
 from itertools import chain, groupby, pairwise
@@ -13,12 +13,12 @@ from meshlib._core.view import CallMesh
 __all__ = ["Entry", "Trace", "Tracers", "difference"]
 
 Entry = tuple[Any, ...]
-"""Moment, number of the call (-1: the channel), what, facts."""
+"""Moment, number of the call (-1: the channel), observation, facts."""
 
 
 @final
 class Trace:
-    """Takes what is seen.
+    """Records observations.
 
     Args:
         now: virtual time.
@@ -29,19 +29,19 @@ class Trace:
         self._entries: list[Entry] = []
 
     def add(self, n: int, what: str, *facts: Any) -> None:
-        """Something was seen of call ``n``."""
+        """Record an observation of call ``n``."""
         self._entries.append((self._now(), n, what, *facts))
 
     def result(self, n: int, code: str, text: str, mesh: CallMesh | None) -> None:
-        """What the caller got."""
+        """Record the caller's result."""
         attempts = () if mesh is None else mesh.attempts
         self.add(n, "result", code, text, *((a.host, a.code, a.start, a.seconds, a.why, a.sent) for a in attempts))
 
     def canonical(self, close_at: float) -> list[Entry]:
-        """Ordered by time and, in one moment, by call: what two calls do in one moment has no order. What one does has,
-        but for attempts that are given the same request. A wait of no length is none: in one moment the call may come
-        before the control plane, or after it. Of what follows the close only the ends count: each shell takes down its
-        channel in an order of its own.
+        """Ordered by time and, in one moment, by call: events of two calls in one moment have no order. Those of one
+        call have one, except attempts that get the same request. A wait of no length is dropped: in one moment the call
+        may precede the control plane, or follow it. After the close only the ends count: each shell closes its channel
+        in an order of its own.
         """
         before = [entry for entry in self._entries if entry[0] < close_at]
         after = [entry for entry in self._entries if entry[0] >= close_at]
@@ -58,7 +58,7 @@ def _waits_for_nothing(entry: Entry, following: Entry) -> bool:
 
 
 def difference(name: str, one: list[Entry], other_name: str, other: list[Entry]) -> str:
-    """Where two traces part, empty if they do not."""
+    """The first difference of two traces, empty if they are equal."""
     for i, (a, b) in enumerate(zip([*one, None], [*other, None], strict=False)):
         if a != b:
             shared = "".join(f"            {entry}\n" for entry in one[max(0, i - 12) : i])
@@ -67,7 +67,7 @@ def difference(name: str, one: list[Entry], other_name: str, other: list[Entry])
 
 
 class _Span(otel.NonRecordingSpan):
-    """One call, as telemetry sees it."""
+    """One call, as telemetry records it."""
 
     def __init__(self, trace: Trace, n: int) -> None:
         super().__init__(otel.INVALID_SPAN_CONTEXT)
@@ -100,7 +100,7 @@ class _Tracer(otel.NoOpTracer):
 
 
 class Tracers(otel.NoOpTracerProvider):
-    """A provider whose spans record into ``trace``: the public way to hear what a machine does."""
+    """A provider whose spans record into ``trace``: the public way to observe a machine."""
 
     def __init__(self, trace: Trace) -> None:
         self._trace = trace

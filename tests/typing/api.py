@@ -21,7 +21,7 @@ class Newest:
 
 
 class NewestPicker(Picker):
-    """Its picker."""
+    """The picker of :class:`Newest`."""
 
     def __init__(self, hosts: Sequence[Host]) -> None:
         self.hosts = hosts
@@ -31,7 +31,7 @@ class NewestPicker(Picker):
 
 
 class Fixed:
-    """A resolver as a user writes it, for threads."""
+    """A user's resolver for threads."""
 
     def __init__(self, target: Target) -> None:
         self.target = target
@@ -41,7 +41,7 @@ class Fixed:
 
 
 class Watched:
-    """The same for asyncio."""
+    """A user's resolver for asyncio."""
 
     async def resolve(self, previous: Resolution | None) -> Resolution:
         return Resolution(endpoints=())
@@ -90,7 +90,7 @@ async def asynchronous() -> None:
 
 
 def refused() -> None:
-    """What a configuration error tells."""
+    """The fields of a configuration error."""
     try:
         meshlib.channel("foo:///bar")
     except meshlib.ConfigError as error:
@@ -99,7 +99,7 @@ def refused() -> None:
 
 
 def submodules() -> None:
-    """``import meshlib`` alone makes them known."""
+    """``import meshlib`` alone makes the submodules available."""
     assert_type(meshlib.balancing.LeastRequest(), LeastRequest)
     meshlib.discovery.register_resolver("fixed", Fixed)
     assert_type(meshlib.telemetry.setup(service_name="shop"), Callable[[], None])
@@ -108,7 +108,7 @@ def submodules() -> None:
 
 
 def explained(channel: meshlib.Channel) -> None:
-    """What the mesh did, of an error and of a call."""
+    """The mesh's report of an error and of a call."""
     call = channel.unary_unary("/pkg.Svc/Read")
     try:
         _, outcome = call.with_call(b"")
@@ -139,7 +139,7 @@ async def explained_in_asyncio(channel: meshlib.aio.Channel) -> None:
 
 
 def wide() -> None:
-    """Arguments are typed as wide as they are accepted; fields are what they hold."""
+    """Arguments are typed as widely as they are accepted; fields have the stored type."""
     policy = meshlib.RetryPolicy(
         retryable_status_codes=[grpc.StatusCode.UNAVAILABLE, "ABORTED"],
         retriable_headers=["x-retry", ("x-state", "draining")],

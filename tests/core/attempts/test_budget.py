@@ -9,7 +9,7 @@ from meshlib._core.policy import RetryBudget
 
 
 class Holder:
-    """Who takes a place."""
+    """A holder of a share of the budget."""
 
     holds = False
 
@@ -29,26 +29,26 @@ class Holder:
     ],
 )
 def test_the_limit(percent: float, least: int, active: int, limit: int) -> None:
-    """max(floor(percent of what is active), minimum): Envoy's table, and that no rounding error costs a place."""
+    """max(floor(percent of active calls), minimum): Envoy's table; no rounding error costs a share."""
     assert Budget(RetryBudget(budget_percent=percent, min_retry_concurrency=least)).limit(active) == limit
 
 
 def test_the_floor_is_exact() -> None:
-    """For every whole percentage and count."""
+    """Exact for every whole percentage and count."""
     for percent in range(101):
         budget = Budget(RetryBudget(budget_percent=float(percent), min_retry_concurrency=0))
         assert [budget.limit(active) for active in range(200)] == [percent * active // 100 for active in range(200)]
 
 
 def test_no_policy_is_no_limit() -> None:
-    """``None`` is off."""
+    """``None`` means off."""
     budget = Budget(None)
     assert budget.limit(0) == math.inf
     assert all(budget.acquire(0, Holder()) for _ in range(1000))
 
 
 def test_places_are_taken_and_given_back() -> None:
-    """One each; a limit that sinks takes no place away."""
+    """One share each; a falling limit revokes none."""
     budget = Budget(RetryBudget(budget_percent=50.0, min_retry_concurrency=1))
     holders = [Holder() for _ in range(4)]
     assert [budget.acquire(6, holder) for holder in holders] == [True, True, True, False]
@@ -64,6 +64,6 @@ def test_places_are_taken_and_given_back() -> None:
 
 
 def test_a_place_is_given_back_once() -> None:
-    """Twice is a fault of ours."""
+    """Releasing a share twice is a bug of ours."""
     with pytest.raises(AssertionError, match="given back twice"):
         Budget(None).release(Holder())

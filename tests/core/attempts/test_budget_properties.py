@@ -1,7 +1,7 @@
-"""The places of retries beside a count of its own: which call has one, since when, and whether it should.
+"""The retry budget against an independent count: which call holds a share, since when, and whether it should.
 
-A place is granted where fewer are taken than the budget and ``max_retries`` allow at that moment, is held through the
-back-off and the retry, and comes back whatever ends either.
+A share is granted if fewer are held than the budget and ``max_retries`` allow at that moment. It is held through the
+back-off and the retry, and released however either ends.
 """
 
 import math
@@ -36,7 +36,7 @@ OUTCOMES = [OK, *[UNAVAILABLE] * 5, REFUSED, Outcome("NOT_FOUND")]
 
 
 class BudgetMachine(RuleBasedStateMachine):
-    """A channel of three hosts, a budget, and calls that fail."""
+    """A channel of three hosts, a budget, and failing calls."""
 
     @initialize(
         percent=st.sampled_from([0.0, 20.0, 29.0, 50.0, 100.0, None]),
@@ -58,17 +58,17 @@ class BudgetMachine(RuleBasedStateMachine):
         self.flying: dict[tuple[int, int], StartAttempt] = {}
         self.finished: dict[int, Outcome] = {}
         self.placed: set[int] = set()
-        """Retried calls that have a place, by what was seen of them."""
+        """Retried calls that hold a share, by observation."""
         self.unplaced: set[int] = set()
-        """Those that back off without one."""
+        """Calls that back off without a share."""
         self.refused = 0
         self.gone: dict[int, float] = {}
-        """When hosts lost their connection last."""
+        """Times of the last loss of each host's connection."""
         self.channel.resolve(*"abc", now=0.0)
         for address in "abc":
             self.channel.put(address, READY, now=0.0)
 
-    # What happens.
+    # Events.
 
     @rule(policy=st.sampled_from(POLICIES), streaming=st.booleans(), timeout=st.sampled_from([None, None, 1.0]))
     def begin(self, policy: RetryPolicy | None, streaming: bool, timeout: float | None) -> None:
@@ -88,7 +88,7 @@ class BudgetMachine(RuleBasedStateMachine):
             self.serve()
 
     def end_one(self, key: tuple[int, int], outcome: Outcome) -> None:
-        """An attempt ends; if that is the end of its call's try, a place is due or not by what is there now."""
+        """End an attempt; if that ends its call's try, the current state decides about a share."""
         number, n = key
         attempt, call = self.flying.pop(key), self.calls[number]
         counted = attempt.outcome is None and not attempt.dropped
@@ -99,7 +99,7 @@ class BudgetMachine(RuleBasedStateMachine):
                 self.tried(number)
 
     def tried(self, number: int) -> None:
-        """A try of a retried call is over: its place is free, and the next is granted or not."""
+        """A try of a retried call ended: its share is released, and the next one is granted or not."""
         call = self.calls[number]
         self.placed.discard(number)
         if call.state is State.BACKOFF:
@@ -110,7 +110,7 @@ class BudgetMachine(RuleBasedStateMachine):
 
     @rule(which=st.integers(0, 2), away=st.booleans())
     def lose(self, which: int, away: bool) -> None:
-        """A host loses its connection, and may have it again at once."""
+        """A host loses its connection, and may reconnect at once."""
         address = "abc"[which]
         link = self.channel.links[address]
         if link.host.subchannel is link and link.is_now == READY:
@@ -136,10 +136,10 @@ class BudgetMachine(RuleBasedStateMachine):
                 continue
             if rested and number in self.unplaced:
                 if call.state is State.BACKOFF:
-                    assert not lost  # what grpc calls lost has time to show it
+                    assert not lost  # it waits for a poll to confirm the loss that grpc reported
                     continue
                 self.unplaced.discard(number)
-                # Beyond the budget only what a host took with it is tried again, and counts like any other.
+                # Beyond the budget only calls of a lost host are retried, and count like any other.
                 if not lost:
                     assert call.verdict == OVER_BUDGET
                     assert self.finished[number] is call.attempts[-1].outcome
@@ -153,7 +153,7 @@ class BudgetMachine(RuleBasedStateMachine):
         self.serve()
 
     def lost(self, call: Call) -> bool:
-        """Whether the host of its last attempt went away since that began."""
+        """Whether the host of the last attempt was lost since its start."""
         last = call.attempts[-1]
         return last.host.state != READY or self.gone.get(id(last.host), -math.inf) >= last.start
 
@@ -179,7 +179,7 @@ class BudgetMachine(RuleBasedStateMachine):
             if isinstance(command, StartAttempt):
                 self.flying[number, command.n] = command
                 if command.why == "hedge":
-                    # A copy beside others takes a place of its own; one after a back-off brings it along.
+                    # A parallel copy takes a share of its own; one after a back-off already holds it.
                     assert held < room or self.cluster.budget.held <= held or rested
             elif isinstance(command, Finish):
                 self.finished[number] = command.outcome
@@ -190,11 +190,11 @@ class BudgetMachine(RuleBasedStateMachine):
             assert self.cluster.retries.refused == denied + 1
         return commands
 
-    # What always holds.
+    # Invariants.
 
     @property
     def limit(self) -> float:
-        """Envoy's: a share of what is active, the retry itself included, rounded down; or the least."""
+        """Envoy's limit: a share of the active calls, including the retry, rounded down; or the minimum."""
         if self.percent is None:
             return math.inf
         active = len(self.flying) + sum(call.state is State.WAITING for call in self.calls) + 1
@@ -202,7 +202,7 @@ class BudgetMachine(RuleBasedStateMachine):
 
     @property
     def placed_ones(self) -> list[object]:
-        """Who has a place: retried calls by the count here, copies by their own word."""
+        """The holders: retried calls by the count here, copies by their own flag."""
         copies = [a for call in self.calls if call.plan.hedging is not None for a in call.attempts if a.holds]
         return [*self.placed, *copies]
 
@@ -221,7 +221,7 @@ class BudgetMachine(RuleBasedStateMachine):
             assert len(copies) < 2 or call.plan.hedging is not None
 
     def teardown(self) -> None:
-        """Whatever ends the calls, every place is free again."""
+        """However the calls end, every share is released."""
         if not hasattr(self, "channel"):
             return
         for number, call in enumerate(self.calls):
@@ -249,7 +249,7 @@ MOVES: Moves = {
 
 
 def test_long_stories(rng: Random) -> None:
-    """Sixty channels, each through eighty steps."""
+    """Sixty channels, each with eighty random steps."""
     for _ in range(60):
         machine = BudgetMachine()
         machine.open(

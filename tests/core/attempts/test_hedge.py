@@ -10,14 +10,14 @@ from meshlib._core.status import Outcome
 
 
 def hedges(copies: int = 3) -> Hedges:
-    """Of a call whose original was sent at 0."""
+    """The hedges of a call whose original was sent at 0."""
     made = Hedges(HedgingPolicy(max_attempts=copies, hedging_delay=1.0))
     made.sent(now=0.0)
     return made
 
 
 def test_by_the_delay_until_all_are_sent() -> None:
-    """Each is due one delay after the one before."""
+    """Each copy is due one delay after the previous one."""
     copies = hedges()
     dues = []
     for _ in range(2):
@@ -36,7 +36,7 @@ def test_after_a_failure(pushback: float | None, due: float) -> None:
 
 
 def test_a_pushback_after_the_last_copy() -> None:
-    """It adds none."""
+    """It adds no copy."""
     copies = hedges(2)
     copies.take()
     copies.sent(now=1.0)
@@ -46,12 +46,12 @@ def test_a_pushback_after_the_last_copy() -> None:
 
 
 def test_a_code_that_is_fatal() -> None:
-    """The others have no chance."""
+    """A fatal code ends the copies."""
     assert not hedges().failed(Outcome("NOT_FOUND"), now=0.5)
 
 
 def test_stopped() -> None:
-    """Nothing brings further copies back."""
+    """No input restarts stopped copies."""
     copies = hedges()
     copies.stop("why")
     assert copies.failed(Outcome("UNAVAILABLE", pushback=1.0), now=0.5)

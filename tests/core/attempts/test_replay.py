@@ -6,7 +6,7 @@ from meshlib._core.attempts.replay import Replay
 
 
 def test_messages_stay_until_dropped() -> None:
-    """Every message can be had by its index, again and again, until it is dropped."""
+    """Every message can be read by its index, repeatedly, until it is dropped."""
     replay = Replay(10)
     assert [replay.append(b"abc"), replay.append(b""), replay.append(b"defg")] == [True, True, True]
     assert [replay[index] for index in range(replay.end)] == [b"abc", b"", b"defg"]
@@ -20,7 +20,7 @@ def test_messages_stay_until_dropped() -> None:
 
 
 def test_more_than_fits_is_kept_but_not_replayable() -> None:
-    """The message that goes past the limit is still there to be sent, and says that it was the last straw."""
+    """The message that exceeds the limit can still be sent, and reports the overflow."""
     replay = Replay(4)
     assert replay.append(b"1234")
     assert not replay.append(b"5")
@@ -30,7 +30,7 @@ def test_more_than_fits_is_kept_but_not_replayable() -> None:
 
 
 def test_a_limit_of_nothing_keeps_only_what_is_empty() -> None:
-    """A limit of 0 allows a replay as long as no byte has been added."""
+    """A limit of 0 allows a replay until a byte is added."""
     replay = Replay(0)
     assert replay.append(None)
     assert replay.append(b"")
@@ -38,7 +38,7 @@ def test_a_limit_of_nothing_keeps_only_what_is_empty() -> None:
 
 
 def test_what_was_dropped_cannot_be_replayed() -> None:
-    """Dropping says that one attempt counts, whatever would still fit."""
+    """Dropping commits to one attempt, even if there is space."""
     replay = Replay(100)
     replay.append(b"1")
     replay.drop(1)

@@ -1,4 +1,4 @@
-"""Whether and when a failure is tried again: Envoy's back-off, and tenacity's strategies without its clock."""
+"""Whether and when a failure is retried: Envoy's back-off, and tenacity's strategies without its clock."""
 
 import math
 from collections.abc import Callable
@@ -20,12 +20,12 @@ from meshlib._core.status import Outcome
 
 
 def attempt(*, timeout: float | None = None, start: float = 0.0) -> StartAttempt:
-    """An attempt of no call in particular."""
+    """An attempt of an arbitrary call."""
     return StartAttempt(1, host("a"), timeout, "first", start, 0)
 
 
 def judge(policy: RetryPolicy, outcome: Outcome = UNAVAILABLE, *, count: int = 1, elapsed: float = 0.0) -> float | str:
-    """What follows the first failure of a call."""
+    """The decision after the first failure of a call."""
     return Retries(policy, Draws(0.5), lambda _: None).decide(
         attempt(), outcome, count=count, elapsed=elapsed, now=elapsed
     )
@@ -43,7 +43,7 @@ def judge(policy: RetryPolicy, outcome: Outcome = UNAVAILABLE, *, count: int = 1
     ],
 )
 def test_the_bounds_are_envoys(base: int, most: int, random: int, delays: list[int]) -> None:
-    """Envoy draws ``random() % bound`` milliseconds; with its bounds its own tables come out."""
+    """Envoy draws ``random() % bound`` milliseconds; its bounds give its own tables."""
     policy = RetryPolicy(initial_backoff=base / 1000, max_backoff=most / 1000)
     bounds = [round(backoff(policy, retry, rng=Draws(1.0)) * 1000) for retry in range(1, len(delays) + 1)]
     assert [random % bound for bound in bounds] == delays
@@ -51,13 +51,13 @@ def test_the_bounds_are_envoys(base: int, most: int, random: int, delays: list[i
 
 @given(st.integers(1, 10_000), st.floats(1, 1000), st.integers(0, 2**32))
 def test_a_back_off_is_below_its_bound(retry: int, multiplier: float, seed: int) -> None:
-    """Never negative, never above ``max_backoff``, however many retries a ``stop=`` allows."""
+    """Never negative, never above ``max_backoff``, for any number of retries that a ``stop=`` allows."""
     policy = RetryPolicy(initial_backoff=0.01, max_backoff=3.0, backoff_multiplier=multiplier)
     assert 0.0 <= backoff(policy, retry, rng=Random(seed)) <= 3.0
 
 
 def test_full_jitter(rng: Random) -> None:
-    """The whole range below the bound is drawn from, evenly."""
+    """Draws are even over the whole range below the bound."""
     policy = RetryPolicy(initial_backoff=1.0, max_backoff=1.0)
     draws = [backoff(policy, 1, rng=rng) for _ in range(4000)]
     assert min(draws) < 0.01
@@ -99,7 +99,7 @@ def test_what_the_policy_says(policy: RetryPolicy, outcome: Outcome, count: int,
     ],
 )
 def test_timed_out(code: str, limit: float | None, timeout: float | None, seconds: float, answer: bool) -> None:
-    """Only what ran into ``per_attempt_timeout`` by our own clock, give or take the rounding of grpc's."""
+    """Only a timeout of ``per_attempt_timeout`` by our own clock, within the rounding of grpc's."""
     policy = RetryPolicy(per_attempt_timeout=limit)
     assert timed_out(policy, attempt(timeout=timeout, start=5.0), Outcome(code), now=5.0 + seconds) is answer
 
@@ -108,7 +108,7 @@ def test_timed_out(code: str, limit: float | None, timeout: float | None, second
 
 
 def grpc_error() -> Exception:
-    """Something to be raised, with a code."""
+    """An exception with a code."""
     error = ConnectionError("gone")
     error.code = lambda: SimpleNamespace(name="UNAVAILABLE")  # type: ignore[attr-defined]
     return error
@@ -132,7 +132,7 @@ FAILED = Outcome("UNAVAILABLE", error=grpc_error())
     ],
 )
 def test_tenacity_waits(wait: Callable[[Any], float], seconds: float) -> None:
-    """Any wait of tenacity's, or a function of its state, decides the back-off."""
+    """Any wait of tenacity's, or a function of its state, determines the back-off."""
     assert judge(RetryPolicy(wait=wait), FAILED) == seconds
 
 
@@ -151,7 +151,7 @@ def test_tenacity_waits(wait: Callable[[Any], float], seconds: float) -> None:
     ],
 )
 def test_tenacity_stops(stop: Callable[[Any], bool], goes_on: bool) -> None:
-    """Any stop of tenacity's instead of ``max_attempts``; it knows the wait that would follow."""
+    """Any stop of tenacity's replaces ``max_attempts``; its state has the next wait."""
     answer = judge(RetryPolicy(stop=stop), FAILED, elapsed=5.0)
     assert answer == (0.0125 if goes_on else "the stop condition (stop=) was met")
 
@@ -171,7 +171,7 @@ def test_tenacity_stops(stop: Callable[[Any], bool], goes_on: bool) -> None:
     ],
 )
 def test_tenacity_conditions(when: Callable[[Any], bool], goes_on: bool) -> None:
-    """Any retry condition of tenacity's instead of the codes; it sees the error the caller would see."""
+    """Any retry condition of tenacity's replaces the codes; it gets the error that the caller would get."""
     answer = judge(RetryPolicy(when=when), FAILED)
     assert answer == (0.0125 if goes_on else "the retry condition (when=) was not met")
 
@@ -193,7 +193,7 @@ def test_a_state_tells_what_tenacitys_does() -> None:
 
 
 def raises(_: object) -> Any:
-    """What a strategy does on a bad day."""
+    """A strategy that raises."""
     raise LookupError("no idea")
 
 
@@ -212,7 +212,7 @@ DEFAULT = "the default backoff is used"
     ],
 )
 def test_a_strategy_that_fails(field: str, strategy: Any, answer: object, error: str, instead: str) -> None:
-    """It takes no call down: the wait is the default one, and of two conditions the call is not retried. It is told."""
+    """It fails no call: the wait is the default one, and a failed condition means no retry. The error is reported."""
     told: list[ChannelEvent] = []
     retries = Retries(RetryPolicy(**{field: strategy}), Draws(0.5), told.append)
     assert retries.decide(attempt(), FAILED, count=1, elapsed=0.0, now=7.0) == answer

@@ -1,4 +1,4 @@
-"""What else a retry may go by: the server's metadata, idle streams, throttling, and how a host is chosen anew."""
+"""Other inputs of retries: the server's metadata, idle streams, throttling, and host re-selection."""
 
 from collections import Counter
 
@@ -19,7 +19,7 @@ MARKED = Outcome("NOT_FOUND", "moved", metadata=(("x-state", "draining"),))
 
 
 def decided(policy: RetryPolicy, outcome: Outcome, *, draws: float = 0.0) -> float | str:
-    """What follows the first failure."""
+    """The decision after the first failure."""
     retries = Retries(policy, Draws(draws), lambda _: None)
     attempt = StartAttempt(1, A, None, "first", 0.0, 0)
     return retries.decide(attempt, outcome, count=1, elapsed=0.0, now=0.0)
@@ -36,7 +36,7 @@ def test_a_failure_is_retried_for_its_metadata(headers: tuple[object, ...], retr
 
 
 def test_metadata_does_not_outdo_a_pushback() -> None:
-    """The server that forbids a retry is obeyed."""
+    """A server that forbids a retry is obeyed."""
     outcome = Outcome("NOT_FOUND", metadata=MARKED.metadata, pushback=-1.0)
     assert decided(RetryPolicy(retriable_headers=("x-state",)), outcome) == "server pushback forbids a retry"
 
@@ -54,10 +54,10 @@ def test_the_server_says_when(draw: float, delay: float) -> None:
     [
         ((("retry-after", "7"),), 0.0, 7),
         ((("x-reset", "1005"),), 1000.0, 5.0),
-        ((("x-reset", "1005"), ("retry-after", "7")), 1000.0, 7),  # the order is that of the policy
+        ((("x-reset", "1005"), ("retry-after", "7")), 1000.0, 7),  # in the order of the policy
         ((("retry-after", "301"),), 0.0, None),  # longer than max_reset_interval
         ((("retry-after", "0"),), 0.0, None),
-        ((("x-reset", "999"),), 1000.0, None),  # gone by
+        ((("x-reset", "999"),), 1000.0, None),  # already past
         ((("retry-after", "soon"), ("retry-after", "3")), 0.0, 3),
         ((("retry-after", b"7"),), 0.0, None),
         ((("retry-after", "9" * 400),), 0.0, None),
@@ -65,13 +65,13 @@ def test_the_server_says_when(draw: float, delay: float) -> None:
     ],
 )
 def test_what_a_reset_header_says(metadata: tuple[tuple[str, str]], at: float, seconds: float | None) -> None:
-    """Whole seconds, or the second since 1970; what cannot be used is not heard."""
+    """Whole seconds, or the second since 1970; unusable values are ignored."""
     policy = RetryPolicy(reset_headers=(("retry-after", "seconds"), ("x-reset", "unix_timestamp")))
     assert reset_after(policy, Outcome("UNAVAILABLE", metadata=metadata, at=at)) == seconds
 
 
 def test_a_reset_is_for_one_retry() -> None:
-    """The next failure without the header backs off as if there had been none."""
+    """The next failure without the header has the back-off it would have had anyway."""
     policy = RetryPolicy(initial_backoff=0.1, max_backoff=10.0, reset_headers=(("retry-after", "seconds"),))
     retries = Retries(policy, Draws(1.0), lambda _: None)
     attempt = StartAttempt(1, A, None, "first", 0.0, 0)
@@ -84,14 +84,14 @@ def test_a_reset_is_for_one_retry() -> None:
 
 
 def streaming(**policy: object) -> Call:
-    """A stream that has begun, on a host that stays."""
+    """A stream that has begun, on a host that is not lost."""
     call = Call(ScriptedCluster(A, B), plan(RetryPolicy(**policy)), "/s/M", streaming=True)  # type: ignore[arg-type]
     call.begin(now=0.0)
     return call
 
 
 def test_an_idle_attempt_is_tried_again() -> None:
-    """Before its first message it is given up like one that takes too long."""
+    """Before its first message it is ended like one that times out."""
     call = streaming(per_attempt_idle_timeout=1.0)
     assert call.next_timer() == 1.0
     assert brief(call.on_timer(now=1.0)) == ["cancel 1"]
@@ -103,7 +103,7 @@ def test_an_idle_attempt_is_tried_again() -> None:
 
 
 def test_a_stream_that_falls_silent_ends() -> None:
-    """What has been delivered cannot be tried again."""
+    """Delivered messages cannot be retried."""
     call = streaming(per_attempt_idle_timeout=1.0)
     call.on_commit(1, "message", now=0.5)
     call.on_message()
@@ -116,7 +116,7 @@ def test_a_stream_that_falls_silent_ends() -> None:
 
 
 def test_a_stream_that_goes_on_lives() -> None:
-    """Each message starts the time anew, and time between reads is the application's own."""
+    """Each message restarts the time; the time between reads is the application's own."""
     call = streaming(per_attempt_idle_timeout=1.0, per_attempt_timeout=3.0)
     assert call.next_timer() == 1.0
     call.on_reading(now=0.9)
@@ -133,7 +133,7 @@ def test_a_stream_that_goes_on_lives() -> None:
 
 @pytest.mark.parametrize("limit", ["per_attempt_timeout", "per_attempt_idle_timeout"])
 def test_time_runs_from_when_somebody_reads(limit: str) -> None:
-    """A message may have come long ago: that nobody has looked is no fault of the host. It holds for retries, too."""
+    """A message may have arrived long ago: an unread one is no fault of the host. The same holds for retries."""
     call = Call(ScriptedCluster(A, B), plan(RetryPolicy(**{limit: 1.0})), "/s/M", streaming=True)  # type: ignore[arg-type]
     call.reading = False
     call.begin(now=0.0)
@@ -149,7 +149,7 @@ def test_time_runs_from_when_somebody_reads(limit: str) -> None:
 
 @pytest.mark.parametrize(("idle", "limit", "expected"), [(1.0, None, 1.0), (1.0, 0.5, 0.5), (0.5, 1.0, 0.5)])
 def test_one_response_is_idle_until_it_comes(idle: float, limit: float | None, expected: float) -> None:
-    """The shorter of the two limits is what grpc is given."""
+    """grpc gets the shorter of the two limits."""
     policy = RetryPolicy(per_attempt_idle_timeout=idle, per_attempt_timeout=limit)
     call = Call(ScriptedCluster(A), plan(policy), "/s/M", deadline=9.0)  # type: ignore[arg-type]
     (start,) = call.begin(now=0.0)
@@ -170,7 +170,7 @@ def test_retry_throttled() -> None:
 
 
 def test_throttling_counts_what_might_be_retried() -> None:
-    """A status that is retryable, also on the last attempt, and a pushback that forbids a retry; no other failure."""
+    """Retryable statuses, also on the last attempt, and pushbacks that forbid a retry; no other failure."""
     cluster = ScriptedCluster(A, throttling=RetryThrottling(max_tokens=10, token_ratio=0.5))
     throttle = cluster.throttle
     assert throttle is not None
@@ -185,12 +185,12 @@ def test_throttling_counts_what_might_be_retried() -> None:
     assert after(Outcome("NOT_FOUND")) == 10
     assert after(UNAVAILABLE) == 9
     assert after(Outcome("NOT_FOUND", pushback=-1.0)) == 8
-    assert after(Outcome("UNAVAILABLE", refused=True)) == 8  # a transparent retry counts for nothing
+    assert after(Outcome("UNAVAILABLE", refused=True)) == 8  # a transparent retry does not count
     assert after(OK) == 8.5
 
 
 def test_a_throttled_call_succeeds_as_any_other() -> None:
-    """Only retries are held back, and successes bring the tokens back."""
+    """Only retries are throttled, and successes add tokens."""
     cluster = ScriptedCluster(A, throttling=RetryThrottling(max_tokens=2, token_ratio=1.0))
     for expected in ("finish", "finish", "start"):
         call = Call(cluster, plan(RetryPolicy()), "/s/M")  # type: ignore[arg-type]
@@ -204,7 +204,7 @@ def test_a_throttled_call_succeeds_as_any_other() -> None:
 
 
 def test_hedging_throttled_by_tokens() -> None:
-    """Java: hedging_throttledByOtherCall. No copies while they are short; the first goes on."""
+    """Java: hedging_throttledByOtherCall. No copies while tokens are short; the original continues."""
     cluster = ScriptedCluster(A, throttling=RetryThrottling(max_tokens=2, token_ratio=0.5))
     assert cluster.throttle is not None
     cluster.throttle.failed()
@@ -231,7 +231,7 @@ def test_a_fatal_failure_of_a_copy_takes_no_token() -> None:
 
 
 class Stubborn(Picker):
-    """Names the first host, so many times before it changes its mind."""
+    """Returns the first host a number of times before it changes."""
 
     def __init__(self, hosts: tuple[Host, ...], asked: Counter[str]) -> None:
         self._hosts = hosts
@@ -244,8 +244,8 @@ class Stubborn(Picker):
 
 @pytest.mark.parametrize(("limit", "asked", "again"), [(0, 1, "a"), (1, 2, "a"), (3, 4, "a"), (None, 4, "b")])
 def test_host_selection_retry_max_attempts(limit: int | None, asked: int, again: str) -> None:
-    """Envoy: the balancer is asked so often again for another host, and then taken at its word. Without a limit the
-    call goes to one it has not been to."""
+    """Envoy: the balancer is asked this often for another host, then its choice stands. Without a limit the call goes
+    to an untried host."""
     counted: Counter[str] = Counter()
 
     class Balancer:
@@ -277,7 +277,7 @@ def test_host_selection_retry_max_attempts(limit: int | None, asked: int, again:
     ],
 )
 def test_what_is_refused(field: str, value: object) -> None:
-    """Each field names itself."""
+    """The error names the field."""
     with pytest.raises(ConfigError) as error:
         RetryPolicy(**{field: value})  # type: ignore[arg-type]
     assert error.value.field == field

@@ -1,4 +1,4 @@
-"""The properties that C-core's retry_state_test states, under its names, for any policy and any failures."""
+"""The properties of C-core's retry_state_test, under its names, for any policy and any failures."""
 
 from random import Random
 
@@ -36,7 +36,7 @@ def begun(policy: RetryPolicy | None) -> Call:
 
 
 def decisions(policy: RetryPolicy, outcomes: list[Outcome], seed: int) -> list[float | str]:
-    """What follows each failure in a row, to the first that ends the call."""
+    """The decisions after consecutive failures, up to the first that ends the call."""
     retries = Retries(policy, Random(seed), lambda _: None)
     made: list[float | str] = []
     for count, outcome in enumerate(outcomes, start=1):
@@ -55,7 +55,7 @@ def test_no_policy_never_retries(outcome: Outcome) -> None:
 
 @given(policies, pushbacks)
 def test_successful_requests_never_retry(policy: RetryPolicy, pushback: float | None) -> None:
-    """SuccessfulRequestsNeverRetry: a pushback with an OK is no wish for another attempt."""
+    """SuccessfulRequestsNeverRetry: a pushback with an OK requests no attempt."""
     outcome = Outcome("OK", pushback=pushback)
     assert ended(begun(policy).on_outcome(1, outcome, now=1.0)) is outcome
 
@@ -70,14 +70,14 @@ def test_committed_requests_never_retry(policy: RetryPolicy, outcome: Outcome, w
 
 @given(policies, failures)
 def test_non_retryable_requests_never_retry(policy: RetryPolicy, outcome: Outcome) -> None:
-    """NonRetryableRequestsNeverRetry: a status outside the policy's, even if the server asks for it back."""
+    """NonRetryableRequestsNeverRetry: a status outside the policy's, even with a pushback."""
     assume(outcome.code not in policy.retryable_status_codes)
     assert ended(begun(policy).on_outcome(1, outcome, now=1.0)) is outcome
 
 
 @given(policies, st.lists(failures, min_size=1, max_size=10))
 def test_never_exceed_max_attempts(policy: RetryPolicy, outcomes: list[Outcome]) -> None:
-    """NeverExceedMaxAttempts: a call that fails on and on has ended by then, and starts nothing more."""
+    """NeverExceedMaxAttempts: a call that keeps failing has ended by then, and starts no attempt."""
     call = begun(policy)
     now, finished = 0.0, False
     for outcome in outcomes:
@@ -103,7 +103,7 @@ def test_never_retry_negative_pushback(policy: RetryPolicy, failure: Outcome, pu
 
 @given(policies, st.lists(failures, min_size=1, max_size=8), st.integers(0, 2**32))
 def test_never_exceed_max_backoff(policy: RetryPolicy, outcomes: list[Outcome], seed: int) -> None:
-    """NeverExceedMaxBackoff: no wait is negative or longer than ``max_backoff``, but for one the server asked for."""
+    """NeverExceedMaxBackoff: no wait is negative or longer than ``max_backoff``, except a server's pushback."""
     for outcome, delay in zip(outcomes, decisions(policy, outcomes, seed), strict=False):
         if isinstance(delay, str):
             return

@@ -1,4 +1,4 @@
-"""The tokens that retries depend on, by gRFC A6 and against exact fractions."""
+"""Retry throttling by gRFC A6, against exact fractions."""
 
 import math
 from fractions import Fraction
@@ -17,7 +17,7 @@ RATIO = "must be a number from 0.001 to 1000"
 
 
 def throttle(max_tokens: int, token_ratio: float) -> Throttle:
-    """Full."""
+    """A throttle with all tokens."""
     return Throttle(RetryThrottling(max_tokens=max_tokens, token_ratio=token_ratio))
 
 
@@ -40,7 +40,7 @@ def throttle(max_tokens: int, token_ratio: float) -> Throttle:
     ],
 )
 def test_what_is_refused(field: str, value: object, allowed: str) -> None:
-    """The error names the field, the value and what is allowed."""
+    """The error has the field, the value and the allowed form."""
     given: dict[str, Any] = {"max_tokens": 10, "token_ratio": 0.1, field: value}
     with pytest.raises(ConfigError) as caught:
         RetryThrottling(**given)
@@ -74,7 +74,7 @@ def test_basic() -> None:
 
 
 def test_more_than_half() -> None:
-    """The threshold itself is too few; of an odd number half is no whole number."""
+    """The threshold itself is too few; half of an odd number is not whole."""
     for most in range(1, 1001):
         made = throttle(most, 0.001)
         allowed = 0
@@ -91,7 +91,7 @@ def test_more_than_half() -> None:
     [(0.1, 0.1), (0.29, 0.29), (1.001, 1.001), (4.35, 4.35), (0.0019999, 0.001), (0.57, 0.57), (1, 1), (3, 3.0)],
 )
 def test_three_decimals(ratio: float, tokens: float) -> None:
-    """As they are written, whatever the binary fraction; a whole number of tokens is that many, not thousandths."""
+    """Three decimals as written, whatever the binary fraction; a whole ratio is that many tokens, not thousandths."""
     made = throttle(10, ratio)
     for _ in range(10):
         made.failed()
@@ -100,7 +100,7 @@ def test_three_decimals(ratio: float, tokens: float) -> None:
 
 
 def test_every_thousandth_is_exact() -> None:
-    """None is lost on the way through a float."""
+    """No thousandth is lost by conversion from a float."""
     for thousandths in range(1, 10_001):
         made = throttle(1000, thousandths / 1000)
         for _ in range(20):
@@ -110,7 +110,7 @@ def test_every_thousandth_is_exact() -> None:
 
 
 def test_no_policy_is_no_limit() -> None:
-    """``None`` is off."""
+    """``None`` means off."""
     made = Throttle(None)
     for _ in range(1000):
         made.failed()
@@ -120,7 +120,7 @@ def test_no_policy_is_no_limit() -> None:
 
 
 def test_its_repr() -> None:
-    """What is left, and what follows from it."""
+    """The repr has the remaining tokens and the result."""
     made = throttle(10, 0.1)
     assert repr(made) == "<Throttle 10 of 10 tokens>"
     for _ in range(6):
@@ -130,13 +130,13 @@ def test_its_repr() -> None:
 
 
 class ThrottleMachine(RuleBasedStateMachine):
-    """A throttle beside the sentences of A6, computed in fractions."""
+    """A throttle against A6's sentences, computed in fractions."""
 
     @initialize(most=st.integers(1, 1000), ratio=st.integers(1, 1_000_000), beyond=st.integers(0, 9))
     def open(self, most: int, ratio: int, beyond: int) -> None:
         self.most = most
         self.ratio = Fraction(ratio, 1000)
-        # A fourth decimal, where a limit and the digits of a float leave room for one.
+        # A fourth decimal, if the limit and the float's precision allow one.
         written = f"{ratio / 1000:.3f}{beyond if ratio < 1_000_000 else 0}"
         self.throttle = throttle(most, float(written))
         self.tokens = Fraction(most)

@@ -1,4 +1,4 @@
-"""What the pages and the example say of balancing is so."""
+"""The claims about balancing in the pages and the example are correct."""
 
 import doctest
 import os
@@ -11,7 +11,7 @@ EXAMPLE = ROOT / "examples" / "balancing"
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Python in the folder of the example, with the meshlib of this run."""
+    """Run Python in the folder of the example, with the meshlib of this run."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     return subprocess.run(
         [sys.executable, *arguments],
@@ -26,12 +26,12 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_page() -> None:
-    """Every line with a prompt in the how-to gives what stands under it."""
+    """Every line with a prompt in the how-to gives the printed result."""
     failures, tried = doctest.testfile(str(ROOT / "docs" / "howto" / "balancing.md"), module_relative=False)
     assert (failures, tried > 0) == (0, True)
 
 
 def test_the_unit_test_of_the_example() -> None:
-    """It passes where a reader would run it."""
+    """It passes in the reader's folder."""
     ended = run("-m", "pytest", "-q", "-p", "no:cacheprovider", "test_own_balancer.py")
     assert ended.returncode == 0, ended.stdout

@@ -1,4 +1,4 @@
-"""The schedule by weight: Envoy's own cases, and what holds for any weights and any coming and going."""
+"""The schedule by weight: Envoy's own cases, and invariants for any weights and membership changes."""
 
 from collections import Counter
 from operator import attrgetter
@@ -15,12 +15,12 @@ WEIGHTS = st.lists(st.integers(1, 50), min_size=1, max_size=8)
 
 
 def schedule(members: tuple[SimulatedHost, ...], skipped: int = 0) -> Schedule:
-    """By plain weight."""
+    """A schedule by plain weight."""
     return Schedule(members, WEIGHT, skipped=skipped)
 
 
 def picks(made_by: Schedule, members: tuple[SimulatedHost, ...], count: int) -> list[int]:
-    """The next picks, as places in ``members``."""
+    """The next picks, as indexes in ``members``."""
     places = {host: place for place, host in enumerate(members)}
     return [places[made_by.pick()] for _ in range(count)]  # type: ignore[index]
 
@@ -52,7 +52,7 @@ def test_one_two_three() -> None:
 
 @given(WEIGHTS, st.integers(0, 429_496_728))
 def test_every_start_is_as_good_as_another(weights: list[int], skipped: int) -> None:
-    """Wherever a schedule starts, each host is within one pick of its share ever after."""
+    """From any start, each host stays within one pick of its share."""
     members = hosts(weights=weights)
     total = sum(weights)
     counted = Counter(picks(schedule(members, skipped), members, 3 * total))
@@ -62,7 +62,7 @@ def test_every_start_is_as_good_as_another(weights: list[int], skipped: int) -> 
 
 @given(WEIGHTS)
 def test_a_cycle_is_exact(weights: list[int]) -> None:
-    """From the beginning, as many picks as the sum of the weights are the weights."""
+    """From the start, as many picks as the sum of the weights match the weights."""
     members = hosts(weights=weights)
     counted = Counter(picks(schedule(members), members, sum(weights)))
     assert counted == dict(enumerate(weights))
@@ -75,7 +75,7 @@ def test_a_cycle_is_exact(weights: list[int]) -> None:
 def test_hosts_that_stay_keep_their_ratio_whatever_comes_and_goes(
     weights: tuple[int, int], changes: list[tuple[set[int], int, int]]
 ) -> None:
-    """Rebuilt every few picks, two hosts that stay are at no time further apart than one pick each."""
+    """With a rebuild every few picks, two lasting hosts are never further apart than one pick each."""
     everyone = hosts(weights=[*weights, 1, 3, 5, 8, 13, 40])
     counted: Counter[object] = Counter()
     last: Schedule | None = None
@@ -113,7 +113,7 @@ def test_a_host_that_comes_and_goes_gets_its_share_of_the_time_it_is_there(stay:
 
 
 def test_a_weight_that_swings_is_met_over_all() -> None:
-    """Weight 1, then 9, then 1 ...: picks are the sum of weight times time, time told by a host picked 1,000 times."""
+    """Weight 1, then 9, then 1 ...: picks are the sum of weight times time, measured by a host picked 1,000 times."""
     members = hosts(weights=[1, 5, 1000])
     expected = 0.0
     counted = 0
@@ -131,7 +131,7 @@ def test_a_weight_that_swings_is_met_over_all() -> None:
 
 
 def test_a_weight_that_grows_is_felt_at_the_next_membership() -> None:
-    """A host that waited with weight 1 for a turn in thousands has its new share at once."""
+    """A host of weight 1, due once in thousands of picks, has its new share at once."""
     members = hosts(weights=[1, 1000])
     before = schedule(members)
     picks(before, members, 10)
@@ -142,7 +142,7 @@ def test_a_weight_that_grows_is_felt_at_the_next_membership() -> None:
 
 
 def test_a_new_host_that_ties_with_the_one_picked_last_comes_after_it() -> None:
-    """Equal deadlines, equal weights: who was here before goes first, and hosts themselves are never compared."""
+    """On equal deadlines and weights the older host goes first, and hosts themselves are never compared."""
     members = hosts(weights=[1, 1, 2])
     before = schedule((members[0], members[2]))
     assert picks(before, members, 2) == [2, 0]
@@ -152,7 +152,7 @@ def test_a_new_host_that_ties_with_the_one_picked_last_comes_after_it() -> None:
 
 
 def test_virtual_time_starts_anew_with_a_membership() -> None:
-    """A long life at small weights leaves enough precision for the greatest weight there is."""
+    """A long run at small weights leaves enough precision for the greatest possible weight."""
     members = hosts(weights=[1, 2])
     last = schedule(members, 429_496_728)
     for host in members:
@@ -163,7 +163,7 @@ def test_virtual_time_starts_anew_with_a_membership() -> None:
 
 
 def test_equal_weights() -> None:
-    """One host is equal to itself; a difference anywhere is a difference."""
+    """A single host counts as equal; any difference counts."""
     assert equal_weights(hosts(1))
     assert equal_weights(hosts(weights=[7, 7, 7]))
     assert not equal_weights(hosts(weights=[7, 7, 8]))

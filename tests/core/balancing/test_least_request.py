@@ -18,7 +18,7 @@ CALL = SimulatedCall()
 
 
 class Drawn(Random):
-    """Randomness that draws these places out of so many, one after the other, and starts schedules at 0."""
+    """Randomness that draws these indexes in order, and starts schedules at 0."""
 
     def __init__(self, places: Sequence[int] = (), size: int = 1) -> None:
         super().__init__(0)
@@ -32,7 +32,7 @@ class Drawn(Random):
 
 
 def busy(*in_flight: int) -> tuple[SimulatedHost, ...]:
-    """Hosts with so many calls each."""
+    """Hosts with these numbers of calls."""
     members = hosts(len(in_flight))
     for host, count in zip(members, in_flight, strict=True):
         host.in_flight = count
@@ -40,7 +40,7 @@ def busy(*in_flight: int) -> tuple[SimulatedHost, ...]:
 
 
 def picks(made_by: Picker, members: Sequence[SimulatedHost], count: int) -> list[int]:
-    """The next picks, as places in ``members``."""
+    """The next picks, as indexes in ``members``."""
     places: dict[object, int] = {host: place for place, host in enumerate(members)}
     return [places[made_by.pick(CALL, now=0.0)] for _ in range(count)]
 
@@ -115,8 +115,8 @@ def test_a_full_scan_takes_the_least_busy_of_all() -> None:
 
 @pytest.mark.parametrize("least", [0, 2])
 def test_a_full_scan_of_many_hosts(least: int) -> None:
-    """Whether a few draws find one that is idle, or all are looked at: 30,000 picks, a fifth of them for each of the
-    five least busy of 50 +- 0.02 (8 standard deviations)."""
+    """Whether a few draws find an idle host, or all are scanned: 30,000 picks, a fifth of them for each of the five
+    least busy of 50 +- 0.02 (8 standard deviations)."""
     members = busy(*[least if place % 10 == 3 else least + 1 + place % 3 for place in range(50)])
     picker = LeastRequest(selection_method="full_scan").picker(members, rng=Random(11))
     found = picks(picker, members, 30_000)
@@ -125,7 +125,7 @@ def test_a_full_scan_of_many_hosts(least: int) -> None:
 
 
 def test_a_full_scan_stops_at_the_first_idle_host_it_draws() -> None:
-    """Nobody can have less than nothing, so the others are not asked, however many there are."""
+    """No host has fewer than zero calls, so no other is read."""
     members = busy(*[1] * 40)
     members[20].in_flight = 0
     rng = Drawn([7, 20], 40)
@@ -136,14 +136,14 @@ def test_a_full_scan_stops_at_the_first_idle_host_it_draws() -> None:
 
 @given(st.lists(st.integers(0, 20), min_size=1, max_size=60), st.integers())
 def test_nobody_is_less_busy_than_what_a_full_scan_takes(in_flight: list[int], seed: int) -> None:
-    """Whatever is in flight."""
+    """This holds for any in-flight counts."""
     members = busy(*in_flight)
     chosen = LeastRequest(selection_method="full_scan").picker(members, rng=Random(seed)).pick(CALL, now=0.0)
     assert chosen.in_flight == min(in_flight)
 
 
 def test_a_full_scan_goes_by_weights_where_they_differ() -> None:
-    """As Envoy's: the same schedule as with choices."""
+    """As in Envoy: the same schedule as with choices."""
     members = hosts(weights=[1, 2])
     picker = LeastRequest(selection_method="full_scan").picker(members, rng=Drawn())
     assert picks(picker, members, 6) == [1, 0, 1, 1, 0, 1]
@@ -167,8 +167,9 @@ def test_a_slow_host_gets_less(seed: int) -> None:
 
 
 def test_a_host_that_ends_its_calls_at_once_draws_them() -> None:
-    """One of ten fails at once, the others take 100 s for a call, and one begins each second. A full scan sends it all
-    that would make another the busier one, nine of ten; two choices only those for which it is drawn, 1 - 0.9**2."""
+    """One of ten fails at once, the others take 100 s for a call, and one begins each second. A full scan sends it
+    every call that would make another the busier one, nine of ten; two choices only those for which it is drawn, 1 -
+    0.9**2."""
     members = hosts(10)
     failing = members[0].endpoint.address
 
@@ -182,13 +183,13 @@ def test_a_host_that_ends_its_calls_at_once_draws_them() -> None:
 
 @pytest.mark.parametrize("weights", [[1, 1, 1, 1], [3, 1], [1, 2, 3, 4]])
 def test_shares(weights: list[int]) -> None:
-    """Without load shares are the weights: exactly where they differ, by chance where they are equal (+- 0.02)."""
+    """Without load shares are the weights: exactly if they differ, by chance if they are equal (+- 0.02)."""
     found = shares(LeastRequest(), hosts(weights=weights), calls=10_000, seed=5)
     assert list(found.values()) == pytest.approx([weight / sum(weights) for weight in weights], abs=0.02)
 
 
 def test_a_schedule_outlives_the_membership() -> None:
-    """Two idle hosts that stay keep 4:2 while others come and go every third pick."""
+    """Two idle lasting hosts keep 4:2 while others change every third pick."""
     members = hosts(weights=[4, 2, 1, 1])
     counted = [0, 0, 0, 0]
     current: Picker | None = None
@@ -204,7 +205,7 @@ def test_a_schedule_outlives_the_membership() -> None:
 
 @given(st.integers(2, 6), st.lists(st.integers(0, 20), min_size=1, max_size=8), st.integers())
 def test_the_busiest_is_picked_only_if_drawn_alone(choice_count: int, in_flight: list[int], seed: int) -> None:
-    """Any pick is a host of the membership, and no host that was drawn is less busy."""
+    """Any pick is a host of the membership, and no drawn host is less busy."""
     members = busy(*in_flight)
     copy = Random(seed)
     drawn = [members[int(copy.random() * len(members))] for _ in range(choice_count)]
@@ -227,7 +228,7 @@ def test_the_busiest_is_picked_only_if_drawn_alone(choice_count: int, in_flight:
     ],
 )
 def test_a_bad_field_is_named(fields: dict[str, Any], message: str) -> None:
-    """Field, value and what is allowed, at construction."""
+    """The error has the field, the value and the allowed form, at construction."""
     with pytest.raises(ConfigError) as raised:
         LeastRequest(**fields)
     assert str(raised.value).startswith(message)

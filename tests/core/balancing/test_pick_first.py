@@ -1,4 +1,4 @@
-"""Pick first: one host until it is gone."""
+"""Pick first: one host until it is removed."""
 
 from random import Random
 
@@ -12,7 +12,7 @@ CALL = SimulatedCall()
 
 
 def picker(members: tuple[SimulatedHost, ...], previous: Picker | None = None) -> Picker:
-    """A picker for ``members``, in place of ``previous``."""
+    """A picker for ``members``, replacing ``previous``."""
     made = PickFirst().picker(members, rng=Random(0))
     if previous is not None:
         made.adopt(previous, now=0.0)
@@ -20,12 +20,12 @@ def picker(members: tuple[SimulatedHost, ...], previous: Picker | None = None) -
 
 
 def test_everything_goes_to_the_first() -> None:
-    """In the resolver's order, whatever the weights."""
+    """In the resolver's order, for any weights."""
     assert list(shares(PickFirst(), hosts(weights=[1, 9, 9])).values()) == [1, 0, 0]
 
 
 def test_the_next_when_it_is_gone_and_no_way_back() -> None:
-    """A host that comes back does not get its place back."""
+    """A host that returns does not get its calls back."""
     a, b, c = hosts(3)
     first = picker((a, b, c))
     second = picker((b, c), first)
@@ -34,7 +34,7 @@ def test_the_next_when_it_is_gone_and_no_way_back() -> None:
 
 
 def test_a_retry_goes_down_the_list() -> None:
-    """The first host that the call has not been to; the first again when it has been to all."""
+    """The first untried host; the first again when all are tried."""
     a, b, c = hosts(3)
     kept = picker((a, b, c), picker((b,)))
     assert kept.pick(SimulatedCall(tried=(b,)), now=0.0) is a
@@ -44,7 +44,7 @@ def test_a_retry_goes_down_the_list() -> None:
 
 @given(st.data())
 def test_it_moves_only_when_it_must(data: st.DataObject) -> None:
-    """Over any changes the host is the one before if that is still there, else the first in order."""
+    """After any changes the host stays the same if it is still a member; otherwise it is the first in order."""
     everyone = hosts(5)
     current: Picker | None = None
     last = None

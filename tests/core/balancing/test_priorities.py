@@ -20,12 +20,12 @@ Counts = list[tuple[int, int]]
 
 
 def percents(found: list[Load]) -> list[int]:
-    """What each tier gets."""
+    """The percentage of each tier."""
     return [load.percent for load in found]
 
 
 def panics(found: list[Load]) -> list[bool]:
-    """Which tiers panic."""
+    """The panicking tiers."""
     return [load.panic for load in found]
 
 
@@ -44,15 +44,15 @@ def panics(found: list[Load]) -> list[bool]:
         # total panic: by the number of hosts
         ([(0, 5), (2, 6), (1, 3)], 1.4, [37, 42, 21], [True, True, True]),
         ([(0, 5), (0, 3), (0, 2)], 1.4, [50, 30, 20], [True, True, True]),
-        # PriorityHealth with degraded hosts, of which there are none here: what the healthy ones get is the same
+        # PriorityHealth with degraded hosts, which do not exist here: the healthy ones get the same
         ([(0, 5), (2, 5), (2, 5)], 1.4, [0, 56, 44], [False, False, False]),
-        # a tier keeps everything down to 72 % (71.43): endpoint.proto
+        # a tier keeps every call down to 72 % (71.43): endpoint.proto
         ([(72, 100), (100, 100)], 1.4, [100, 0], [False, False]),
         ([(71, 100), (100, 100)], 1.4, [99, 1], [False, False]),
     ],
 )
 def test_envoys_loads(counts: Counts, factor: float, expected: list[int], panic: list[bool]) -> None:
-    """Each tier by its share of healthy hosts times the factor, in whole percents; panic where that is not enough."""
+    """Each tier by its share of healthy hosts times the factor, in whole percents; panic if that is too little."""
     found = loads(counts, factor=factor, threshold=50)
     assert percents(found) == expected
     assert panics(found) == panic
@@ -72,7 +72,7 @@ def test_envoys_loads(counts: Counts, factor: float, expected: list[int], panic:
     ],
 )
 def test_strict_loads(counts: Counts, expected: list[int], panic: list[bool]) -> None:
-    """RFC 2782: the first tier that has a host gets everything; it panics by itself."""
+    """RFC 2782: the first tier with a host gets every call; it panics alone."""
     found = loads(counts, factor=None, threshold=50)
     assert percents(found) == expected
     assert panics(found) == panic
@@ -86,7 +86,7 @@ def test_without_panic_nobody_is_left(factor: float | None) -> None:
 
 @pytest.mark.parametrize("factor", [None, 1.4])
 def test_a_healthy_host_is_never_rounded_away(factor: float | None) -> None:
-    """One of 150 is less than a percent; without panic it gets everything all the same."""
+    """One of 150 is less than a percent; without panic it gets every call all the same."""
     assert percents(loads([(0, 10), (1, 150)], factor=factor, threshold=0)) == [0, 100]
 
 
@@ -102,7 +102,7 @@ def hosts(*tiers: str) -> tuple[SimulatedHost, ...]:
 
 
 def shares(picker: Picker, count: int) -> Counter[str]:
-    """How often each host is picked, by its address without the rest."""
+    """The number of picks of each host, by its letter."""
     return Counter(
         host.endpoint.address.split(":")[0].removeprefix("10.0.")
         for _ in range(count)
@@ -118,7 +118,7 @@ def test_panic_uses_all_hosts() -> None:
 
 
 def test_a_picker_of_nobody_says_wait() -> None:
-    """No panic, nobody healthy."""
+    """No panic, no healthy host."""
     picker = Priorities(healthy_panic_threshold=0).picker(hosts("ee", "e"), rng=Random(0))
     assert picker.pick(CALL, now=0.0) is None
 
@@ -134,20 +134,20 @@ def test_calls_spill_over_by_percents() -> None:
 
 
 def test_strict_tiers_wrap_any_balancer() -> None:
-    """The channel's own: nothing spills over while the first tier has a healthy host."""
+    """The channel's own tiers: no call spills over while the first tier has a healthy host."""
     strict = Priorities(balancer=LeastRequest(), overprovisioning_factor=None)
     assert set(shares(strict.picker(hosts("hhh", "hhh"), rng=Random(0)), 100)) == {"0.0", "0.1", "0.2"}
     assert set(shares(strict.picker(hosts("eee", "hh"), rng=Random(0)), 100)) == {"1.0", "1.1"}
 
 
 def test_a_tier_that_nobody_can_reach_is_none() -> None:
-    """Its hosts are healthy but not connected: their share goes to those that are."""
+    """Its hosts are healthy but not connected: their share goes to connected ones."""
     (tier,) = divided(Priorities(), hosts("hh", "hh"), connected=lambda host: host.endpoint.priority == 1)
     assert (tier.priority, tier.percent, tier.panic, len(tier.hosts)) == (1, 100, False, 2)
 
 
 def test_done_reaches_the_picker_of_every_tier() -> None:
-    """Whoever picked the host."""
+    """Including picks by other pickers."""
     heard = []
 
     class Listening(Picker):
@@ -170,7 +170,7 @@ def test_done_reaches_the_picker_of_every_tier() -> None:
 
 
 def test_the_bench_gives_it_all_hosts() -> None:
-    """As a channel does, and other balancers the healthy ones alone."""
+    """As in a channel; other balancers get only the healthy ones."""
     made = hosts("hhhhheeeee", "hh")
     found = bench(Priorities(), made, calls=10_000)
     assert sum(found[host.endpoint.address] for host in made[:5]) == pytest.approx(0.7, abs=0.02)
@@ -191,7 +191,7 @@ def test_the_bench_gives_it_all_hosts() -> None:
     ],
 )
 def test_what_is_refused(field: str, value: object) -> None:
-    """Each field names itself and the value."""
+    """The error has the field and the value."""
     with pytest.raises(ConfigError) as error:
         Priorities(**{field: value})  # type: ignore[arg-type]
     assert (error.value.field, error.value.value) == (field, value)

@@ -1,4 +1,4 @@
-"""How calls are spread over priorities, beside Envoy's rules written down one by one, in fractions."""
+"""The spread of calls over priorities, against Envoy's rules written down one by one, in fractions."""
 
 import math
 from fractions import Fraction
@@ -20,13 +20,13 @@ THRESHOLDS = st.sampled_from([0, 1, 30, 50, 75, 100])
 
 
 def few(healthy: int, total: int, threshold: float) -> bool:
-    """Whether less than ``threshold`` percent of a tier are healthy; nothing of an empty one is."""
+    """Whether fewer than ``threshold`` percent of a tier are healthy; an empty tier has none."""
     return (Fraction(100 * healthy, total) if total else 0) < threshold
 
 
 @given(counts=COUNTS, factor=FACTORS, threshold=THRESHOLDS)
 def test_the_loads(counts: list[tuple[int, int]], factor: float, threshold: float) -> None:
-    """Health with its overprovisioning, what the first tiers leave to the next, panic, and total panic."""
+    """Health with overprovisioning, spill-over from tier to tier, panic, and total panic."""
     health = [min(100, math.floor(Fraction(str(factor)) * 100 * up / total)) if total else 0 for up, total in counts]
     available = min(100, sum(health))
     panic = [available < 100 and few(up, total, threshold) for up, total in counts]
@@ -50,7 +50,7 @@ def test_the_loads(counts: list[tuple[int, int]], factor: float, threshold: floa
 
 @given(counts=COUNTS, threshold=THRESHOLDS)
 def test_the_strict_loads(counts: list[tuple[int, int]], threshold: float) -> None:
-    """The first tier with a healthy host has all the calls, else the first that panics; nobody else panics."""
+    """The first tier with a healthy host gets every call, else the first that panics; no other tier panics."""
     found = loads(counts, factor=None, threshold=threshold)
     up = [tier for tier, (healthy, _) in enumerate(counts) if healthy]
     last_resort = [tier for tier, (_, total) in enumerate(counts) if total and threshold > 0]
@@ -72,7 +72,7 @@ class Always:
 
 @given(bounds=st.lists(st.integers(1, 99), max_size=3, unique=True))
 def test_each_tier_has_its_percentage(bounds: list[int]) -> None:
-    """Of the hundred draws that there are, each leads to the tier whose share they are, in order."""
+    """Each of the hundred possible draws leads to the tier that owns it, in order."""
     edges = [0, *sorted(bounds), 100]
     percents = [after - before for before, after in pairwise(edges)]
     pickers = [Always(str(tier)) for tier in range(len(percents))]

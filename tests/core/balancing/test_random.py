@@ -1,4 +1,4 @@
-"""Hosts by lot: as likely as they weigh."""
+"""Weighted random load balancing."""
 
 from random import Random as Generator
 
@@ -13,7 +13,7 @@ CALL = SimulatedCall()
 
 
 class Highest(Generator):
-    """Draws the greatest float below 1, always."""
+    """Always draws the greatest float below 1."""
 
     def random(self) -> float:
         return 1 - 2**-53
@@ -36,7 +36,7 @@ def test_a_picker_names_its_own_hosts_only(weights: list[int], seed: int) -> Non
 
 @given(st.lists(st.floats(1e-9, 1e9), min_size=1, max_size=8))
 def test_the_end_of_the_range_is_the_last_host(weights: list[float]) -> None:
-    """A product that rounds up to the sum of the weights names no host that is not there."""
+    """A product that rounds up to the sum of the weights still gives a valid host."""
     members = hosts(len(weights))
     for host, weight in zip(members, weights, strict=True):
         host.weight = weight
@@ -44,7 +44,7 @@ def test_the_end_of_the_range_is_the_last_host(weights: list[float]) -> None:
 
 
 def test_weights_are_read_with_the_membership() -> None:
-    """A weight that changes counts for the next picker, not for this one."""
+    """A changed weight counts for the next picker, not for this one."""
     members = hosts(weights=[1, 2])
     picker = Random().picker(members, rng=Highest())
     members[1].weight = 1e-30

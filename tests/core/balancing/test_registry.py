@@ -1,4 +1,4 @@
-"""Balancers by name and as objects, those of others included, and what is said of a bad one."""
+"""Balancers by name and as objects, including third-party ones, and the errors of invalid ones."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -18,13 +18,13 @@ class Mine:
     """A balancer as users write them: no base class."""
 
     def picker(self, hosts: tuple[Host, ...], *, rng: Random) -> Picker:
-        """Somebody else's will do."""
+        """Return any other balancer's picker."""
         return RoundRobin().picker(hosts, rng=rng)
 
 
 @dataclass
 class Installed:
-    """What ``importlib.metadata`` tells of an installed package."""
+    """The metadata of an installed package, as from ``importlib.metadata``."""
 
     name: str
     value: str
@@ -32,7 +32,7 @@ class Installed:
     loads: list[str] = field(default_factory=list)
 
     def load(self) -> Any:
-        """The object, or the error of an import."""
+        """Return the object, or raise the error of an import."""
         self.loads.append(self.name)
         if isinstance(self.loaded, Exception):
             raise self.loaded
@@ -40,7 +40,7 @@ class Installed:
 
 
 def registry(*installed: Installed) -> BalancerRegistry:
-    """A registry beside some installed packages."""
+    """A registry with some installed packages."""
 
     def entry_points() -> Iterable[EntryPoint]:
         return installed
@@ -54,17 +54,17 @@ def broken() -> Any:
 
 
 def refusing() -> Any:
-    """A factory that refuses its environment in the words of a configuration error."""
+    """A factory that rejects its environment with a configuration error."""
     raise ConfigError("zone", "", "must be set")
 
 
 def nothing() -> Any:
-    """A factory that makes no balancer."""
+    """A factory that returns no balancer."""
     return 7
 
 
 def said(action: Callable[[], object]) -> str:
-    """What the configuration error says."""
+    """The text of the configuration error."""
     with pytest.raises(ConfigError) as raised:
         action()
     return str(raised.value)
@@ -72,7 +72,7 @@ def said(action: Callable[[], object]) -> str:
 
 @pytest.mark.parametrize(("name", "made"), BUILT_IN.items())
 def test_built_in_names(name: str, made: type) -> None:
-    """Each name of gRPC and Envoy makes its balancer, with its defaults; nothing installed is looked at."""
+    """Each name of gRPC and Envoy makes its balancer, with its defaults; installed packages are not read."""
 
     def entry_points() -> Iterable[EntryPoint]:
         raise AssertionError("looked up for nothing")
@@ -81,13 +81,13 @@ def test_built_in_names(name: str, made: type) -> None:
 
 
 def test_objects_are_taken_as_they_are() -> None:
-    """Configured built-in ones, and anything with a method ``picker``."""
+    """Configured built-in ones, and any object with a method ``picker``."""
     for balancer in (LeastRequest(choice_count=3), Mine()):
         assert registry().resolve(balancer) is balancer
 
 
 def test_registered_names() -> None:
-    """The factory is called for each channel; registering it once more changes nothing."""
+    """The factory is called for each channel; registering it again changes nothing."""
     names = registry()
     names.register("acme.nearest", Mine)
     names.register("acme.nearest", Mine)
@@ -97,7 +97,7 @@ def test_registered_names() -> None:
 
 
 def test_installed_names_are_loaded_once_and_when_asked_for() -> None:
-    """An installed package costs nothing until its balancer is wanted."""
+    """An installed balancer is imported only on first use."""
     wanted, other = Installed("nearest", "acme:Nearest"), Installed("farthest", "acme:Farthest")
     names = registry(wanted, other)
     assert isinstance(names.resolve("nearest"), Mine)
@@ -106,7 +106,7 @@ def test_installed_names_are_loaded_once_and_when_asked_for() -> None:
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
-    """Built in, registered and installed alike, and the one that was probably meant."""
+    """Built-in, registered and installed names, and the nearest one."""
     names = registry(Installed("nearest", "acme:Nearest"))
     names.register("mine", Mine)
     assert said(lambda: names.resolve("round-robin")) == (
@@ -127,7 +127,7 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
     ],
 )
 def test_a_bad_registration_fails_at_once(name: Any, factory: Any, message: str) -> None:
-    """With the field, its value and what is allowed."""
+    """The error has the field, the value and the allowed form."""
     names = registry()
     names.register("taken", Mine)
     assert said(lambda: names.register(name, factory)).startswith(message)
@@ -148,7 +148,7 @@ def test_a_bad_registration_fails_at_once(name: Any, factory: Any, message: str)
     ],
 )  # fmt: skip
 def test_what_cannot_be_used_is_named(value: Any, message: str) -> None:
-    """The argument, whose fault it is, and why."""
+    """The error has the argument, the plug-in responsible, and the reason."""
     names = registry(
         Installed("twice", "acme:A"),
         Installed("twice", "initech:B"),
@@ -161,6 +161,6 @@ def test_what_cannot_be_used_is_named(value: Any, message: str) -> None:
 
 
 def test_the_public_function_registers_for_the_process() -> None:
-    """What ``register_balancer`` is given, a channel constructed later finds."""
+    """A channel constructed later finds a balancer passed to ``register_balancer``."""
     register_balancer("test_registry.mine", Mine)
     assert isinstance(REGISTRY.resolve("test_registry.mine"), Mine)

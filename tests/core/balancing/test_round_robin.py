@@ -1,4 +1,4 @@
-"""Round robin: Envoy's own cases, and the turn that outlives the membership."""
+"""Round robin: Envoy's own cases, and a turn that survives membership changes."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ CALL = SimulatedCall()
 
 
 class Start(Random):
-    """Randomness that starts where it is told to: Envoy's tests call it the seed of the balancer."""
+    """Randomness with a given start: Envoy's tests call it the seed of the balancer."""
 
     def __init__(self, start: int) -> None:
         super().__init__(0)
@@ -27,7 +27,7 @@ class Start(Random):
 
 
 def picker(members: Sequence[SimulatedHost], start: int = 0, previous: Picker | None = None) -> Picker:
-    """A picker for ``members``, in place of ``previous``."""
+    """A picker for ``members``, replacing ``previous``."""
     made = RoundRobin().picker(tuple(members), rng=Start(start))
     if previous is not None:
         made.adopt(previous, now=0.0)
@@ -35,7 +35,7 @@ def picker(members: Sequence[SimulatedHost], start: int = 0, previous: Picker | 
 
 
 def picks(made_by: Picker, members: Sequence[SimulatedHost], count: int) -> list[int]:
-    """The next picks, as places in ``members``."""
+    """The next picks, as indexes in ``members``."""
     places: dict[object, int] = {host: place for place, host in enumerate(members)}
     return [places[made_by.pick(CALL, now=0.0)] for _ in range(count)]
 
@@ -70,7 +70,7 @@ def test_the_start_of_a_schedule_is_given_too() -> None:
 
 
 def test_one_two_three() -> None:
-    """Weights 1, 2, 3: the order Envoy sends, or a rotation of it."""
+    """Weights 1, 2, 3: Envoy's order, or a rotation of it."""
     members = hosts(weights=[1, 2, 3])
     assert picks(picker(members), members, 6) == [2, 1, 2, 0, 1, 2]
 
@@ -83,7 +83,7 @@ def test_clients_start_at_different_hosts() -> None:
 
 
 def test_the_turn_outlives_memberships_in_which_weights_differ() -> None:
-    """From equal weights to others and back the turn goes on where it was."""
+    """From equal weights to others and back the turn continues."""
     members = hosts(3)
     equal = picker(members)
     picks(equal, members, 4)
@@ -95,7 +95,7 @@ def test_the_turn_outlives_memberships_in_which_weights_differ() -> None:
 
 
 def test_a_rolling_restart_leaves_the_shares_alone() -> None:
-    """Two hosts of weight 1 take turns at being gone, every third pick; those of 4 and 2 that never go keep 4:2."""
+    """Two hosts of weight 1 are absent in turn, every third pick; the lasting hosts of 4 and 2 keep 4:2."""
     members = hosts(weights=[4, 2, 1, 1])
     current = picker(members, 11)
     counted = [0, 0, 0, 0]
@@ -110,7 +110,7 @@ def test_a_rolling_restart_leaves_the_shares_alone() -> None:
 
 @given(st.integers(1, 12), st.integers(0, 2**28), st.integers(0, 100))
 def test_equal_weights_are_met_exactly(size: int, start: int, rounds: int) -> None:
-    """In any number of rounds every host is picked once a round."""
+    """In any number of rounds every host is picked once per round."""
     members = hosts(size)
     counted = Counter(picks(picker(members, start), members, size * rounds))
     assert counted == {place: rounds for place in range(size) if rounds}
@@ -118,7 +118,7 @@ def test_equal_weights_are_met_exactly(size: int, start: int, rounds: int) -> No
 
 @given(st.data())
 def test_a_picker_names_hosts_of_its_own_membership_only(data: st.DataObject) -> None:
-    """Whatever has been adopted, a host that is gone is never picked."""
+    """After any adoption, a removed host is never picked."""
     everyone = hosts(weights=data.draw(st.lists(st.integers(1, 3), min_size=1, max_size=6)))
     current: Picker | None = None
     for _ in range(data.draw(st.integers(1, 8))):
@@ -136,7 +136,7 @@ def test_shares(weights: list[int]) -> None:
 
 
 def test_a_foreign_picker_before_it_is_none_of_its_business() -> None:
-    """Only its own kind has something to hand on."""
+    """A picker adopts only from its own kind."""
 
     class Other(Picker):
         def pick(self, call: object, *, now: float) -> None:

@@ -1,4 +1,4 @@
-"""The bench for balancers: its hosts, and how it plays calls."""
+"""The bench for balancers: its hosts, and its simulation of calls."""
 
 import math
 from dataclasses import dataclass, field
@@ -16,19 +16,19 @@ from meshlib.testing.balancing import SimulatedCall, hosts, shares
 
 @dataclass(frozen=True, kw_only=True)
 class Diary:
-    """A balancer that sends all to the first host and writes down what it is told."""
+    """A balancer that picks the first host and records its callbacks."""
 
     stale_at: float = math.inf
     told: list[tuple[Any, ...]] = field(default_factory=list)
 
     def picker(self, hosts: tuple[Host, ...], *, rng: Random) -> Picker:
-        """A picker that writes into the diary."""
+        """A picker that records into the diary."""
         self.told.append(("picker", len(hosts)))
         return DiaryPicker(hosts, self)
 
 
 class DiaryPicker(Picker):
-    """Of :class:`Diary`."""
+    """Picker of :class:`Diary`."""
 
     def __init__(self, hosts: tuple[Host, ...], diary: Diary) -> None:
         self.hosts = hosts
@@ -48,7 +48,7 @@ class DiaryPicker(Picker):
 
 
 def test_hosts_by_number() -> None:
-    """Addresses of their own, weight 1, idle and healthy."""
+    """Distinct addresses, weight 1, idle and healthy."""
     made = hosts(300)
     assert len({host.endpoint.address for host in made}) == 300
     assert made[0].endpoint.address == "10.0.0.1:50051"
@@ -56,7 +56,7 @@ def test_hosts_by_number() -> None:
 
 
 def test_hosts_by_weight_address_and_endpoint() -> None:
-    """The weight is the host's and its endpoint's; the rest of an endpoint stays."""
+    """The weight applies to the host and its endpoint; the rest of an endpoint stays."""
     assert [host.weight for host in hosts(weights=[3, 1])] == [3, 1]
     named = hosts(["[::1]:5000", Endpoint(address="unix:/run/a.sock", locality="eu-1a")], weights=[1, 7])
     assert [host.endpoint for host in named] == [
@@ -76,14 +76,14 @@ def test_hosts_by_weight_address_and_endpoint() -> None:
     ],
 )
 def test_hosts_that_cannot_be(arguments: dict[str, Any], message: str) -> None:
-    """Told as everywhere: the field, its value, what is allowed."""
+    """The error has the field, the value and the allowed form."""
     with pytest.raises(ConfigError) as raised:
         hosts(**arguments)
     assert str(raised.value).startswith(message)
 
 
 def test_calls_begin_one_a_second_and_last_as_long_as_told() -> None:
-    """A call of 1.5 s is in flight at the next pick and gone at the one after; its end is reported when it was."""
+    """A call of 1.5 s is in flight at the next pick and gone at the one after; its end is reported at its time."""
     diary = Diary()
     assert shares(diary, hosts(1), calls=4, hold=1.5) == {"10.0.0.1:50051": 1.0}
     assert diary.told == [
@@ -98,7 +98,7 @@ def test_calls_begin_one_a_second_and_last_as_long_as_told() -> None:
 
 
 def test_a_stale_picker_is_replaced_before_the_pick() -> None:
-    """Built again at its second, and told what was before it."""
+    """It is rebuilt at its second, with the previous picker."""
     diary = Diary(stale_at=2.0)
     shares(diary, hosts(2), calls=4)
     assert [entry for entry in diary.told if entry[0] != "done"] == [
@@ -113,7 +113,7 @@ def test_a_stale_picker_is_replaced_before_the_pick() -> None:
 
 
 def test_the_hosts_are_left_as_they_were() -> None:
-    """What was in flight before is seen by the picker and is there afterwards; nothing else is."""
+    """The picker sees earlier in-flight counts, which remain afterwards; nothing else does."""
     members = hosts(2)
     members[0].in_flight = 7
     found = shares(LeastRequest(), members, calls=1000, hold=2.0)
@@ -122,7 +122,7 @@ def test_the_hosts_are_left_as_they_were() -> None:
 
 
 def test_hosts_that_are_not_healthy_are_left_out() -> None:
-    """As in a channel; they are in the answer, with nothing. All of them out is an error."""
+    """As in a channel; they have no calls in the result. If all are unhealthy, it is an error."""
     members = hosts(3)
     members[1].healthy = False
     assert shares(RoundRobin(), members, calls=100) == {
@@ -137,7 +137,7 @@ def test_hosts_that_are_not_healthy_are_left_out() -> None:
 
 @pytest.mark.parametrize("balancer", [RoundRobin(), LeastRequest(), RandomBalancer()])
 def test_the_seed_decides(balancer: Balancer) -> None:
-    """Equal seeds, equal shares to the last call; another seed, another run."""
+    """Equal seeds give equal shares to the last call; another seed gives another run."""
     one, two, other = (shares(balancer, hosts(7), calls=1000, seed=seed, hold=3.0) for seed in (1, 1, 2))
     assert one == two
     assert one != other
@@ -162,6 +162,6 @@ def test_a_picker_that_names_no_host_of_its_own_is_caught() -> None:
 
 
 def test_a_call_by_hand() -> None:
-    """A picker that has only ``pick`` is enough, and a call says what the test wants it to say."""
+    """A picker with only ``pick`` is enough, and the test determines the call."""
     call = SimulatedCall(method="/a.B/C", metadata=(("tenant", "x"),), hash=5, tried=hosts(1))
     assert (call.method, call.metadata, call.hash, len(call.tried)) == ("/a.B/C", (("tenant", "x"),), 5, 1)

@@ -1,4 +1,4 @@
-"""Endpoints from the environment: the name of the variable, and what its value may be."""
+"""Endpoints from the environment: the name of the variable, and its allowed values."""
 
 import pytest
 from hypothesis import given
@@ -19,7 +19,7 @@ from meshlib._core.discovery.steps import ResolveError
     ],
 )
 def test_the_name_of_the_variable(host: str, name: str) -> None:
-    """Upper case; whatever is neither letter nor digit becomes an underscore."""
+    """Upper case; characters other than letters and digits become underscores."""
     assert variable(host) == name
 
 
@@ -34,7 +34,7 @@ def test_the_name_of_the_variable(host: str, name: str) -> None:
     ],
 )
 def test_the_value(value: str, expected: list[str]) -> None:
-    """Entries with a port, between commas and spaces; a value without any is no override."""
+    """Entries with a port, between commas and spaces; a value without entries is no override."""
     assert [str(entry) for entry in override({"MESHLIB_SVC_A_ENDPOINTS": value}, "svc-a")] == expected
 
 
@@ -59,7 +59,7 @@ def test_a_malformed_value(value: str, complaint: str) -> None:
 
 @given(st.text())
 def test_any_value_is_read_or_refused(value: str) -> None:
-    """No value makes it raise anything but ResolveError."""
+    """Any value is read or raises ResolveError."""
     try:
         entries = override({"MESHLIB_SVC_A_ENDPOINTS": value}, "svc-a")
     except ResolveError:

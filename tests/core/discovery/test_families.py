@@ -1,4 +1,4 @@
-"""The two address families of a host: which addresses count, and what one is worth without the other."""
+"""The two address families of a host: usable addresses, and the value of one answer without the other."""
 
 import pytest
 
@@ -66,13 +66,13 @@ def test_one_host_with_two_addresses(
 def test_two_answers_as_one(
     v4: Outcome, v6: Outcome | None, family: Family, known: tuple[str, ...], expected: tuple[object, float] | None
 ) -> None:
-    """One family is used where no server answers for the other, whose last good addresses stay."""
+    """If no server answers for one family, the other is used, and the last good addresses of the first stay."""
     found = combined(v4, v6, family, known=known, skipped=False)
     assert (None if found is None else (found.addresses, found.ttl)) == expected
 
 
 def test_a_family_that_was_not_asked_for_keeps_its_addresses() -> None:
-    """Questions for AAAA that are never answered are not put each time."""
+    """AAAA queries that are never answered are not sent each time."""
     found = combined(V4, None, "all", known=("1.1.1.9", "::9"), skipped=True)
     assert found is not None
     assert found.addresses == ("1.1.1.1", "::9")
@@ -94,5 +94,5 @@ def test_a_family_that_was_not_asked_for_keeps_its_addresses() -> None:
 def test_how_long_the_other_family_is_waited_for(
     v4: Outcome | None, v6: Outcome | None, family: Family, expected: float | None
 ) -> None:
-    """Briefly where the first suffices, to the deadline where it does not."""
+    """Briefly if the first suffices, otherwise to the deadline."""
     assert patience(v4, v6, family, query_timeout=1.0) == expected

@@ -1,4 +1,4 @@
-"""Search domains and the hosts file: what precedes a question."""
+"""Search domains and the hosts file: the steps before a query."""
 
 import pytest
 
@@ -19,18 +19,18 @@ SEARCH = ("ns.example", "example")
     ],
 )
 def test_the_names_to_try(name: str, ndots: int, expected: list[str]) -> None:
-    """As resolv.conf(5) has it: with ndots dots as it stands first, else last; with a final dot as it stands only."""
+    """As in resolv.conf(5): with ndots dots the name as written comes first, else last; with a final dot alone."""
     assert list(candidates(name, SEARCH, ndots)) == expected
 
 
 def test_a_name_that_becomes_too_long_is_not_tried() -> None:
-    """A name has at most 253 characters, with whatever domain."""
+    """A name has at most 253 characters, including its domain."""
     name = ".".join(["a" * 61] * 4)
     assert candidates(name, SEARCH, 1) == (f"{name}.",)
 
 
 def test_a_hosts_file() -> None:
-    """All lines of a name count, in any case; comments and nonsense do not."""
+    """All lines of a name count, in any letter case; comments and invalid lines do not."""
     text = """
         127.0.0.1   localhost web   # three words
         ::1         localhost ip6-localhost
@@ -53,7 +53,7 @@ def test_a_hosts_file() -> None:
     [("localhost", True), ("LocalHost.", True), ("a.localhost", True), ("localhost.example", False), ("svc-a", False)],
 )
 def test_localhost(name: str, expected: bool) -> None:
-    """RFC 6761: localhost and what is below it never leave this machine."""
+    """RFC 6761: localhost and its subdomains never leave this machine."""
     assert is_localhost(name) is expected
 
 
@@ -69,7 +69,7 @@ def test_localhost(name: str, expected: bool) -> None:
     ],
 )
 def test_what_needs_no_name_server(name: str, expected: tuple[str, ...]) -> None:
-    """The hosts file; and for localhost both loopbacks, also where the file has one of them."""
+    """The hosts file; and for localhost both loopbacks, even if the file has only one of them."""
     hosts = {
         "localhost": ("127.0.0.1",),
         "mac.localhost": ("127.0.0.1", "::1", "fe80::1%lo0"),

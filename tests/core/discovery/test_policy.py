@@ -1,4 +1,4 @@
-"""The knobs of DNS, and what is said of a bad one."""
+"""The settings of DNS, and the errors of invalid ones."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from meshlib._core.errors import ConfigError
 
 
 def test_name_servers_get_a_port() -> None:
-    """53 where none is written; a list is as good as a tuple; equal policies are equal."""
+    """The default port is 53; a list equals a tuple; equal policies are equal."""
     policy = DnsPolicy(nameservers=["10.0.0.2", "127.0.0.1:8600", "::1", "consul"])  # type: ignore[arg-type]
     assert policy.nameservers == ("10.0.0.2:53", "127.0.0.1:8600", "[::1]:53", "consul:53")
     assert policy == DnsPolicy(nameservers=("10.0.0.2:53", "127.0.0.1:8600", "[::1]:53", "consul:53"))
@@ -32,7 +32,7 @@ def test_name_servers_get_a_port() -> None:
     ],
 )
 def test_a_bad_value(field: str, value: object, complaint: str) -> None:
-    """Refused at construction, with the field, the value and what is allowed."""
+    """Rejected at construction, with the field, the value and the allowed form."""
     with pytest.raises(ConfigError, match=complaint) as caught:
         DnsPolicy(**{field: value})  # type: ignore[arg-type]
     assert caught.value.field == field

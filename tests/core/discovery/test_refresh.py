@@ -1,4 +1,4 @@
-"""When a resolver is asked again, and what its answer changes; every time is chosen by the test."""
+"""The schedule of resolutions, and the effect of their results. Each test sets the time."""
 
 import math
 from random import Random
@@ -20,20 +20,20 @@ def machine(rng: Random, *, allow_empty: bool = False) -> Refresh:
 
 
 def answered(refresh: Refresh, *endpoints: Endpoint, ttl: float | None = 5.0, now: float = 0.0) -> object:
-    """Put a question and answer it in the same instant."""
+    """Begin and answer a resolution in the same instant."""
     refresh.begin(now=now)
     return refresh.on_answer(Resolution(endpoints=endpoints, ttl=ttl), now=now)
 
 
 def due_in(refresh: Refresh, *, now: float = 0.0) -> float:
-    """Seconds to the next question."""
+    """Seconds to the next resolution."""
     at = refresh.next_timer()
     assert at is not None
     return at - now
 
 
 def test_the_first_question_is_due_at_once(rng: Random) -> None:
-    """A new resolution is asked for now, whatever now is; while it is under way no other is due."""
+    """The first resolution is due at any ``now``; while it is in progress no other is due."""
     refresh = machine(rng)
     assert refresh.next_timer() == -math.inf
     assert refresh.begin(now=-1e9) is None
@@ -67,7 +67,7 @@ def test_asked_again_at_the_ttl(rng: Random, ttl: float, least: float, most: flo
 
 
 def test_no_ttl_means_only_for_a_reason(rng: Random) -> None:
-    """With ttl None the next question needs a failure, ``hurry`` or ``resolve_now``."""
+    """With ttl None the next resolution needs a failure, ``hurry`` or ``resolve_now``."""
     refresh = machine(rng)
     answered(refresh, A, ttl=None)
     assert refresh.next_timer() is None
@@ -76,7 +76,7 @@ def test_no_ttl_means_only_for_a_reason(rng: Random) -> None:
 
 
 def test_a_watch_that_waited_is_put_again_at_once(rng: Random) -> None:
-    """The floor is between the starts of two questions: a long poll with ttl 0 loses no change to it."""
+    """The floor is between the starts of two resolutions: a long poll with ttl 0 misses no change because of it."""
     refresh = machine(rng)
     refresh.begin(now=0.0)
     refresh.on_answer(Resolution(endpoints=(A,), ttl=0.0), now=20.0)
@@ -87,7 +87,7 @@ def test_a_watch_that_waited_is_put_again_at_once(rng: Random) -> None:
 
 
 def test_the_resolver_is_told_the_last_good_answer(rng: Random) -> None:
-    """``begin`` returns what the resolver gets as ``previous``."""
+    """``begin`` returns the ``previous`` argument of the resolver."""
     refresh = machine(rng)
     answered(refresh, A)
     refresh.begin(now=5.0)
@@ -96,7 +96,7 @@ def test_the_resolver_is_told_the_last_good_answer(rng: Random) -> None:
 
 
 def test_equal_answers_change_nothing(rng: Random) -> None:
-    """Answers are compared as sets: the order of records says nothing; a weight does."""
+    """Answers are compared as sets: the order of records does not matter; a weight does."""
     refresh = machine(rng)
     assert answered(refresh, A, B) == Resolution(endpoints=(A, B), ttl=5.0)
     assert answered(refresh, B, A, now=5.0) is None
@@ -106,7 +106,8 @@ def test_equal_answers_change_nothing(rng: Random) -> None:
 
 
 def test_a_failure_keeps_the_last_good_answer(rng: Random) -> None:
-    """The endpoints stay and the error is told; the same answer afterwards is told again, to end the failure."""
+    """The endpoints stay and the error is reported; the same answer afterwards is reported again, to end the
+    failure."""
     refresh = machine(rng)
     answered(refresh, A)
     refresh.begin(now=5.0)
@@ -130,7 +131,7 @@ def test_an_empty_answer_is_a_failure(rng: Random) -> None:
 
 
 def test_an_empty_answer_may_be_believed(rng: Random) -> None:
-    """With ``allow_empty`` it takes all endpoints away, once."""
+    """With ``allow_empty`` it removes all endpoints, once."""
     refresh = machine(rng, allow_empty=True)
     answered(refresh, A)
     assert answered(refresh, now=5.0) == Resolution(endpoints=(), ttl=5.0)
@@ -139,7 +140,7 @@ def test_an_empty_answer_may_be_believed(rng: Random) -> None:
 
 
 def test_failures_back_off(rng: Random) -> None:
-    """1, 2, 4, 8, 16, 30, 30 s, each 20 % more or less but never outside 1 to 30 s; a good answer starts anew."""
+    """1, 2, 4, 8, 16, 30, 30 s, each +- 20 % within 1 to 30 s; a good answer resets the back-off."""
     refresh, now = machine(rng), 0.0
     for base in (1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0):
         refresh.begin(now=now)
@@ -154,7 +155,7 @@ def test_failures_back_off(rng: Random) -> None:
 
 
 def test_failures_are_jittered_even_at_the_cap(rng: Random) -> None:
-    """A thousand clients of a dead name server do not come back in step."""
+    """A thousand clients of a dead name server do not retry in step."""
     drawn = set()
     for _ in range(100):
         refresh = machine(rng)
@@ -167,7 +168,7 @@ def test_failures_are_jittered_even_at_the_cap(rng: Random) -> None:
 
 
 def test_a_failing_host_asks_at_once(rng: Random) -> None:
-    """``hurry`` makes the next question due now, but never sooner than a floor after the last."""
+    """``hurry`` makes the next resolution due now, but not within a floor after the last."""
     refresh = machine(rng)
     answered(refresh, A, ttl=20.0, now=100.0)
     refresh.hurry(now=100.2)
@@ -190,7 +191,7 @@ def test_a_failing_host_never_delays_the_question(rng: Random) -> None:
 
 
 def test_hurry_cuts_a_back_off_short_but_does_not_forget_it(rng: Random) -> None:
-    """Hosts that fail while DNS is down are a reason to ask, once a floor; the back-off goes on growing."""
+    """Hosts that fail while DNS is down cause one resolution per floor; the back-off goes on growing."""
     refresh, now = machine(rng), 0.0
     for _ in range(6):
         refresh.begin(now=now)
@@ -203,7 +204,7 @@ def test_hurry_cuts_a_back_off_short_but_does_not_forget_it(rng: Random) -> None
 
 
 def test_resolve_now_knows_no_floor(rng: Random) -> None:
-    """Somebody who asks in person is not put off, unless the question is being asked."""
+    """An explicit request is served at once, unless a resolution is in progress."""
     refresh = machine(rng)
     answered(refresh, A, now=100.0)
     refresh.resolve_now(now=100.1)
@@ -217,7 +218,7 @@ def test_resolve_now_knows_no_floor(rng: Random) -> None:
 
 
 def test_an_abandoned_question_is_due_at_once(rng: Random) -> None:
-    """Who subscribes after the last one left in the middle of a question waits for no TTL."""
+    """A subscriber after a cancelled resolution waits for no TTL."""
     refresh = machine(rng)
     answered(refresh, A, now=100.0)
     refresh.begin(now=105.0)
@@ -227,7 +228,7 @@ def test_an_abandoned_question_is_due_at_once(rng: Random) -> None:
 
 
 def test_what_failed_for_those_who_left_says_nothing_to_those_who_come(rng: Random) -> None:
-    """A channel that is opened after another to the same name was closed hears of its own question alone."""
+    """A channel opened after another to the same name was closed gets only the result of its own resolution."""
     refresh = machine(rng)
     refresh.begin(now=100.0)
     refresh.on_failure(ResolveError("no"), now=100.0)
@@ -247,8 +248,8 @@ def test_what_failed_for_those_who_left_says_nothing_to_those_who_come(rng: Rand
     ),
 )
 def test_never_asked_more_often_than_the_floor(seed: int, script: list[tuple[str, float, float | None]]) -> None:
-    """Whatever happens: two questions are a floor apart unless somebody asked in person, what was good stays, and the
-    next question is never more than ceiling and jitter away once there is a TTL."""
+    """In any order: two resolutions are a floor apart unless explicitly requested, the last good answer stays, and with
+    a TTL the next resolution is at most ceiling and jitter away."""
     refresh, now, last, in_person = machine(Random(seed)), 0.0, -math.inf, False
     for what, wait, ttl in script:
         now += wait

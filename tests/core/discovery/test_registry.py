@@ -1,4 +1,4 @@
-"""Resolvers that others bring: registration, entry points, and what is said of a bad one."""
+"""Third-party resolvers: registration, entry points, and the errors of invalid ones."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -26,17 +26,17 @@ class Consul:
         self.target = target
 
     def resolve(self, previous: Resolution | None) -> Resolution:
-        """Nothing, ever."""
+        """Never return endpoints."""
         return Resolution(endpoints=())
 
 
 class Other(Consul):
-    """Another."""
+    """Another resolver."""
 
 
 @dataclass
 class Installed:
-    """What ``importlib.metadata`` tells of an installed package."""
+    """The metadata of an installed package, as from ``importlib.metadata``."""
 
     name: str
     value: str
@@ -44,7 +44,7 @@ class Installed:
     loads: list[str] = field(default_factory=list)
 
     def load(self) -> Any:
-        """The object, or the error of an import."""
+        """Return the object, or raise the error of an import."""
         self.loads.append(self.name)
         if isinstance(self.loaded, Exception):
             raise self.loaded
@@ -52,7 +52,7 @@ class Installed:
 
 
 def registry(*installed: Installed) -> ResolverRegistry:
-    """A registry beside some installed packages."""
+    """A registry with some installed packages."""
 
     def entry_points() -> Iterable[EntryPoint]:
         return installed
@@ -66,7 +66,7 @@ def target(text: str = "consul:///svc-a") -> Target:
 
 
 def test_a_registered_factory_makes_the_resolver() -> None:
-    """It is given the parsed target."""
+    """The factory gets the parsed target."""
     schemes = registry()
     assert "consul" not in schemes
     schemes.register("consul", Consul)
@@ -78,7 +78,7 @@ def test_a_registered_factory_makes_the_resolver() -> None:
 
 
 def test_an_entry_point_is_loaded_when_it_is_needed() -> None:
-    """Known by name at once, imported for the first target, once; what is registered comes first."""
+    """Its name is known at once; it is imported for the first target, once. Registered factories come first."""
     zk, consul = Installed("zk", "pkg:Zk", Consul), Installed("consul", "pkg:Consul", Other)
     schemes = registry(zk, consul)
     schemes.register("consul", Consul)
@@ -117,7 +117,7 @@ def test_entry_points_are_not_read_for_a_registered_scheme() -> None:
     ],
 )
 def test_a_bad_registration(scheme: Any, factory: Any, complaint: str) -> None:
-    """Refused at once."""
+    """It is rejected at once."""
     schemes = registry()
     schemes.register("taken", Other)
     with pytest.raises(ConfigError, match=complaint):
@@ -130,7 +130,7 @@ def raises(target: Target) -> Consul:
 
 
 def refuses(target: Target) -> Consul:
-    """A factory that knows how to refuse a target."""
+    """A factory that rejects a target properly."""
     raise ConfigError("target", target.text, "name a datacenter")
 
 
@@ -144,7 +144,7 @@ def refuses(target: Target) -> Consul:
     ],
 )
 def test_a_bad_factory(factory: Any, complaint: str) -> None:
-    """The construction of the channel fails with the name of the plug-in and what it said."""
+    """Constructing the channel fails with the name of the plug-in and its error."""
     schemes = registry()
     schemes.register("consul", factory)
     with pytest.raises(ConfigError, match=complaint):
@@ -169,7 +169,7 @@ def test_a_bad_entry_point(installed: list[Installed], complaint: str) -> None:
 
 
 def test_what_a_resolver_is() -> None:
-    """An object with a method; a class is the usual slip."""
+    """An object with a method; a class is the usual mistake."""
     consul = Consul(target())
     assert checked_resolver("resolver", consul) is consul
     with pytest.raises(ConfigError, match=r"resolver=.*must be an object with a method resolve\(previous\)"):
@@ -177,7 +177,7 @@ def test_what_a_resolver_is() -> None:
 
 
 def test_an_answer_in_its_normal_form() -> None:
-    """A list becomes a tuple, equal endpoints become one, a negative TTL becomes 0."""
+    """A list becomes a tuple, equal endpoints merge, a negative TTL becomes 0."""
     twice: Any = [Endpoint(address="127.0.0.1:1", weight=2), Endpoint(address="127.0.0.1:1", weight=3)]
     answer = checked(Resolution(endpoints=twice, ttl=-1.0), Consul(target()))
     assert answer == Resolution(endpoints=(Endpoint(address="127.0.0.1:1", weight=5),), ttl=0.0)
@@ -201,7 +201,7 @@ UNHASHABLE: Any = ([],)
     ],
 )
 def test_an_answer_that_makes_no_sense(answer: object, complaint: str) -> None:
-    """It is a failed resolution whose error names the plug-in and the value."""
+    """The resolution fails, and its error names the plug-in and the value."""
     with pytest.raises(ResolveError, match=f"resolver .*Consul returned .*{complaint}|{complaint}") as caught:
         checked(answer, Consul(target()))
     assert "Consul returned" in str(caught.value)

@@ -27,7 +27,7 @@ from meshlib._core.discovery.resolv_conf import parse_resolv_conf
     ],
 )  # fmt: skip
 def test_name_servers(text: str, expected: list[str]) -> None:
-    """What is no address is skipped; without any the name server on this machine is asked."""
+    """Invalid addresses are skipped; without any address the name server on this machine is used."""
     assert [str(server) for server in parse_resolv_conf(text).nameservers] == expected
 
 
@@ -46,13 +46,13 @@ def test_name_servers(text: str, expected: list[str]) -> None:
     ],
 )
 def test_search_domains(text: str, expected: tuple[str, ...]) -> None:
-    """The last line counts; what no name can have is skipped; without any it is the domain of this machine."""
+    """The last line counts; invalid names are skipped; without any the domain of this machine is used."""
     assert parse_resolv_conf(text, hostname="machine.host.example").search == expected
 
 
 @pytest.mark.parametrize("hostname", ["machine", "", "a..b", ".", "x." + "y" * 300, "m.\xfc.example"])
 def test_a_hostname_without_a_domain(hostname: str) -> None:
-    """Whatever this machine is called, its name ends no resolution."""
+    """No hostname of this machine makes a resolution fail."""
     assert parse_resolv_conf("", hostname=hostname).search in ((), ("b",))
 
 
@@ -84,6 +84,6 @@ def test_the_environment() -> None:
 
 @given(st.text())
 def test_any_file_can_be_read(text: str) -> None:
-    """There is always a name server to ask."""
+    """The result always has a name server."""
     for line in (text, f"nameserver {text}", f"search {text}", f"options ndots:{text}"):
         assert parse_resolv_conf(line, hostname=text, environ={"LOCALDOMAIN": text, "RES_OPTIONS": text}).nameservers

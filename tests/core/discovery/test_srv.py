@@ -1,4 +1,4 @@
-"""SRV records as endpoints: tiers, shares, and what RFC 2782 says of a weight of 0 and a target of "."."""
+"""SRV records as endpoints: tiers, shares, and RFC 2782's rules for a weight of 0 and a target of "."."""
 
 import math
 from collections import defaultdict
@@ -16,12 +16,12 @@ HOSTS = {f"t{n}": (f"10.0.0.{n}",) for n in range(10)}
 
 
 def record(target: str, *, weight: int = 0, priority: int = 0, port: int = 80) -> SrvRecord:
-    """A record, the usual fields left out."""
+    """A record, with the usual fields omitted."""
     return SrvRecord(priority=priority, weight=weight, port=port, target=target)
 
 
 def alone(hosts: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[tuple[str], ...]]:
-    """Each address is a host of its own."""
+    """Each address is a separate host."""
     return {name: tuple((ip,) for ip in ips) for name, ips in hosts.items()}
 
 
@@ -51,7 +51,7 @@ def test_weights(weights: tuple[int, ...], expected: tuple[int, ...]) -> None:
 
 
 def test_priorities_are_tiers_of_their_own() -> None:
-    """A 0 beside others is so within its priority; the order is that of the priorities."""
+    """A 0 counts beside others of its priority only; the order is that of the priorities."""
     found = shares(
         record("t3", weight=0, priority=20),
         record("t1", weight=2, priority=10),
@@ -62,7 +62,7 @@ def test_priorities_are_tiers_of_their_own() -> None:
 
 
 def test_a_target_with_several_addresses_divides_its_share() -> None:
-    """Two records 3:1 stay 3:1, however many addresses the first has."""
+    """Two records 3:1 stay 3:1, for any number of addresses of the first."""
     hosts = {"a": ("10.0.0.1", "10.0.0.2"), "b": ("10.0.0.3",)}
     found = shares(record("a", weight=3), record("b", weight=1), hosts=hosts)
     assert found == [("10.0.0.3:80", 2, 0), ("10.0.0.1:80", 3, 0), ("10.0.0.2:80", 3, 0)]
@@ -77,7 +77,7 @@ def test_equal_addresses_merge() -> None:
 
 
 def test_ipv6() -> None:
-    """IPv6 addresses stand in brackets, in one spelling."""
+    """IPv6 addresses are in brackets, in one spelling."""
     assert shares(record("a"), hosts={"a": ("FE80:0::1",)}) == [("[fe80::1]:80", 1, 0)]
 
 
@@ -101,12 +101,12 @@ def test_a_dot_means_not_offered() -> None:
 
 
 def test_each_target_is_looked_up_once() -> None:
-    """Records on several ports of one host ask for it once."""
+    """Records on several ports of one host cause one lookup."""
     assert targets([record("t1", port=1), record("t2"), record("t1", port=2)]) == ("t1", "t2")
 
 
 def test_a_target_without_address_is_left_out() -> None:
-    """A pod that is in SRV but not yet in A takes nothing from the others."""
+    """A pod that is in SRV but not yet in A does not reduce the shares of others."""
     assert shares(record("t1", weight=1), record("gone", weight=9)) == [("10.0.0.1:80", 1, 0)]
 
 
@@ -126,7 +126,7 @@ def test_a_target_without_address_is_left_out() -> None:
     ),
 )  # fmt: skip
 def test_the_shares_are_those_of_the_records(records: list[SrvRecord], hosts: dict[str, tuple[str, ...]]) -> None:
-    """Any records: addresses are unique, weights are valid, and where 32 bits suffice the shares are exact."""
+    """Any records: addresses are unique, weights are valid, and shares are exact if 32 bits suffice."""
     found = endpoints(records, alone(hosts))
     assert len({endpoint.address for endpoint in found}) == len(found)
     assert all(1 <= endpoint.weight <= MAX_WEIGHT for endpoint in found)
@@ -148,7 +148,7 @@ def test_the_shares_are_those_of_the_records(records: list[SrvRecord], hosts: di
 
 
 def test_shares_that_32_bits_cannot_hold() -> None:
-    """Targets of 5, 7, 11 ... 29 addresses have no small common denominator: nearly equal is all there is."""
+    """Targets of 5, 7, 11 ... 29 addresses have no small common denominator: shares are nearly equal."""
     sizes = (5, 7, 11, 13, 17, 19, 23, 29)
     hosts = {f"t{size}": tuple(f"10.0.{size}.{n}" for n in range(size)) for size in sizes}
     found = endpoints([record(target, weight=65535) for target in hosts], alone(hosts))

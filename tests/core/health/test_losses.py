@@ -1,4 +1,4 @@
-"""Connections that are lost and back before anybody looks: known from the attempts that they ended."""
+"""Connections lost and restored between polls: detected from the attempts that they ended."""
 
 import pytest
 from tests.core.scripted import Channel, brief
@@ -17,7 +17,7 @@ RETRY = RetryPolicy(max_attempts=2)
 
 
 def fly(channel: Channel, count: int, *, now: float) -> list[Call]:
-    """So many calls, each with an attempt in flight."""
+    """``count`` calls, each with an attempt in flight."""
     calls = [channel.call(RETRY) for _ in range(count)]
     for call in calls:
         assert brief(call.begin(now=now))[0].startswith("start 1")
@@ -25,7 +25,7 @@ def fly(channel: Channel, count: int, *, now: float) -> list[Call]:
 
 
 def goes_ahead(call: Call, *, now: float) -> bool:
-    """Whether the retry that ``call`` has no place for is made, once its back-off and all patience are over."""
+    """Whether a retry of ``call`` beyond the budget is made, once its back-off and all polls are over."""
     commands = ()
     while not commands:
         timer = call.next_timer()
@@ -36,7 +36,7 @@ def goes_ahead(call: Call, *, now: float) -> bool:
 
 @pytest.mark.parametrize("detection", [None, OutlierDetection()])
 def test_a_connection_that_is_back_at_once(detection: OutlierDetection | None) -> None:
-    """All attempts on it end; all are retried beyond the budget, and the names are looked up once."""
+    """All attempts on it end; all are retried beyond the budget, with one re-resolution."""
     channel = Channel.of("a", budget=NO_BUDGET, outlier_detection=detection)
     calls = fly(channel, 10, now=1.0)
     for call in calls:
@@ -49,7 +49,7 @@ def test_a_connection_that_is_back_at_once(detection: OutlierDetection | None) -
 
 
 def test_one_call_alone() -> None:
-    """It was all there was on the connection."""
+    """It was the only call on the connection."""
     channel = Channel.of("a", budget=NO_BUDGET)
     (call,) = fly(channel, 1, now=1.0)
     call.on_outcome(1, BROKEN, now=2.0)
@@ -59,7 +59,7 @@ def test_one_call_alone() -> None:
 
 
 def test_attempts_that_c_core_sends_again_by_itself() -> None:
-    """Most of those in flight were not written yet, and go on: the few that ended are believed."""
+    """Most attempts in flight were not written yet, and continue: the few that ended prove the loss."""
     channel = Channel.of("a", budget=NO_BUDGET)
     calls = fly(channel, 10, now=1.0)
     for call in calls[:3]:
@@ -70,7 +70,7 @@ def test_attempts_that_c_core_sends_again_by_itself() -> None:
 
 
 def test_a_server_that_passes_on_the_words() -> None:
-    """One of several calls fails with them, again and again: after some the budget holds."""
+    """One of several calls fails repeatedly with these details: after some retries the budget applies."""
     channel = Channel.of("a", budget=NO_BUDGET)
     fly(channel, 5, now=0.0)
     made = 0
@@ -83,7 +83,7 @@ def test_a_server_that_passes_on_the_words() -> None:
 
 
 def test_a_server_that_passes_them_on_for_one_call_at_a_time() -> None:
-    """Alone on its host an attempt is most of them, but not twice within a second."""
+    """A single attempt is a majority on its host, but not twice within a second."""
     channel = Channel.of("a", budget=NO_BUDGET)
     made = 0
     for n in range(int(3 * BURST)):
@@ -99,7 +99,7 @@ def test_a_server_that_passes_them_on_for_one_call_at_a_time() -> None:
 
 
 def test_a_server_that_says_it_is_busy_is_not_lost() -> None:
-    """Its own words prove nothing of the connection, even while others break."""
+    """A server's own details prove nothing about the connection, even while other attempts break."""
     channel = Channel.of("a", budget=NO_BUDGET)
     busy, broken = fly(channel, 2, now=1.0)
     busy.on_outcome(1, BUSY, now=1.5)
@@ -109,7 +109,7 @@ def test_a_server_that_says_it_is_busy_is_not_lost() -> None:
 
 
 def test_a_loss_that_a_look_finds_afterwards_is_the_same() -> None:
-    """The names are looked up once for it."""
+    """It causes no second re-resolution."""
     channel = Channel.of("a", "b")
     calls = fly(channel, 10, now=1.0)
     for call in calls:

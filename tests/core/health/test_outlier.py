@@ -1,4 +1,4 @@
-"""Outlier detection against Envoy's own cases (outlier_detection_impl_test.cc), and what is different on purpose."""
+"""Outlier detection against Envoy's own cases (outlier_detection_impl_test.cc), and the intended differences."""
 
 from collections.abc import Sequence
 from random import Random
@@ -19,11 +19,11 @@ BROKEN = Outcome("UNAVAILABLE", "Socket closed", answered=False)
 
 
 class Bench:
-    """Outlier detection alone, over hosts that answer as they are told.
+    """Outlier detection alone, over hosts that answer as a test says.
 
     Args:
         count: of hosts.
-        draws: what every random draw gives.
+        draws: returned by every random draw.
         policy: the fields that differ from Envoy's defaults, which are not ours.
     """
 
@@ -63,12 +63,12 @@ class Bench:
 
 
 def whys(found: Sequence[Outlier]) -> list[tuple[str, bool]]:
-    """The detectors that found something, and whether it was enforced."""
+    """The detectors that found an outlier, and whether it was enforced."""
     return [(outlier.kind, not outlier.spared) for outlier in found]
 
 
 def test_five_in_a_row() -> None:
-    """Envoy: BasicFlow5xxViaHttpCodes. The fifth ejects; a success in between forgives the others."""
+    """Envoy: BasicFlow5xxViaHttpCodes. The fifth ejects; a success in between resets the count."""
     bench = Bench(1)
     assert bench.fail(0, 4) == []
     bench.succeed(0)
@@ -87,7 +87,7 @@ def test_what_counts(code: str) -> None:
 
 
 def test_another_5xx_ends_a_row_of_gateway_failures() -> None:
-    """The two rows are counted apart."""
+    """The two kinds of consecutive failures are counted separately."""
     bench = Bench(1, enforcing_consecutive_5xx=0, enforcing_consecutive_gateway_failure=100)
     bench.fail(0, 4, GONE)
     bench.fail(0)
@@ -119,7 +119,7 @@ def test_how_many_may_be_ejected(count: int, most: int, one: bool, ejected: int,
 
 
 def test_the_time_grows_and_shrinks_again() -> None:
-    """Envoy: EjectTimeBackoff. Each ejection is longer by the base, each good interval takes one from the next."""
+    """Envoy: EjectTimeBackoff. Each ejection lengthens the next by the base; each good interval shortens it by one."""
     bench = Bench(1, base_ejection_time=10.0, interval=10.0)
 
     def back(now: float) -> float:
@@ -144,7 +144,7 @@ def test_the_time_grows_and_shrinks_again() -> None:
 
 
 def test_a_host_comes_back_at_a_sweep() -> None:
-    """Base 2 s, sweeps every second, ejected anew shortly after each return: what was measured of a real Envoy."""
+    """Base 2 s, sweeps every second, ejected again shortly after each return: as measured with a real Envoy."""
     bench = Bench(1, base_ejection_time=2.0, interval=1.0)
     lasted = []
     for ejected in (0.15, 3.03, 8.02):
@@ -156,7 +156,7 @@ def test_a_host_comes_back_at_a_sweep() -> None:
 
 
 def test_the_longest_ejection() -> None:
-    """Envoy: max_ejection_time; counting stops there, so that a host that behaves is soon forgiven."""
+    """Envoy: max_ejection_time; the count stops there, so that a recovered host soon has short ejections again."""
     bench = Bench(1, base_ejection_time=10.0, max_ejection_time=25.0, interval=1.0)
     lasted = []
     now = 0.0
@@ -197,7 +197,7 @@ def test_success_rate() -> None:
 
 
 def test_success_rate_of_too_few() -> None:
-    """A host with fewer attempts than the volume is not compared, nor are fewer hosts than the least."""
+    """A host with fewer attempts than the volume is not compared, nor are fewer hosts than the minimum."""
     bench = Bench(5, enforcing_consecutive_5xx=0)
     for number in range(1, 5):
         bench.succeed(number, 200)
@@ -207,7 +207,7 @@ def test_success_rate_of_too_few() -> None:
 
 
 def test_a_rate_is_that_of_the_last_interval() -> None:
-    """What happened before the last sweep counts no more."""
+    """Attempts before the last sweep do not count."""
     bench = Bench(5, enforcing_consecutive_5xx=0, enforcing_success_rate=0)
     for number in range(5):
         bench.succeed(number, 200)
@@ -236,7 +236,7 @@ def test_failure_percentage(enforcing: int, ejected: list[int]) -> None:
 
 
 def test_a_failure_percentage_of_0_is_reached_by_all() -> None:
-    """Also in an interval in which nobody fails."""
+    """This holds in an interval without failures too."""
     bench = Bench(5, failure_percentage_threshold=0, enforcing_success_rate=0)
     for number in range(5):
         bench.succeed(number, 60)
@@ -258,7 +258,7 @@ def test_failure_percentage_at_the_threshold() -> None:
 
 
 def test_what_no_server_said_counts_apart_if_split() -> None:
-    """Envoy: BasicFlowLocalOriginFailure. Split, a broken connection is no 5xx, and an answer ends its row."""
+    """Envoy: BasicFlowLocalOriginFailure. Split, a broken connection is no 5xx, and a response resets its count."""
     bench = Bench(1, split_external_local_origin_errors=True)
     bench.fail(0, 4, BROKEN)
     bench.fail(0, 4)
@@ -274,7 +274,7 @@ def test_what_no_server_said_is_a_gateway_failure_if_not_split() -> None:
 
 
 def test_local_origin_rates() -> None:
-    """Split, they are compared among themselves; any answer is a success of the connection."""
+    """Split, they are compared among themselves; any response is a success of the connection."""
     bench = Bench(
         5,
         enforcing_consecutive_local_origin_failure=0,
@@ -299,7 +299,7 @@ def test_a_share_of_what_is_detected_is_enforced(enforcing: int, draw: float, ej
 
 
 def test_nothing_is_drawn_where_there_is_nothing_to_draw() -> None:
-    """The picks of a seed are the same with outlier detection and without."""
+    """The picks of a seed are the same with and without outlier detection."""
     rng = Random(1)
     state = rng.getstate()
     outliers = Outliers(OutlierDetection(), rng)
@@ -311,7 +311,7 @@ def test_nothing_is_drawn_where_there_is_nothing_to_draw() -> None:
 
 
 def test_our_own_defaults() -> None:
-    """Five gateway failures eject one host of three; five other errors eject nobody."""
+    """Five gateway failures eject one host of three; five other errors eject none."""
     hosts = [host(name) for name in "abc"]
     outliers = Outliers(OutlierDetection(), Random(0))
 
@@ -327,7 +327,7 @@ def test_our_own_defaults() -> None:
 
 
 def test_an_ejected_host_is_not_ejected_again() -> None:
-    """Calls that were under way may still fail; they neither lengthen nor count."""
+    """Calls in flight may still fail; they neither count nor lengthen the ejection."""
     bench = Bench(2)
     bench.fail(0, 5, now=1.0)
     ejection = bench.hosts[0].ejection
@@ -337,7 +337,7 @@ def test_an_ejected_host_is_not_ejected_again() -> None:
 
 
 def test_a_host_that_comes_back_starts_afresh() -> None:
-    """Envoy resets every row, lest the first error ejected it again."""
+    """Envoy resets every count, so that the first error does not eject the host again."""
     bench = Bench(1, base_ejection_time=1.0, interval=1.0)
     bench.fail(0, 5, now=0.0)
     bench.fail(0, 4, now=0.5)
@@ -361,7 +361,7 @@ def test_a_host_that_comes_back_starts_afresh() -> None:
     ],
 )
 def test_what_is_refused(field: str, value: object, allowed: str) -> None:
-    """Each field names itself, the value and what is allowed."""
+    """The error has the field, the value and the allowed form."""
     with pytest.raises(ConfigError, match=allowed) as error:
         OutlierDetection(**{field: value})  # type: ignore[arg-type]
     assert (error.value.field, error.value.value) == (field, value)

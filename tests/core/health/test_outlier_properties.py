@@ -1,7 +1,7 @@
-"""Outlier detection beside a model that remembers every outcome and works out all the rest from the beginning.
+"""Outlier detection against a model that stores every outcome and computes everything else from the start.
 
-The model is Envoy's algorithm in its own words: no counter is kept, each is read off the list of what a host did. It
-draws from the same dice, so that a draw too many or too few shows as well.
+The model is Envoy's algorithm: it keeps no counter, and derives each from the list of a host's outcomes. It draws from
+the same generator, so that a missing or extra draw shows as well.
 """
 
 import math
@@ -27,7 +27,7 @@ ADDRESSES = tuple("abcdefgh")
 
 
 class Eighths(Random):
-    """Draws eighths, so that every sum of times is exact; and counts them."""
+    """Draws eighths, so that every sum of times is exact, and counts the draws."""
 
     def __init__(self, seed: int) -> None:
         super().__init__(seed)
@@ -50,10 +50,10 @@ class Static:
 
 
 class Story:
-    """What one host did: words, each with the second it was said.
+    """The history of one host: words, each with its time in seconds.
 
-    ``gateway``, ``server``, ``local``, ``other`` and ``ok`` are outcomes; ``found <kind>`` what that made of the host;
-    ``ejected`` and ``returned``; ``swept`` the end of an interval.
+    ``gateway``, ``server``, ``local``, ``other`` and ``ok`` are outcomes; ``found <kind>`` a detection; ``ejected`` and
+    ``returned`` a change; ``swept`` the end of an interval.
     """
 
     def __init__(self) -> None:
@@ -69,7 +69,7 @@ class Story:
         return ends[-1:] == ["ejected"]
 
     def in_a_row(self, counted: Iterable[str], passed: Iterable[str], kind: str) -> int:
-        """How many of ``counted`` ended the story, with nothing but ``passed`` and what does not count in between."""
+        """The number of ``counted`` at the end, with only ``passed`` and words that do not count in between."""
         count = 0
         for word, _ in reversed(self.words):
             if word in counted:
@@ -82,7 +82,7 @@ class Story:
 
     @property
     def rows(self) -> tuple[int, int, int]:
-        """Server errors, gateway failures, and failures that no server answered."""
+        """Consecutive server errors, gateway failures, and failures without a response."""
         return (
             self.in_a_row(("gateway", "server"), ("local",), "consecutive_5xx"),
             self.in_a_row(("gateway",), ("local",), "consecutive_gateway_failure"),
@@ -91,7 +91,7 @@ class Story:
 
     @property
     def interval(self) -> tuple[int, int, int]:
-        """Answers, bad ones among them, and failures without an answer since the last sweep."""
+        """Responses, failed ones among them, and failures without a response since the last sweep."""
         recent: list[str] = []
         for word, _ in reversed(self.words):
             if word == "swept":
@@ -101,7 +101,7 @@ class Story:
         return recent.count("ok") + recent.count("other") + bad, bad, recent.count("local")
 
     def times(self, policy: OutlierDetection) -> int:
-        """How long its next ejection is, in multiples of the first, less one."""
+        """The length of the next ejection in multiples of the first, less one."""
         base, longest = policy.base_ejection_time, policy.longest
         times, out, back = 0, False, -math.inf
         for word, at in self.words:
@@ -116,11 +116,11 @@ class Story:
 
 
 LASTED = 0.1
-"""Seconds of every attempt."""
+"""Seconds per attempt."""
 
 
 class Model:
-    """Envoy's detector, from the beginning each time."""
+    """Envoy's detector, computed from the start each time."""
 
     def __init__(self, policy: OutlierDetection, dice: Random, now: float) -> None:
         self.policy = policy
@@ -142,7 +142,7 @@ class Model:
         elif outcome.local or outcome.refused or outcome.code == "CANCELLED" or host not in hosts:
             return
         elif outcome.code == "UNAVAILABLE" and not outcome.answered and now - LASTED <= self.broke.get(host, -1e9):
-            return  # of the connection whose end was counted already
+            return  # of a connection whose end was already counted
         elif policy.split_external_local_origin_errors and not outcome.answered:
             self.broken(host, outcome, now)
             story.say("local", now)
@@ -212,7 +212,7 @@ class Model:
         hosts: list[HostEntry],
         now: float,
     ) -> None:
-        """``counts``: host, attempts, failures. Everything squared, so that it stays exact."""
+        """``counts``: host, attempts, failures. All values are squared, so that they stay exact."""
         policy = self.policy
         rates = [
             (host, Fraction(100 * (n - bad), n)) for host, n, bad in counts if n >= policy.success_rate_request_volume
@@ -273,7 +273,7 @@ OUTCOMES = (
 
 
 class OutlierMachine(RuleBasedStateMachine):
-    """A channel of up to eight hosts, whose attempts end as the rules say, and the model beside it."""
+    """A channel of up to eight hosts with attempts that end as the rules say, and the model."""
 
     @initialize(policy=POLICIES, hosts=st.integers(1, 8), seed=st.integers(0, 2**32))
     def open(self, policy: OutlierDetection, hosts: int, seed: int) -> None:
@@ -287,17 +287,17 @@ class OutlierMachine(RuleBasedStateMachine):
         self.other_dice = Eighths(seed)
         self.model = Model(policy, self.other_dice, self.now)
         self.busy: list[HostEntry] = []
-        """Hosts with a call that does not end, so that they may leave and come back the same."""
+        """Hosts with a call that does not end, so that they may leave and return unchanged."""
 
     @property
     def hosts(self) -> list[HostEntry]:
         return list(self.cluster.hosts)
 
-    # What happens.
+    # Events.
 
     @rule(which=st.integers(0, 7), outcome=st.sampled_from(OUTCOMES), times=st.integers(1, 6))
     def end(self, which: int, outcome: Outcome, times: int) -> None:
-        """Attempts on one host end alike; it may be one that is leaving."""
+        """Attempts on one host, which may be draining, end with one outcome."""
         choice = [*self.hosts, *(host for host in self.busy if host.removed)]
         for _ in range(times if choice else 0):
             host = choice[which % len(choice)]
@@ -318,7 +318,7 @@ class OutlierMachine(RuleBasedStateMachine):
 
     @rule(which=st.integers(0, 7), ok=st.integers(0, 8), bad=st.integers(0, 8), code=st.sampled_from(CODES[1:]))
     def serve(self, which: int, ok: int, bad: int, code: str) -> None:
-        """A host answers well and badly in turn, which makes rates and no row."""
+        """Responses of a host alternate between success and failure: rates without consecutive failures."""
         for turn in range(max(ok, bad)):
             if turn < bad:
                 self.end(which, Outcome(code), 1)
@@ -327,7 +327,7 @@ class OutlierMachine(RuleBasedStateMachine):
 
     @rule(which=st.integers(0, 7), times=st.integers(1, 10))
     def relapse(self, which: int, times: int) -> None:
-        """A host fails again as often as it comes back, which has each ejection last longer."""
+        """A host fails again after each return, so that each ejection lasts longer."""
         for _ in range(times if self.hosts else 0):
             host = self.hosts[which % len(self.hosts)]
             self.end(which, Outcome("UNAVAILABLE"), self.policy.consecutive_gateway_failure)
@@ -349,7 +349,7 @@ class OutlierMachine(RuleBasedStateMachine):
 
     @rule(named=st.lists(st.sampled_from(ADDRESSES), max_size=8, unique=True), hold=st.integers(0, 7))
     def resolve(self, named: list[str], hold: int) -> None:
-        """Hosts come and go; one is held by a call, if there is none yet."""
+        """Hosts are added and removed; a call, if there is none yet, holds one."""
         if self.hosts and not self.busy:
             host = self.hosts[hold % len(self.hosts)]
             host.in_flight += 1
@@ -369,7 +369,7 @@ class OutlierMachine(RuleBasedStateMachine):
         self.step()
 
     def step(self) -> None:
-        """The timer: between two sweeps nothing becomes of anybody."""
+        """Run the timer: between two sweeps no host changes."""
         before = {host: host.ejection for host in self.hosts}
         due = self.now >= self.model.sweep_at
         self.channel.step(now=self.now)
@@ -382,10 +382,10 @@ class OutlierMachine(RuleBasedStateMachine):
             elif not due:
                 assert host.ejection is None
 
-    # What always holds.
+    # Invariants.
 
     def may_be_ejected(self, out: int) -> None:
-        """One more than ``out`` is within the percentage, or it is the one that always may."""
+        """One more than ``out`` is within the percentage, or is the one host always allowed."""
         share = Fraction(100 * (out + 1), len(self.hosts))
         assert share <= Fraction(self.policy.max_ejection_percent) or (out == 0 and self.policy.always_eject_one_host)
 
@@ -401,7 +401,7 @@ class OutlierMachine(RuleBasedStateMachine):
             return
         rows = record.consecutive_5xx, record.consecutive_gateway_failure, record.consecutive_local_origin_failure
         assert rows == story.rows
-        # Who has something to take back is known to have.
+        # A host with counts to reset is marked.
         assert host.struck or rows == (0, 0, 0)
 
     @invariant()
@@ -421,7 +421,7 @@ class OutlierMachine(RuleBasedStateMachine):
             assert not self.dice.drawn
 
     def teardown(self) -> None:
-        """What was told is what happened: each outlier once, and each return."""
+        """Events match the history: each outlier once, and each return."""
         if not hasattr(self, "channel"):
             return
         self.let_go()
@@ -445,7 +445,7 @@ MOVES: Moves = {
 
 
 def drawn(rng: Random) -> OutlierDetection:
-    """A policy as :data:`POLICIES` draws them, by another source of chance."""
+    """A policy like those of :data:`POLICIES`, from another random source."""
 
     def chance() -> int:
         return rng.choice([0, 50, 100, 100])
@@ -478,7 +478,7 @@ def drawn(rng: Random) -> OutlierDetection:
 
 
 def test_long_stories(rng: Random) -> None:
-    """Thirty channels, each through a hundred steps."""
+    """Thirty channels, each with a hundred random steps."""
     for _ in range(30):
         machine = OutlierMachine()
         machine.open(drawn(rng), hosts=rng.randint(1, 8), seed=rng.getrandbits(32))
@@ -487,7 +487,7 @@ def test_long_stories(rng: Random) -> None:
 
 @pytest.mark.parametrize("hosts", [2, 3, 7, 8])
 def test_hosts_that_do_alike_are_no_outliers(hosts: int) -> None:
-    """However they do, and however small a deviation counts: the mean of equal rates is that rate."""
+    """At any rate and any deviation threshold: the mean of equal rates is that rate."""
     policy = OutlierDetection(
         success_rate_minimum_hosts=1,
         success_rate_request_volume=1,
@@ -507,7 +507,7 @@ def test_hosts_that_do_alike_are_no_outliers(hosts: int) -> None:
 
 
 class Untouched:
-    """A record that nobody may look at."""
+    """A record whose use raises."""
 
     def __getattribute__(self, name: str) -> object:
         raise AssertionError(f"{name} was looked at")
@@ -517,7 +517,7 @@ class Untouched:
 
 
 def test_a_call_that_succeeds_is_not_looked_at() -> None:
-    """Unless the host had failed before: the record of a good host stays out of the way of calls."""
+    """The record of a host is read only if the host failed before: calls on a good host stay cheap."""
     channel = Channel.of("a", outlier_detection=OutlierDetection())
     host, record = channel.host("a"), channel.host("a").record
     host.record = Untouched()  # type: ignore[assignment]

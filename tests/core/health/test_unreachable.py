@@ -1,4 +1,4 @@
-"""Hosts that cannot be connected: when they are asked why."""
+"""Hosts that cannot be connected: when their reason is queried."""
 
 import math
 
@@ -25,7 +25,7 @@ def failing(name: str = "10.0.0.7:1") -> HostEntry:
 
 
 def test_a_host_is_asked_once_when_it_has_failed_for_a_while() -> None:
-    """Not one that restarts."""
+    """A host that restarts is not queried."""
     hosts, host = UnreachableHosts(), failing()
     assert hosts.at == math.inf
     hosts.changed(host, now=5.0)
@@ -37,7 +37,7 @@ def test_a_host_is_asked_once_when_it_has_failed_for_a_while() -> None:
 
 
 def test_a_host_that_comes_back_is_not_asked() -> None:
-    """Nor one that has left, or has no subchannel."""
+    """A removed host, or one without a subchannel, is not queried either."""
     hosts, back, left, none = UnreachableHosts(), failing("a"), failing("b"), failing("c")
     for host in (back, left, none):
         hosts.changed(host, now=5.0)
@@ -52,7 +52,7 @@ def test_a_host_that_comes_back_is_not_asked() -> None:
 
 
 def test_few_are_asked_at_once() -> None:
-    """A thousand hosts that go at once are asked one after the other."""
+    """A thousand hosts that fail at once are queried one after the other."""
     hosts = UnreachableHosts()
     every = [failing(f"h{n}") for n in range(3 * AT_ONCE)]
     for host in every:
@@ -68,6 +68,6 @@ def test_few_are_asked_at_once() -> None:
 
 
 def test_the_log_says_so_once_in_a_while() -> None:
-    """Whichever host it is."""
+    """The limit is shared by all hosts."""
     hosts = UnreachableHosts()
     assert [hosts.worth_a_line(now=at) for at in (5.0, 6.0, 5.0 + PAUSE, 6.0 + PAUSE)] == [True, False, True, False]

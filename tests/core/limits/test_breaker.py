@@ -1,4 +1,4 @@
-"""The circuit breaker through the machines of cluster and call, Envoy's own cases among them."""
+"""The circuit breaker through the machines of cluster and call, including Envoy's own cases."""
 
 import pytest
 from tests.core.scripted import UNAVAILABLE, Channel, brief, ended
@@ -31,7 +31,7 @@ def test_requests_beyond_the_limit_are_refused_at_once() -> None:
 
 
 def test_calls_that_wait_beyond_the_limit_are_refused() -> None:
-    """Nobody is connected yet: one may wait, the next may not, whether it insists on a ready host or not."""
+    """No host is connected yet: one call may wait, the next may not, with or without wait_for_ready."""
     channel = Channel(circuit_breaker=CircuitBreaker(max_pending_requests=1))
     channel.resolve("a", now=0.0)
     first = channel.call()
@@ -44,7 +44,7 @@ def test_calls_that_wait_beyond_the_limit_are_refused() -> None:
 
 
 def test_a_call_that_was_woken_may_wait_again() -> None:
-    """It gives its own place up first."""
+    """It releases its own slot first."""
 
     class Never(Picker):
         def pick(self, call: PickInfo, *, now: float) -> Host | None:
@@ -87,7 +87,7 @@ def test_budget_and_limit_both_hold(budget: RetryBudget | None) -> None:
 
 
 def test_a_retry_that_is_refused_ends_with_what_the_server_said() -> None:
-    """The limit on requests holds for each attempt; the error is the last server's, and says why no other followed."""
+    """The request limit applies to each attempt; the error is the last server's, and says why no attempt followed."""
     channel = Channel.of("a", circuit_breaker=CircuitBreaker(max_requests=1))
     call = channel.call(RetryPolicy())
     call.begin(now=0.0)
@@ -103,7 +103,7 @@ def test_a_retry_that_is_refused_ends_with_what_the_server_said() -> None:
 
 
 def test_refusals_are_told_at_most_every_ten_seconds() -> None:
-    """The first at once, then how many there have been; of each limit apart."""
+    """The first is reported at once, then the count since; separately for each limit."""
     channel = Channel.of("a", circuit_breaker=CircuitBreaker(max_requests=0, max_retries=0))
     for now in (0.0, 1.0, 9.9, 10.0, 11.0):
         channel.call().begin(now=now)
@@ -114,7 +114,7 @@ def test_refusals_are_told_at_most_every_ten_seconds() -> None:
 
 
 def test_refused_retries_are_told_of_too() -> None:
-    """By their reason, and counted; those that are made are counted as well."""
+    """Rejected retries are counted by reason; retries made are counted as well."""
     channel = Channel.of("a", "b", circuit_breaker=CircuitBreaker(max_retries=1))
     calls = [channel.call(RetryPolicy()) for _ in range(3)]
     for call in calls:
@@ -139,14 +139,14 @@ def test_a_limit_of_nothing_refuses_everything() -> None:
     [("max_requests", -1), ("max_requests", 1.5), ("max_pending_requests", None), ("max_retries", "3")],
 )
 def test_what_is_refused(field: str, value: object) -> None:
-    """Each field names itself and the value."""
+    """The error has the field and the value."""
     with pytest.raises(ConfigError) as error:
         CircuitBreaker(**{field: value})  # type: ignore[arg-type]
     assert (error.value.field, error.value.value) == (field, value)
 
 
 def test_a_call_that_was_woken_in_vain_is_not_refused_for_those_that_came_meanwhile() -> None:
-    """It waited before them: it waits on, whatever the limit."""
+    """It waited before the others, and waits on despite the limit."""
     channel = Channel(circuit_breaker=CircuitBreaker(max_pending_requests=1))
     channel.resolve("a", now=0.0)
     older, newer = channel.call(), channel.call()

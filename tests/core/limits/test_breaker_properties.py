@@ -1,7 +1,6 @@
-"""Whatever calls and hosts do, no more is under way than the circuit breaker allows, and what it refuses is nobody's
-fault.
+"""No order of calls and host events exceeds the circuit breaker's limits, and no host is charged for a rejection.
 
-Counted beside it: attempts that were sent and have not ended, calls that are registered to be woken, places of retries.
+Counted independently: attempts sent and not ended, calls registered to be woken, shares of retries.
 """
 
 from collections import Counter
@@ -27,7 +26,7 @@ from meshlib._core.status import OK, Outcome
 
 
 class Busy:
-    """A balancer that has calls wait while every host has two."""
+    """A balancer that makes calls wait while every host has two."""
 
     def picker(self, hosts: tuple[Any, ...], *, rng: Random) -> Any:
         class Picker:
@@ -50,7 +49,7 @@ LIMITS = [0, 1, 2, 3]
 
 
 class BreakerMachine(RuleBasedStateMachine):
-    """A channel of three hosts, a circuit breaker that trips early, and as many calls as a story has."""
+    """A channel of three hosts, a circuit breaker that trips early, and any number of calls."""
 
     @initialize(
         balancer=st.sampled_from(BALANCERS),
@@ -83,7 +82,7 @@ class BreakerMachine(RuleBasedStateMachine):
         for address in "ab":
             self.channel.put(address, READY, now=0.0)
 
-    # What happens.
+    # Events.
 
     @rule(policy=st.sampled_from(POLICIES), wait_for_ready=st.booleans(), streaming=st.booleans())
     def begin(self, policy: Any, wait_for_ready: bool, streaming: bool) -> None:
@@ -131,7 +130,7 @@ class BreakerMachine(RuleBasedStateMachine):
             self.serve()
 
     def serve(self) -> None:
-        """The control plane and the shells keep up."""
+        """Run the control plane and the shells."""
         for _ in range(50):
             self.channel.step(now=self.now)
             woken = [number for number, call in enumerate(self.calls) if call.woken]
@@ -140,10 +139,10 @@ class BreakerMachine(RuleBasedStateMachine):
             for number in woken:
                 self.feed(number, self.calls[number].on_endpoints)
 
-    # What each input may come to.
+    # Expected results of each input.
 
     def feed(self, number: int, step: Any) -> None:
-        """One input of one call, judged by what was counted before it."""
+        """Pass one input to one call, and check it against the earlier counts."""
         call = self.calls[number]
         refused, denied = self.breaker.refused, self.cluster.retries.refused
         flying, waiting = len(self.flying), self.cluster.waiting
@@ -169,14 +168,14 @@ class BreakerMachine(RuleBasedStateMachine):
             assert waiting < self.policy.max_pending_requests
         assert self.breaker.refused - refused in (0, 1)
         if self.breaker.refused > refused:
-            # Only what is full refuses.
+            # Only a full limit rejects.
             assert flying == self.policy.max_requests or waiting - was_waiting >= self.policy.max_pending_requests
             assert not starts
             assert any(isinstance(event, Broken) for event in events)
         broken = [event for event in events if isinstance(event, Broken)]
         if broken:
             assert self.breaker.refused == refused + 1
-            # It ends the call; but for a copy that is refused, which leaves it to the others.
+            # A rejection ends the call, except that of a copy: the other copies go on.
             if call.state is State.DONE:
                 self.was_refused(call, number, broken)
             else:
@@ -190,7 +189,7 @@ class BreakerMachine(RuleBasedStateMachine):
                 assert self.finishes[number].outcome is call.attempts[self.finishes[number].n - 1].outcome
 
     def was_refused(self, call: Call, number: int, broken: list[Broken]) -> None:
-        """It ends here and now: with what the last server said, or as what was never sent."""
+        """The call ends at once: with the last server's outcome, or as unsent."""
         assert len(broken) == 1
         finish = self.finishes[number]
         failures = [attempt for attempt in call.attempts if attempt.outcome is not None]
@@ -210,7 +209,7 @@ class BreakerMachine(RuleBasedStateMachine):
     def holders(self, but: Call | None = None) -> int:
         return sum(attempt.holds for call in self.calls if call is not but for attempt in call.attempts)
 
-    # What always holds.
+    # Invariants.
 
     @invariant()
     def check(self) -> None:
@@ -223,13 +222,13 @@ class BreakerMachine(RuleBasedStateMachine):
         by_host = Counter(attempt.host.endpoint.address for attempt in self.flying.values())
         for host in self.cluster.hosts:
             assert host.in_flight == by_host[host.endpoint.address]
-            # A refusal is charged to nobody.
+            # A rejection is charged to no host.
             assert host.failures == self.charged[host.endpoint.address]
         for number, call in enumerate(self.calls):
             assert (number in self.finishes) == (call.state is State.DONE)
 
     def teardown(self) -> None:
-        """With every outcome reported nothing is taken any more, and it can all be had anew."""
+        """With every outcome reported all limits are free, and can be used again."""
         if not hasattr(self, "channel"):
             return
         for key in sorted(self.flying):
@@ -255,7 +254,7 @@ MOVES: Moves = {
 
 
 def test_long_stories(rng: Random) -> None:
-    """Sixty channels, each through eighty steps."""
+    """Sixty channels, each with eighty random steps."""
     for _ in range(60):
         machine = BreakerMachine()
         machine.open(

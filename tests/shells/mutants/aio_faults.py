@@ -1,4 +1,4 @@
-"""What can be wrong in the shell for asyncio while the policy is right."""
+"""Possible faults of the shell for asyncio while the policy is right."""
 
 from tests.shells.mutants.mutation import Mutant
 

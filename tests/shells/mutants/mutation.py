@@ -1,6 +1,6 @@
 """A shell with one fault planted in it: a copy in memory, made from its source with one place changed.
 
-The shell in use stays what it is: the copy is imported beside it, and what was imported before is put back.
+The shell in use is unaffected: the copy is imported beside it, and earlier imports are restored.
 """
 
 import sys
@@ -25,11 +25,11 @@ class Mutant:
     """A fault.
 
     Args:
-        name: what is wrong, in words.
+        name: the fault, in words.
         module: of the shell.
         old: the source that is changed; it occurs once.
-        new: what it is changed to.
-        kinds: the worlds in which it shows.
+        new: its replacement.
+        kinds: the worlds that show it.
     """
 
     name: str
@@ -47,7 +47,7 @@ def planted(shell: str, mutant: Mutant) -> Iterator[Any]:
     """The shell ``"sync"`` or ``"aio"`` with the fault in it, for its world."""
     package = f"meshlib._{shell}"
     finder = _Finder(f"{package}.{mutant.module}", mutant)
-    # Those two hang on the process, and nothing but them is imported by them.
+    # These two have per-process state, and are imported by no others.
     kept = {f"{package}.{name}" for name in ("clock", "control")} - {finder.fullname}
     before = {
         name: module

@@ -1,4 +1,4 @@
-"""The traces find what is wrong in a shell: every planted fault is caught, and without one nothing is."""
+"""The traces detect faults of a shell: every planted fault is caught, and a shell without one passes."""
 
 from itertools import zip_longest
 
@@ -13,9 +13,9 @@ from tests.shells.shells import WORLDS
 from tests.shells.trace import difference
 
 SEEDS = 300
-"""Worlds of a kind that a fault may hide in."""
+"""Worlds per kind to search for a fault."""
 
-# A faulty shell may well leave a loop open, a coroutine unawaited, or a thread that has yet to notice.
+# A faulty shell may leave a loop open, a coroutine unawaited, or a thread still running.
 pytestmark = [
     pytest.mark.shares_process_state,
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
@@ -48,7 +48,7 @@ def caught(shell: str, mutant: Mutant, seeds: int = SEEDS) -> str:
 
 @pytest.mark.parametrize(("shell", "mutant"), FAULTS)
 def test_a_planted_fault_is_caught(shell: str, mutant: Mutant) -> None:
-    """With the fault the shell's trace parts from the machines', or the world says that a rule is broken."""
+    """The shell's trace differs from the machines', or the world reports a broken rule."""
     how = caught(shell, mutant)
     print(how)  # noqa: T201 - pytest -s or -rP shows how each is caught
     assert how, f"{SEEDS} worlds of each of {mutant.kinds} do not show it"
@@ -56,7 +56,7 @@ def test_a_planted_fault_is_caught(shell: str, mutant: Mutant) -> None:
 
 @pytest.mark.parametrize("shell", ["sync", "aio"])
 def test_a_shell_without_a_fault_is_not_caught(shell: str) -> None:
-    """A copy that is changed in nothing but a comment does what the machines say."""
+    """A copy in which only a comment is changed matches the machines."""
     harmless = Mutant(
         name="none", module="engine", old='__all__ = ["', new='# nothing\n__all__ = ["', kinds=("hedged",)
     )
@@ -71,5 +71,5 @@ def test_a_fault_whose_place_is_gone_is_told() -> None:
 
 
 def test_a_deadlock_counts_as_an_assertion() -> None:
-    """A world in which nobody can go on is a failed one."""
+    """A deadlocked world counts as failed."""
     assert issubclass(DeadlockError, AssertionError)
