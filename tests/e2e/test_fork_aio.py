@@ -1,4 +1,4 @@
-"""A channel of asyncio that was built before a fork serves every child on its own loop, and the parent goes on."""
+"""An asyncio channel built before a fork serves every child on its own loop, and the parent keeps working."""
 
 import os
 import subprocess
@@ -12,8 +12,8 @@ from meshlib.testing import ProcessServer
 
 PROGRAM = Path(__file__).with_name("fork_aio_child.py")
 
-# Not asked for: a fork while anything of grpc.aio lives. Its poller thread is inside C-core then, which skips
-# what it does at a fork; children crash or hang on whatever channel, grpc.aio's own new ones too.
+# Not tested: a fork while anything of grpc.aio lives. Its poller thread is inside C-core then, which skips its fork
+# handlers; children crash or hang on any channel, even grpc.aio's new ones.
 CASES = [
     *((setting, state) for setting in (None, "1") for state in ("built", "inside", "over")),
     ("0", "built"),

@@ -1,4 +1,4 @@
-"""Unix sockets whose paths hold what means something in a URI."""
+"""Unix sockets whose paths contain characters with a meaning in URIs."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,7 +24,7 @@ def test_a_path_is_decoded_once(tmp_path: Path, name: str) -> None:
     server.start()
 
     class Resolver:
-        """Names the file as it is."""
+        """Returns the file's path as it is."""
 
         def resolve(self, previous: Resolution | None) -> Resolution:
             return Resolution(endpoints=(Endpoint(address=f"unix:{path}"),))

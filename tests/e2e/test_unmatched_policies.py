@@ -23,7 +23,7 @@ LINE = (
 
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[tuple[int, str]]:
-    """What was logged of policies."""
+    """The logged lines about policies."""
     return [(record.levelno, record.getMessage()) for record in caplog.records if "methods[" in record.getMessage()]
 
 
@@ -71,5 +71,5 @@ def test_what_is_not_reported(
     caplog.set_level(logging.INFO, "meshlib")
     with meshlib.channel("svc-a", **arguments) as channel:
         for method in named:
-            channel.unary_unary(method, request_serializer=[].append)  # one that cannot be hashed
+            channel.unary_unary(method, request_serializer=[].append)  # an unhashable one
     assert lines(caplog) == []
