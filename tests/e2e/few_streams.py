@@ -1,6 +1,5 @@
 """A server with few concurrent streams and short-lived connections: other calls are queued inside C-core, and stay
-there
-at GOAWAY (RFC 9113 5.1.2, 6.8; gRPC: ``max_concurrent_streams``, ``max_connection_age``)."""
+there at GOAWAY (RFC 9113 5.1.2, 6.8; gRPC: ``max_concurrent_streams``, ``max_connection_age``)."""
 
 import asyncio
 import struct

@@ -67,8 +67,7 @@ def state(task: Path) -> str:
 
 def quiet() -> None:
     """Wait until all other threads of this process are idle: C-core's threads still close connections for a moment, and
-    a
-    fork during that is a fork with threads inside C-core."""
+    a fork during that is a fork with threads inside C-core."""
     own = str(threading.get_native_id())
     deadline = time.monotonic() + PATIENCE
     still = 0

@@ -27,8 +27,7 @@ def test_twenty_kills_and_no_failed_call(shell: Shell, kind: Kind, capsys: pytes
     twice were inside at a kill, and there are at most 1.05 attempts per call.
 
     A stream whose first message has reached the application cannot be retried, so one that loses its server between
-    that
-    and its status may fail; those are counted apart.
+    that and its status may fail; those are counted apart.
     """
     with ExitStack() as stack:
         servers = [stack.enter_context(ProcessServer(name=name)) for name in "abc"]

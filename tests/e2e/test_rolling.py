@@ -21,8 +21,7 @@ def test_no_call_fails_while_servers_are_restarted(how: str, seed: int, capsys: 
     that grpc refused before it was noticed: a bound that no load of the machine changes.
 
     That no call fails needs no luck either: one server is down at a time, and a retry goes to another. The channels
-    have
-    the default policy, which retries CANCELLED: a stopping Python server ends some calls with it.
+    have the default policy, which retries CANCELLED: a stopping Python server ends some calls with it.
     """
     command = [sys.executable, str(ROLLING), f"--calls={CALLS}", f"--restarts={RESTARTS}", f"--seed={seed}"]
     command += ["--peer=meshlib", f"--how={how}", "--codes=UNAVAILABLE,CANCELLED", "--json"]
