@@ -259,7 +259,7 @@ async def test_two_hundred_cycles_leave_nothing() -> None:
 
 
 async def test_every_call_ends_once_under_stress(rng: Any) -> None:
-    """Hundreds of calls with failures, cancels and deadlines: one callback each, and no in-flight count leaks."""
+    """Hundreds of calls with failures, cancels and deadlines get one callback each, and no in-flight count leaks."""
     with servers(3) as fleet:
         for server in fleet:
             for _ in range(40):
@@ -399,7 +399,7 @@ def test_loops_in_several_threads_have_a_channel_each() -> None:
 
 @pytest.mark.parametrize("ask", ["await", "code", "read"])
 async def test_a_caller_that_is_refused_again_and_again_lets_others_run(ask: str) -> None:
-    """As in grpc.aio, every call takes a turn of the loop, so that a callback that helps the next call runs."""
+    """Every call takes a turn of the loop, as in grpc.aio, so that a callback that helps the next call runs."""
     refused = [grpc.StatusCode.UNAVAILABLE]
     async with meshlib.aio.channel("svc-a", resolver=Nothing(), dns=meshlib.DnsPolicy(allow_empty=True)) as channel:
         with pytest.raises(grpc.aio.AioRpcError, match="has no endpoints"):

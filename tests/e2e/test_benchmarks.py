@@ -41,7 +41,7 @@ def test_a_benchmark_writes_what_the_page_shows(name: str, tmp_path: Path, requi
 
 @pytest.mark.timeout(120)
 def test_the_benchmark_of_scale_has_the_columns_of_the_page(tmp_path: Path) -> None:
-    """The columns are the page's; its quick rows are smaller ones."""
+    """The columns are the page's; the quick rows are smaller."""
     quick("scale.py", "--json", tmp_path / "figures.json")
     found = json.loads((tmp_path / "figures.json").read_text())
     assert found["columns"] == json.loads((FIGURES / "scale.json").read_text())["columns"]

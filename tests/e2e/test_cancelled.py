@@ -80,7 +80,7 @@ async def test_what_its_caller_cancels_is_not_run_again(shell: Shell) -> None:
 
 
 async def test_what_ends_with_its_channel_is_not_run_again(shell: Shell) -> None:
-    """grpc reports CANCELLED for it, too."""
+    """A call ended by its channel is not retried, although grpc reports CANCELLED for it, too."""
     with servers(1) as (server,):
         server.fault(hang=True)
         async with caller(shell, server, retry=meshlib.RetryPolicy()) as it:

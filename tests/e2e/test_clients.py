@@ -85,7 +85,7 @@ def target(both: tuple[Server, Server]) -> str:
 
 
 def test_a_transport_of_google_api_core(both: tuple[Server, Server]) -> None:
-    """Its methods answer, retry by its own policy, and raise its own exceptions; routing headers arrive."""
+    """Transport methods answer, retry by their own policy, and raise their own exceptions; routing headers arrive."""
     with meshlib.insecure_channel(target(both)) as channel:
         method = gapic_v1.method.wrap_method(
             channel.unary_unary(echo.UNARY), default_retry=again(Retry), default_timeout=TimeToDeadlineTimeout(DEADLINE)

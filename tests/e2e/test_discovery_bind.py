@@ -138,7 +138,7 @@ async def test_a_name_that_does_not_exist(bind: Bind, ask: Ask) -> None:
 
 @pytest.mark.parametrize("way", ["stop", "kill", "pause"])
 async def test_a_name_server_that_goes_away(bind: Bind, ask: Ask, way: str) -> None:
-    """Refused or silent: the endpoints stay; when it returns, changes are seen again."""
+    """The endpoints stay while it is refused or silent; when it returns, changes are seen again."""
     bind.add(SRV, "SRV", "0 1 50051 a.mesh.test")
     bind.add("a.mesh.test", "A", "127.0.0.11")
     shared, told = ask("svc-a", query_timeout=1.0, timeout=2.0)

@@ -343,13 +343,13 @@ async def test_the_environment_comes_first(ask: Ask, environ: dict[str, str]) ->
 async def test_the_environment_stands_for_any_target_of_that_host(
     ask: Ask, environ: dict[str, str], target: str
 ) -> None:
-    """It overrides every kind of lookup: the host name decides."""
+    """The environment overrides every kind of lookup: the host name decides."""
     environ["MESHLIB_SVC_A_ENDPOINTS"] = "127.0.0.1:5001"
     assert await ask(target).addresses() == ["127.0.0.1:5001"]
 
 
 async def test_a_malformed_override(ask: Ask, environ: dict[str, str]) -> None:
-    """It is an error, not treated as unset: a user who set it wants no other endpoints."""
+    """A malformed override is an error, not treated as unset: its user wants no other endpoints."""
     environ["MESHLIB_SVC_A_ENDPOINTS"] = "127.0.0.1"
     assert "MESHLIB_SVC_A_ENDPOINTS of the environment is malformed" in await ask("svc-a").failure()
 
@@ -459,7 +459,7 @@ async def test_a_failing_srv_question_does_not_lead_to_the_addresses(ask: Ask, f
 
 
 async def test_one_of_several_hosts_fails(ask: Ask, caplog: pytest.LogCaptureFixture) -> None:
-    """It keeps its last good addresses and delays no other; a host that never had any is left out."""
+    """A failing host keeps its last good addresses and delays no other; one that never had any is left out."""
     with DnsServer() as server:
         server.add(SRV, "SRV", "0 1 1 a.mesh.test", "0 1 2 b.mesh.test", "0 1 3 new.mesh.test", ttl=0)
         server.add("a.mesh.test", "A", "127.0.0.11", ttl=0)

@@ -234,7 +234,7 @@ async def test_a_truncated_answer_is_asked_for_again_over_tcp(files: Files) -> N
 
 @pytest.mark.parametrize("rcode", ["SERVFAIL", "REFUSED", "NOTIMP", "FORMERR"])
 async def test_a_server_that_does_not_know(files: Files, rcode: str) -> None:
-    """Its error is no answer for the name; the next server is queried, and without one the error names server and
+    """An error code is no answer for the name; the next server is queried, and without one the error names server and
     query."""
     with DnsServer() as bad, DnsServer() as good:
         for server in (bad, good):
@@ -299,7 +299,7 @@ async def test_a_dead_server_is_passed_over(files: Files) -> None:
 
 
 async def test_a_server_that_fails_for_one_name_is_still_asked_first(files: Files) -> None:
-    """It may be the only one with the other names; the second would deny them, and its denial would count."""
+    """The server may be the only one with the other names; the second would deny them, and its denial would count."""
     with DnsServer() as internal, DnsServer() as public:
         internal.add(NAME, "A", "127.0.0.11")
         internal.fault("broken.test", rcode="SERVFAIL")
@@ -450,7 +450,7 @@ class WithoutEdns(asyncio.DatagramProtocol):
 
 @pytest.mark.parametrize("rcode", ["FORMERR", "NOTIMP", None])
 async def test_a_server_that_does_not_take_edns(files: Files, rcode: str | None) -> None:
-    """It is queried again without EDNS, and from then on only so; silence counts as a refusal, too."""
+    """The server is queried again without EDNS, and from then on only so; silence counts as a refusal, too."""
     server = WithoutEdns(rcode)
     transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(lambda: server, ("127.0.0.1", 0))
     try:

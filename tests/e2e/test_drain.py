@@ -148,7 +148,7 @@ async def test_a_stream_on_a_host_that_left_goes_on_to_its_end(shell: Shell) -> 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_host_that_leaves_before_it_stops_costs_no_call(shell: Shell, kind: Kind) -> None:
-    """It leaves discovery and stops when its calls have ended: no call fails, without retries."""
+    """A host leaves discovery and stops when its calls have ended: no call fails, without retries."""
     with servers(3) as (leaving, *others):
         resolver = Scripted(*map(endpoint, (leaving, *others)))
         with Load("svc-a", shell=shell, kind=kind, callers=6, delay=5, resolver=resolver, retry=None) as load:
@@ -169,7 +169,7 @@ def test_a_host_that_leaves_before_it_stops_costs_no_call(shell: Shell, kind: Ki
 
 
 async def test_a_server_that_stops_with_grace_loses_no_call(shell: Shell) -> None:
-    """GOAWAY under calls of all kinds: those in flight end there, others are sent elsewhere, round after round."""
+    """At GOAWAY calls of all kinds in flight end there, others are sent elsewhere, round after round."""
     retry = meshlib.RetryPolicy(retryable_status_codes=frozenset({"UNAVAILABLE", "CANCELLED"}))
     with servers(2) as some:
         async with caller(shell, *some, retry=retry, retry_budget=None) as it:

@@ -135,7 +135,7 @@ async def test_a_retry_and_one_that_is_refused(
 
 
 async def test_the_ejection_of_the_only_host_is_no_news(shell: Shell, caplog: pytest.LogCaptureFixture) -> None:
-    """It still gets all calls, so there is no warning; the snapshot has it, and the log at DEBUG."""
+    """The only host still gets all calls, so there is no warning; the snapshot and the DEBUG log have the ejection."""
     detection = meshlib.OutlierDetection(consecutive_gateway_failure=1, interval=0.1, base_ejection_time=0.1)
     with servers(1) as (server,), caplog.at_level(logging.DEBUG, "meshlib"):
         async with caller(shell, server, retry=None, outlier_detection=detection) as it:

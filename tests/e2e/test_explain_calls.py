@@ -42,7 +42,7 @@ def codes(error_or_call: object) -> list[str | None]:
 
 @pytest.mark.parametrize("intercepted", [False, True])
 def test_a_call_and_its_error(intercepted: bool) -> None:
-    """It accepts the call of ``with_call``, a future and the exception, with interceptors too."""
+    """``explain`` accepts the call of ``with_call``, a future and the exception, with interceptors too."""
     interceptors = [PassThrough()] if intercepted else []
     with Server() as server, meshlib.channel(server.address, interceptors=interceptors) as channel:
         unary = channel.unary_unary(echo.UNARY)
@@ -62,7 +62,7 @@ def test_a_call_and_its_error(intercepted: bool) -> None:
 
 @pytest.mark.parametrize("intercepted", [False, True])
 async def test_a_call_and_its_error_in_asyncio(intercepted: bool) -> None:
-    """It accepts the call object and the exception, with interceptors too."""
+    """``explain`` accepts the call object and the exception, with interceptors too."""
     interceptors = [AioPassThrough()] if intercepted else []
     with Server() as server:
         async with aio.channel(server.address, interceptors=interceptors) as channel:
@@ -76,7 +76,7 @@ async def test_a_call_and_its_error_in_asyncio(intercepted: bool) -> None:
 
 
 def test_what_is_not_of_meshlib_is_not_explained() -> None:
-    """It gives None for errors of grpc's channels and of anything else."""
+    """``explain`` gives None for errors of grpc's channels and of anything else."""
     with Server() as server, grpc.insecure_channel(server.address) as channel:
         _, call = channel.unary_unary(echo.UNARY).with_call(b"x", timeout=DEADLINE)
         assert meshlib.explain(call) is None

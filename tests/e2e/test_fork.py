@@ -34,7 +34,7 @@ def addresses() -> Iterator[list[str]]:
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize(("setting", "state"), CASES)
 def test_ten_of_ten_children_call_and_the_parent_goes_on(setting: str | None, state: str, addresses: list[str]) -> None:
-    """Under each setting of grpc's fork support, and from each state of the channel that is safe for a fork."""
+    """A fork works under each setting of grpc's fork support, from each state of the channel that is safe for it."""
     environment = {key: value for key, value in os.environ.items() if key != "GRPC_ENABLE_FORK_SUPPORT"}
     if setting is not None:
         environment["GRPC_ENABLE_FORK_SUPPORT"] = setting

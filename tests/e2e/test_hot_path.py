@@ -130,14 +130,14 @@ def check(name: str, instructions: int) -> None:
 
 
 def test_a_blocking_call(target: str) -> None:
-    """All default policies, no provider."""
+    """The cost with all default policies, no provider."""
     with meshlib.channel(target) as channel:
         call = channel.unary_unary(echo.UNARY)
         check("sync unary", least(lambda: call(b"x", timeout=10.0)))
 
 
 def test_a_blocking_call_as_generated_code_makes_it(target: str) -> None:
-    """With a serializer, a deserializer and one item of metadata."""
+    """The cost with a serializer, a deserializer and one item of metadata."""
     with meshlib.channel(target) as channel:
         call: Any = channel.unary_unary(echo.UNARY, str.encode, bytes.decode, True)  # type: ignore[call-arg]
         metadata = (("x-request-id", "7d3f"),)
@@ -145,14 +145,14 @@ def test_a_blocking_call_as_generated_code_makes_it(target: str) -> None:
 
 
 def test_a_blocking_call_that_is_asked_for_its_metadata(target: str) -> None:
-    """Interceptors make every call this way."""
+    """The cost of a call as interceptors make it."""
     with meshlib.channel(target) as channel:
         call = channel.unary_unary(echo.UNARY)
         check("sync unary, with_call", least(lambda: call.with_call(b"x", timeout=10.0)))
 
 
 def test_a_blocking_call_that_is_traced_and_measured(target: str) -> None:
-    """Every call has its span and its measurement."""
+    """The cost of a call with its span and its measurement."""
     tracers, meters = TracerProvider(), MeterProvider([InMemoryMetricReader()], shutdown_on_exit=False)
     with meshlib.channel(target, tracer_provider=tracers, meter_provider=meters) as channel:
         call = channel.unary_unary(echo.UNARY)
@@ -160,7 +160,7 @@ def test_a_blocking_call_that_is_traced_and_measured(target: str) -> None:
 
 
 def test_a_call_in_asyncio(target: str) -> None:
-    """All default policies, no provider."""
+    """The cost in asyncio with all default policies, no provider."""
 
     async def run() -> int:
         async with aio.channel(target) as channel:

@@ -66,7 +66,7 @@ def test_a_hundred_cycles_leave_nothing() -> None:
 
 
 def test_a_channel_that_is_collected_unclosed_closes_itself() -> None:
-    """It closes like grpc's own; a multicallable keeps it alive."""
+    """An unclosed channel closes when it is collected, as grpc's own does; a multicallable keeps it alive."""
     with Server() as server:
         unary = meshlib.channel(f"static:///{server.address}").unary_unary(echo.UNARY)
         gc.collect()

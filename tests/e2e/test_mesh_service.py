@@ -97,7 +97,7 @@ def test_a_channel_that_was_in_use_calls_the_new_servers(run: int, mesh_service:
 
 
 async def test_an_asyncio_channel_that_was_in_use_calls_the_new_servers(mesh_service: Start) -> None:
-    """The same on the loop that the test runs on."""
+    """The same in asyncio, on the loop that the test runs on."""
     async with aio.channel("svc-a:50051") as channel:
         for _ in range(3):
             (a,) = mesh_service("svc-a", 1)

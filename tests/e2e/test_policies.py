@@ -91,7 +91,7 @@ async def test_servers_see_which_attempt_it_is(shell: Shell) -> None:
 
 
 async def test_a_service_config_retries(shell: Shell) -> None:
-    """More attempts than C-core's five, and a custom code."""
+    """A service config may set more attempts than C-core's five, and a code of its own."""
     policy = {"maxAttempts": 7, "initialBackoff": "0.001s", "maxBackoff": "0.002s", "backoffMultiplier": 1,
               "retryableStatusCodes": ["ABORTED"]}  # fmt: skip
     config = json.dumps({"methodConfig": [{"name": [{"service": echo.SERVICE}], "retryPolicy": policy}]})
@@ -149,7 +149,7 @@ async def test_a_bad_host_is_ejected_and_comes_back(shell: Shell, caplog: pytest
 async def test_the_log_tells_of_each_call_that_did_not_go_straight(
     shell: Shell, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """At DEBUG, with every attempt and why the last one was the last; a call with one good attempt is not logged."""
+    """A call is logged at DEBUG, with every attempt and the reason for the end, unless its first attempt succeeded."""
     with servers(1) as (server,), caplog.at_level(logging.DEBUG, "meshlib"):
         async with caller(shell, server) as it:
             await it.unary()

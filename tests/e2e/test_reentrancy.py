@@ -195,7 +195,7 @@ def test_anything_in_the_middle_of_a_first_call(target: str, rng: Random) -> Non
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # raised in __del__, it goes no further
 @pytest.mark.parametrize("name", ["call", "future", "stream", "abandoned"])
 def test_an_exception_in_the_middle_of_a_call(name: str, target: str, rng: Random) -> None:
-    """Raised at any point, like celery's soft time limit, it reaches the application, nothing stays counted, and the
+    """An exception at any point, like celery's soft time limit, reaches the application, nothing stays counted, and the
     channel works."""
     raised = 0
 
@@ -254,7 +254,7 @@ def ended(prefix: str) -> None:
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # of a loop that is not referenced yet: collecting it closes it
 @pytest.mark.parametrize("error", [KeyboardInterrupt, TimeoutError, RuntimeError])
 def test_an_exception_in_the_middle_of_a_first_call(error: type[BaseException], target: str, rng: Random) -> None:
-    """Raised anywhere in the start of a channel it reaches the application as it is, the control thread and its loop
+    """An exception anywhere in the start of a channel reaches the application as it is, the control thread and its loop
     end, and the next call is answered."""
     raised = error("out of a signal handler")
 
@@ -394,7 +394,7 @@ def signals(handler: Callable[[], None], interval: float = 0.002) -> Iterator[No
 
 @pytest.mark.parametrize("step", ["call", "future", "stream", "cancel", "snapshot", "abandoned"])
 def test_signal_handlers_that_use_the_channel(step: str, target: str) -> None:
-    """Hundreds of signals while calls, futures and streams are made: each is handled, and every call is answered."""
+    """Each of hundreds of signals during calls, futures and streams is handled, and every call is answered."""
     handled = 0
     with Calls(target) as calls, Calls(target) as other:
         run = getattr(other if step == "cancel" else calls, step)

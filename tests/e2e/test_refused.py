@@ -59,7 +59,7 @@ def test_a_refused_stream_ends(kind: str) -> None:
 
 
 def test_the_same_in_asyncio() -> None:
-    """One machine decides for both."""
+    """The same in asyncio: one machine decides for both."""
 
     async def main() -> list[list[tuple[str, bool]]]:
         target = f"static:///{stopping.address},{server.address}"

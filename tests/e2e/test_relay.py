@@ -84,7 +84,7 @@ def test_a_black_hole_keeps_what_it_swallows(relay: Relay, client: socket.socket
 
 
 def test_a_cut_lets_so_many_bytes_through(relay: Relay, client: socket.socket) -> None:
-    """Then RST, in the middle of the data."""
+    """After so many bytes RST comes, in the middle of the data."""
     relay.cut_after(3)
     client.sendall(b"hello")
     try:
@@ -109,7 +109,7 @@ def test_refusing_ends_new_connections_and_old(relay: Relay, client: socket.sock
 
 
 def test_without_its_server_it_resets(relay: Relay) -> None:
-    """It behaves like a proxy whose upstream is gone."""
+    """Without its server the relay behaves like a proxy whose upstream is gone."""
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         nowhere = f"127.0.0.1:{unused.getsockname()[1]}"
@@ -133,7 +133,7 @@ def test_what_is_cut_is_refused_until_it_is_mended(relay: Relay, client: socket.
 
 @pytest.mark.parametrize("fault", ["reset", "cut", "close"])
 def test_a_connection_that_has_just_come_is_reset_too(relay: Relay, fault: str) -> None:
-    """At any stage of accepting a connection, nothing of it is left."""
+    """A reset at any stage of accepting a connection leaves nothing of it."""
     for _ in range(50):
         with Relay(relay.address) as second:
             client = connected(second)

@@ -149,7 +149,8 @@ def test_a_dead_tier_fails_over_and_comes_back(bind: Bind, shell: Shell) -> None
 @pytest.mark.parametrize("way", ["pause", "stop"])
 @both_shells
 def test_a_dead_name_server_changes_nothing(bind: Bind, shell: Shell, way: str) -> None:
-    """Silent or gone for several TTLs: no call fails, none waits for it. When it returns, changes are seen again."""
+    """While it is silent or gone for several TTLs, no call fails or waits for it; when it returns, changes are seen
+    again."""
     with servers(2) as (a, b):
         publish(bind, record(a))
         with load_on(bind, shell) as load:

@@ -61,7 +61,7 @@ def test_channels_to_one_address_share_a_connection() -> None:
 
 
 def test_a_new_channel_does_not_wait_for_the_back_off_of_an_older_one() -> None:
-    """The server is back, and grpc's own new channel would find it."""
+    """A new channel finds the server when it is back, as grpc's own new channel would."""
     with ProcessServer() as server, sync_channel(server) as old:
         call(old)
         server.kill()
@@ -92,7 +92,7 @@ async def test_a_new_channel_does_not_wait_for_the_back_off_of_an_older_one_in_a
 
 
 def test_a_new_event_loop_does_not_wait_for_the_back_off_of_the_last() -> None:
-    """Objects of an ended loop may still exist, and dial forever."""
+    """A new loop's channel dials at once, although objects of an ended loop may still exist, and dial forever."""
 
     async def first() -> aio.Channel:
         channel = aio.channel(f"static:///{server.address}", retry=None, options=PATIENT)
@@ -114,7 +114,7 @@ def test_a_new_event_loop_does_not_wait_for_the_back_off_of_the_last() -> None:
 
 @pytest.mark.parametrize("state", ["connected", "failing"])
 def test_a_forked_child_does_not_wait_for_what_its_parent_had(state: str) -> None:
-    """Connections copied at the fork are dead, and do not show the server's state."""
+    """A forked child dials anew: copied connections are dead, and do not show the server's state."""
     with ProcessServer() as server, sync_channel(server) as channel:
         call(channel)
         if state == "failing":

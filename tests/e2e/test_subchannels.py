@@ -92,7 +92,7 @@ async def test_a_restarted_server_is_reconnected_without_a_call_in_asyncio() -> 
 
 @both_shells
 def test_a_host_that_does_not_connect_gets_no_call(shell: Shell) -> None:
-    """Its port is open, but no HTTP/2 server answers: calls neither wait for it nor go to it."""
+    """A host with an open port but no HTTP/2 server gets no call, and no call waits for it."""
     with Server() as server, socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
         with Load(f"{static(server)},{address}", shell=shell, callers=2) as load:
@@ -106,7 +106,7 @@ def test_a_host_that_does_not_connect_gets_no_call(shell: Shell) -> None:
 
 
 def test_a_removed_host_closes_when_its_last_call_has_ended() -> None:
-    """Its stream continues to the end; then, and not before, the connection is closed."""
+    """The host's stream continues to the end; then, and not before, the connection is closed."""
     with servers(2) as (a, b):
         resolver = Scripted(endpoint(a))
         with meshlib.channel("svc-a", resolver=resolver) as channel:
@@ -341,7 +341,7 @@ def authority(shell: Shell, target: str, **options: Any) -> str:
 )
 @both_shells
 def test_the_authority_is_what_the_application_named(shell: Shell, target: str, expected: str) -> None:
-    """It is the service's name for names, never the SRV target or the address behind it; else the address."""
+    """The authority is the service's name for names, never the SRV target or its address; else the address."""
     with Server(add=_add_authority) as server, DnsServer() as dns:
         dns.add(f"_grpc._tcp.{NAME}", "SRV", f"0 1 {server.port} instance.mesh.test")
         dns.add("instance.mesh.test", "A", "127.0.0.1")
@@ -364,7 +364,7 @@ def test_the_authority_of_an_override_is_the_name_it_stands_for(shell: Shell, mo
 
 @both_shells
 def test_the_authority_of_a_unix_socket_is_localhost(shell: Shell, tmp_path: Path) -> None:
-    """As in grpc."""
+    """The authority is localhost, as in grpc."""
     with Server(f"unix:{tmp_path}/socket", add=_add_authority) as server:
         assert authority(shell, server.address) == "localhost"
 

@@ -63,7 +63,7 @@ def test_bad_metadata_leaves_no_connection_behind(with_call: bool) -> None:
 
 
 def test_metadata_that_grpc_refuses_is_refused_with_no_host_in_sight_too() -> None:
-    """At once, with grpc's text, though the call would wait for a host; a future is answered likewise."""
+    """Metadata is rejected at once, with grpc's text, though the call would wait for a host; so is a future's."""
     with meshlib.channel("static:///127.0.0.1:1") as channel:
         unary = channel.unary_unary(echo.UNARY)
         with pytest.raises(grpc.RpcError) as caught:
@@ -75,7 +75,7 @@ def test_metadata_that_grpc_refuses_is_refused_with_no_host_in_sight_too() -> No
 
 
 def test_bad_metadata_takes_no_place_of_the_retry_budget() -> None:
-    """Not even if a policy would retry the reported code."""
+    """Bad metadata is not retried, even if a policy lists the reported code."""
     retry = meshlib.RetryPolicy(retryable_status_codes=frozenset({"CANCELLED", "UNAVAILABLE"}))
     with Server() as server, meshlib.channel(f"static:///{server.address}", retry=retry) as channel:
         unary = channel.unary_unary(echo.UNARY)

@@ -153,7 +153,7 @@ def events(span: ReadableSpan) -> list[tuple[str, dict[str, Any]]]:
 @all_kinds
 @both_shells
 def test_one_client_span_for_each_call(shell: Shell, kind: str, host_addresses: bool, traces: Traces) -> None:
-    """Named after the method, with the attributes of the conventions: the target asked for, on request the peer that
+    """The span has the method's name and the conventions' attributes: the target asked for, on request the peer that
     answered."""
     policy = meshlib.TelemetryPolicy(host_addresses=host_addresses)
     with Server() as server:
@@ -247,7 +247,7 @@ def test_a_call_that_is_never_sent_has_its_span_too(shell: Shell, traces: Traces
 
 
 def test_a_cancelled_call_ends_its_span(traces: Traces) -> None:
-    """The caller cancels."""
+    """The span of a call ends when its caller cancels it."""
     with Server() as server, meshlib.channel(static(server), tracer_provider=traces.provider) as channel:
         server.fault(hang=True)
         stream = channel.unary_stream(echo.SERVER_STREAM)(b"x", timeout=DEADLINE)
@@ -257,7 +257,7 @@ def test_a_cancelled_call_ends_its_span(traces: Traces) -> None:
 
 
 async def test_a_cancelled_call_ends_its_span_in_asyncio(traces: Traces) -> None:
-    """The same, by cancelling the task."""
+    """The span of a call ends when its task is cancelled."""
     with Server() as server:
         async with aio.channel(static(server), tracer_provider=traces.provider) as channel:
             server.fault(hang=True)
@@ -371,7 +371,7 @@ def test_without_a_provider_there_is_nothing(shell: Shell, kind: str) -> None:
 
 @both_shells
 def test_baggage_is_passed_on(shell: Shell, traces: Traces) -> None:
-    """Beside a span, and without any provider."""
+    """Baggage is passed on beside a span, and without any provider."""
     token = context.attach(baggage.set_baggage("tenant", "acme"))
     try:
         with Server() as server:

@@ -92,7 +92,7 @@ def test_a_header_that_grpc_refuses_is_left_out(shell: Shell, propagator: None, 
 @pytest.mark.parametrize("propagator", [Headers(traceparent="ä")], indirect=True)
 @both_shells
 def test_a_usual_header_with_an_illegal_value_is_left_out(shell: Shell, propagator: None, traces: Traces) -> None:
-    """The value is checked too, whatever the name of the header."""
+    """The value of a header is checked too, whatever its name."""
     with Server() as server:
         assert call(shell, "unary_unary", static(server), tracer_provider=traces.provider) == "OK"
 
@@ -100,7 +100,7 @@ def test_a_usual_header_with_an_illegal_value_is_left_out(shell: Shell, propagat
 @pytest.mark.parametrize("propagator", [Headers(**{"X-A": "1", "x-a": "2", "x-b": "3"})], indirect=True)
 @both_shells
 def test_headers_that_differ_in_capitals_alone_are_all_sent(shell: Shell, propagator: None, traces: Traces) -> None:
-    """Metadata may repeat a key."""
+    """Headers of one lower-case name are all sent: metadata may repeat a key."""
     with Server() as server:
         assert call(shell, "unary_unary", static(server), tracer_provider=traces.provider) == "OK"
         assert _received(server, "x-a") == ["1", "2"]

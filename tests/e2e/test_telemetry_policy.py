@@ -42,7 +42,7 @@ def parents(server: Server) -> list[int]:
 @all_kinds
 @both_shells
 def test_a_span_for_each_attempt(shell: Shell, kind: str, traces: Traces) -> None:
-    """Below that of the call; the server sees the attempt's as its parent (gRFC A72)."""
+    """The span is below that of the call; the server sees the attempt's as its parent (gRFC A72)."""
     policy = meshlib.TelemetryPolicy(attempt_spans=True)
     with Server() as server:
         server.fault(code="UNAVAILABLE", times=1)
@@ -98,7 +98,7 @@ def test_a_hedge_that_loses_ends_its_span(traces: Traces) -> None:
 
 @both_shells
 def test_a_measurement_for_each_attempt(shell: Shell, metrics: Metrics) -> None:
-    """By gRPC's names and buckets (A66), with the address of the host only on request."""
+    """Measurements have gRPC's names and buckets (A66), with the address of the host only on request."""
     with Server() as server:
         for policy, extra in (
             (meshlib.TelemetryPolicy(), None),
@@ -127,7 +127,7 @@ def test_a_measurement_for_each_attempt(shell: Shell, metrics: Metrics) -> None:
 
 @both_shells
 def test_retries_are_measured_where_there_are_any(shell: Shell, metrics: Metrics) -> None:
-    """gRFC A96: nothing is recorded for a call without retries."""
+    """Nothing is recorded for a call without retries (gRFC A96)."""
     with Server() as server:
         options: Any = {"meter_provider": metrics.provider, "retry": QUICK}
         assert call(shell, "unary_unary", static(server), **options) == "OK"
@@ -144,7 +144,7 @@ def test_retries_are_measured_where_there_are_any(shell: Shell, metrics: Metrics
 
 
 def test_connections_and_answers_of_the_resolver_are_counted(metrics: Metrics) -> None:
-    """By gRPC's names (A94) where it has them."""
+    """Counters have gRPC's names (A94) where it has them."""
     with servers(2) as (stays, goes):
         target = static(stays, goes)
         with meshlib.channel(target, meter_provider=metrics.provider) as channel:
@@ -165,7 +165,7 @@ def test_connections_and_answers_of_the_resolver_are_counted(metrics: Metrics) -
 
 
 def test_hosts_one_by_one_on_request(metrics: Metrics) -> None:
-    """A series for each."""
+    """Each host has a series."""
     with servers(2) as (a, b):
         policy = meshlib.TelemetryPolicy(host_addresses=True)
         with meshlib.channel(static(a, b), telemetry=policy, meter_provider=metrics.provider) as channel:
@@ -176,7 +176,7 @@ def test_hosts_one_by_one_on_request(metrics: Metrics) -> None:
 
 @both_shells
 def test_an_exemplar_is_the_span_of_the_call(shell: Shell, traces: Traces, metrics: Metrics) -> None:
-    """It leads from a bar of a histogram to one of the calls in it."""
+    """An exemplar leads from a bar of a histogram to one of the calls in it."""
     with Server() as server:
         options: Any = {"tracer_provider": traces.provider, "meter_provider": metrics.provider}
         assert call(shell, "unary_unary", static(server), **options) == "OK"
@@ -189,7 +189,7 @@ def test_an_exemplar_is_the_span_of_the_call(shell: Shell, traces: Traces, metri
 
 @both_shells
 def test_a_line_for_each_call(shell: Shell, caplog: pytest.LogCaptureFixture) -> None:
-    """On request, with or without a provider, and never with message contents."""
+    """The access log has a line on request, with or without a provider, and never message contents."""
     caplog.set_level(logging.INFO, "meshlib.access")
     with Server() as server:
         assert call(shell, "unary_unary", static(server)) == "OK"
@@ -246,7 +246,7 @@ def cancelled(channel: Any) -> None:
 def test_envoys_response_flags(
     flags: str, fault: Any, options: Mapping[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The cause of a failure, in two or three letters."""
+    """A flag gives the cause of a failure, in two or three letters."""
     caplog.set_level(logging.INFO, "meshlib.access")
     policy = meshlib.TelemetryPolicy(access_log=True)
     with Server() as server:

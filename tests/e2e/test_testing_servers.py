@@ -177,7 +177,7 @@ def test_headers_may_precede_the_failure() -> None:
 
 
 def test_delays_hold_a_call_in_its_handler() -> None:
-    """By fault or by the caller's own metadata; the call is in flight meanwhile, then answered."""
+    """A fault or the caller's own metadata delays a call; it is in flight meanwhile, then answered."""
     with Server() as server, channel_to(server) as channel:
         server.fault(delay=0.1, times=1)
         for metadata in ({}, {"delay_ms": "100"}):
@@ -195,7 +195,7 @@ def test_delays_hold_a_call_in_its_handler() -> None:
 
 @pytest.mark.parametrize("method", KINDS)
 def test_a_hanging_call_ends_with_its_deadline_cancel_or_healing(method: str) -> None:
-    """It hangs until the caller cancels, and then the handler ends too; healed, it is answered after all."""
+    """A call hangs until the caller cancels, and then the handler ends too; healed, it is answered after all."""
     with Server() as server, channel_to(server) as channel:
         server.fault(hang=True, times=3)
         invoke = getattr(channel, KINDS[method])(method)
@@ -368,7 +368,7 @@ def test_a_malformed_address_is_refused(address: str) -> None:
 
 
 def test_addresses_of_every_family_serve(tmp_path: Path) -> None:
-    """Any of 127.0.0.0/8, IPv6 and unix sockets."""
+    """Servers may have any of 127.0.0.0/8, IPv6 and unix sockets."""
     for address in ("127.0.0.17:0", "[::1]:0", f"unix:{tmp_path / 'socket'}"):
         with Server(address) as server, channel_to(server) as channel:
             assert unary(channel) == b"hello"
@@ -376,7 +376,7 @@ def test_addresses_of_every_family_serve(tmp_path: Path) -> None:
 
 
 def test_several_servers_at_once() -> None:
-    """Named and numbered; on ports of their own, or on one port of addresses of their own."""
+    """Several servers are named and numbered; on ports of their own, or on one port of addresses of their own."""
     with servers(3) as group:
         assert [server.name for server in group] == ["server-1", "server-2", "server-3"]
         assert len({server.address for server in group}) == 3
@@ -527,7 +527,7 @@ def test_the_program_ends_with_its_parent() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_program_ends_on_signals(number: signal.Signals) -> None:
-    """From a terminal or a supervisor: SIGINT and SIGTERM are an orderly end, with status 0 and no traceback."""
+    """SIGINT and SIGTERM, from a terminal or a supervisor, are an orderly end, with status 0 and no traceback."""
     command = [sys.executable, "-m", "meshlib.testing.servers"]
     with subprocess.Popen(
         command,

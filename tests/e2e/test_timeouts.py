@@ -29,7 +29,7 @@ async def test_a_very_long_timeout(shell: Shell, kind: str, seconds: float) -> N
 
 
 async def test_a_very_long_timeout_of_a_blocking_call(shell: Shell) -> None:
-    """The short path too, and during the wait for a host."""
+    """The short path, and a wait for a host, take such a timeout too."""
     with servers(1) as (server,):
         async with caller(shell, server) as it:
             for timeout in (math.inf, 1e10):

@@ -178,7 +178,7 @@ def test_an_endpoint_may_have_a_name_of_its_own() -> None:
 
 
 def test_secure_channel_is_a_drop_in() -> None:
-    """The same arguments as grpc's, and the same answer."""
+    """It takes grpc's arguments and gives the same answer."""
     with tls_server("localhost") as server:
         target = f"localhost:{server.port}"
         with grpc.secure_channel(target, TRUST) as plain, meshlib.secure_channel(target, TRUST) as mesh:
@@ -198,7 +198,7 @@ TOKEN = grpc.access_token_call_credentials("secret")
 
 
 def test_call_credentials_travel_over_tls() -> None:
-    """Those of the channel and those of one call reach the server."""
+    """Call credentials of the channel and of one call reach the server."""
     with tls_server("localhost") as server:
         composite = grpc.composite_channel_credentials(TRUST, TOKEN)
         with meshlib.secure_channel(f"localhost:{server.port}", composite) as channel:

@@ -28,7 +28,8 @@ def told(mesh: Any) -> list[tuple[str, bool]]:
 @both_shells
 @pytest.mark.parametrize("how", ["REFUSED_STREAM", "GOAWAY"])
 async def test_a_refused_stream_goes_to_another_host(shell: Shell, how: How) -> None:
-    """As after a lost connection, since C-core does not reveal that it was not processed."""
+    """A refused stream is retried like one with a lost connection, since C-core does not reveal that it was not
+    processed."""
     with RefusingServer(how) as refusing, Server() as server:
         async with caller(shell, name=f"static:///{refusing.address},{server.address}") as it:
             await it.ready(2)
@@ -42,7 +43,7 @@ async def test_a_refused_stream_goes_to_another_host(shell: Shell, how: How) -> 
 @both_shells
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_refused_stream_of_each_kind(shell: Shell, kind: str) -> None:
-    """Streams too: no part of an answer has come."""
+    """Streams of each kind are retried too: no part of an answer has come."""
     with RefusingServer("REFUSED_STREAM") as refusing, Server() as server:
         async with caller(shell, name=f"static:///{refusing.address},{server.address}") as it:
             await it.ready(2)
@@ -60,7 +61,7 @@ async def test_a_refused_stream_of_each_kind(shell: Shell, kind: str) -> None:
 async def test_a_refused_stream_is_not_repeated_where_retries_are_ruled_out(
     shell: Shell, how: How, retry: meshlib.RetryPolicy | None
 ) -> None:
-    """One attempt of meshlib's, which may have run as far as a client can know."""
+    """meshlib makes one attempt, which may have run as far as a client can know."""
     with RefusingServer(how) as refusing:
         async with caller(shell, name=f"static:///{refusing.address}", retry=retry) as it:
             await it.ready(1)
@@ -125,7 +126,7 @@ def grpc_is_up() -> Iterator[None]:
 @pytest.mark.usefixtures("grpc_is_up")
 @pytest.mark.parametrize("how", ["raises", "reports", "illegal"])
 async def test_a_credentials_plugin_that_fails_says_nothing_of_a_host(shell: Shell, how: str) -> None:
-    """Not sent, not retried, counted against no host, however often."""
+    """Such a call is not sent, not retried, and counted against no host, however often."""
     plugin = Plugin(how)
     credentials = grpc.metadata_call_credentials(plugin)
     detection = meshlib.OutlierDetection(consecutive_gateway_failure=2)

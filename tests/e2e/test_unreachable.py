@@ -98,7 +98,7 @@ def test_connect_dials_each_host(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_connect_speaks_tls(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """It takes an authority to trust, a client certificate, and an expected name."""
+    """The command takes an authority to trust, a client certificate, and an expected name."""
     files = {name: tmp_path / name for name in ("ca", "cert", "key")}
     mine = OURS.issue_cert("caller.mesh.test")
     files["ca"].write_bytes(OURS.cert_pem.bytes())
@@ -131,7 +131,7 @@ def test_connect_speaks_tls(capsys: pytest.CaptureFixture[str], tmp_path: Path) 
 def test_options_that_do_not_go_together_are_refused(
     arguments: list[str], wrong: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With the reason, before any lookup."""
+    """Such options are rejected with the reason, before any lookup."""
     status, told, said = resolved(*arguments, "static:///127.0.0.1:1", capsys=capsys)
     assert (status, told) == (2, "")
     assert wrong in said

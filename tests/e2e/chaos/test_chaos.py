@@ -48,7 +48,7 @@ SHELLS: dict[str, Any] = {"sync": SyncCallers, "aio": AioCallers}
 @pytest.mark.timeout(60 + 20 * EPOCHS)
 @pytest.mark.parametrize("shell", SHELLS)
 def test_chaos(shell: str, seed: int, rng: Random, capsys: pytest.CaptureFixture[str]) -> None:
-    """Epochs of faults; in every third everything may be gone at once."""
+    """The checks hold over epochs of faults; in every third everything may be down at once."""
     schedule = draw(rng, hosts=HOSTS, wired=WIRED, epochs=EPOCHS, seconds=SECONDS)
     retry = meshlib.RetryPolicy(
         max_attempts=HOSTS + 4,  # a wrong answer names two more; and the machine may delay a healthy host's answer

@@ -57,7 +57,7 @@ def test_with_a_timeout_per_attempt_it_costs_that_time_and_no_call() -> None:
 
 
 async def test_the_same_in_asyncio() -> None:
-    """Frozen, without and with a timeout per attempt."""
+    """A frozen host costs the same in asyncio, without and with a timeout per attempt."""
     with ProcessServer() as frozen, Server() as well:
         for retry, expected in ((meshlib.RetryPolicy(), {"DEADLINE_EXCEEDED", "OK"}), (PER_ATTEMPT, {"OK"})):
             async with channel_to(frozen, well, retry=retry) as channel:
@@ -85,7 +85,7 @@ def test_a_budget_limits_the_retries_of_calls_that_a_black_hole_swallowed(budget
 
 
 def test_a_stream_that_is_cut_after_its_first_message_fails_and_one_that_is_not_goes_on() -> None:
-    """RST in mid-stream: after a delivered message the call cannot be retried."""
+    """A stream reset after a delivered message cannot be retried."""
     with Server() as far, Relay(far.address) as relay, mesh(relay) as channel:  # type: ignore[arg-type]
         far.fault(method=echo.SERVER_STREAM, after=1, delay=0.2)
         call: Any = channel.unary_stream(echo.SERVER_STREAM)(b"x", timeout=5)

@@ -34,7 +34,7 @@ async def change_to(channel: grpc.aio.Channel, *wanted: grpc.ChannelConnectivity
 
 
 async def test_is_a_channel(aio_channel: grpc.aio.Channel) -> None:
-    """It is accepted as a grpc.aio.Channel."""
+    """A channel is accepted as a grpc.aio.Channel."""
     assert isinstance(aio_channel, grpc.aio.Channel)
 
 
@@ -118,7 +118,7 @@ async def test_close_with_grace(aio_channel: grpc.aio.Channel, server: Server) -
 
 
 async def test_leaving_the_context_closes(subject: Subject, server: Server) -> None:
-    """`async with` ends without grace."""
+    """`async with` closes without grace."""
     async with subject.aio_insecure_channel(server.address) as channel:
         call = held(channel)
         await until(lambda: has_one(server))

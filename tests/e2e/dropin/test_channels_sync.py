@@ -46,7 +46,7 @@ def subscribed(channel: grpc.Channel, *, try_to_connect: bool = False) -> Iterat
 
 
 def test_is_a_channel(channel: grpc.Channel) -> None:
-    """It is accepted as a grpc.Channel."""
+    """A channel is accepted as a grpc.Channel."""
     assert isinstance(channel, grpc.Channel)
 
 
@@ -96,7 +96,7 @@ def test_channel_ready_future(channel: grpc.Channel) -> None:
 
 
 def test_channel_ready_future_of_nobody(channel: grpc.Channel, server: Server) -> None:
-    """Without a server it times out, and can be cancelled."""
+    """Without a server the future times out, and can be cancelled."""
     server.stop()
     future = grpc.channel_ready_future(channel)
     with pytest.raises(grpc.FutureTimeoutError):
