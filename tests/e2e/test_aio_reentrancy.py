@@ -224,7 +224,7 @@ def _under_way(channel: meshlib.aio.Channel) -> bool:
 
 
 STRIDES: Final = {"first": 11 * EVERY}
-"""Scenarios with so many points that one in ``EVERY`` would take long."""
+"""Strides of scenarios with so many points that one in ``EVERY`` would take long."""
 
 
 def steps(offset: int) -> Iterator[tuple[str, ...]]:
@@ -327,7 +327,7 @@ SENDS: Final = "Feed.__a"
 STARTS: Final = "Engine._start"
 """While grpc.aio returns its call, there is no other reference to it; it ends by its deadline, if it has one."""
 CONTROL: Final = "Resolution."
-"""Prefix of the names of the control plane's coroutines."""
+"""Part of the names of the control plane's coroutines."""
 
 
 def _others() -> list[asyncio.Task[Any]]:

@@ -17,8 +17,8 @@ from meshlib.testing.echo import DELAY_MS
 
 CALLERS, CALLS = 12, 2400
 LONG = 3.0
-"""Timeout of most calls in seconds: less than the wait for leftovers. An attempt that grpc.aio itself dropped, as when
-a write loses the race against the status, is C-core's until its deadline, and cannot be cancelled."""
+"""Timeout of most calls in seconds: less than leftovers may take to end. An attempt that grpc.aio itself dropped, as
+when a write loses the race against the status, is C-core's until its deadline, and cannot be cancelled."""
 CODES = frozenset({"UNAVAILABLE", "ABORTED"})
 
 

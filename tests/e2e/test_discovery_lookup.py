@@ -469,7 +469,7 @@ async def test_a_server_that_does_not_take_edns(files: Files, rcode: str | None)
 @pytest.mark.parametrize("broken", ["A", "AAAA"])
 @pytest.mark.parametrize("fault", ["SERVFAIL", "NXDOMAIN", "silence"])
 async def test_one_family_is_broken(files: Files, family: Family, broken: str, fault: str) -> None:
-    """The other is used: some load balancers fail AAAA, some firewalls drop it, some servers deny names without A."""
+    """The other family is used: some load balancers fail AAAA, firewalls drop it, servers deny names without A."""
     with DnsServer() as server:
         server.add(NAME, "A", "127.0.0.11")
         server.add(NAME, "AAAA", "::1")

@@ -75,7 +75,7 @@ def test_metadata_that_grpc_refuses_is_refused_with_no_host_in_sight_too() -> No
 
 
 def test_bad_metadata_takes_no_place_of_the_retry_budget() -> None:
-    """Bad metadata is not retried, even if a policy lists the reported code."""
+    """Bad metadata holds no retry of the budget, even if a policy would retry the reported code."""
     retry = meshlib.RetryPolicy(retryable_status_codes=frozenset({"CANCELLED", "UNAVAILABLE"}))
     with Server() as server, meshlib.channel(f"static:///{server.address}", retry=retry) as channel:
         unary = channel.unary_unary(echo.UNARY)

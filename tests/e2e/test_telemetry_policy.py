@@ -189,7 +189,7 @@ def test_an_exemplar_is_the_span_of_the_call(shell: Shell, traces: Traces, metri
 
 @both_shells
 def test_a_line_for_each_call(shell: Shell, caplog: pytest.LogCaptureFixture) -> None:
-    """The access log has a line on request, with or without a provider, and never message contents."""
+    """The access log has a line on request, with or without a provider, and never contents of requests or responses."""
     caplog.set_level(logging.INFO, "meshlib.access")
     with Server() as server:
         assert call(shell, "unary_unary", static(server)) == "OK"

@@ -195,7 +195,7 @@ def test_delays_hold_a_call_in_its_handler() -> None:
 
 @pytest.mark.parametrize("method", KINDS)
 def test_a_hanging_call_ends_with_its_deadline_cancel_or_healing(method: str) -> None:
-    """A call hangs until the caller cancels, and then the handler ends too; healed, it is answered after all."""
+    """A call hangs until its deadline or cancel, and then the handler ends too; healed, it is answered after all."""
     with Server() as server, channel_to(server) as channel:
         server.fault(hang=True, times=3)
         invoke = getattr(channel, KINDS[method])(method)
