@@ -1,4 +1,4 @@
-"""What the tests of the asyncio channel share: channels to real servers, and waits that have a deadline."""
+"""Shared helpers of the asyncio tests: channels to real servers, and waits with a deadline."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -10,7 +10,7 @@ import meshlib.aio
 from meshlib.testing import ProcessServer, Server
 
 PATIENCE = 10.0
-"""Seconds after which what a test waits for counts as lost."""
+"""Seconds after which a wait fails."""
 
 QUICK = meshlib.RetryPolicy(initial_backoff=0.001, max_backoff=0.002)
 
@@ -29,19 +29,19 @@ async def channel_to(*servers: Server | ProcessServer, **arguments: Any) -> Asyn
 
 
 async def all_ready(channel: meshlib.aio.Channel, hosts: int) -> None:
-    """Waits until ``hosts`` of the channel are connected."""
+    """Wait until ``hosts`` of the channel are connected."""
     channel.get_state(try_to_connect=True)
     await until(lambda: sum(host.state == "READY" for host in channel.mesh.snapshot().hosts) == hosts, "all ready")
 
 
 async def until(condition: Callable[[], bool], what: str) -> None:
-    """Waits for ``condition``."""
+    """Wait until ``condition()`` is true."""
     async with asyncio.timeout(PATIENCE):
-        while not condition():  # noqa: ASYNC110 - what is waited for tells nobody
+        while not condition():  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0.002)
     assert condition(), what
 
 
 def in_flight(channel: meshlib.aio.Channel) -> int:
-    """Attempts under way."""
+    """Number of attempts in flight."""
     return sum(host.in_flight for host in channel.mesh.snapshot().hosts)

@@ -53,12 +53,12 @@ class Bind:
     """``named``, authoritative for one zone, with the methods of ``meshlib.testing.DnsServer`` to change it.
 
     It serves from its construction and keeps its port and its records until ``close``, over stop, kill and start.
-    Queries over UDP get what fits in the client's payload, at most 1232 bytes; the order of records is BIND's own.
+    UDP responses are limited to the client's payload, at most 1232 bytes; the order of records is BIND's own.
 
     Args:
         program: The path of ``named``.
-        directory: An empty folder that is its own.
-        zone: What it knows; for other names it answers REFUSED.
+        directory: An empty folder for its files.
+        zone: Its zone; queries for other names get REFUSED.
     """
 
     def __init__(self, program: Path, directory: Path, *, zone: str = "mesh.test") -> None:
@@ -66,7 +66,7 @@ class Bind:
         self.zone = zone
         self._reservation = reserve(f"{self.host}:0")
         self.port = self._reservation.port
-        self._nonce = f"ns-{secrets.token_hex(4)}"  # tells our named from any other on this port
+        self._nonce = f"ns-{secrets.token_hex(4)}"  # distinguishes our named from any other on this port
         secret = base64.b64encode(secrets.token_bytes(32)).decode()
         self._keyring = dns.tsigkeyring.from_text({"update": secret})
         facts = {"directory": directory, "host": self.host, "port": self.port, "secret": secret, "zone": zone}
@@ -82,26 +82,26 @@ class Bind:
 
     @property
     def address(self) -> str:
-        """``127.0.0.1:41234``, as it stands in a target: ``dns://127.0.0.1:41234/svc-a.mesh.test``."""
+        """``127.0.0.1:41234``, as in the target ``dns://127.0.0.1:41234/svc-a.mesh.test``."""
         return self._reservation.address
 
     def add(self, name: str, rdtype: str, *rdatas: str, ttl: int = 1) -> None:
-        """Add records; names are complete, with or without a final dot. The whole set takes the TTL, in seconds.
+        """Add records; names are complete, with or without a final dot. The whole set gets the TTL, in seconds.
 
-        A CNAME beside other types, or the reverse, is dropped in silence (RFC 2136 3.4.2.2).
+        A CNAME beside other types, or the reverse, is dropped silently (RFC 2136 3.4.2.2).
         """
         update = self._update()
         update.add(_name(name), ttl, *_rdatas(rdtype, rdatas))
         self._send(update)
 
     def set(self, name: str, rdtype: str, *rdatas: str, ttl: int = 1) -> None:
-        """Put these records in the place of all of that name and type, in one step."""
+        """Replace all records of that name and type with these, in one step."""
         update = self._update()
         update.replace(_name(name), ttl, *_rdatas(rdtype, rdatas))
         self._send(update)
 
     def remove(self, name: str, rdtype: str | None = None, *rdatas: str) -> None:
-        """Remove these records, or all of that type, or all of that name; what is not there is not missed."""
+        """Remove these records, or all of that type, or all of that name; missing records are ignored."""
         update = self._update()
         if rdatas:
             update.delete(_name(name), *_rdatas(str(rdtype), rdatas))
@@ -112,29 +112,29 @@ class Bind:
         self._send(update)
 
     def start(self) -> None:
-        """Serve on the same port again, with the records of before; returns when it answers."""
+        """Serve on the same port again, with the same records; returns when it answers."""
         self._child.start()
         self._child.wait_until(self._answers, timeout=_SECONDS)
 
     def stop(self) -> None:
-        """End it in good order, by SIGTERM: queries are refused by the kernel. Idempotent."""
+        """Stop it by SIGTERM: the kernel then refuses queries. Idempotent."""
         if self._child.running:
             self._child.terminate()
 
     def kill(self) -> None:
-        """End it by SIGKILL; the journal keeps the updates. Idempotent."""
+        """Kill it by SIGKILL; the journal keeps the updates. Idempotent."""
         self._child.kill()
 
     def pause(self) -> None:
-        """Let queries go unanswered, by SIGSTOP."""
+        """Leave queries unanswered, by SIGSTOP."""
         self._child.pause()
 
     def resume(self) -> None:
-        """Go on, by SIGCONT; queries that waited in the socket are answered."""
+        """Resume, by SIGCONT; queries queued in the socket are answered."""
         self._child.resume()
 
     def close(self) -> None:
-        """Kill it and give the port back. Idempotent."""
+        """Kill it and free the port. Idempotent."""
         self._child.kill()
         self._reservation.release()
 
@@ -147,7 +147,7 @@ class Bind:
     def _answers(self) -> bool:
         query = dns.message.make_query(self.zone, "SOA")
         try:
-            for exchange in (dns.query.tcp, dns.query.udp):  # of a port that is shut TCP hears at once
+            for exchange in (dns.query.tcp, dns.query.udp):  # TCP reports a closed port at once
                 response = exchange(query, self.host, port=self.port, timeout=0.5)
                 if not response.answer or not response.answer[0][0].mname.to_text().startswith(self._nonce):
                     return False

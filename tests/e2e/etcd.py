@@ -1,4 +1,4 @@
-"""Real etcd servers for tests: a gRPC service that nobody here wrote, in Go, on one port of 127.0.0.11, .12 and .13."""
+"""Real etcd servers for tests: a third-party gRPC service, in Go, on one port of 127.0.0.11, .12 and .13."""
 
 import os
 from contextlib import ExitStack
@@ -29,7 +29,7 @@ class Member:
     ) -> None:
         self.name = directory.name
         self.address = client.address
-        """Where clients connect: ``127.0.0.11:41234``."""
+        """The address for clients: ``127.0.0.11:41234``."""
         self._directory = directory
         self._reservations = (client, peer)
         settings = {
@@ -40,7 +40,7 @@ class Member:
             "listen-peer-urls": cluster[self.name],
             "initial-advertise-peer-urls": cluster[self.name],
             "initial-cluster": ",".join(f"{name}={url}" for name, url in cluster.items()),
-            "heartbeat-interval": 50,  # milliseconds; half of the defaults, so that a leader is found sooner
+            "heartbeat-interval": 50,  # milliseconds; half of the defaults, so that a leader is elected sooner
             "election-timeout": 500,
             "logger": "zap",
             "log-level": "warn",
@@ -59,28 +59,28 @@ class Member:
         self._child.wait_until(self._serves, timeout=_SECONDS)
 
     def start(self) -> None:
-        """Start it again, where it was and with what it knew; returns when it serves."""
+        """Start it again, at the same address with the same data; returns when it serves."""
         self.launch()
         self.wait_until_serving()
 
     def kill(self) -> None:
-        """End it by SIGKILL. Idempotent."""
+        """Kill it by SIGKILL. Idempotent."""
         self._child.kill()
 
     def terminate(self) -> None:
-        """End it by SIGTERM: it says GOAWAY to its clients and hands its leadership over."""
+        """Stop it by SIGTERM: it sends GOAWAY to its clients and transfers its leadership."""
         self._child.terminate()
 
     def pause(self) -> None:
-        """SIGSTOP: connected and silent."""
+        """Freeze it by SIGSTOP: connected and silent."""
         self._child.pause()
 
     def resume(self) -> None:
-        """SIGCONT."""
+        """Resume it by SIGCONT."""
         self._child.resume()
 
     def close(self) -> None:
-        """Kill it and give its ports back. Idempotent."""
+        """Kill it and free its ports. Idempotent."""
         self._child.kill()
         for reservation in self._reservations:
             reservation.release()
@@ -100,15 +100,15 @@ class Etcd:
 
     Args:
         program: The path of ``etcd``.
-        directory: An empty folder that is its own.
-        clustered: Whether they share their data; alone, each answers with what was put through it.
+        directory: An empty folder for their files.
+        clustered: Whether they share their data; alone, each answers with the data put through it.
     """
 
     def __init__(self, program: Path, directory: Path, *, clustered: bool = False) -> None:
         hosts = {f"member-{n}": f"127.0.0.{10 + n}" for n in (1, 2, 3)}
         clients, peers = (reserve_one_port(list(hosts.values())) for _ in range(2))
         self.port = clients[0].port
-        """Where all three serve clients."""
+        """The target of all three members."""
         urls = {name: f"http://{peer.address}" for name, peer in zip(hosts, peers, strict=True)}
         self.members = [
             Member(program, directory / name, client, peer, urls if clustered else {name: urls[name]})
@@ -125,7 +125,7 @@ class Etcd:
 
     @property
     def addresses(self) -> list[str]:
-        """Where each member serves clients."""
+        """The client address of each member."""
         return [member.address for member in self.members]
 
     def close(self) -> None:
@@ -152,20 +152,20 @@ def get(channel: grpc.Channel, key: bytes, *, timeout: float = _PROBE_SECONDS) -
 
 
 def range_value(response: bytes) -> bytes | None:
-    """What a ``RangeResponse{kvs = 2}`` says of its one ``KeyValue{value = 5}``."""
+    """The value of the one ``KeyValue{value = 5}`` of a ``RangeResponse{kvs = 2}``."""
     pair = dict(_fields(response)).get(2)
     return None if pair is None else bytes(dict(_fields(pair)).get(5, b""))
 
 
 def _field(number: int, value: bytes) -> bytes:
-    """A length-delimited protobuf field of fewer than 128 bytes, which have a length of one byte."""
+    """A length-delimited protobuf field of fewer than 128 bytes, whose length is one byte."""
     assert number < 16
     assert len(value) < 128
     return bytes((number << 3 | 2, len(value))) + value
 
 
 def _fields(message: bytes) -> list[tuple[int, bytes]]:
-    """The length-delimited fields of a protobuf message; integers, the only others that etcd sends, are skipped."""
+    """The length-delimited fields of a protobuf message; skips integers, the only others that etcd sends."""
     fields, rest = [], memoryview(message)
 
     def varint() -> int:

@@ -1,7 +1,7 @@
 """A program that calls while the interpreter exits, or leaves something open then; run by test_exits.
 
-usage: exit_child.py PROGRAM KIND TARGET   prints the answers that it got, one a line; writes to the descriptor named by
-EXIT_BEGAN when its exit began, in monotonic seconds
+usage: exit_child.py PROGRAM KIND TARGET   prints the answers, one a line; writes the time at which its exit began, in
+monotonic seconds, to the descriptor named by EXIT_BEGAN
 """
 
 import asyncio
@@ -18,23 +18,23 @@ from typing import Any
 
 PROGRAM, KIND, TARGET = sys.argv[1:]
 HELD: list[Any] = []
-"""What nobody closes."""
+"""Objects that are never closed."""
 
-logging.getLogger("meshlib").setLevel(logging.ERROR)  # the one address behind the name is meant
+logging.getLogger("meshlib").setLevel(logging.ERROR)  # a single address is intended here
 
 
 def told(answer: object) -> None:
-    """Prints an answer."""
+    """Print an answer."""
     print(answer, flush=True)  # noqa: T201 - the test reads it
 
 
 def call() -> None:
-    """One call of the kind on the channel."""
+    """Make one call of the kind on the channel."""
     told(answer(HELD[0]))
 
 
 def answer(channel: Any) -> object:
-    """What a call of the kind comes to."""
+    """The result of a call of the kind."""
     if KIND == "unary":
         return channel.unary_unary(echo.UNARY)(b"x", timeout=10)
     if KIND == "future":
@@ -57,7 +57,7 @@ from meshlib.testing import echo  # noqa: E402
 
 
 class Named:
-    """A resolver that is a plain function, and so runs on a thread of its own while there are threads."""
+    """A resolver that is a plain function: it runs on its own thread while threads can be started."""
 
     def resolve(self, previous: object) -> Any:
         """The address behind ``named:``."""
@@ -67,10 +67,10 @@ class Named:
 
 
 class Calling(Named):
-    """Calls before it answers: at the exit that is inside the loop of the control plane, on the only thread."""
+    """Calls before it answers: at exit, that is inside the loop of the control thread, the only thread."""
 
     def resolve(self, previous: object) -> Any:
-        """Prints how calls end that cannot wait for the answer."""
+        """Print the outcome of calls that cannot wait for the answer."""
         for timeout in (None, 0.1):
             begun = time.monotonic()
             try:
@@ -82,7 +82,7 @@ class Calling(Named):
 
 
 def nested(timeout: float | None) -> None:
-    """One call of the kind on the channel."""
+    """Make one call of the kind on the channel."""
     channel = HELD[0]
     if KIND == "unary":
         channel.unary_unary(echo.UNARY)(b"x", timeout=timeout)
@@ -113,7 +113,7 @@ def slow(record: logging.LogRecord) -> bool:
 
 
 async def left_open(flight: bool) -> None:
-    """Calls on an asyncio channel that nobody closes; with ``flight``, others are under way when the loop ends."""
+    """Call on an asyncio channel that is never closed; with ``flight``, others are in flight when the loop ends."""
     channel = aio.channel(TARGET)
     HELD.append(channel)
     told(await channel.unary_unary(echo.UNARY)(b"x", timeout=10))
@@ -133,12 +133,12 @@ def hammer() -> None:
 
 
 def child() -> None:
-    """The work of a process of multiprocessing: a call on the channel of its parent, and no close."""
+    """The work of a multiprocessing child: one call on its parent's channel, and no close."""
     told(answer(HELD[0]))
 
 
 def main() -> None:
-    """The program."""
+    """Run the program."""
     if PROGRAM.startswith("aio"):
         asyncio.run(left_open(PROGRAM == "aio-flight"))
         return

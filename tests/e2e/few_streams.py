@@ -1,5 +1,5 @@
-"""A server that takes few calls at a time and lets a connection live for few: the rest wait inside C-core, and are left
-there when it goes away (RFC 9113 5.1.2, 6.8; gRPC: ``max_concurrent_streams``, ``max_connection_age``)."""
+"""A server with few concurrent streams and short-lived connections: other calls are queued inside C-core, and stay
+there at GOAWAY (RFC 9113 5.1.2, 6.8; gRPC: ``max_concurrent_streams``, ``max_connection_age``)."""
 
 import asyncio
 import struct
@@ -11,7 +11,7 @@ from tests.e2e.goaway import ACK, GOAWAY, HEADERS, PING, PREFACE, SETTINGS, fram
 
 DATA, END_HEADERS, END_STREAM, MAX_CONCURRENT_STREAMS = 0, 4, 1, 3
 HOLD = 0.01
-"""Seconds that a call takes, so that others have to wait for their turn."""
+"""Seconds that a call takes, so that others are queued."""
 LINGER = 0.05
 """Seconds from GOAWAY to the end of the connection."""
 
@@ -28,10 +28,10 @@ class FewStreamsServer:
     """Answers every unary call with an empty message.
 
     Args:
-        at_once: calls that a connection takes at a time.
-        calls: how many it answers before it says GOAWAY and ends.
-        status: that it answers with: any number, which grpc's own servers cannot.
-        silent: it leaves the message out.
+        at_once: concurrent calls per connection.
+        calls: calls answered before GOAWAY and the end.
+        status: status of the answers: any number, unlike grpc's own servers.
+        silent: leave the message out.
     """
 
     def __init__(self, *, at_once: int = 100, calls: int = 1000, status: int = 0, silent: bool = False) -> None:
@@ -85,7 +85,7 @@ class FewStreamsServer:
                     taken, last = taken + 1, stream
                     self._loop.call_later(HOLD, self._answer, writer, stream)
                     if taken == self._calls:
-                        # After the answers to all it has seen.
+                        # After the answers to all the calls it received.
                         self._loop.call_later(2 * HOLD, writer.write, frame(GOAWAY, 0, 0, struct.pack(">II", last, 0)))
                         self._loop.call_later(LINGER, writer.close)
         writer.transport.abort()

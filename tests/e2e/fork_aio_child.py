@@ -2,8 +2,8 @@
 
 usage: fork_aio_child.py STATE ADDRESS...
 
-STATE is built (nothing was called before), over (another channel was used, closed and collected) or inside (as built,
-but a coroutine forks, and the child leaves its loop alone).
+STATE is built (no call before), over (another channel was used, closed and collected) or inside (as built, but a
+coroutine forks, and the child abandons its loop).
 """
 
 import asyncio
@@ -24,13 +24,13 @@ PATIENCE = 15.0
 
 
 async def call(channel: Any, text: bytes) -> None:
-    """One call of each shape on the channel made before the fork."""
+    """Make one call of each shape on the channel made before the fork."""
     assert await channel.unary_unary(echo.UNARY)(text, timeout=10) == text
     assert [message async for message in channel.unary_stream(echo.SERVER_STREAM)(text, timeout=10)]
 
 
 def forked(channel: Any) -> int:
-    """The process id of a forked child that calls on a loop of its own."""
+    """Fork a child that calls on its own loop; returns its process id."""
     pid = os.fork()
     if pid:
         return pid
@@ -38,7 +38,7 @@ def forked(channel: Any) -> int:
     try:
         asyncio.run(call(channel, b"child"))
         status = 0
-    except BaseException as error:  # noqa: BLE001 - a child must not run on as its parent
+    except BaseException as error:  # noqa: BLE001 - a child must not continue as its parent
         print(f"child: {error!r}", flush=True)  # noqa: T201 - the parent reads it
     finally:
         os._exit(status)
@@ -58,7 +58,7 @@ def ended(pid: int) -> int:
 
 
 def state(task: Path) -> str:
-    """That of a thread of this process, by its letter (proc(5)): one that has ended meanwhile was running."""
+    """The state of a thread of this process, by its letter (proc(5)); a thread that has ended counts as running."""
     try:
         return (task / "stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
@@ -66,8 +66,8 @@ def state(task: Path) -> str:
 
 
 def quiet() -> None:
-    """Waits until no other thread of this process has anything to do: C-core's close connections for a moment yet, and
-    a fork in the midst of that is one with threads inside of it."""
+    """Wait until all other threads of this process are idle: C-core's threads still close connections for a moment, and
+    a fork during that is a fork with threads inside C-core."""
     own = str(threading.get_native_id())
     deadline = time.monotonic() + PATIENCE
     still = 0
@@ -79,7 +79,7 @@ def quiet() -> None:
 
 
 async def inside(channel: Any) -> list[int]:
-    """Statuses of children that a coroutine forks."""
+    """Statuses of children forked by a coroutine."""
     return [ended(forked(channel)) for _ in range(CHILDREN)]
 
 
@@ -90,13 +90,13 @@ async def over(target: str) -> None:
 
 
 def main(state: str, addresses: list[str]) -> int:
-    """Calls, forks ten times, calls again; 0 if all of that worked."""
+    """Call, fork ten times, call again; 0 if all of that worked."""
     target = "static:///" + ",".join(addresses)
     channel = meshlib.aio.channel(target)
     loop = asyncio.new_event_loop()
     if state == "over":
         loop.run_until_complete(over(target))
-        gc.collect()  # grpc.aio's poller ends with the last of its objects
+        gc.collect()  # grpc.aio's poller ends with its last object
         quiet()
     if state == "inside":
         statuses = loop.run_until_complete(inside(channel))

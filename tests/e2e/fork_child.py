@@ -19,7 +19,7 @@ PATIENCE = 15.0
 
 
 def child(channel: meshlib.Channel) -> int:
-    """Calls on the channel made before the fork; 0 if that works."""
+    """Call on the channel made before the fork; 0 if that works."""
     answer = channel.unary_unary(echo.UNARY)(b"child", timeout=10)
     return 0 if answer == b"child" else 3
 
@@ -30,7 +30,7 @@ def forked(channel: meshlib.Channel) -> int:
     if pid == 0:
         try:
             status = child(channel)
-        except BaseException as error:  # noqa: BLE001 - a child must not run on as its parent
+        except BaseException as error:  # noqa: BLE001 - a child must not continue as its parent
             print(f"child: {error!r}", flush=True)  # noqa: T201 - the parent reads it
             status = 4
         os._exit(status)
@@ -46,7 +46,7 @@ def forked(channel: meshlib.Channel) -> int:
 
 
 def main(state: str, addresses: list[str]) -> int:
-    """Calls, forks ten times, calls again; 0 if all of that worked."""
+    """Call, fork ten times, call again; 0 if all of that worked."""
     channel = meshlib.channel("static:///" + ",".join(addresses))
     unary = channel.unary_unary(echo.UNARY)
     stop = threading.Event()

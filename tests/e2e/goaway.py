@@ -1,4 +1,4 @@
-"""A server that refuses a call as a stopping HTTP/2 server does: GOAWAY, with a last stream id below the call's own."""
+"""A server that refuses a call like a stopping HTTP/2 server: GOAWAY, with a last stream id below that of the call."""
 
 import socket
 import struct
@@ -20,7 +20,7 @@ def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
 class GoawayServer:
     """Accepts connections and answers the first call of each with GOAWAY: "not processed, and no error" (RFC 9113 6.8).
 
-    Then it serves no further connection, as a server that has stopped.
+    Then it serves no further connection, like a stopped server.
     """
 
     def __init__(self) -> None:

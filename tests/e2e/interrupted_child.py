@@ -1,4 +1,4 @@
-"""A process that is interrupted in a blocking call, and goes on; it prints what is left of the call."""
+"""A process that is interrupted in a blocking call and continues; it prints what the call leaves."""
 
 import json
 import os
@@ -14,7 +14,7 @@ with Server() as server, meshlib.channel(f"static:///{server.address}") as chann
     server.fault(hang=True)
 
     def press() -> None:
-        """Ctrl-C, once the server has the call."""
+        """Send Ctrl-C when the server has the call."""
         server.wait_until(lambda server: server.in_flight == 1)
         os.kill(os.getpid(), signal.SIGINT)
 

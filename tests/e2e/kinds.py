@@ -1,4 +1,4 @@
-"""Calls of the four kinds in the same words, whatever their kind and their shell."""
+"""One interface to calls of the four kinds, in both shells."""
 
 import asyncio
 import queue
@@ -9,7 +9,7 @@ from tests.e2e.load import Shell
 
 from meshlib.testing import echo
 
-PATIENCE = 10.0  # seconds that a response may take before a test fails
+PATIENCE = 10.0  # seconds to wait for a response before a test fails
 
 KINDS = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
 METHODS = {
@@ -21,7 +21,7 @@ METHODS = {
 
 
 def starters(channel: Any, shell: Shell) -> dict[str, Callable[..., Any]]:
-    """How to start a call of each kind with given requests, the first of which is the only one if one is sent."""
+    """Start functions by kind, given the requests; a call with one request uses the first."""
 
     def starter(kind: str) -> Callable[..., Any]:
         made = getattr(channel, kind)(METHODS[kind])
@@ -35,7 +35,7 @@ def starters(channel: Any, shell: Shell) -> dict[str, Callable[..., Any]]:
 
 
 def expected(kind: str, requests: list[bytes]) -> list[bytes]:
-    """What the echo service answers."""
+    """The answer of the echo service."""
     return {
         "unary_unary": requests[:1],
         "unary_stream": requests[:1] * 3,
@@ -45,7 +45,7 @@ def expected(kind: str, requests: list[bytes]) -> list[bytes]:
 
 
 def answers(kind: str, call: Any) -> Iterator[bytes]:
-    """The messages of a call of the sync shell as they come."""
+    """Yield the messages of a call of the sync shell."""
     if kind.endswith("stream"):
         yield from call
     else:
@@ -53,7 +53,7 @@ def answers(kind: str, call: Any) -> Iterator[bytes]:
 
 
 async def aio_answers(kind: str, call: Any) -> AsyncIterator[bytes]:
-    """The same in asyncio."""
+    """Yield the messages of an asyncio call."""
     if kind.endswith("stream"):
         async for message in call:
             yield message
@@ -62,14 +62,14 @@ async def aio_answers(kind: str, call: Any) -> AsyncIterator[bytes]:
 
 
 async def all_answers(shell: Shell, kind: str, call: Any) -> list[bytes]:
-    """All messages of a call that has been started; raises its error."""
+    """All messages of a started call; raises its error."""
     if shell == "sync":
         return await asyncio.to_thread(lambda: list(answers(kind, call)))
     return [message async for message in aio_answers(kind, call)]
 
 
 class Requests:
-    """Requests of a stream that come when the test says so, for a call of either shell."""
+    """A request stream controlled by the test, for a call of either shell."""
 
     def __init__(self, shell: Shell, *first: bytes) -> None:
         self._shell = shell
@@ -79,14 +79,14 @@ class Requests:
             self.send(request)
 
     def send(self, request: bytes | None) -> None:
-        """The next one; None is the end. In asyncio from the thread of the loop."""
+        """Send the next request; None ends the stream. In asyncio, call it on the loop's thread."""
         if self._shell == "sync":
             self._queue.put(request)
         else:
             self._aio.put_nowait(request)
 
     def iterator(self) -> Any:
-        """What the call is given."""
+        """The iterator passed to the call."""
         return iter(lambda: self._queue.get(timeout=PATIENCE), None) if self._shell == "sync" else self._awaited()
 
     async def _awaited(self) -> AsyncIterator[bytes]:

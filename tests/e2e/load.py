@@ -50,26 +50,26 @@ class Result:
 
     @property
     def seconds(self) -> float:
-        """How long it took, retries and all."""
+        """Duration of the call, including retries."""
         return self.ended - self.began
 
     @property
     def committed(self) -> bool:
-        """Whether a message had arrived: nobody may run the call again."""
+        """Whether a message had arrived: the call must not be retried."""
         return self.messages > 0
 
 
 class Load:
-    """``callers`` callers, each of which makes its next call as soon as the last has ended.
+    """``callers`` callers; each makes its next call as soon as the last has ended.
 
     Args:
-        target: What ``meshlib.channel`` is given, with ``options``.
+        target: The target for ``meshlib.channel``, with ``options``.
         shell: Threads and ``meshlib.channel``, or tasks of one loop and ``meshlib.aio.channel``.
         kind: Echo one message, or one request and a stream of three.
-        callers: How many calls are under way at any time.
+        callers: Number of calls in flight at any time.
         delay: Milliseconds for which handlers hold each call before they begin to answer.
         timeout: Seconds for each call.
-        prefix: What the request ids begin with.
+        prefix: Prefix of the request ids.
         options: Further arguments of the channel.
     """
 
@@ -117,7 +117,7 @@ class Load:
         self.stop()
 
     def stop(self) -> None:
-        """Let the calls under way end, then close the channel; raises what a caller did not expect."""
+        """Let the calls in flight end, then close the channel; raises errors that a caller did not expect."""
         self._stopping.set()
         deadline = time.monotonic() + _END_SECONDS
         for thread in self._threads:
@@ -131,20 +131,20 @@ class Load:
         if self._errors:
             raise self._errors[0]
 
-    # --- what happened ---
+    # --- results ---
 
     def wait_until(self, condition: Callable[[], bool], timeout: float = 10.0) -> None:
-        """Wait until ``condition()``, which is asked after every call.
+        """Wait until ``condition()`` is true; it is checked after every call.
 
         Raises:
-            TimeoutError: It did not come true in ``timeout`` seconds, or no caller is left.
+            TimeoutError: It is still false after ``timeout`` seconds, or no caller is left.
         """
         with self._changed:
             if not self._changed.wait_for(lambda: condition() or bool(self._errors), timeout) or self._errors:
                 raise TimeoutError(f"not in {timeout} s, after {self!r}") from next(iter(self._errors), None)
 
     def wait_for_calls(self, n: int, timeout: float = 10.0) -> None:
-        """Wait until ``n`` more calls that begin from now on have ended."""
+        """Wait until ``n`` more calls, started from now on, have ended."""
         now, ended = time.monotonic(), len(self.results)
         self.wait_until(lambda: sum(result.began >= now for result in self.results[ended:]) >= n, timeout)
 
@@ -153,7 +153,7 @@ class Load:
         self.wait_until(lambda: self.ready() == n, timeout)
 
     def ready(self) -> int:
-        """How many hosts the channel is connected to."""
+        """Number of connected hosts."""
         if self.channel is None:
             return 0
         return sum(host.state == "READY" for host in self.channel.mesh.snapshot().hosts)
@@ -169,7 +169,7 @@ class Load:
 
     @property
     def attempts(self) -> int:
-        """The attempts of all calls."""
+        """Number of attempts of all calls."""
         return sum(len(result.attempts) for result in self.results)
 
     def __repr__(self) -> str:

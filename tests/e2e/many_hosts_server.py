@@ -1,6 +1,6 @@
 """One real server on a thousand addresses: ``python many_hosts_server.py PORT ADDRESS...`` until standard input ends.
 
-Each answer is the ``:authority`` of the call, which tells the addresses apart: a client may use one port of its own for
+Each answer is the ``:authority`` of the call, which distinguishes the addresses: a client may use one local port for
 connections to several of them.
 """
 
@@ -15,7 +15,7 @@ METHOD = "/meshlib.testing.ManyHosts/Authority"
 def main() -> None:
     """Serve."""
     service, _, method = METHOD[1:].partition("/")
-    # grpc.ServicerContext does not offer it; what is behind it does.
+    # grpc.ServicerContext does not offer it; the object behind it does.
     handler = grpc.unary_unary_rpc_method_handler(lambda _, context: context._rpc_event.call_details.host)
     server = grpc.server(ThreadPoolExecutor(2))
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {method: handler}),))

@@ -2,8 +2,8 @@
 
 usage: preload_master.py RELOADS WORKERS ADDRESS...
 
-Each worker starts to call within a third of a second, as they come up under load. A call that has no answer in two
-seconds is a failure: the connection of a worker then waits for what its parent had.
+Each worker starts to call within a third of a second, as if started under load. A call without an answer in two seconds
+is a failure: the worker's connection then waits for state of its parent.
 """
 
 import os
@@ -23,14 +23,14 @@ END = 30.0
 
 
 def work(channel: meshlib.Channel, start: float) -> int:
-    """One worker; its exit status."""
+    """Run one worker; returns its exit status."""
     time.sleep(start)
     unary = channel.unary_unary(echo.UNARY)
     for n in range(CALLS):
         try:
             unary(b"x", timeout=DEADLINE)
         except grpc.RpcError as error:
-            print(f"worker {os.getpid()}, call {n + 1}: {error}", flush=True)  # noqa: T201 - whoever runs this reads it
+            print(f"worker {os.getpid()}, call {n + 1}: {error}", flush=True)  # noqa: T201 - for the reader of the output
             return 1
     return 0
 
@@ -49,7 +49,7 @@ def ended(pid: int) -> int:
 
 
 def main(reloads: int, workers: int, addresses: list[str]) -> int:
-    """Reloads so often; 0 if every call of every worker was answered."""
+    """Reload ``reloads`` times; 0 if every call of every worker was answered."""
     rng = random.Random()
     channel = meshlib.channel("static:///" + ",".join(addresses))
     unary = channel.unary_unary(echo.UNARY)

@@ -1,4 +1,4 @@
-"""A server that processes no call and says so: REFUSED_STREAM, or GOAWAY with a last stream id below the call's own."""
+"""A server that rejects calls unprocessed: REFUSED_STREAM, or GOAWAY with a last stream id below that of the call."""
 
 import asyncio
 import socket
@@ -16,7 +16,7 @@ How = Literal["REFUSED_STREAM", "GOAWAY"]
 
 
 class RefusingServer:
-    """Refuses every call, and goes on taking connections.
+    """Rejects every call, and keeps accepting connections.
 
     Args:
         how: RST_STREAM for the call, or GOAWAY for it and the connection.
@@ -25,7 +25,7 @@ class RefusingServer:
     def __init__(self, how: How) -> None:
         self._how = how
         self.refused = 0
-        """Calls that it has seen."""
+        """Number of rejected calls."""
         self._conversations: set[asyncio.Task[None]] = set()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="refusing")
@@ -45,7 +45,7 @@ class RefusingServer:
             listener.setblocking(False)
             host, port = listener.getsockname()
             self.address = f"{host}:{port}"
-            # asyncio's own server forgets a connection that it is accepting when it is closed.
+            # asyncio's own server loses a connection that it is accepting when it is closed.
             self._loop.add_reader(listener, self._accept, listener)
             self._ready.set()
             await self._stop.wait()
@@ -58,7 +58,7 @@ class RefusingServer:
     def _accept(self, listener: socket.socket) -> None:
         try:
             connection, _ = listener.accept()
-        except (BlockingIOError, ConnectionError):  # whoever came has gone again
+        except (BlockingIOError, ConnectionError):  # the client has gone again
             return
         connection.setblocking(False)
         conversation = self._loop.create_task(self._converse(connection))

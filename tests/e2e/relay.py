@@ -1,8 +1,8 @@
-"""A wire that breaks on request: a TCP relay on loopback before one server.
+"""A network path that breaks on request: a TCP relay on loopback before one server.
 
 with Relay(server.address) as relay:
     channel = meshlib.channel(f"static:///{relay.address}")
-    relay.reset()  # RST, whatever is under way
+    relay.reset()  # RST, even with calls in flight
 """
 
 import asyncio
@@ -15,17 +15,17 @@ from typing import Any, Self
 
 _CHUNK = 16384
 _PATIENCE = 10.0  # seconds for the relay's own thread to answer
-_RST = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 seconds: close() sends RST and forgets what was not sent
+_RST = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 seconds: close() sends RST and discards unsent bytes
 
 
 class Relay:
     """Forwards every connection, from its construction to ``close``.
 
-    What its methods set holds from their return on. Any thread may call them.
+    A method's effect holds when it returns. Any thread may call it.
 
     Args:
-        upstream: where to, as in ``127.0.0.1:41234``.
-        address: where it listens; a socket that does not listen may hold it. Port 0: any.
+        upstream: address of the server, as in ``127.0.0.1:41234``.
+        address: address to listen on; a socket that does not listen may hold it. Port 0: any.
     """
 
     def __init__(self, upstream: str, address: str = "127.0.0.1:0") -> None:
@@ -39,9 +39,9 @@ class Relay:
         self._refusing = False
         self._left: int | None = None
         self.up = 0
-        """Bytes that clients have sent."""
+        """Bytes sent by clients."""
         self.down = 0
-        """Bytes that the server has sent."""
+        """Bytes sent by the server."""
         host, _, port = address.rpartition(":")
         self._listener: socket.socket | None = socket.create_server((host, int(port)), reuse_port=True)
         self._own = self._listener.getsockname()[:2]
@@ -58,7 +58,7 @@ class Relay:
         self._do(self._reset)
 
     def refuse(self, refusing: bool) -> None:
-        """RST to every connection, those there are and those that come."""
+        """Send RST to every connection, present and new."""
 
         def refuse() -> None:
             self._refusing = refusing
@@ -68,24 +68,24 @@ class Relay:
         self._do(refuse)
 
     def hold(self) -> None:
-        """Black hole: connections are accepted and stay open, and nothing gets through."""
+        """Black hole: connections are accepted and stay open, and no byte gets through."""
         self._do(self._flowing.clear)
 
     def release(self) -> None:
-        """What was held goes on its way; nothing is lost, as behind a partition that heals."""
+        """Forward the held bytes; nothing is lost, as after a network partition."""
         self._do(self._flowing.set)
 
     def slow(self, latency: float) -> None:
-        """Hold each chunk, in either direction, for ``latency`` seconds; 0 is a good wire."""
+        """Hold each chunk, in either direction, for ``latency`` seconds; 0: no delay."""
         self._do(lambda: setattr(self, "_latency", latency))
 
     def cut_after(self, count: int | None) -> None:
-        """RST everything once ``count`` more bytes have come from the server, in the midst of whatever they are part
-        of; once. None: not any more."""
+        """Send RST to all connections once ``count`` more bytes have come from the server, even inside a message;
+        only once. None cancels this."""
         self._do(lambda: setattr(self, "_left", count))
 
     def cut(self) -> None:
-        """To clients the host is gone, as after a kill -9: connections break, and new ones are refused. Idempotent."""
+        """Make the host disappear, as after a kill -9: connections break, and new ones are refused. Idempotent."""
 
         def cut() -> None:
             self._reset()
@@ -94,7 +94,7 @@ class Relay:
         self._do(cut)
 
     def mend(self) -> None:
-        """Takes connections again, at the same address. Idempotent."""
+        """Accept connections again, at the same address. Idempotent."""
 
         def mend() -> None:
             if self._listener is None:
@@ -104,7 +104,7 @@ class Relay:
         self._do(mend)
 
     def close(self) -> None:
-        """End it and its connections; idempotent."""
+        """Stop it and its connections; idempotent."""
         if self._loop.is_closed():
             return
         self._loop.call_soon_threadsafe(self._closing.set)
@@ -137,7 +137,7 @@ class Relay:
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=_PATIENCE)
 
-    # asyncio's own server forgets a connection that it is accepting when it is closed.
+    # asyncio's own server loses a connection that it is accepting when it is closed.
 
     def _listen(self, listener: socket.socket) -> None:
         listener.setblocking(False)
@@ -150,11 +150,11 @@ class Relay:
             self._listener = None
 
     def _accept(self) -> bool:
-        """Takes the next connection; whether there was one."""
+        """Accept the next connection; returns whether there was one."""
         assert self._listener is not None
         try:
             connection, _ = self._listener.accept()
-        except (BlockingIOError, ConnectionError):  # whoever came has gone again
+        except (BlockingIOError, ConnectionError):  # the client has gone again
             return False
         connection.setblocking(False)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST)
@@ -212,7 +212,7 @@ class Relay:
         raise ConnectionResetError("the peer has closed")
 
     def _reset(self) -> None:
-        """Of every connection that a client knows to stand, accepted or not."""
+        """Send RST to every connection that is established for a client, accepted or not."""
         while self._listener is not None and self._accept():
             pass
         for writer in tuple(self._writers):
@@ -222,7 +222,7 @@ class Relay:
 
 
 def _abort(writer: asyncio.StreamWriter) -> None:
-    """RST; idempotent."""
+    """Send RST; idempotent."""
     sock = writer.get_extra_info("socket")
     if sock is not None and sock.fileno() >= 0:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST)

@@ -23,13 +23,13 @@ NOBODY = 65534
 
 
 def descriptors() -> int:
-    """How many the process has open."""
+    """Number of open descriptors of the process."""
     return len(os.listdir("/proc/self/fd"))
 
 
 @contextmanager
 def short() -> Iterator[None]:
-    """The process has no thread, or no descriptor, to give."""
+    """The process has no free thread or descriptor."""
     if WHAT.endswith("threads"):
         if os.getuid() == 0:
             os.setuid(NOBODY)  # the limit does not hold for root
@@ -44,19 +44,19 @@ def short() -> Iterator[None]:
         while True:
             held.append(os.dup(2))
     except OSError:
-        os.close(held.pop())  # the loop of the control thread would get one of its three
+        os.close(held.pop())  # the loop of the control thread would otherwise take one of its three
     yield
     for descriptor in held:
         os.close(descriptor)
 
 
 def told(error: Any) -> list[object]:
-    """What matters of an error."""
+    """The asserted parts of an error."""
     return [isinstance(error, grpc.RpcError), error.code().name, error.mesh.local, "could not" in error.details()]
 
 
 def call(channel: Any) -> Any:
-    """One call of the kind."""
+    """Make one call of the kind."""
     try:
         if KIND == "future":
             return channel.unary_unary(echo.UNARY).future(b"x", timeout=10).result().decode()
@@ -70,7 +70,7 @@ def call(channel: Any) -> Any:
 
 
 async def acall(channel: Any) -> Any:
-    """The same in asyncio."""
+    """Make one call of the kind in asyncio."""
     try:
         if KIND == "stream":
             return "".join([m.decode() async for m in channel.unary_stream(echo.SERVER_STREAM)(b"x", timeout=10)])
@@ -80,7 +80,7 @@ async def acall(channel: Any) -> Any:
 
 
 def blocking() -> dict[str, object]:
-    """Three calls without, and one with what it takes."""
+    """Three calls in the shortage, and one after."""
     with meshlib.channel(f"static:///{ADDRESS}") as channel:
         if WHAT == "later threads":
             channel.unary_unary(echo.UNARY)(b"x", timeout=10)

@@ -1,4 +1,4 @@
-"""What the tests of the sync shell share: a channel to given servers, and ways to wait for other threads."""
+"""Shared helpers of the sync tests: a channel to given servers, and waits for other threads."""
 
 import threading
 import time
@@ -9,7 +9,7 @@ from typing import Any
 import meshlib
 from meshlib.testing import Server, echo
 
-WAIT = 10.0  # seconds that anything may take before a test fails
+WAIT = 10.0  # seconds after which a wait fails
 
 
 @contextmanager
@@ -20,13 +20,13 @@ def mesh(*some: Server, **options: Any) -> Iterator[meshlib.Channel]:
 
 
 def idle(channel: Any) -> bool:
-    """Whether no attempt is under way, counted in either way."""
+    """Whether no attempt is in flight, by either count."""
     runtime = channel._plain.lease.present
     return runtime is None or (runtime.cluster.in_flight == 0 and runtime.aside == 0)
 
 
 def until(condition: Callable[[], bool]) -> None:
-    """Waits for what other threads do."""
+    """Wait until a condition set by other threads is true."""
     end = time.monotonic() + WAIT
     pause = threading.Event()
     while not condition():
@@ -35,7 +35,7 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 def answered(channel: meshlib.Channel, *some: Server) -> None:
-    """Calls until each of the servers has answered: one is picked a moment after a snapshot shows it as connected."""
+    """Call until each of the servers has answered: the picker follows a moment after a snapshot shows a connection."""
     call = channel.unary_unary(echo.UNARY)
     until(
         lambda: (

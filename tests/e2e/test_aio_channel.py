@@ -25,12 +25,12 @@ SHUTDOWN = grpc.ChannelConnectivity.SHUTDOWN
 
 
 async def hello(channel: Any) -> Any:
-    """One good call."""
+    """Make one successful call."""
     return await channel.unary_unary(echo.UNARY)(b"x", timeout=PATIENCE)
 
 
 def test_a_channel_is_made_anywhere_and_follows_its_loop() -> None:
-    """Made without a loop, it serves the loop of its first call, and the next one when that is closed."""
+    """A channel made without a loop serves the loop of its first call, and after that loop is closed the next one."""
     with Server() as server:
         channel = meshlib.aio.channel(target(server))
         stub = channel.unary_unary(echo.UNARY)
@@ -52,7 +52,7 @@ def test_a_channel_is_made_anywhere_and_follows_its_loop() -> None:
 
 
 def test_a_second_open_loop_is_told_so() -> None:
-    """The error says what is wrong and what to do; the first loop goes on."""
+    """The error names the problem and the remedy; the first loop keeps working."""
     with Server() as server:
         channel = meshlib.aio.channel(target(server))
         first, second = asyncio.new_event_loop(), asyncio.new_event_loop()
@@ -68,7 +68,7 @@ def test_a_second_open_loop_is_told_so() -> None:
 
 
 async def test_nothing_is_begun_before_the_first_call() -> None:
-    """No task and no connection; asking for the state changes nothing."""
+    """No task and no connection before the first call; asking for the state changes nothing."""
     before = asyncio.all_tasks()
     channel = meshlib.aio.channel("static:///127.0.0.1:1")
     channel.unary_unary(echo.UNARY)
@@ -80,7 +80,7 @@ async def test_nothing_is_begun_before_the_first_call() -> None:
 
 
 async def test_closing_ends_what_is_under_way_at_once() -> None:
-    """In flight, waiting for a host and streaming: all are cancelled, and every wait for a state ends."""
+    """Close cancels calls in flight, queued and streaming at once, and every wait for a state ends."""
     with Server() as server:
         server.fault(hang=True)
         channel = meshlib.aio.channel(target(server))
@@ -115,7 +115,7 @@ async def test_closing_ends_what_is_under_way_at_once() -> None:
 
 
 async def test_grace_lets_calls_end() -> None:
-    """Those that make it in time do; new ones are refused meanwhile; a negative grace is an error."""
+    """Calls that end within the grace succeed; new ones are rejected meanwhile; a negative grace is an error."""
     with Server() as server:
         channel = meshlib.aio.channel(target(server))
         await all_ready(channel, 1)
@@ -139,7 +139,7 @@ async def test_grace_lets_calls_end() -> None:
 
 
 async def test_the_state_is_that_of_the_service() -> None:
-    """IDLE until used, READY with a host, and a wait ends when it changes."""
+    """The state is IDLE until used, READY with a host, and a wait ends when it changes."""
     with Server() as server:
         async with channel_to(server) as channel:
             assert channel.get_state(try_to_connect=True) is IDLE
@@ -155,7 +155,7 @@ async def test_the_state_is_that_of_the_service() -> None:
 
 
 async def test_a_wait_that_began_first_is_not_lost() -> None:
-    """Waiting for a state before anything has used the channel works like waiting after."""
+    """A wait for a state that starts before the channel's first use works like one after it."""
     with Server() as server:
         async with channel_to(server) as channel:
             changed = asyncio.ensure_future(channel.wait_for_state_change(IDLE))
@@ -166,7 +166,7 @@ async def test_a_wait_that_began_first_is_not_lost() -> None:
 
 
 def test_a_wait_on_the_next_loop_is_for_a_state_of_that_loop() -> None:
-    """A channel whose loop was closed is IDLE again for whoever waits, also before anything calls."""
+    """A channel whose loop was closed is IDLE for the next waiter, even before a call."""
     with Server() as server:
         channel = meshlib.aio.channel(target(server))
 
@@ -189,14 +189,14 @@ def test_a_wait_on_the_next_loop_is_for_a_state_of_that_loop() -> None:
 
 
 async def test_call_credentials_need_a_secure_channel() -> None:
-    """Refused at the call, as grpc.aio does."""
+    """Call credentials are rejected at the call, as in grpc.aio."""
     async with meshlib.aio.channel("static:///127.0.0.1:1") as channel:
         with pytest.raises(grpc.aio.UsageError, match="Call credentials are only valid on secure channels"):
             channel.unary_unary(echo.UNARY)(b"x", credentials=grpc.access_token_call_credentials("token"))
 
 
 async def test_an_unclosed_channel_that_is_collected_closes() -> None:
-    """Channel, stub and calls share it; with the last of them the connections go."""
+    """Channel, stub and calls share the connections; they close when the last of these is collected."""
     with Server() as server:
         channel = meshlib.aio.channel(target(server))
         gone = weakref.ref(channel)
@@ -220,7 +220,7 @@ async def test_an_unclosed_channel_that_is_collected_closes() -> None:
 
 
 async def test_multicallables_are_made_once() -> None:
-    """Asking again for the same method costs nothing and loses nothing."""
+    """A second request for the same method costs nothing and loses nothing."""
     async with meshlib.aio.channel("static:///127.0.0.1:1") as channel:
         assert channel.unary_unary("/a/b", bytes, bytes) is channel.unary_unary("/a/b", bytes, bytes)
         for n in range(3000):
@@ -259,7 +259,7 @@ async def test_two_hundred_cycles_leave_nothing() -> None:
 
 
 async def test_every_call_ends_once_under_stress(rng: Any) -> None:
-    """Hundreds of calls with failures, cancels and deadlines: one callback each, and no place is lost."""
+    """Hundreds of calls with failures, cancels and deadlines get one callback each, and no in-flight count leaks."""
     with servers(3) as fleet:
         for server in fleet:
             for _ in range(40):
@@ -317,7 +317,7 @@ class Everywhere(
 
 @pytest.mark.parametrize("scope", ["interceptors", "attempt_interceptors"])
 async def test_one_interceptor_serves_all_kinds(scope: str) -> None:
-    """Once per call, or once per attempt; both styles of streams work through it."""
+    """One interceptor runs once per call, or once per attempt; both styles of streams work through it."""
     with servers(2) as (a, b):
         for server in (a, b):
             server.fault(code="UNAVAILABLE", times=1)
@@ -373,7 +373,7 @@ async def test_interceptors_may_change_the_method_and_fail_the_call() -> None:
 
 
 def test_what_is_no_interceptor_is_refused() -> None:
-    """At construction, as grpc.aio does."""
+    """A non-interceptor is rejected at construction, as in grpc.aio."""
     with pytest.raises(ValueError, match="must be a UnaryUnaryClientInterceptor or"):
         meshlib.aio.channel("static:///127.0.0.1:1", interceptors=[object()])
     with pytest.raises(ValueError, match="must be a UnaryUnaryClientInterceptor or"):
@@ -381,7 +381,7 @@ def test_what_is_no_interceptor_is_refused() -> None:
 
 
 def test_loops_in_several_threads_have_a_channel_each() -> None:
-    """Nothing is shared between loops but the process."""
+    """Loops share nothing but the process."""
     results: list[Any] = []
     with Server() as server:
 
@@ -399,7 +399,7 @@ def test_loops_in_several_threads_have_a_channel_each() -> None:
 
 @pytest.mark.parametrize("ask", ["await", "code", "read"])
 async def test_a_caller_that_is_refused_again_and_again_lets_others_run(ask: str) -> None:
-    """As in grpc.aio, where every call takes a turn of the loop: what would help the next call must get its turn."""
+    """Every call takes a turn of the loop, as in grpc.aio, so that a callback that helps the next call runs."""
     refused = [grpc.StatusCode.UNAVAILABLE]
     async with meshlib.aio.channel("svc-a", resolver=Nothing(), dns=meshlib.DnsPolicy(allow_empty=True)) as channel:
         with pytest.raises(grpc.aio.AioRpcError, match="has no endpoints"):
@@ -420,14 +420,14 @@ async def test_a_caller_that_is_refused_again_and_again_lets_others_run(ask: str
 
 
 class Nothing:
-    """A resolver that knows of no endpoint."""
+    """A resolver that returns no endpoint."""
 
     def resolve(self, previous: Resolution | None) -> Resolution:
         return Resolution(endpoints=())
 
 
 class Never:
-    """A resolver that is asked and does not answer."""
+    """A resolver that never answers."""
 
     def __init__(self) -> None:
         self.asked = asyncio.Event()
@@ -443,7 +443,7 @@ class Never:
 
 @pytest.mark.parametrize("kind", ["unary_unary", "unary_stream"])
 async def test_closing_in_a_look_up_leaves_nothing(kind: str) -> None:
-    """The question is cancelled with the call that waits for it; the check around the test counts tasks."""
+    """Closing cancels the lookup with the call that waits for it; the check around the test counts tasks."""
     resolver = Never()
     channel = meshlib.aio.channel("svc-a", resolver=resolver)
     call = getattr(channel, kind)(METHODS[kind])(b"x")
@@ -458,7 +458,7 @@ async def test_closing_in_a_look_up_leaves_nothing(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["unary_unary", "unary_stream"])
 async def test_closing_in_a_back_off_leaves_nothing(kind: str) -> None:
-    """No further attempt is made, and the timer that would make it is gone with the call."""
+    """No further attempt is made, and the backoff timer is cancelled with the call."""
     slow = meshlib.RetryPolicy(initial_backoff=600.0, max_backoff=600.0)
     with servers(2) as fleet:
         for server in fleet:

@@ -35,7 +35,7 @@ async def requests(*messages: bytes) -> AsyncIterator[bytes]:
 
 
 async def answer(channel: Any, kind: str) -> Any:
-    """What a call of ``kind`` returns."""
+    """The result of a call of ``kind``."""
     stub = getattr(channel, kind)(METHODS[kind])
     call = stub(requests(b"x", b"y") if kind.startswith("stream") else b"x", timeout=PATIENCE)
     return [message async for message in call] if kind.endswith("stream") else await call
@@ -53,7 +53,7 @@ if sys.version_info >= (3, 12):
 @pytest.mark.parametrize("factory", FACTORIES)
 @pytest.mark.parametrize("kind", METHODS)
 async def test_a_task_factory_may_start_tasks_at_once(kind: str, factory: str) -> None:
-    """Every kind of call is answered under a task factory of the application's, an eager one where Python has it."""
+    """Every kind of call is answered under a custom task factory, an eager one where Python has it."""
     loop = asyncio.get_running_loop()
     loop.set_task_factory(FACTORIES[factory])
     try:
@@ -70,7 +70,7 @@ async def test_a_task_factory_may_start_tasks_at_once(kind: str, factory: str) -
 
 @pytest.mark.parametrize("factory", FACTORIES)
 async def test_requests_under_a_task_factory_are_sent_as_they_come(factory: str) -> None:
-    """The first request reaches the server before the iterator has the second, also if tasks are eager."""
+    """The first request reaches the server before the iterator has the second, even with eager tasks."""
     loop = asyncio.get_running_loop()
     loop.set_task_factory(FACTORIES[factory])
     answered = asyncio.Event()
@@ -94,7 +94,7 @@ async def test_requests_under_a_task_factory_are_sent_as_they_come(factory: str)
 @pytest.mark.parametrize("kind", ["unary_stream", "stream_stream"])
 @pytest.mark.parametrize("iterated", [True, False])
 async def test_a_cancellation_is_not_lost_while_an_attempt_fails(kind: str, iterated: bool, rng: Random) -> None:
-    """A task that is cancelled at any moment of the first attempts of a stream ends, and its call with it."""
+    """A task cancelled at any moment of a stream's first attempts ends, and its call with it."""
     with servers(2) as (a, b):
         async with channel_to(a, b, outlier_detection=None, retry_budget=None) as channel:
             await all_ready(channel, 2)
@@ -117,7 +117,7 @@ async def test_a_cancellation_is_not_lost_while_an_attempt_fails(kind: str, iter
 
 
 async def _read(stub: Any, kind: str, iterated: bool, calls: list[Any]) -> None:
-    """Reads a stream for ever; the requests do not end."""
+    """Read a stream forever; the requests do not end."""
     endless = asyncio.Event()
 
     async def one_request() -> AsyncIterator[bytes]:
@@ -136,7 +136,7 @@ async def _read(stub: Any, kind: str, iterated: bool, calls: list[Any]) -> None:
 
 
 async def test_a_task_that_was_cancelled_before_may_call() -> None:
-    """A task that has caught its cancellation makes a stream that is retried, and is not cancelled once more."""
+    """A task that caught its cancellation can make a stream with retries, and is not cancelled again."""
     with servers(2) as (a, b):
         async with channel_to(a, b) as channel:
             await all_ready(channel, 2)
@@ -190,7 +190,8 @@ with Server() as server:
 
 @pytest.mark.parametrize("channels", ["own", "shared"])
 def test_an_event_loop_that_ended_is_not_kept(channels: str) -> None:
-    """Whether each loop has a channel of its own or all share one; grpc.aio itself keeps the last loop."""
+    """An ended loop is not kept, whether each loop has its own channel or all share one; grpc.aio itself keeps the last
+    loop."""
     run = subprocess.run(
         [sys.executable, "-c", LOOPS, channels],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
@@ -222,7 +223,7 @@ class _Marking(
 @pytest.mark.parametrize("kind", ["unary_unary", "stream_stream"])
 @pytest.mark.parametrize("factory", ["channel", "insecure_channel"])
 async def test_the_lists_of_interceptors_are_live(kind: str, factory: str) -> None:
-    """Interceptors that libraries append to grpc.aio's private lists run; so do those of a list put in its place."""
+    """Interceptors that libraries append to grpc.aio's private lists run; so do those of a replaced list."""
     with Server() as server:
         target = f"static:///{server.address}" if factory == "channel" else server.address
         async with getattr(meshlib.aio, factory)(target) as channel:
@@ -241,7 +242,7 @@ async def test_the_lists_of_interceptors_are_live(kind: str, factory: str) -> No
 
 
 async def test_every_list_of_interceptors_is_there() -> None:
-    """The four names of grpc.aio hold what the channel was given, by kind."""
+    """grpc.aio's four attributes hold the channel's interceptors, by kind."""
     marking = _Marking()
     async with meshlib.aio.channel("static:///127.0.0.1:1", interceptors=[marking], retry=QUICK) as channel:
         lists = {kind: getattr(channel, f"_{kind}_interceptors") for kind in METHODS}
@@ -249,7 +250,7 @@ async def test_every_list_of_interceptors_is_there() -> None:
 
 
 def test_a_channel_that_is_dropped_is_freed_at_once() -> None:
-    """No cycle keeps a channel that nobody closed until the next cyclic collection."""
+    """An unclosed channel is freed without the cyclic collector."""
     gc.collect()
     gc.disable()
     try:

@@ -1,7 +1,7 @@
-"""Calls, cancellations, snapshots, finalizers and closes in the middle of the asyncio shell: at any place of its code,
+"""Calls, cancellations, snapshots, finalizers and closes in the middle of the asyncio shell: at any point of its code,
 and under a storm of signals and collections, over real servers.
 
-``nox -s reentrancy`` tries every place, with everything that may come there.
+``nox -s reentrancy`` tests every point, with every interruption.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ from meshlib.testing import Server, echo, servers
 
 WHERE: Final = ("_core", "_aio", "_control")
 LIMIT: Final = 15.0
-"""Seconds for a scenario, which takes milliseconds but on a machine that is busy; also the deadline of its calls."""
+"""Seconds for a scenario, which takes milliseconds except on a busy machine; also the deadline of its calls."""
 METHODS: Final = {
     "unary_unary": echo.UNARY,
     "unary_stream": echo.SERVER_STREAM,
@@ -48,7 +48,7 @@ async def requests() -> AsyncIterator[bytes]:
 
 
 class World:
-    """What a scenario and what comes in its middle share.
+    """State shared by a scenario and its interruptions.
 
     Args:
         channel: the one in use.
@@ -61,13 +61,13 @@ class World:
         self.current: Any = None
         """The call of the scenario."""
         self.made: list[Any] = []
-        """Calls that were made in its middle."""
+        """Calls made by interruptions."""
         self.cancelled = False
 
     def stub(self, kind: str) -> Any:
         return getattr(self.channel, kind)(METHODS[kind])
 
-    # What may come in the middle.
+    # Interruptions.
 
     def unary(self) -> None:
         self.made.append(self.stub("unary_unary")(b"nested", timeout=LIMIT))
@@ -76,7 +76,7 @@ class World:
         self.made.append(self.stub("stream_stream")(requests(), timeout=LIMIT))
 
     def dropped(self) -> None:
-        """A stream that is made and collected at once."""
+        """Make a stream that is collected at once."""
         self.stub("unary_stream")(b"dropped", timeout=LIMIT)
 
     def cancel(self) -> None:
@@ -92,19 +92,19 @@ class World:
         repr(self.channel)
 
     def collect(self) -> None:
-        """The call of the scenario is finalized, as if it had been collected."""
+        """Finalize the scenario's call, as if it had been collected."""
         finalizer = getattr(self.current, "__del__", None)
         if finalizer is not None:
             self.cancelled = True
             finalizer()
 
     def close(self) -> None:
-        """Another channel is closed; one that has not been used yet."""
+        """Close another channel, an unused one."""
         with suppress(StopIteration):
             meshlib.aio.channel(target(*self.hosts)).close().send(None)
 
     async def ended(self, *, closed: bool = False) -> None:
-        """The calls that were made in the middle are answered, unless the channel was ``closed``."""
+        """The calls of the interruptions are answered, unless the channel was ``closed``."""
         made, self.made = self.made, []
         for call in made:
             try:
@@ -120,7 +120,7 @@ class World:
 NESTED: Final = ("unary", "stream", "dropped", "cancel", "others_cancelled", "look", "collect", "close")
 
 
-# What it is the middle of.
+# Scenarios.
 
 
 async def unary(world: World) -> object:
@@ -130,7 +130,7 @@ async def unary(world: World) -> object:
 
 
 async def retried(world: World) -> object:
-    """A call that fails once, and is tried again."""
+    """A call that fails once and is retried."""
     for server in world.hosts:
         server.heal()
         server.fault(code="UNAVAILABLE", times=1)
@@ -195,7 +195,7 @@ SCENARIOS: Final[dict[str, tuple[Callable[[World], Awaitable[object]], object]]]
 
 
 async def lived(world: World, scenario: Callable[[World], Awaitable[object]], expected: object) -> None:
-    """Runs ``scenario`` and all that comes in its middle to their ends."""
+    """Run ``scenario`` and all its interruptions to their ends."""
     world.current, world.cancelled = None, False
     tasks = len(asyncio.all_tasks())
     outcome: object
@@ -224,11 +224,11 @@ def _under_way(channel: meshlib.aio.Channel) -> bool:
 
 
 STRIDES: Final = {"first": 11 * EVERY}
-"""Where a scenario has so many places that one in ``EVERY`` would take long."""
+"""Strides of scenarios with so many points that one in ``EVERY`` would take long."""
 
 
 def steps(offset: int) -> Iterator[tuple[str, ...]]:
-    """What comes at one place after the other: one thing each, or everything at each."""
+    """The interruptions at successive points: one each, or all at each."""
     if os.environ.get("MESHLIB_EVERY_POINT"):
         return itertools.repeat(NESTED)
     return itertools.cycle([(name,) for name in (*NESTED[offset % len(NESTED) :], *NESTED[: offset % len(NESTED)])])
@@ -237,7 +237,8 @@ def steps(offset: int) -> Iterator[tuple[str, ...]]:
 @pytest.mark.skipif(sys.gettrace() is not None, reason="coverage traces, too")
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_anything_in_the_middle_of_a_scenario(name: str, rng: Random) -> None:
-    """At any place of it a call, a cancellation, a look, a finalizer or a close may come: all of them end well."""
+    """A call, cancellation, snapshot, finalizer or close at any point of a scenario ends well, and so does the
+    scenario."""
     scenario, expected = SCENARIOS[name]
     stride = 1 if os.environ.get("MESHLIB_EVERY_POINT") else STRIDES.get(name, EVERY)
     with servers(2) as hosts, asyncio.Runner() as runner:
@@ -259,7 +260,7 @@ def test_anything_in_the_middle_of_a_scenario(name: str, rng: Random) -> None:
 def _interrupted(
     runner: asyncio.Runner, world: World, scenario: Any, expected: object, at: int, nested: str, name: str
 ) -> int:
-    """One scenario with one thing in its middle; how many places it has."""
+    """Run one scenario with one interruption; returns its number of points."""
 
     def step() -> None:
         try:
@@ -279,7 +280,7 @@ DRIVER: Final = os.path.join("_control", "cluster_driver.py")
 
 
 class SoftTimeLimitError(Exception):
-    """What a signal handler raises."""
+    """Raised by a signal handler."""
 
 
 SETTLED: Final = 10.0
@@ -287,7 +288,7 @@ SETTLED: Final = 10.0
 
 
 def _expire(error: type[BaseException], spared: str = DRIVER) -> None:
-    """Raises, except in the midst of the control plane: that is no part of a call."""
+    """Raise, except inside the control plane, which is not part of a call."""
     frame: FrameType | None = sys._getframe()
     place = True
     while frame is not None:
@@ -307,8 +308,8 @@ def _expire(error: type[BaseException], spared: str = DRIVER) -> None:
 
 @cache
 def _deaf(code: CodeType) -> frozenset[int]:
-    """Offsets where nothing is raised. Most are those where only finalizers run: CPython looks for signals in what is
-    awaited, and not as it handles an exception."""
+    """Offsets where nothing is raised, mostly those where only finalizers run: CPython checks for signals in the
+    awaited code, and not while it handles an exception."""
     found: set[int] = set()
     before = False
     for instruction in dis.get_instructions(code):
@@ -324,13 +325,13 @@ def _deaf(code: CodeType) -> frozenset[int]:
 SENDS: Final = "Feed.__a"
 """Before their first lines only the task that sends the requests can end the call; it does after an ``Exception``."""
 STARTS: Final = "AttemptRunner._start"
-"""As grpc.aio returns its call, nobody else knows that yet; it ends by its deadline, if it has one."""
+"""While grpc.aio returns its call, there is no other reference to it; it ends by its deadline, if it has one."""
 CONTROL: Final = "Resolution."
-"""What the coroutines of the control plane are called."""
+"""Part of the names of the control plane's coroutines."""
 
 
 def _others() -> list[asyncio.Task[Any]]:
-    """Tasks beside this one and those of the control plane."""
+    """All tasks except this one and those of the control plane."""
     here = asyncio.current_task()
     return [task for task in asyncio.all_tasks() if task is not here and CONTROL not in repr(task.get_coro())]
 
@@ -343,7 +344,7 @@ async def _settled(channel: meshlib.aio.Channel) -> None:
             while _under_way(channel) or _others():
                 turns += 1
                 if turns == 100:
-                    gc.collect()  # a traceback may hold what the application let go of
+                    gc.collect()  # a traceback may hold objects that the application dropped
                 await asyncio.sleep(0 if turns < 50 else 0.001)
     except TimeoutError:
         raise AssertionError(f"{channel.mesh.snapshot().hosts}; {_others()}") from None
@@ -352,7 +353,7 @@ async def _settled(channel: meshlib.aio.Channel) -> None:
 
 
 async def abandoned(world: World) -> object:
-    """A stream that nobody reads to its end."""
+    """A stream that is never read to its end."""
     async for message in world.stub("unary_stream")(b"x", timeout=LIMIT):
         return message
     return None
@@ -369,8 +370,8 @@ RAISING: Final = {name: SCENARIOS[name][0] for name in ("unary", "retried", "rea
 @pytest.mark.parametrize("error", [SoftTimeLimitError, KeyboardInterrupt])
 @pytest.mark.parametrize("name", RAISING)
 def test_an_exception_in_the_middle_of_a_scenario(name: str, error: type[BaseException], rng: Random) -> None:
-    """An exception out of a signal handler may come at any place: the call ends, nothing stays counted, and the
-    channel can be used."""
+    """After an exception from a signal handler at any point the call ends, nothing stays counted, and the channel
+    works."""
     scenario = RAISING[name]
     with servers(2) as hosts, asyncio.Runner() as runner:
         channel = meshlib.aio.channel(target(*hosts), retry=QUICK, outlier_detection=None)
@@ -415,7 +416,7 @@ def _run_raising(runner: asyncio.Runner, channel: meshlib.aio.Channel, hosts: An
 def _raised_at(
     runner: asyncio.Runner, channel: meshlib.aio.Channel, hosts: Any, scenario: Any, at: int, error: type[BaseException]
 ) -> str:
-    """Runs ``scenario`` with an exception at place number ``at``; returns where that is."""
+    """Run ``scenario`` with an exception at point number ``at``; returns its location."""
     where = ""
 
     def expire() -> None:
@@ -436,8 +437,8 @@ def _raised_at(
 def test_an_exception_in_the_middle_of_a_close(
     error: type[BaseException], rng: Random, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whatever is raised at any place of ``close()``, no connection stays open, at the latest after another one."""
-    caplog.set_level(logging.CRITICAL, "meshlib")  # a record would keep the frames of what was interrupted
+    """After an exception at any point of ``close()`` no connection stays open, at the latest after another close."""
+    caplog.set_level(logging.CRITICAL, "meshlib")  # a record would keep the frames of the interrupted code
     with servers(2) as hosts, asyncio.Runner() as runner:
         runner.get_loop().set_exception_handler(lambda *_: None)
 
@@ -469,7 +470,7 @@ CLOSE: Final = ("_aio", "_core", "_control")
 
 
 class Cyclic:
-    """Does something when the collector finds it."""
+    """Runs a function when the collector finds it."""
 
     def __init__(self, act: Callable[[], None]) -> None:
         self.act = act
@@ -480,11 +481,11 @@ class Cyclic:
 
 
 STORM: Final = 3.0
-"""Seconds of the test of signals and finalizers."""
+"""Duration of the test of signals and finalizers, in seconds."""
 
 
 async def test_a_storm_of_signals_and_collections(rng: Random) -> None:
-    """Signal handlers and finalizers make, cancel and abandon calls all the time: the others are answered."""
+    """Calls are answered while signal handlers and finalizers constantly make, cancel and abandon others."""
     with servers(2) as hosts:
         async with meshlib.aio.channel(target(*hosts), retry=QUICK, outlier_detection=None) as channel:
             await all_ready(channel, 2)

@@ -30,7 +30,7 @@ async def collected(call: Any) -> list[Any]:
 
 
 async def test_responses_are_read_and_iterated() -> None:
-    """Both ways, each to its end, with status and metadata; once begun, no mixing."""
+    """Responses can be read or iterated, each to the end, with status and metadata; once begun, no mixing."""
     with Server(name="a") as server:
         async with channel_to(server) as channel:
             stub = channel.unary_stream(echo.SERVER_STREAM)
@@ -50,7 +50,7 @@ async def test_responses_are_read_and_iterated() -> None:
 
 @pytest.mark.parametrize("kind", ["async", "sync", "written"])
 async def test_requests_are_sent_in_order(kind: str) -> None:
-    """From an async iterator, a plain one and by ``write``, to a response and to a stream of them."""
+    """Requests of an async iterator, a plain one and ``write`` arrive in order, for one response and for a stream."""
     messages = [b"%d" % n for n in range(50)]
     with Server() as server:
         async with channel_to(server) as channel:
@@ -77,7 +77,7 @@ async def test_requests_are_sent_in_order(kind: str) -> None:
 
 
 async def test_writing_has_the_rules_of_grpc() -> None:
-    """No mixing with an iterator, nothing after ``done_writing``, nothing after the end."""
+    """No mixing with an iterator, no write after ``done_writing``, none after the end."""
     with Server() as server:
         async with channel_to(server) as channel:
             stub = channel.stream_stream(echo.BIDI_STREAM)
@@ -103,7 +103,7 @@ async def test_writing_has_the_rules_of_grpc() -> None:
 
 @pytest.mark.parametrize("kind", ["async", "written"])
 async def test_a_request_stream_is_replayed_on_another_host(kind: str) -> None:
-    """The server fails after some messages; the next one gets all of them, in order, and the iterator is run once."""
+    """When the server fails after some messages, the next gets all of them, in order; the iterator runs once."""
     with servers(2) as (a, b):
         for server in (a, b):
             server.fault(code="UNAVAILABLE", after=1, times=1, method=echo.CLIENT_STREAM)
@@ -122,7 +122,7 @@ async def test_a_request_stream_is_replayed_on_another_host(kind: str) -> None:
 
 
 async def test_what_was_pulled_for_a_stale_attempt_is_the_next_ones() -> None:
-    """The iterator is suspended while attempts are given up: it goes on undisturbed for the one that counts."""
+    """The iterator, suspended while attempts are dropped, continues undisturbed for the current one."""
     gate = asyncio.Event()
 
     async def slow() -> AsyncIterator[bytes]:
@@ -143,7 +143,7 @@ async def test_what_was_pulled_for_a_stale_attempt_is_the_next_ones() -> None:
 
 
 async def test_beyond_the_buffer_an_attempt_is_final() -> None:
-    """A stream that no longer fits is not sent twice, and the error says so."""
+    """A stream too large for the buffer is not sent twice, and the error says so."""
     with Server() as server:
         server.fault(code="UNAVAILABLE", after=1)
         async with channel_to(server, retry=meshlib.RetryPolicy(buffer_size=10)) as channel:
@@ -157,7 +157,7 @@ async def test_beyond_the_buffer_an_attempt_is_final() -> None:
 
 
 async def test_after_the_first_message_nothing_is_retried() -> None:
-    """What the application has seen cannot be taken back."""
+    """After a message has reached the application, nothing is retried."""
     with servers(2) as (a, b):
         for server in (a, b):
             server.fault(code="UNAVAILABLE", after=2)
@@ -176,7 +176,7 @@ async def test_after_the_first_message_nothing_is_retried() -> None:
 
 @pytest.mark.parametrize("look", ["read", "iterate", "code", "headers", "connection"])
 async def test_before_that_it_is_whatever_the_application_looks_at(look: str) -> None:
-    """Reader, iterator and those who only wait for the status or the headers see the attempt that worked."""
+    """Reader, iterator and a caller that only waits for the status or the headers see the attempt that worked."""
     with servers(2, name="s") as (a, b):
         for server in (a, b):
             server.fault(code="UNAVAILABLE", times=1)
@@ -200,7 +200,7 @@ async def test_before_that_it_is_whatever_the_application_looks_at(look: str) ->
 
 
 async def test_headers_handed_out_are_final() -> None:
-    """An attempt whose headers the application has is not replaced."""
+    """An attempt is not retried after the application has its headers."""
     with Server() as server:
         server.fault(code="UNAVAILABLE", initial_metadata=True, delay=0.2)
         async with channel_to(server) as channel:
@@ -213,7 +213,7 @@ async def test_headers_handed_out_are_final() -> None:
 
 
 async def test_a_stream_hedge_that_speaks_first_wins() -> None:
-    """Of several attempts the first message counts, or the first headers asked for; the others are cancelled."""
+    """Of several attempts the first with a message, or with the requested headers, wins; the others are cancelled."""
     with servers(2) as (a, b):
         a.fault(hang=True)
         policy = meshlib.HedgingPolicy(hedging_delay=0.01)
@@ -258,7 +258,7 @@ async def collected_by_reading(call: Any) -> list[Any]:
 
 
 async def test_streams_survive_a_kill_before_their_first_message() -> None:
-    """A server killed while streams wait for their first message: all are served by the other."""
+    """When a server is killed while streams wait for their first message, the other serves all of them."""
     with ProcessServer() as a, ProcessServer() as b:
         async with channel_to(a, b, retry_budget=None) as channel:
             await all_ready(channel, 2)
@@ -272,7 +272,7 @@ async def test_streams_survive_a_kill_before_their_first_message() -> None:
 
 
 class _Mute(grpc.aio.UnaryStreamClientInterceptor):  # type: ignore[type-arg]
-    """Ends the responses of an attempt before the first; the attempt itself goes on."""
+    """Ends the responses of an attempt before the first; the attempt itself continues."""
 
     def __init__(self) -> None:
         self.asked = 0
@@ -296,7 +296,7 @@ class _Mute(grpc.aio.UnaryStreamClientInterceptor):  # type: ignore[type-arg]
 
 @pytest.mark.parametrize("look", ["read", "iterate"])
 async def test_an_attempt_interceptor_that_stops_reading(look: str) -> None:
-    """It has no message for the application, and is not asked over and over until the attempt ends and says how."""
+    """An attempt whose interceptor yields no message is not polled; the call ends with the attempt's status."""
     with Server() as server:
         server.fault(hang=True)
         async with channel_to(server, retry=None, attempt_interceptors=[interceptor := _Mute()]) as channel:
@@ -312,7 +312,8 @@ async def test_an_attempt_interceptor_that_stops_reading(look: str) -> None:
 
 
 async def test_cancelling_a_stream() -> None:
-    """By ``cancel`` and by the task that reads, writes or waits; each frees its place and ends at the server."""
+    """``cancel``, or the task that reads, writes or waits, cancels a stream; the count drops and the server's handler
+    ends."""
     with Server() as server:
         server.fault(hang=True)
         async with channel_to(server) as channel:
@@ -344,7 +345,7 @@ async def test_cancelling_a_stream() -> None:
 
 
 async def test_a_request_iterator_that_raises_cancels_the_call() -> None:
-    """As in grpc.aio: the reason is the application's to know."""
+    """A raising request iterator cancels the call, as in grpc.aio; the application has the reason."""
 
     def broken() -> Iterator[bytes]:
         yield b"1"
@@ -362,7 +363,7 @@ async def test_a_request_iterator_that_raises_cancels_the_call() -> None:
 
 
 async def test_a_stream_nobody_holds_is_cancelled() -> None:
-    """Its handler at the server ends and its place is freed, and its callbacks hear of it."""
+    """Collecting the stream ends its handler at the server, drops the count and runs its callbacks."""
     with Server() as server:
         server.fault(hang=True)
         async with channel_to(server) as channel:
@@ -399,16 +400,16 @@ _CALLS: dict[str, Callable[[Any], Any]] = {
 @pytest.mark.parametrize("end", ["well", "failed", "refused"])
 @pytest.mark.parametrize("kind", _CALLS)
 async def test_what_has_ended_is_gone_without_a_search_for_cycles(kind: str, end: str) -> None:
-    """Neither the call nor grpc's own for its attempt outlives the application's interest in it, as in grpc.aio."""
+    """Neither the call nor grpc's own for its attempt outlives the application's last reference, as in grpc.aio."""
     with Server() as server:
         async with channel_to(server) as channel:
-            await _CALLS[kind](channel)  # what is made once per process or channel
+            await _CALLS[kind](channel)  # creates objects made once per process or channel
             if end == "failed":
                 server.fault(code="FAILED_PRECONDITION")
             elif end == "refused":
                 await asyncio.to_thread(server.stop)
             gc.collect()
-            others = _calls_alive()  # those of other tests: held, so that none of them goes meanwhile
+            others = _calls_alive()  # those of other tests: held, so that none of them disappears meanwhile
             gc.disable()
             try:
                 for _ in range(2):
@@ -425,7 +426,7 @@ def _calls_alive() -> list[grpc.aio.Call]:
 
 @pytest.mark.parametrize("kind", _CALLS)
 async def test_a_closed_channel_leaves_nothing_to_the_next(kind: str) -> None:
-    """C-core remembers that a host refused while a channel to it is alive; one that was closed is not, at once."""
+    """C-core remembers a refusing host while a channel to it lives; it forgets a closed one at once."""
     with Server() as server:
         for _ in range(10):
             await asyncio.to_thread(server.stop)
@@ -438,7 +439,7 @@ async def test_a_closed_channel_leaves_nothing_to_the_next(kind: str) -> None:
 
 
 async def test_an_upload_nobody_holds_runs_to_its_end() -> None:
-    """A call that has its iterator and returns one message needs the application no more, as in grpc.aio."""
+    """A call with an iterator and one response ends without a reference in the application, as in grpc.aio."""
     with Server() as server:
         async with channel_to(server, retry=QUICK) as channel:
             await all_ready(channel, 1)
@@ -448,7 +449,7 @@ async def test_an_upload_nobody_holds_runs_to_its_end() -> None:
 
 
 async def test_bad_metadata_of_a_stream_is_answered_as_in_grpc() -> None:
-    """An upper-case key is INTERNAL for streams; no place is lost."""
+    """An upper-case key is INTERNAL for streams; no in-flight count leaks."""
     with Server() as server:
         async with channel_to(server) as channel:
             await all_ready(channel, 1)
@@ -462,8 +463,8 @@ async def test_bad_metadata_of_a_stream_is_answered_as_in_grpc() -> None:
 @pytest.mark.parametrize("kind", ["stream_unary", "stream_stream"])
 @pytest.mark.parametrize("written", [False, True])
 async def test_what_a_server_says_before_it_has_all_requests_is_heard(kind: str, written: bool) -> None:
-    """If the answer comes while a request is on its way, which grpc.aio cannot send any more, it takes that for a fault
-    of C-core's, or cancels the call: of these calls one in five."""
+    """The server's status counts even if it comes while a request is being sent; grpc.aio then fails to send, and takes
+    that for a fault of C-core's, or cancels the call: one in five of these calls."""
     with Server() as server:
         server.fault(code="NOT_FOUND")
         async with channel_to(server, retry=QUICK) as channel:

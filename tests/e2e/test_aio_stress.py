@@ -1,4 +1,4 @@
-"""Thousands of asyncio calls of all kinds at once, which fail, are cancelled and late."""
+"""Thousands of concurrent asyncio calls of all kinds, which fail, are cancelled and late."""
 
 import asyncio
 from collections import Counter
@@ -17,13 +17,13 @@ from meshlib.testing.echo import DELAY_MS
 
 CALLERS, CALLS = 12, 2400
 LONG = 3.0
-"""Seconds for most calls: less than what is left behind may take to end. An attempt that grpc.aio itself gave up, as
-it does where a write loses the race against the status, is C-core's until its deadline, and cannot be cancelled."""
+"""Timeout of most calls in seconds: less than leftovers may take to end. An attempt that grpc.aio itself dropped, as
+when a write loses the race against the status, is C-core's until its deadline, and cannot be cancelled."""
 CODES = frozenset({"UNAVAILABLE", "ABORTED"})
 
 
 class Stress:
-    """The calls, and what became of them."""
+    """The calls and their outcomes."""
 
     def __init__(self, channel: meshlib.aio.Channel) -> None:
         self.start = starters(channel, "aio")
@@ -33,7 +33,7 @@ class Stress:
         self.wrong: list[object] = []
 
     async def caller(self, rng: Random, numbers: range) -> None:
-        """One call after the other."""
+        """Make one call after the other."""
         for number in numbers:
             await self._call(rng, number)
 
@@ -59,7 +59,7 @@ class Stress:
             self.replayed += 1
 
     async def _read(self, rng: Random, kind: str, call: Any, got: list[bytes]) -> str:
-        """Reads what comes, and says how it ended."""
+        """Read the messages, and return how the call ended."""
         try:
             async for message in aio_answers(kind, call):
                 got.append(message)
@@ -77,8 +77,8 @@ class Stress:
 
 @pytest.mark.timeout(120)
 async def test_stress(rng: Random) -> None:
-    """Whatever happens to it, a call ends once: its callback comes once, nothing stays counted, and every message is
-    delivered once and in order, also through replays."""
+    """A call always ends once: its callback runs once, nothing stays counted, and every message is delivered once and
+    in order, even after replays."""
     retry = meshlib.RetryPolicy(max_attempts=4, per_attempt_timeout=2.0, retryable_status_codes=CODES)
     with servers(3) as some:
         for server in some:
@@ -95,7 +95,7 @@ async def test_stress(rng: Random) -> None:
             await asyncio.wait([trouble])
             assert stress.wrong == []
             assert stress.ends.total() == CALLS
-            # How many of each depends on the machine; every one of them was asked for.
+            # The number of each depends on the machine; each was requested.
             assert set(stress.ends) <= {"OK", "CANCELLED", "DEADLINE_EXCEEDED", "NOT_FOUND", *CODES}, stress.ends
             assert stress.ends["OK"] > 0
             assert stress.ends["CANCELLED"] > 0
@@ -107,7 +107,7 @@ async def test_stress(rng: Random) -> None:
 
 
 async def _trouble(rng: Random, some: list[Server]) -> None:
-    """Lets calls fail in every way that a server can, until it is cancelled."""
+    """Let calls fail in every way that a server can, until cancelled."""
     while True:
         server = rng.choice(some)
         code = rng.choice(["UNAVAILABLE", "UNAVAILABLE", "ABORTED", "NOT_FOUND", None])

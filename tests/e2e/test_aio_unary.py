@@ -1,4 +1,4 @@
-"""Unary calls of the asyncio channel against real servers: how they end, what is retried, and that places are freed."""
+"""Unary calls of the asyncio channel against real servers: outcomes, retries, and in-flight counts."""
 
 import asyncio
 import gc
@@ -16,7 +16,7 @@ from meshlib.testing import ProcessServer, Server, echo, servers
 
 
 async def test_a_call_answers_with_message_metadata_and_status() -> None:
-    """The response, and everything else a call object of grpc.aio knows."""
+    """The call gives the response, and everything else that grpc.aio's call object gives."""
     with Server(name="a") as server:
         async with channel_to(server) as channel:
             call = channel.unary_unary(echo.UNARY)(b"hello", timeout=PATIENCE)
@@ -34,7 +34,7 @@ async def test_a_call_answers_with_message_metadata_and_status() -> None:
 
 
 async def test_a_ready_host_gets_its_attempt_at_once() -> None:
-    """The attempt is under way when the call object is there, before the loop turns."""
+    """The attempt is in flight when the call object exists, before the loop turns."""
     with Server() as server:
         async with channel_to(server) as channel:
             await all_ready(channel, 1)
@@ -45,7 +45,7 @@ async def test_a_ready_host_gets_its_attempt_at_once() -> None:
 
 
 async def test_a_single_attempt_raises_grpcs_own_error() -> None:
-    """Its class is grpc.aio's, not ours, and it tells what the mesh did."""
+    """The error's class is grpc.aio's, not ours; ``.mesh`` has the attempts."""
     with Server() as server:
         server.fault(code="NOT_FOUND", details="nobody here", trailing_metadata=(("k", "v"),))
         async with channel_to(server) as channel:
@@ -61,11 +61,11 @@ async def test_a_single_attempt_raises_grpcs_own_error() -> None:
 
 
 async def test_a_failure_is_retried_on_another_host_and_numbered() -> None:
-    """The second attempt goes elsewhere and says that one went before it."""
+    """The second attempt goes to another host, with a header for the one before it."""
     with servers(2) as (a, b):
         for server in (a, b):
             server.fault(code="UNAVAILABLE", times=1)
-        # C-core strips the number from what it sends while its own retries are on.
+        # C-core strips the number from the metadata while its own retries are on.
         async with channel_to(a, b, options=(("grpc.enable_retries", 0),)) as channel:
             await all_ready(channel, 2)
             call = channel.unary_unary(echo.UNARY)(b"x", timeout=PATIENCE)
@@ -79,7 +79,7 @@ async def test_a_failure_is_retried_on_another_host_and_numbered() -> None:
 
 
 async def test_all_attempts_failing_is_told_in_one_error() -> None:
-    """Code, details and metadata are the last server's, the text says how often and where it was tried."""
+    """Code, details and metadata are the last server's; the text lists the number of attempts and their hosts."""
     with servers(2) as (a, b):
         for server in (a, b):
             server.fault(code="UNAVAILABLE", details="overloaded", trailing_metadata=(("who", server.name),))
@@ -96,7 +96,7 @@ async def test_all_attempts_failing_is_told_in_one_error() -> None:
 
 
 async def test_no_call_fails_when_a_server_is_killed() -> None:
-    """Calls inside a server that is killed end on the other, and those that follow do not notice."""
+    """Calls inside a killed server end on the other, and later calls are not affected."""
     with ProcessServer() as a, ProcessServer() as b:
         async with channel_to(a, b, retry_budget=None) as channel:
             await all_ready(channel, 2)
@@ -113,7 +113,7 @@ async def test_no_call_fails_when_a_server_is_killed() -> None:
 
 
 async def test_deadlines() -> None:
-    """In flight it is grpc's own; while no host can be had it tells why there is none."""
+    """In flight the error is grpc's own; while no host is ready it gives the reason."""
     with Server() as server:
         server.fault(hang=True)
         async with channel_to(server) as channel:
@@ -130,7 +130,7 @@ async def test_deadlines() -> None:
 
 
 async def test_a_dead_service_is_told_and_waiting_for_it_pays() -> None:
-    """Fail-fast says UNAVAILABLE with the reason; wait_for_ready gets its answer when the server is back."""
+    """Fail-fast gives UNAVAILABLE with the reason; wait_for_ready is answered when the server returns."""
     with Server() as server:
         server.stop()
         async with channel_to(server) as channel:
@@ -144,7 +144,7 @@ async def test_a_dead_service_is_told_and_waiting_for_it_pays() -> None:
 
 
 async def test_a_per_attempt_timeout_moves_on() -> None:
-    """A host that does not answer in time is left for another."""
+    """A host that does not answer in time is dropped for another."""
     with servers(2) as (a, b):
         a.fault(hang=True)
         policy = meshlib.RetryPolicy(initial_backoff=0.001, per_attempt_timeout=0.5)
@@ -155,7 +155,7 @@ async def test_a_per_attempt_timeout_moves_on() -> None:
 
 
 async def test_the_first_hedge_that_answers_wins_and_the_other_is_cancelled() -> None:
-    """The slow copy is cancelled at its server, and its place freed."""
+    """The slow attempt is cancelled at its server, and its in-flight count drops."""
     with servers(2) as (a, b):
         a.fault(hang=True)
         async with channel_to(a, b, retry=meshlib.HedgingPolicy(hedging_delay=0.01), retry_budget=None) as channel:
@@ -168,7 +168,7 @@ async def test_the_first_hedge_that_answers_wins_and_the_other_is_cancelled() ->
 
 
 async def test_cancel_ends_it_at_once() -> None:
-    """The status is there when ``cancel`` returns; who awaits gets ``CancelledError``."""
+    """The status is set when ``cancel`` returns; awaiting the call raises ``CancelledError``."""
     with Server() as server:
         server.fault(hang=True)
         async with channel_to(server) as channel:
@@ -193,7 +193,7 @@ async def test_cancel_ends_it_at_once() -> None:
 
 
 async def test_cancelling_a_task_cancels_what_it_awaits() -> None:
-    """In flight and while it waits for a host; other tasks that await the call hear of it too."""
+    """Cancelling a task cancels the call, in flight or queued; other tasks that await it are notified."""
     with Server() as server:
         server.fault(hang=True)
         async with channel_to(server) as channel:
@@ -219,7 +219,7 @@ async def test_cancelling_a_task_cancels_what_it_awaits() -> None:
 
 
 async def test_a_call_nobody_holds_runs_to_its_end() -> None:
-    """Fire and forget works as in grpc.aio, also while the call waits for its first host."""
+    """Fire and forget works as in grpc.aio, even while the call waits for its first host."""
     with Server() as server:
         async with channel_to(server) as channel:
             channel.unary_unary(echo.UNARY)(b"x", metadata=((echo.DELAY_MS, "20"),))
@@ -228,9 +228,9 @@ async def test_a_call_nobody_holds_runs_to_its_end() -> None:
             await until(lambda: channel.mesh.snapshot().hosts[0].successes == 1, "it ended well")
 
 
-@pytest.mark.shares_process_state  # grpc.aio never lets go of a call whose metadata it could not send
+@pytest.mark.shares_process_state  # grpc.aio never frees a call whose metadata it could not send
 async def test_what_the_application_gets_wrong_is_answered_as_in_grpc() -> None:
-    """Bad metadata, requests that are no bytes and serializers that raise; no place is lost."""
+    """Bad metadata, non-bytes requests and raising serializers are answered as in grpc; no in-flight count leaks."""
 
     def raises(_: Any) -> Any:
         raise KeyError("mine")
@@ -251,7 +251,7 @@ async def test_what_the_application_gets_wrong_is_answered_as_in_grpc() -> None:
 
 
 async def test_pushback_is_obeyed() -> None:
-    """A server that forbids a retry is not asked again."""
+    """A call whose server forbids a retry is not retried."""
     with Server() as server:
         server.fault(code="UNAVAILABLE", trailing_metadata=(("grpc-retry-pushback-ms", "-1"),))
         async with channel_to(server) as channel:
@@ -262,7 +262,7 @@ async def test_pushback_is_obeyed() -> None:
 
 
 async def test_a_callback_that_raises_is_logged_and_the_next_one_runs(caplog: pytest.LogCaptureFixture) -> None:
-    """The application's mistake is not the mesh's."""
+    """A raising callback is the application's fault: it is logged, and the next one runs."""
     with Server() as server:
         async with channel_to(server, retry=QUICK) as channel:
             call = channel.unary_unary(echo.UNARY)(b"x", timeout=PATIENCE)
@@ -276,13 +276,13 @@ async def test_a_callback_that_raises_is_logged_and_the_next_one_runs(caplog: py
             assert await call == b"x"
             assert told == [call]
             assert "a done callback raised" in caplog.text
-            # A record keeps the traceback, and with it the channel of grpc's that called.
+            # A record keeps the traceback, and with it the calling grpc channel.
             caplog.clear()
 
 
 @pytest.mark.parametrize("kind", ["unary_unary", "unary_stream", "stream_unary", "stream_stream"])
 async def test_a_cancel_that_a_server_tells_is_no_cancel_of_the_application(kind: str) -> None:
-    """Whatever its words: grpc's error is raised, and not ``CancelledError``."""
+    """Whatever the details, grpc's error is raised, and not ``CancelledError``."""
 
     async def told(context: Any) -> bytes:
         await context.abort(grpc.StatusCode.CANCELLED, "Locally cancelled by application!")
@@ -312,10 +312,10 @@ async def test_a_cancel_that_a_server_tells_is_no_cancel_of_the_application(kind
 
 
 async def test_telemetry_that_quits_leaves_no_call_unfinished() -> None:
-    """Even what no guard may catch reaches only the loop: who waits for the call is told, and its callbacks run."""
+    """An exception that no guard may catch reaches only the loop: waiters for the call wake, and its callbacks run."""
 
     class Quit(BaseException):
-        """As a library for timeouts, or a test runner, raises it."""
+        """Raised as by a timeout library or a test runner."""
 
     class Quits(SpanProcessor):
         def on_end(self, span: Any) -> None:
@@ -338,7 +338,7 @@ async def test_telemetry_that_quits_leaves_no_call_unfinished() -> None:
 
 @pytest.mark.parametrize("kind", ["unary_unary", "unary_stream", "stream_unary"])
 async def test_who_gives_up_waiting_is_forgotten(kind: str) -> None:
-    """An application that asks again and again with a timeout of its own leaves nothing behind in the call."""
+    """An application that awaits a call repeatedly with its own timeout leaves nothing behind in it."""
     with Server() as server:
         server.fault(hang=True)
         async with channel_to(server) as channel:

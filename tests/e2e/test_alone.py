@@ -1,4 +1,4 @@
-"""A process that has nothing of grpc but one channel of meshlib's: nobody in it polls sockets for another reason."""
+"""A process whose only gRPC object is one meshlib channel: nothing else in it polls sockets."""
 
 import subprocess
 import sys
@@ -14,7 +14,7 @@ with meshlib.channel(f"static:///{sys.argv[1]}") as channel:
 
 
 def test_a_process_of_one_channel_connects() -> None:
-    """The first call of a client that is nothing else is answered before C-core's backup poller would help, in 5 s."""
+    """The only channel of a process has its first call answered before C-core's backup poller would help, in 5 s."""
     with ProcessServer() as server:
         run = subprocess.run(
             [sys.executable, "-c", CLIENT, server.address], capture_output=True, text=True, timeout=40, check=False

@@ -18,7 +18,7 @@ V4, V6 = "127.0.0.1", "[::1]"
 
 @pytest.fixture
 def port() -> Iterator[int]:
-    """A port that is free on both loopback addresses, and stays so for servers that share it."""
+    """A port that is free on both loopback addresses, and stays reserved for servers that share it."""
     for _ in range(50):
         with socket.socket() as v4, socket.socket(socket.AF_INET6) as v6:
             for sock in (v4, v6):
@@ -37,7 +37,7 @@ def port() -> Iterator[int]:
 
 @pytest.fixture
 def dns(port: int) -> Iterator[DnsServer]:
-    """A service whose one instance has an address of each family."""
+    """A service with one instance that has an address of each family."""
     with DnsServer() as server:
         server.add("a.mesh.test", "A", "127.0.0.1")
         server.add("a.mesh.test", "AAAA", "::1")
@@ -49,7 +49,7 @@ Channel = Callable[[str], grpc.Channel]
 
 
 def targets(dns: DnsServer, port: int) -> list[str]:
-    """The ways to name that instance."""
+    """The possible targets of that instance."""
     return [
         f"localhost:{port}",
         f"static:///localhost:{port}",
@@ -61,7 +61,7 @@ def targets(dns: DnsServer, port: int) -> list[str]:
 @pytest.mark.parametrize("way", range(4))
 @pytest.mark.parametrize(("listens", "peer"), [(V4, "ipv4:127.0.0.1:"), (V6, "ipv6:%5B::1%5D:")])
 def test_a_server_on_one_of_two_addresses(dns: DnsServer, port: int, way: int, listens: str, peer: str) -> None:
-    """Whichever it is, the call is answered, and the server sees the family that it listens on."""
+    """The call is answered whichever it is, and the server sees the family that it listens on."""
     policy = meshlib.DnsPolicy(nameservers=(dns.address,))
     with Server(f"{listens}:{port}") as server:
         with meshlib.channel(targets(dns, port)[way], dns=policy) as channel:
@@ -80,7 +80,7 @@ async def test_a_server_on_one_of_two_addresses_in_asyncio(dns: DnsServer, port:
 
 
 def test_the_other_address_takes_over(port: int) -> None:
-    """Where the address that is connected dies, the same host goes on at the other, and back."""
+    """When the connected address dies, the host continues at the other, and back."""
     with (
         Server(f"{V4}:{port}", name="v4") as v4,
         Server(f"{V6}:{port}", name="v6") as v6,
@@ -100,7 +100,7 @@ def test_the_other_address_takes_over(port: int) -> None:
 
 
 class Resolver:
-    """A resolver that knows two addresses of one instance, the dead one first."""
+    """A resolver that returns two addresses of one instance, the dead one first."""
 
     def __init__(self, port: int) -> None:
         self.port = port
@@ -111,7 +111,7 @@ class Resolver:
 
 
 def test_a_resolver_of_ones_own(port: int) -> None:
-    """It names alternatives too, in either order; options of the user's do not make two hosts of one."""
+    """A custom resolver may return alternatives in either order; user options do not make two hosts of one."""
     with (
         Server(f"{V4}:{port}") as server,
         meshlib.channel("svc-a", resolver=Resolver(port), options=[("grpc.lb_policy_name", "round_robin")]) as channel,

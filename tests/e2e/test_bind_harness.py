@@ -1,4 +1,4 @@
-"""The harness around BIND does what the tests of discovery rely on, and BIND does what the documents say."""
+"""The harness around BIND works as the discovery tests expect, and BIND as its documentation says."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -32,7 +32,7 @@ def ask(
     payload: int | None = None,
     timeout: float = 5.0,
 ) -> dns.message.Message:
-    """One question, over UDP with the client's EDNS payload, or over TCP."""
+    """Send one query, over UDP with the client's EDNS payload, or over TCP."""
     query = dns.message.make_query(name, rdtype, use_edns=payload is not None, payload=payload or 0)
     return (dns.query.tcp if tcp else dns.query.udp)(query, server.host, port=server.port, timeout=timeout)
 
@@ -51,7 +51,7 @@ def records(response: dns.message.Message) -> set[str]:
     ],
 )
 def test_records_are_added_replaced_and_removed(bind: Bind, rdtype: str, first: str, second: str) -> None:
-    """Each update is seen by the next question, over UDP and TCP."""
+    """The next query sees each update, over UDP and TCP."""
     bind.add(NAME, rdtype, first)
     assert records(ask(bind, rdtype=rdtype)) == {f"{NAME}. 1 {first}"}
     bind.add(NAME, rdtype, second, ttl=2)
@@ -66,7 +66,7 @@ def test_records_are_added_replaced_and_removed(bind: Bind, rdtype: str, first: 
 
 
 def test_names_are_followed_missed_and_refused(bind: Bind) -> None:
-    """A CNAME brings its target along; NODATA is not NXDOMAIN; other zones are REFUSED."""
+    """A CNAME includes its target; NODATA is not NXDOMAIN; other zones are REFUSED."""
     bind.add(NAME, "CNAME", "real.mesh.test")
     bind.add("real.mesh.test", "A", "127.0.0.11")
     assert records(ask(bind)) == {f"{NAME}. 1 real.mesh.test.", "real.mesh.test. 1 127.0.0.11"}
@@ -79,13 +79,13 @@ def test_names_are_followed_missed_and_refused(bind: Bind) -> None:
 
 
 def glue(response: dns.message.Message) -> int:
-    """How many SRV targets have their address in the additional section."""
+    """Number of SRV targets with an address in the additional section."""
     return sum(rrset.name.to_text().startswith("instance-") for rrset in response.additional)
 
 
 @pytest.mark.parametrize(("instances", "with_glue"), [(3, 3), (13, 13), (14, 0), (20, 0)])
 def test_addresses_come_along_or_not(bind: Bind, instances: int, with_glue: int) -> None:
-    """All records are answered; of more than 13 targets BIND gives no address at all, however large the message."""
+    """All records are answered; for more than 13 targets BIND adds no address at all, however large the message."""
     names = [f"instance-{n}.mesh.test" for n in range(instances)]
     bind.add(NAME, "SRV", *(f"0 1 50051 {name}" for name in names))
     for n, name in enumerate(names):
@@ -95,7 +95,7 @@ def test_addresses_come_along_or_not(bind: Bind, instances: int, with_glue: int)
 
 
 def test_a_truncated_answer_has_some_of_the_records(bind: Bind) -> None:
-    """20 SRV records do not fit 512 bytes: the TC bit, and a part that looks like a whole to those who miss the bit."""
+    """20 SRV records do not fit 512 bytes: the TC bit, and a part that looks complete if the bit is ignored."""
     bind.add(NAME, "SRV", *(f"0 1 50051 instance-{n}.mesh.test" for n in range(20)))
     short = ask(bind, rdtype="SRV")
     assert short.flags & dns.flags.TC
@@ -104,7 +104,7 @@ def test_a_truncated_answer_has_some_of_the_records(bind: Bind) -> None:
 
 
 def test_updates_must_be_signed(bind: Bind) -> None:
-    """Without the key nothing changes."""
+    """An update without the key changes nothing."""
     update = dns.update.UpdateMessage(bind.zone)
     update.add("svc-a", 1, "A", "127.0.0.11")
     assert dns.query.tcp(update, bind.host, port=bind.port, timeout=5).rcode() == dns.rcode.REFUSED
@@ -115,7 +115,7 @@ def test_updates_must_be_signed(bind: Bind) -> None:
 
 @pytest.mark.parametrize("end", [Bind.stop, Bind.kill])
 def test_records_survive_its_death(bind: Bind, end: Callable[[Bind], None]) -> None:
-    """Dead it refuses; started again, on the same port, it knows what it was told."""
+    """A dead server refuses; restarted on the same port, it has the updated records."""
     bind.add(NAME, "A", "127.0.0.11")
     address = bind.address
     end(bind)
@@ -129,7 +129,7 @@ def test_records_survive_its_death(bind: Bind, end: Callable[[Bind], None]) -> N
 
 
 def test_a_paused_server_is_silent(bind: Bind) -> None:
-    """Questions time out; resumed it answers."""
+    """Queries time out; after resume they are answered."""
     bind.add(NAME, "A", "127.0.0.11")
     bind.pause()
     with pytest.raises(dns.exception.Timeout):
@@ -139,7 +139,7 @@ def test_a_paused_server_is_silent(bind: Bind) -> None:
 
 
 def test_nothing_runs_after_close(require_real: Callable[[str, str], Path], tmp_path: Path) -> None:
-    """The process is gone, and a server that cannot start says why in its own words."""
+    """The process is gone, and a server that cannot start reports why with its own output."""
     with Bind(require_real("named", "bind9"), tmp_path) as server:
         pid = server._child.pid
     with pytest.raises(ProcessLookupError):

@@ -1,4 +1,4 @@
-"""CANCELLED from a server that stops is retried like UNAVAILABLE; what the caller cancels is not."""
+"""CANCELLED from a stopping server is retried like UNAVAILABLE; a call cancelled by its caller is not."""
 
 import asyncio
 from typing import Any
@@ -19,7 +19,8 @@ pytestmark = pytest.mark.parametrize("shell", SHELLS)
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_cancelled_by_the_server_before_an_answer(shell: Shell, kind: str) -> None:
-    """The default policy of ``meshlib.channel`` sends it to another host. It may have run: a client cannot know."""
+    """The default policy of ``meshlib.channel`` retries it on another host, though it may have run: a client cannot
+    know."""
     with servers(2) as (stopping, well):
         stopping.fault(code="CANCELLED")
         async with caller(shell, stopping, well, retry=meshlib.RetryPolicy()) as it:
@@ -46,7 +47,7 @@ async def test_cancelled_by_the_server_before_an_answer(shell: Shell, kind: str)
     ids=["None", "unsent_only", "written codes"],
 )
 async def test_who_did_not_ask_for_it_gets_the_servers_answer(shell: Shell, retry: meshlib.RetryPolicy | None) -> None:
-    """One attempt, and CANCELLED as the server said it."""
+    """Other policies make one attempt, and the error is the server's CANCELLED."""
     with servers(1) as (server,):
         server.fault(code="CANCELLED", details="stopping")
         async with caller(shell, server, retry=retry) as it:
@@ -56,7 +57,7 @@ async def test_who_did_not_ask_for_it_gets_the_servers_answer(shell: Shell, retr
 
 
 async def test_what_its_caller_cancels_is_not_run_again(shell: Shell) -> None:
-    """Neither is it counted against its host."""
+    """A call cancelled by its caller is not retried, nor counted against its host."""
     with servers(2) as both:
         for server in both:
             server.fault(hang=True)
@@ -79,7 +80,7 @@ async def test_what_its_caller_cancels_is_not_run_again(shell: Shell) -> None:
 
 
 async def test_what_ends_with_its_channel_is_not_run_again(shell: Shell) -> None:
-    """grpc says CANCELLED then, too."""
+    """A call ended by its channel is not retried, although grpc reports CANCELLED for it, too."""
     with servers(1) as (server,):
         server.fault(hang=True)
         async with caller(shell, server, retry=meshlib.RetryPolicy()) as it:

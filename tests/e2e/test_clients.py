@@ -1,4 +1,4 @@
-"""Client libraries that nobody here wrote, unchanged over meshlib: aetcd on three real members, and google-api-core."""
+"""Third-party client libraries, unchanged over meshlib: aetcd on three real members, and google-api-core."""
 
 import asyncio
 import time
@@ -34,11 +34,11 @@ def etcd(require_real: Callable[[str, str], Path], tmp_path: Path, monkeypatch: 
 
 
 async def test_aetcd_outlives_each_member_of_its_cluster(etcd: Etcd, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three members are killed in turn, and one client goes on with the others: what it wrote is read back."""
+    """Three members are killed in turn; one client continues with the others, and reads back its writes."""
     monkeypatch.setattr(aetcd.rpc, "insecure_channel", meshlib.aio.insecure_channel)
 
     async def until_done(call: Callable[[], Any]) -> Any:
-        """Again while a call may fail: with the member that it was on, or while there is no leader."""
+        """Repeat while a call may fail: with the member that it was on, or while there is no leader."""
         end = time.monotonic() + DEADLINE
         while True:
             try:
@@ -66,7 +66,7 @@ async def test_aetcd_outlives_each_member_of_its_cluster(etcd: Etcd, monkeypatch
 
 
 def again(kind: Any) -> Any:
-    """What a generated client gives its idempotent methods."""
+    """The retry of a generated client's idempotent methods."""
     return kind(
         predicate=if_exception_type(exceptions.ServiceUnavailable), initial=0.001, maximum=0.01, timeout=DEADLINE
     )
@@ -85,7 +85,7 @@ def target(both: tuple[Server, Server]) -> str:
 
 
 def test_a_transport_of_google_api_core(both: tuple[Server, Server]) -> None:
-    """Its methods answer, retry by its own policy, and raise its own exceptions; routing headers arrive."""
+    """Transport methods answer, retry by their own policy, and raise their own exceptions; routing headers arrive."""
     with meshlib.insecure_channel(target(both)) as channel:
         method = gapic_v1.method.wrap_method(
             channel.unary_unary(echo.UNARY), default_retry=again(Retry), default_timeout=TimeToDeadlineTimeout(DEADLINE)

@@ -1,4 +1,4 @@
-"""``compression`` of the channel and of the call, by what is on the wire."""
+"""``compression`` of the channel and of the call, measured on the wire."""
 
 from typing import Any
 
@@ -16,18 +16,18 @@ from meshlib.testing import Server, echo
 
 ZEROS = bytes(100_000)
 SMALL = 10_000
-"""Bytes: far more than headers, settings and the zeros in gzip are together, far fewer than the zeros."""
+"""Bytes: far more than headers, settings and the compressed zeros together, far fewer than the zeros."""
 
 NONE, DEFLATE, GZIP = grpc.Compression.NoCompression, grpc.Compression.Deflate, grpc.Compression.Gzip
 
 
 def arguments(compression: grpc.Compression | None) -> dict[str, Any]:
-    """Those of a channel or of a call; None: the application does not say."""
+    """Arguments of a channel or of a call; None: the application gives none."""
     return {} if compression is None else {"compression": compression}
 
 
 async def sent(channel: Any, relay: Relay, shell: Shell, kind: str, call: grpc.Compression | None) -> int:
-    """How many bytes a call with the zeros puts on the wire, which the relay has not seen before."""
+    """Bytes on the wire for a call with the zeros; the relay must be unused."""
     made = starters(channel, shell)[kind]([ZEROS], timeout=PATIENCE, **arguments(call))
     assert await all_answers(shell, kind, made) == expected(kind, [ZEROS])
     return relay.up
@@ -50,7 +50,7 @@ async def sent(channel: Any, relay: Relay, shell: Shell, kind: str, call: grpc.C
 async def test_requests_are_compressed_as_asked(
     shell: Shell, channel: grpc.Compression | None, call: grpc.Compression | None, small: bool, kind: str
 ) -> None:
-    """Small on the wire, or as large as they are; what arrives is the same."""
+    """Requests are small on the wire, or uncompressed, as asked; the same message arrives."""
     with Server() as server, Relay(server.address) as relay:
         async with caller(shell, name=f"static:///{relay.address}", **arguments(channel)) as it:
             assert (await sent(it.channel, relay, shell, kind, call) < SMALL) is small, relay.up
@@ -59,7 +59,7 @@ async def test_requests_are_compressed_as_asked(
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("shell", SHELLS)
 async def test_where_grpc_has_ways_of_its_own_they_stay(shell: Shell, kind: str) -> None:
-    """``NoCompression`` of a call does not beat the channel's in grpc. Whatever it does, meshlib does the same."""
+    """``NoCompression`` of a call does not override the channel's in grpc; meshlib always does the same as grpc."""
     channel, call = GZIP, NONE
     with Server() as server, Relay(server.address) as relay:
         async with caller(shell, name=f"static:///{relay.address}", **arguments(channel)) as it:
@@ -80,7 +80,7 @@ class _Sync(
     grpc.StreamUnaryClientInterceptor,  # type: ignore[type-arg]
     grpc.StreamStreamClientInterceptor,  # type: ignore[type-arg]
 ):
-    """Goes on with the call as it is."""
+    """Continues the call unchanged."""
 
     def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
         assert details.compression is GZIP
@@ -116,7 +116,7 @@ class _StreamStream(grpc.aio.StreamStreamClientInterceptor):
 @pytest.mark.parametrize("where", ["interceptors", "attempt_interceptors"])
 @pytest.mark.parametrize("shell", SHELLS)
 async def test_interceptors_do_not_lose_the_compression(shell: Shell, where: str, kind: str) -> None:
-    """Neither those of the call nor those of its attempts; what they see is what the application asked for."""
+    """Interceptors of the call or of its attempts keep the compression, and see the application's value."""
     given: list[Any] = (
         [_Sync()] if shell == "sync" else [_UnaryUnary(), _UnaryStream(), _StreamUnary(), _StreamStream()]
     )
@@ -128,7 +128,7 @@ async def test_interceptors_do_not_lose_the_compression(shell: Shell, where: str
 @pytest.mark.parametrize("scope", ["channel", "call"])
 @pytest.mark.parametrize("shell", SHELLS)
 async def test_retries_are_compressed_too(shell: Shell, scope: str) -> None:
-    """Each attempt is as the call was asked to be."""
+    """Each attempt has the call's compression."""
     channel, call = (GZIP, None) if scope == "channel" else (None, GZIP)
     with Server() as server, Relay(server.address) as relay:
         server.fault(code="UNAVAILABLE", after=1, times=2)
@@ -142,7 +142,7 @@ async def test_retries_are_compressed_too(shell: Shell, scope: str) -> None:
 @pytest.mark.parametrize("way", ["__call__", "with_call"])
 @pytest.mark.parametrize("kind", ["unary_unary", "stream_unary"])
 def test_blocking_calls_are_compressed(kind: str, way: str, scope: str, compression: grpc.Compression | None) -> None:
-    """Those of the sync shell have ways of their own, beside the future's."""
+    """Blocking calls are compressed: the sync shell has further code paths for them, beside the future's."""
     channel, call = (compression, None) if scope == "channel" else (None, compression)
     with (
         Server() as server,

@@ -1,4 +1,4 @@
-"""A load balancer cuts connections without GOAWAY and goes on listening: the calls that it ended are retried."""
+"""A load balancer cuts connections without GOAWAY and keeps listening: the calls that it ended are retried."""
 
 from contextlib import ExitStack
 
@@ -12,14 +12,14 @@ CALLERS = 40
 CUTS = 12
 DELAY = 30.0  # milliseconds
 BETWEEN = 60
-"""Calls from one cut to the next: each caller has made its call anew."""
+"""Calls from one cut to the next: each caller has made a new call."""
 
 
 @pytest.mark.parametrize("hosts", [1, 2])
 @pytest.mark.parametrize("shell", SHELLS)
 def test_no_call_fails_when_connections_are_cut(shell: Shell, hosts: int) -> None:
-    """40 callers, 12 cuts of all connections: retries beyond the budget go ahead, for the connection was lost, although
-    it is back before anybody looks at it."""
+    """40 callers, 12 cuts of all connections: retries beyond the budget are sent, because the connection was lost,
+    although it is back before anything checks it."""
     with ExitStack() as stack:
         servers = [stack.enter_context(ProcessServer()) for _ in range(hosts)]
         relays = [stack.enter_context(Relay(server.address)) for server in servers]

@@ -1,4 +1,4 @@
-"""Discovery against a real BIND 9: what its answers really look like, and what happens when it goes away."""
+"""Discovery against a real BIND 9: its real answers, and its outages."""
 
 import asyncio
 import time
@@ -35,7 +35,7 @@ def bind(require_real: Callable[[str, str], Path], tmp_path: Path) -> Iterator[B
 
 @pytest.fixture
 async def ask(bind: Bind, rng: Random, tmp_path: Path) -> AsyncIterator[Ask]:
-    """Subscribes to a target with the defaults, but for the name server and what the test says."""
+    """Subscribe to a target with the defaults, except for the name server and the test's options."""
     (tmp_path / "resolv.conf").write_text("search mesh.test\n")
     files = SystemFiles(tmp_path / "resolv.conf", tmp_path / "hosts")
     table = Resolutions(clock=time.monotonic, rng=rng, environ={}, files=files)
@@ -55,14 +55,14 @@ async def ask(bind: Bind, rng: Random, tmp_path: Path) -> AsyncIterator[Ask]:
 
 
 async def next_of(told: Told) -> list[tuple[str, int, int]]:
-    """The endpoints told next: address, weight, priority."""
+    """The next delivered endpoints: address, weight, priority."""
     found = await asyncio.wait_for(told.get(), DEADLINE)
     assert not isinstance(found, str), found
     return sorted((endpoint.address, endpoint.weight, endpoint.priority) for endpoint in found)
 
 
 async def failure_of(told: Told) -> str:
-    """The failure told next."""
+    """The next delivered failure."""
     found = await asyncio.wait_for(told.get(), DEADLINE)
     assert isinstance(found, str), found
     return found
@@ -87,7 +87,7 @@ async def test_a_service_that_changes(bind: Bind, ask: Ask) -> None:
 
 @pytest.mark.parametrize("number", [20, 29, 60])
 async def test_many_instances(bind: Bind, ask: Ask, number: int) -> None:
-    """20 fit into one packet with EDNS, more come over TCP; of the addresses BIND adds unasked none is relied upon."""
+    """20 fit into one packet with EDNS, more come over TCP; additional addresses from BIND are not needed."""
     for n in range(number):
         bind.add(SRV, "SRV", f"0 1 {5000 + n} host-{n:02}.mesh.test")
         bind.add(f"host-{n:02}.mesh.test", "A", f"127.0.1.{n + 1}")
@@ -119,7 +119,7 @@ async def test_an_alias(bind: Bind, ask: Ask) -> None:
 
 
 async def test_an_alias_out_of_the_zone(bind: Bind, ask: Ask) -> None:
-    """There BIND leaves the rest to the client, and, not being in charge, refuses to answer it."""
+    """Outside its zone BIND leaves the alias to the client, and, not being authoritative, refuses to answer it."""
     bind.add("web.mesh.test", "CNAME", "web.example.org.")
     _, told = ask("web:50051")
     failure = await failure_of(told)
@@ -128,7 +128,7 @@ async def test_an_alias_out_of_the_zone(bind: Bind, ask: Ask) -> None:
 
 
 async def test_a_name_that_does_not_exist(bind: Bind, ask: Ask) -> None:
-    """BIND's NXDOMAIN for SRV leads on to the addresses, and there it ends."""
+    """BIND's NXDOMAIN for SRV leads to the address queries; theirs ends the lookup."""
     _, told = ask("svc-a.mesh.test.")
     assert await failure_of(told) == (
         f"DNS has no address for 'svc-a.mesh.test.' (SRV _grpc._tcp.svc-a.mesh.test. from {bind.address}: NXDOMAIN; "
@@ -138,7 +138,7 @@ async def test_a_name_that_does_not_exist(bind: Bind, ask: Ask) -> None:
 
 @pytest.mark.parametrize("way", ["stop", "kill", "pause"])
 async def test_a_name_server_that_goes_away(bind: Bind, ask: Ask, way: str) -> None:
-    """Refused or silent: the endpoints stay; when it is back, so are changes."""
+    """The endpoints stay while it is refused or silent; when it returns, changes are seen again."""
     bind.add(SRV, "SRV", "0 1 50051 a.mesh.test")
     bind.add("a.mesh.test", "A", "127.0.0.11")
     shared, told = ask("svc-a", query_timeout=1.0, timeout=2.0)

@@ -1,4 +1,4 @@
-"""Targets over a real name server: their endpoints, and what becomes of those when DNS changes or fails."""
+"""Targets over a real name server: their endpoints, and the effect of DNS changes and failures."""
 
 import asyncio
 import logging
@@ -25,7 +25,7 @@ Ask = Callable[..., "Asked"]
 
 
 class Asked:
-    """A subscription whose answers are awaited one by one."""
+    """A subscription with answers that can be awaited one by one."""
 
     def __init__(self, shared: SharedResolution) -> None:
         self.shared = shared
@@ -33,27 +33,27 @@ class Asked:
         self.leave = shared.subscribe(lambda found: self._heard.put_nowait(found.endpoints), self._heard.put_nowait)
 
     async def next(self) -> tuple[Endpoint, ...] | str:
-        """The next thing that is told: endpoints or a failure."""
+        """The next delivery: endpoints or a failure."""
         return await asyncio.wait_for(self._heard.get(), DEADLINE)
 
     async def endpoints(self) -> list[tuple[str, int, int]]:
-        """Address, weight and priority of the endpoints told next."""
+        """Address, weight and priority of the next endpoints."""
         found = await self.next()
         assert not isinstance(found, str), found
         return sorted((endpoint.address, endpoint.weight, endpoint.priority) for endpoint in found)
 
     async def addresses(self) -> list[str]:
-        """Addresses of the endpoints told next."""
+        """Addresses of the next endpoints."""
         return [address for address, _, _ in await self.endpoints()]
 
     async def failure(self) -> str:
-        """The failure told next."""
+        """The next failure."""
         told = await self.next()
         assert isinstance(told, str), told
         return told
 
     def nothing_more(self) -> bool:
-        """Whether all that was told has been looked at."""
+        """Whether every delivery has been read."""
         return self._heard.empty()
 
 
@@ -65,7 +65,7 @@ def environ() -> dict[str, str]:
 
 @pytest.fixture
 def machine(tmp_path: Path) -> SystemFiles:
-    """A machine without a name server of its own: what is asked without naming one is refused at once."""
+    """A machine without a name server of its own: queries to the default one are refused at once."""
     (tmp_path / "resolv.conf").write_text("search mesh.test\n")
     (tmp_path / "hosts").write_text("127.0.0.77 pinned\n")
     return SystemFiles(tmp_path / "resolv.conf", tmp_path / "hosts")
@@ -73,7 +73,7 @@ def machine(tmp_path: Path) -> SystemFiles:
 
 @pytest.fixture
 async def ask(rng: Random, environ: dict[str, str], machine: SystemFiles) -> AsyncIterator[Ask]:
-    """``ask(target, **policy)`` subscribes to a target; all ends with the test."""
+    """``ask(target, **policy)`` subscribes to a target; every subscription ends with the test."""
     table = Resolutions(clock=time.monotonic, rng=rng, environ=environ, files=machine)
     subscriptions: list[Asked] = []
 
@@ -89,20 +89,20 @@ async def ask(rng: Random, environ: dict[str, str], machine: SystemFiles) -> Asy
 
 
 def types(server: DnsServer) -> list[str]:
-    """The types that were asked for."""
+    """The queried types."""
     return [query.type for query in server.queries]
 
 
 def refreshing(server: DnsServer, **more: object) -> dict[str, object]:
-    """A policy that asks ``server``, and so often that a test need not wait."""
+    """A policy that queries ``server`` so often that a test need not wait."""
     return {"nameservers": (server.address,), "min_ttl": 0.05, "max_ttl": 0.05, **more}
 
 
-# --- what a target stands for ---
+# --- the endpoints of a target ---
 
 
 async def test_a_bare_name_is_its_srv_records(ask: Ask) -> None:
-    """Ports, priorities and weights are those of the records; each target is looked up once."""
+    """Ports, priorities and weights are those of the SRV records; each SRV target is looked up once."""
     with DnsServer() as server:
         server.add(
             SRV, "SRV", "0 3 5001 a.mesh.test", "0 1 5002 b.mesh.test", "0 1 5003 a.mesh.test", "9 0 5004 c.mesh.test"
@@ -122,7 +122,7 @@ async def test_a_bare_name_is_its_srv_records(ask: Ask) -> None:
 @pytest.mark.parametrize("absence", ["NXDOMAIN", "NODATA"])
 @pytest.mark.parametrize(("secure", "port"), [(False, 80), (True, 443)])
 async def test_a_bare_name_without_srv_is_its_addresses(ask: Ask, absence: str, secure: bool, port: int) -> None:
-    """No SRV name, or no SRV record: the addresses, with the port of the credentials."""
+    """Without an SRV name or record the addresses are used, with the port of the credentials."""
     with DnsServer() as server:
         server.add(NAME, "A", "127.0.0.11", "127.0.0.12")
         if absence == "NODATA":
@@ -134,7 +134,7 @@ async def test_a_bare_name_without_srv_is_its_addresses(ask: Ask, absence: str, 
 
 @pytest.mark.parametrize("text", ["svc-a:50051", "dns:///svc-a:50051", "dns:svc-a:50051"])
 async def test_a_port_skips_srv(ask: Ask, text: str) -> None:
-    """A name with a port is asked for addresses alone, and so is ``dns:``."""
+    """A name with a port, or in ``dns:``, is queried for addresses alone."""
     with DnsServer() as server:
         server.add(SRV, "SRV", "0 1 5001 a.mesh.test")
         server.add(NAME, "A", "127.0.0.11", "127.0.0.12")
@@ -145,7 +145,7 @@ async def test_a_port_skips_srv(ask: Ask, text: str) -> None:
 
 @pytest.mark.parametrize("prefix", ["dns", "srv"])
 async def test_a_target_names_its_name_server(ask: Ask, prefix: str) -> None:
-    """``dns://server/name`` and ``srv://server/name`` ask that one, whatever the policy says."""
+    """``dns://server/name`` and ``srv://server/name`` query that server, regardless of the policy."""
     with DnsServer() as server:
         server.add(SRV, "SRV", "0 1 50051 a.mesh.test")
         server.add("a.mesh.test", "A", "127.0.0.11")
@@ -156,7 +156,7 @@ async def test_a_target_names_its_name_server(ask: Ask, prefix: str) -> None:
 
 
 async def test_a_list_of_hosts(ask: Ask) -> None:
-    """Names in ``static:`` go the way of all names, at once and each once; every entry is its own authority."""
+    """Names in ``static:`` are resolved like all names, in parallel and each once; every entry is its own authority."""
     with DnsServer() as server:
         server.add("a.mesh.test", "A", "127.0.0.11")
         server.add("b.mesh.test", "A", "127.0.0.12")
@@ -178,7 +178,7 @@ async def test_a_list_of_hosts(ask: Ask) -> None:
 
 @pytest.mark.parametrize("target", ["svc-a", f"srv:///{SRV}", f"srv:///{SRV}."])
 async def test_srv_targets_are_complete_names(ask: Ask, machine: SystemFiles, tmp_path: Path, target: str) -> None:
-    """Search domains are not appended to them, with few dots or many: a wildcard in one would lead to a stranger."""
+    """Search domains are not appended to SRV targets, with few dots or many: a wildcard would match a stranger."""
     (tmp_path / "resolv.conf").write_text("search mesh.test\noptions ndots:5\n")
     with DnsServer() as server:
         server.add(SRV, "SRV", "0 1 1 a.mesh.test", "0 1 2 single")
@@ -193,7 +193,7 @@ async def test_srv_targets_are_complete_names(ask: Ask, machine: SystemFiles, tm
 
 @pytest.mark.parametrize("fault", ["SERVFAIL", "silence"])
 async def test_a_name_in_the_hosts_file_needs_no_name_server(ask: Ask, fault: str) -> None:
-    """A bare name's SRV records are asked for first; where no server answers soon, the hosts file counts."""
+    """A bare name's SRV records are queried first; if no server answers soon, the hosts file is used."""
     with DnsServer() as server:
         server.fault(**FAULTS[fault])  # type: ignore[arg-type]
         policy = {"nameservers": (server.address,), "query_timeout": 0.1, "timeout": 60.0}
@@ -201,7 +201,7 @@ async def test_a_name_in_the_hosts_file_needs_no_name_server(ask: Ask, fault: st
 
 
 async def test_the_hosts_file_does_not_replace_srv_records_that_fail(ask: Ask) -> None:
-    """Endpoints that SRV records named stay: the addresses of the file may be of something else."""
+    """Endpoints from SRV records stay: the addresses of the file may belong to something else."""
     with DnsServer() as server:
         server.add("_grpc._tcp.pinned.mesh.test", "SRV", "0 1 1 a.mesh.test", ttl=0)
         server.add("a.mesh.test", "A", "127.0.0.11", ttl=0)
@@ -225,7 +225,7 @@ PAIRED = [("127.0.0.11:1", ("[::1]:1",))]
 async def test_a_host_with_an_address_of_each_family(
     ask: Ask, target: str, family: str, expected: list[tuple[str, tuple[str, ...]]]
 ) -> None:
-    """The target of a SRV record and an entry of a list are one host: one endpoint with an alternative."""
+    """The target of an SRV record and an entry of a list are one host: one endpoint with an alternative."""
     with DnsServer() as server:
         server.add(SRV, "SRV", "0 1 1 a.mesh.test")
         server.add("a.mesh.test", "A", "127.0.0.11")
@@ -235,7 +235,7 @@ async def test_a_host_with_an_address_of_each_family(
 
 
 async def test_several_addresses_of_a_family_are_not_paired(ask: Ask) -> None:
-    """DNS does not say which belong together: the family decides, as for the addresses of a plain name."""
+    """DNS does not pair addresses: the family decides, as for the addresses of a plain name."""
     with DnsServer() as server:
         server.add(SRV, "SRV", "0 1 1 a.mesh.test")
         server.add("a.mesh.test", "A", "127.0.0.11", "127.0.0.12")
@@ -280,14 +280,14 @@ async def test_an_alternative_stays_while_no_server_answers_for_it(ask: Ask) -> 
 async def test_localhost_is_one_host(
     ask: Ask, tmp_path: Path, target: str, family: str, expected: tuple[str, ...]
 ) -> None:
-    """It has both loopback addresses, also where the hosts file has one of them."""
+    """localhost has both loopback addresses, even if the hosts file has one of them."""
     (tmp_path / "hosts").write_text("127.0.0.1 localhost\n")
     found = await ask(target, family=family).next()
     assert [(each.address, *each.alternatives) for each in found if isinstance(each, Endpoint)] == [expected]
 
 
 async def test_the_least_ttl_counts(ask: Ask) -> None:
-    """Of the SRV set and of every address that it led to."""
+    """The least TTL is that of the SRV set and of all its addresses."""
     with DnsServer() as server:
         server.add(SRV, "SRV", "0 1 1 a.mesh.test", "0 1 2 b.mesh.test", ttl=20)
         server.add("a.mesh.test", "A", "127.0.0.11", ttl=9)
@@ -310,7 +310,7 @@ async def test_a_service_that_is_not_offered(ask: Ask, target: str) -> None:
 
 
 async def test_a_srv_target_does_not_fall_back(ask: Ask) -> None:
-    """Who asks for SRV records wants those: without any it fails, and says what it asked."""
+    """An SRV target without SRV records fails, and the error names the query."""
     with DnsServer() as server:
         server.add(NAME, "A", "127.0.0.11")
         told = await ask(f"srv:///{SRV}.", nameservers=(server.address,)).failure()
@@ -321,7 +321,7 @@ async def test_a_srv_target_does_not_fall_back(ask: Ask) -> None:
 
 
 async def test_the_environment_comes_first(ask: Ask, environ: dict[str, str]) -> None:
-    """Also before SRV; the endpoints stand for the name, so that they have its authority; it is read each time."""
+    """The environment precedes even SRV; its endpoints have the name's authority; it is read each time."""
     with DnsServer() as server:
         server.add(SRV, "SRV", "0 1 50051 a.mesh.test")
         server.add("a.mesh.test", "A", "127.0.0.11")
@@ -343,13 +343,13 @@ async def test_the_environment_comes_first(ask: Ask, environ: dict[str, str]) ->
 async def test_the_environment_stands_for_any_target_of_that_host(
     ask: Ask, environ: dict[str, str], target: str
 ) -> None:
-    """Whatever is asked for: the host name decides."""
+    """The environment overrides every kind of lookup: the host name decides."""
     environ["MESHLIB_SVC_A_ENDPOINTS"] = "127.0.0.1:5001"
     assert await ask(target).addresses() == ["127.0.0.1:5001"]
 
 
 async def test_a_malformed_override(ask: Ask, environ: dict[str, str]) -> None:
-    """It is an error and not an unset variable: who set it wants no other endpoints."""
+    """A malformed override is an error, not treated as unset: its user wants no other endpoints."""
     environ["MESHLIB_SVC_A_ENDPOINTS"] = "127.0.0.1"
     assert "environment variable MESHLIB_SVC_A_ENDPOINTS is malformed" in await ask("svc-a").failure()
 
@@ -358,7 +358,7 @@ async def test_a_malformed_override(ask: Ask, environ: dict[str, str]) -> None:
 
 
 async def test_records_that_come_and_go(ask: Ask) -> None:
-    """A new record is an endpoint, a removed one is none, a new weight is a change; equal answers are silent."""
+    """A new record adds an endpoint, a removed one removes it, a new weight is a change; equal answers are silent."""
     with DnsServer() as server:
         server.add(SRV, "SRV", "0 1 1 a.mesh.test", ttl=0)
         server.add("a.mesh.test", "A", "127.0.0.11", ttl=0)
@@ -377,7 +377,7 @@ async def test_records_that_come_and_go(ask: Ask) -> None:
 
 
 async def test_a_ttl_of_zero_is_no_storm(ask: Ask) -> None:
-    """Consul's default: the next question is a floor away."""
+    """With Consul's default the next query waits for ``min_ttl``."""
     with DnsServer() as server:
         server.add(NAME, "A", "127.0.0.11", "127.0.0.12", ttl=0)
         asked = ask("svc-a:1", nameservers=(server.address,), min_ttl=20.0)
@@ -402,7 +402,7 @@ FAULTS = {
 @pytest.mark.parametrize("target", ["svc-a", "svc-a:50051", f"srv:///{SRV}", "static:///a:1"])
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_failures_keep_the_last_good_endpoints(ask: Ask, target: str, fault: str) -> None:
-    """Whatever DNS says or does not say, no endpoint is taken away; when it is well again, that is told."""
+    """No DNS failure removes an endpoint; its recovery is reported."""
     with DnsServer() as server:
         server.add(SRV, "SRV", "0 1 50051 a.mesh.test", ttl=0)
         server.add("a.mesh.test", "A", "127.0.0.11", ttl=0)
@@ -425,7 +425,7 @@ async def test_failures_keep_the_last_good_endpoints(ask: Ask, target: str, faul
 @pytest.mark.parametrize("fault", ["NXDOMAIN", "empty"])
 @pytest.mark.parametrize("target", ["svc-a", "svc-a:50051", f"srv:///{SRV}"])
 async def test_that_there_is_nothing_may_be_believed(ask: Ask, target: str, fault: str) -> None:
-    """``allow_empty``: a name that is gone has no endpoints."""
+    """With ``allow_empty`` a removed name has no endpoints."""
     with DnsServer() as server:
         server.add(SRV, "SRV", "0 1 50051 a.mesh.test", ttl=0)
         server.add("a.mesh.test", "A", "127.0.0.11", ttl=0)
@@ -438,7 +438,7 @@ async def test_that_there_is_nothing_may_be_believed(ask: Ask, target: str, faul
 
 @pytest.mark.parametrize("fault", ["SERVFAIL", "silence"])
 async def test_a_failure_is_never_nothing(ask: Ask, fault: str) -> None:
-    """Not even with ``allow_empty``: that nobody knows is not that there is nothing."""
+    """A failed lookup is not an empty answer, even with ``allow_empty``."""
     with DnsServer() as server:
         server.add(NAME, "A", "127.0.0.11", "127.0.0.12", ttl=0)
         asked = ask("svc-a:1", **refreshing(server, allow_empty=True, query_timeout=1.0, timeout=2.0))
@@ -449,7 +449,7 @@ async def test_a_failure_is_never_nothing(ask: Ask, fault: str) -> None:
 
 @pytest.mark.parametrize("fault", ["SERVFAIL", "silence", "REFUSED"])
 async def test_a_failing_srv_question_does_not_lead_to_the_addresses(ask: Ask, fault: str) -> None:
-    """One lost packet must not send all traffic to whatever has the bare name; the error says how to do without SRV."""
+    """One lost packet must not send all traffic to the hosts of the bare name; the error says how to do without SRV."""
     with DnsServer() as server:
         server.add(NAME, "A", "127.0.0.99")
         server.fault(SRV, "SRV", **FAULTS[fault])  # type: ignore[arg-type]
@@ -459,7 +459,7 @@ async def test_a_failing_srv_question_does_not_lead_to_the_addresses(ask: Ask, f
 
 
 async def test_one_of_several_hosts_fails(ask: Ask, caplog: pytest.LogCaptureFixture) -> None:
-    """It keeps its last good addresses and holds up no other; one that never had any is left out."""
+    """A failing host keeps its last good addresses and delays no other; one that never had any is left out."""
     with DnsServer() as server:
         server.add(SRV, "SRV", "0 1 1 a.mesh.test", "0 1 2 b.mesh.test", "0 1 3 new.mesh.test", ttl=0)
         server.add("a.mesh.test", "A", "127.0.0.11", ttl=0)
@@ -478,7 +478,7 @@ async def test_one_of_several_hosts_fails(ask: Ask, caplog: pytest.LogCaptureFix
 
 
 async def test_no_host_of_several_can_be_resolved(ask: Ask) -> None:
-    """The error counts them and gives the reason that leaves most hope."""
+    """The error counts them and gives the most hopeful reason."""
     with DnsServer() as server:
         server.fault("b.mesh.test", rcode="SERVFAIL")
         told = await ask("static:///a:1,b:2", nameservers=(server.address,)).failure()
@@ -487,7 +487,7 @@ async def test_no_host_of_several_can_be_resolved(ask: Ask) -> None:
 
 
 async def test_a_failing_host_makes_it_ask_at_once(ask: Ask) -> None:
-    """Long before the TTL is over."""
+    """A failing host triggers a lookup long before the TTL is over."""
     with DnsServer() as server:
         server.add(NAME, "A", "127.0.0.11", "127.0.0.12", ttl=3600)
         asked = ask("svc-a:1", nameservers=(server.address,), min_ttl=0.05)
@@ -501,7 +501,7 @@ async def test_a_failing_host_makes_it_ask_at_once(ask: Ask) -> None:
 
 
 async def test_one_address_behind_a_name(ask: Ask, caplog: pytest.LogCaptureFixture) -> None:
-    """Is it headless? Asked once, and only where a name server was."""
+    """The warning asks whether it is headless: once, and only for an address from a name server."""
     with DnsServer() as server:
         server.add(NAME, "A", "127.0.0.11", ttl=0)
         await ask("svc-a:1", **refreshing(server)).endpoints()
@@ -518,7 +518,7 @@ async def test_one_address_behind_a_name(ask: Ask, caplog: pytest.LogCaptureFixt
 
 
 async def test_two_channels_ask_once(ask: Ask) -> None:
-    """And a third with another policy asks for itself."""
+    """Two channels share a lookup; a third with another policy makes its own."""
     with DnsServer() as server:
         server.add(NAME, "A", "127.0.0.11", "127.0.0.12", ttl=30)
         first, second = (ask("svc-a:1", nameservers=(server.address,)) for _ in range(2))

@@ -1,4 +1,4 @@
-"""Questions to a real name server over real sockets: every way in which DNS answers, fails and is misread."""
+"""Queries to a real name server over real sockets: all answers, failures and misreadings of DNS."""
 
 import asyncio
 from collections.abc import Callable
@@ -24,7 +24,7 @@ Files = Callable[..., SystemFiles]
 
 @pytest.fixture
 def files(tmp_path: Path) -> Files:
-    """The machine's two files, with the text of the test's choice."""
+    """The machine's two files, with the test's text."""
 
     def write(*, resolv_conf: str | bytes = "nameserver 127.0.0.1\n", hosts: str = "") -> SystemFiles:
         (tmp_path / "resolv.conf").write_bytes(resolv_conf.encode() if isinstance(resolv_conf, str) else resolv_conf)
@@ -35,7 +35,7 @@ def files(tmp_path: Path) -> Files:
 
 
 def asked(server: DnsServer) -> list[tuple[str, str]]:
-    """Name and type of every question so far."""
+    """Name and type of every query so far."""
     return [(query.name, query.type) for query in server.queries]
 
 
@@ -52,7 +52,7 @@ def asked(server: DnsServer) -> list[tuple[str, str]]:
     ],
 )
 async def test_a_host_with_both_families(files: Files, family: Family, ips: tuple[str, ...], types: list[str]) -> None:
-    """What counts is asked for, and nothing else; a host with both is reached by one of them unless all are wanted."""
+    """Only needed types are queried; a host with both is reached by one of them unless all are wanted."""
     with DnsServer() as server:
         server.add(NAME, "A", "127.0.0.11", "127.0.0.12", ttl=9)
         server.add(NAME, "AAAA", "::1", ttl=7)
@@ -63,7 +63,7 @@ async def test_a_host_with_both_families(files: Files, family: Family, ips: tupl
 
 
 async def test_a_host_with_ipv6_alone(files: Files) -> None:
-    """``auto`` takes AAAA where there is no A, whatever the server says of A."""
+    """``auto`` takes AAAA if there is no A, whatever the server's response for A."""
     with DnsServer() as server:
         server.add(NAME, "AAAA", "::1")
         lookup = Lookup(DnsPolicy(), files(), [server.address])
@@ -78,14 +78,14 @@ async def test_a_host_with_ipv6_alone(files: Files) -> None:
 
 @pytest.mark.parametrize("text", ["127.0.0.1", "::1", "0:0:0:0:0:0:0:1"])
 async def test_a_literal_needs_no_name_server(files: Files, text: str) -> None:
-    """An address is itself, in its canonical spelling, for ever."""
+    """An address resolves to itself, in its canonical spelling, forever."""
     found = await Lookup(DnsPolicy(), files(), ["127.0.0.1:1"]).inquire().addresses(text)
     assert found.ips == ("::1" if ":" in text else "127.0.0.1",)
     assert found.ttl is None
 
 
 async def test_the_hosts_file_comes_first(files: Files) -> None:
-    """dnspython reads none; a file that changes is read again, and a family it lacks is asked for in DNS."""
+    """dnspython reads no hosts file; a changed file is read again, and a family it lacks is queried in DNS."""
     with DnsServer() as server:
         server.add("svc-a", "A", "127.0.0.99")
         server.add("svc-a", "AAAA", "::1")
@@ -102,7 +102,7 @@ async def test_the_hosts_file_comes_first(files: Files) -> None:
 
 
 async def test_localhost_is_never_asked_for(files: Files) -> None:
-    """Neither its addresses nor its SRV records: RFC 6761; DNS says NXDOMAIN to it."""
+    """Neither addresses nor SRV records of localhost are queried: RFC 6761; DNS has NXDOMAIN for it."""
     lookup = Lookup(DnsPolicy(), files(), ["127.0.0.1:1"])
     assert (await lookup.inquire().addresses("localhost")).ips == ("127.0.0.1",)
     everywhere = Lookup(DnsPolicy(family="all"), files(), ["127.0.0.1:1"])
@@ -113,7 +113,7 @@ async def test_localhost_is_never_asked_for(files: Files) -> None:
 
 
 async def test_search_domains(files: Files) -> None:
-    """A relative name is completed; the first domain that has it wins; a final dot means that it is complete."""
+    """A relative name is completed; the first domain that has it wins; a final dot marks a complete name."""
     with DnsServer() as server:
         server.add("svc-a.two.test", "A", "127.0.0.12")
         server.add("svc-a.three.test", "A", "127.0.0.13")
@@ -136,7 +136,7 @@ async def test_search_domains_of_a_service(files: Files) -> None:
 
 
 async def test_a_search_ends_where_a_server_does_not_know(files: Files) -> None:
-    """Were it to go on, one lost answer would send the traffic of one namespace to another's service of that name."""
+    """Otherwise one lost answer would send the traffic of one namespace to another's service of that name."""
     with DnsServer() as server:
         server.add("svc-a.one.test", "A", "127.0.0.11")
         server.add("svc-a.two.test", "A", "127.0.0.12")
@@ -151,7 +151,7 @@ async def test_a_search_ends_where_a_server_does_not_know(files: Files) -> None:
 
 
 async def test_an_answer_over_udp(files: Files) -> None:
-    """20 SRV records do not fit into 512 bytes: the question says that it takes 1232."""
+    """20 SRV records do not fit into 512 bytes: the query offers 1232."""
     with DnsServer() as server:
         server.add(SRV, "SRV", *(f"0 1 {5000 + n} a.mesh.test" for n in range(20)))
         found = await Lookup(DnsPolicy(), files(), [server.address]).inquire().services("_grpc._tcp", NAME)
@@ -160,7 +160,7 @@ async def test_an_answer_over_udp(files: Files) -> None:
 
 
 async def test_a_large_answer_over_tcp(files: Files) -> None:
-    """What does not fit into 1232 bytes either comes over TCP, whole."""
+    """A response larger than 1232 bytes comes over TCP, complete."""
     with DnsServer() as server:
         server.add(SRV, "SRV", *(f"0 1 {5000 + n} host-{n}.mesh.test" for n in range(200)))
         found = await Lookup(DnsPolicy(), files(), [server.address]).inquire().services("_grpc._tcp", NAME)
@@ -169,7 +169,7 @@ async def test_a_large_answer_over_tcp(files: Files) -> None:
 
 
 async def test_aliases(files: Files) -> None:
-    """The address at the end of the chain; the least TTL of the chain."""
+    """The address at the end of the chain, with the least TTL of the chain."""
     with DnsServer() as server:
         server.add(NAME, "CNAME", "b.mesh.test", ttl=3)
         server.add("b.mesh.test", "CNAME", "c.mesh.test", ttl=60)
@@ -194,7 +194,7 @@ class OneByOne(asyncio.DatagramProtocol):
 
 
 async def test_aliases_that_the_server_leaves_to_the_client(files: Files) -> None:
-    """They are followed, so far as it makes sense."""
+    """The client follows aliases, up to a limit."""
     transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(OneByOne, local_addr=("127.0.0.1", 0))
     try:
         host, port = transport.get_extra_info("sockname")
@@ -209,7 +209,7 @@ async def test_aliases_that_the_server_leaves_to_the_client(files: Files) -> Non
 
 
 async def test_a_forged_answer_is_not_taken(files: Files) -> None:
-    """An answer under another id is no answer; the true one that follows is."""
+    """An answer with another id is ignored; the true one that follows is used."""
     with DnsServer() as server:
         server.add(NAME, "A", "127.0.0.11")
         server.fault(NAME, wrong_id=True)
@@ -221,7 +221,7 @@ async def test_a_forged_answer_is_not_taken(files: Files) -> None:
 
 
 async def test_a_truncated_answer_is_asked_for_again_over_tcp(files: Files) -> None:
-    """Also if it would have fitted."""
+    """A truncated answer is queried again over TCP, even if it would have fitted."""
     with DnsServer() as server:
         server.add(NAME, "A", "127.0.0.11")
         server.fault(NAME, truncate=True)
@@ -234,7 +234,8 @@ async def test_a_truncated_answer_is_asked_for_again_over_tcp(files: Files) -> N
 
 @pytest.mark.parametrize("rcode", ["SERVFAIL", "REFUSED", "NOTIMP", "FORMERR"])
 async def test_a_server_that_does_not_know(files: Files, rcode: str) -> None:
-    """It says nothing about the name; the next server is asked, and if there is none the error says whom and what."""
+    """An error code is no answer for the name; the next server is queried, and without one the error names server and
+    query."""
     with DnsServer() as bad, DnsServer() as good:
         for server in (bad, good):
             server.add(NAME, "A", "127.0.0.11")
@@ -254,7 +255,7 @@ async def test_a_server_that_does_not_know(files: Files, rcode: str) -> None:
 
 
 async def test_a_name_that_does_not_exist(files: Files) -> None:
-    """Certain, for as long as the SOA says; every name that was tried is told."""
+    """NXDOMAIN is cached for the SOA's time; the error lists every name that was tried."""
     with DnsServer(negative_ttl=7) as server:
         lookup = Lookup(DnsPolicy(), files(resolv_conf="search one.test\n"), [server.address])
         with pytest.raises(ResolveError) as caught:
@@ -268,7 +269,7 @@ async def test_a_name_that_does_not_exist(files: Files) -> None:
 
 
 async def test_a_silent_server_is_asked_again_until_the_deadline(files: Files) -> None:
-    """A lost packet is not the end; a server that never answers is, and the error says how often it was asked."""
+    """A lost packet is retried; a server that never answers fails, and the error counts the queries."""
     with DnsServer() as server:
         server.add(NAME, "A", "127.0.0.11")
         server.fault(NAME, drop=True, times=2)
@@ -283,7 +284,7 @@ async def test_a_silent_server_is_asked_again_until_the_deadline(files: Files) -
 
 
 async def test_a_dead_server_is_passed_over(files: Files) -> None:
-    """The second server answers; from then on it is asked first, until the dead one has had time to come back."""
+    """The second server answers; it then comes first, until the dead one has had time to return."""
     with DnsServer() as silent, DnsServer() as good:
         silent.fault(drop=True)
         good.add(NAME, "A", "127.0.0.11")
@@ -298,7 +299,7 @@ async def test_a_dead_server_is_passed_over(files: Files) -> None:
 
 
 async def test_a_server_that_fails_for_one_name_is_still_asked_first(files: Files) -> None:
-    """It may be the only one that knows the others; the second would deny them, and that would be believed."""
+    """The server may be the only one with the other names; the second would deny them, and its denial would count."""
     with DnsServer() as internal, DnsServer() as public:
         internal.add(NAME, "A", "127.0.0.11")
         internal.fault("broken.test", rcode="SERVFAIL")
@@ -311,7 +312,7 @@ async def test_a_server_that_fails_for_one_name_is_still_asked_first(files: File
 
 
 async def test_a_closed_port_is_known_at_once(files: Files) -> None:
-    """Nobody waits for a name server whose machine says that there is none."""
+    """No lookup waits for a name server when the kernel reports a closed port."""
     with DnsServer() as gone, DnsServer() as good:
         good.add(NAME, "A", "127.0.0.11")
         gone.stop()
@@ -323,7 +324,7 @@ async def test_a_closed_port_is_known_at_once(files: Files) -> None:
 
 
 async def test_a_dead_server_delays_nobody_else(files: Files) -> None:
-    """Questions to a good server are answered while one waits for a dead one."""
+    """Queries to a good server are answered while one waits for a dead one."""
     with DnsServer() as silent, DnsServer() as good:
         silent.fault(drop=True)
         good.add(NAME, "A", "127.0.0.11")
@@ -337,7 +338,7 @@ async def test_a_dead_server_delays_nobody_else(files: Files) -> None:
 
 
 async def test_a_name_server_may_have_a_name(files: Files) -> None:
-    """``dns://consul:8600/...`` in a compose file: the machine's own files and servers find it."""
+    """``dns://consul:8600/...`` in a compose file: the machine's own files and servers resolve it."""
     with DnsServer() as server:
         server.add(NAME, "A", "127.0.0.11")
         lookup = Lookup(DnsPolicy(), files(hosts="127.0.0.1 consul\n"), [f"consul:{server.port}"])
@@ -348,7 +349,7 @@ async def test_a_name_server_may_have_a_name(files: Files) -> None:
 
 
 async def test_the_policy_names_the_servers(files: Files) -> None:
-    """Those of the target before those of the policy before those of the machine."""
+    """Servers of the target precede those of the policy, which precede the machine's."""
     with DnsServer() as server:
         server.add(NAME, "A", "127.0.0.11")
         policy = DnsPolicy(nameservers=(server.address,))
@@ -360,7 +361,7 @@ async def test_the_policy_names_the_servers(files: Files) -> None:
 
 
 async def test_a_malformed_resolv_conf(files: Files) -> None:
-    """What glibc skips ends no resolution: host names, other encodings, domains that no name can have."""
+    """Lines that glibc skips do not end resolution: host names, other encodings, impossible domains."""
     with DnsServer() as server:
         server.add("svc-a.good.test", "A", "127.0.0.11")
         lookup = Lookup(
@@ -392,7 +393,7 @@ async def test_the_environment_of_the_resolver(tmp_path: Path) -> None:
 
 
 async def test_a_domain_without_an_answer_does_not_hide_the_name_as_written(files: Files) -> None:
-    """A stale search domain ends the search; but what the user wrote may be complete if it has a dot."""
+    """A stale search domain ends the search; but a name with a dot may be complete as written."""
     with DnsServer() as server:
         server.fault("svc-a.mesh.test.stale.test", rcode="SERVFAIL")
         server.fault("_grpc._tcp.svc-a.mesh.test.stale.test", rcode="SERVFAIL")
@@ -411,7 +412,7 @@ async def test_a_domain_without_an_answer_does_not_hide_the_name_as_written(file
 
 
 async def test_a_name_that_becomes_too_long(files: Files) -> None:
-    """No server is asked for what DNS cannot have, and none is thought dead for it."""
+    """No server is queried for an impossible name, and none is marked dead for it."""
     with DnsServer() as server:
         name = ".".join(["a" * 60] * 4)
         server.add(name, "A", "127.0.0.11")
@@ -423,7 +424,7 @@ async def test_a_name_that_becomes_too_long(files: Files) -> None:
 
 
 class WithoutEdns(asyncio.DatagramProtocol):
-    """A name server from before EDNS: it answers such questions with a code, or not at all."""
+    """A name server from before EDNS: it answers such queries with an error code, or not at all."""
 
     def __init__(self, rcode: str | None) -> None:
         self.rcode = rcode
@@ -449,7 +450,7 @@ class WithoutEdns(asyncio.DatagramProtocol):
 
 @pytest.mark.parametrize("rcode", ["FORMERR", "NOTIMP", None])
 async def test_a_server_that_does_not_take_edns(files: Files, rcode: str | None) -> None:
-    """It is asked again without, and from then on not with it; silence is taken for a refusal, too."""
+    """The server is queried again without EDNS, and from then on only so; silence counts as a refusal, too."""
     server = WithoutEdns(rcode)
     transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(lambda: server, ("127.0.0.1", 0))
     try:
@@ -468,7 +469,7 @@ async def test_a_server_that_does_not_take_edns(files: Files, rcode: str | None)
 @pytest.mark.parametrize("broken", ["A", "AAAA"])
 @pytest.mark.parametrize("fault", ["SERVFAIL", "NXDOMAIN", "silence"])
 async def test_one_family_is_broken(files: Files, family: Family, broken: str, fault: str) -> None:
-    """The other is used: some load balancers fail AAAA, some firewalls drop it, some servers deny what has no A."""
+    """The other family is used: some load balancers fail AAAA, firewalls drop it, servers deny names without A."""
     with DnsServer() as server:
         server.add(NAME, "A", "127.0.0.11")
         server.add(NAME, "AAAA", "::1")
@@ -486,7 +487,7 @@ async def test_one_family_is_broken(files: Files, family: Family, broken: str, f
 
 
 async def test_questions_for_ipv6_that_are_never_answered_are_not_waited_for(files: Files) -> None:
-    """After two in a row they are not put for a while where there is an A record."""
+    """After two timeouts in a row AAAA is not queried for a while if there is an A record."""
     with DnsServer() as server:
         server.add(NAME, "A", "127.0.0.11")
         server.fault(rdtype="AAAA", drop=True)
@@ -500,7 +501,7 @@ async def test_questions_for_ipv6_that_are_never_answered_are_not_waited_for(fil
 
 
 async def test_a_name_without_ipv6_is_not_asked_for_it_each_time(files: Files) -> None:
-    """That there is no AAAA record holds for as long as the SOA says (RFC 2308)."""
+    """The lack of an AAAA record is cached for the SOA's time (RFC 2308)."""
     with DnsServer(negative_ttl=60) as server:
         server.add(NAME, "A", "127.0.0.11")
         lookup = Lookup(DnsPolicy(), files(), [server.address])
@@ -518,7 +519,7 @@ async def test_a_name_without_ipv6_is_not_asked_for_it_each_time(files: Files) -
 
 @pytest.mark.parametrize("truncate", [False, True])
 async def test_a_cancelled_question_leaves_no_socket(files: Files, truncate: bool) -> None:
-    """Neither over UDP nor over TCP; descriptors are counted after the test."""
+    """A cancelled query closes its socket, UDP or TCP; descriptors are counted after the test."""
     with DnsServer() as server:
         server.add(NAME, "A", "127.0.0.11")
         if truncate:
@@ -533,7 +534,7 @@ async def test_a_cancelled_question_leaves_no_socket(files: Files, truncate: boo
 
 
 async def test_many_names_use_few_sockets(files: Files) -> None:
-    """A thousand names do not open a thousand sockets: 64 questions are under way, the rest wait their turn."""
+    """A thousand names do not open a thousand sockets: 64 queries are in flight, the rest are queued."""
     with DnsServer() as server:
         server.fault("svc.test", drop=True)
         server.add("marker.test", "A", "127.0.0.1")
@@ -548,7 +549,7 @@ async def test_many_names_use_few_sockets(files: Files) -> None:
 
 
 class Truncates(asyncio.DatagramProtocol):
-    """A name server that sends every client to its TCP port."""
+    """A name server that refers every client to its TCP port."""
 
     def connection_made(self, transport: asyncio.DatagramTransport) -> None:  # type: ignore[override]
         self.transport = transport
@@ -560,7 +561,7 @@ class Truncates(asyncio.DatagramProtocol):
 
 
 async def test_a_server_that_hangs_up(files: Files) -> None:
-    """A connection that ends in the middle is a failure of that server, told like any other."""
+    """A connection that ends in the middle is a failure of that server, reported like any other."""
 
     def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"\x00")

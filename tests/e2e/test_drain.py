@@ -1,4 +1,4 @@
-"""Hosts that leave, for good or for a while, under calls: what is inside ends there, what is new goes elsewhere."""
+"""Hosts that leave, for good or for a while, under calls: calls in flight end there, new ones go elsewhere."""
 
 import asyncio
 from collections import Counter
@@ -19,10 +19,10 @@ from meshlib.testing import Server, echo, servers
 pytestmark = pytest.mark.parametrize("shell", SHELLS)
 
 LIVES = 5
-"""Connections that each server has had when a test of their age ends."""
+"""Number of connections per server in a test of connection age."""
 
 
-GRACE = 1.0  # seconds; each call inside takes a tenth of one
+GRACE = 1.0  # seconds; each call in flight takes a tenth of one
 REQUESTS = [b"0", b"1", b"2"]
 
 
@@ -35,19 +35,19 @@ class Stream:
         self._read = reader(it, self.call)
 
     async def echo(self, message: bytes) -> None:
-        """One message there and back."""
+        """Send one message and receive its echo."""
         self._requests.send(message)
         assert await self._read() == message
 
     async def end(self) -> None:
-        """The client sends no more, and the server answers with OK."""
+        """Half-close; the server answers with OK."""
         self._requests.send(None)
         with pytest.raises(StopAsyncIteration):
             await self._read()
 
 
 async def rename(it: Caller, resolver: Scripted, *named: Server) -> None:
-    """From now on these are the hosts, and the channel knows."""
+    """Replace the hosts, and wait until the channel has them."""
     resolver.endpoints = tuple(endpoint(server) for server in named)
     it.channel.mesh.resolve_now()
     addresses = [server.address for server in named]
@@ -56,7 +56,7 @@ async def rename(it: Caller, resolver: Scripted, *named: Server) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_connections_that_end_by_age_cost_no_call(shell: Shell, kind: Kind) -> None:
-    """GOAWAY after GOAWAY, for several lives of each connection, without a retry that could make it good."""
+    """GOAWAY after GOAWAY, for several lives of each connection, costs no call, without retries."""
     age = [("grpc.max_connection_age_ms", 300), ("grpc.max_connection_age_grace_ms", 10_000)]
     with servers(2, options=age) as some:
         with Load(static(*some), shell=shell, kind=kind, callers=4, delay=5, retry=None) as load:
@@ -67,7 +67,7 @@ def test_connections_that_end_by_age_cost_no_call(shell: Shell, kind: Kind) -> N
 
 
 async def test_all_hosts_leave_and_come_back(shell: Shell) -> None:
-    """What is inside ends there, long streams too; a new call fails at once and says why, or waits for a host."""
+    """Calls in flight end there, even long streams; a new call fails at once with the reason, or waits for a host."""
     resolver = Scripted()
     believing = meshlib.DnsPolicy(allow_empty=True)
     with servers(2) as some:
@@ -96,7 +96,7 @@ async def test_all_hosts_leave_and_come_back(shell: Shell) -> None:
                 assert await whole(shell, *held.pop()) == 1
             await stream.echo(b"3")
             await stream.end()
-            del stream  # grpc.aio keeps the connection of a call that somebody holds, though it has ended
+            del stream  # grpc.aio keeps the connection while a call of it is referenced, ended or not
             await until(lambda: sum(map(connections, some)) == 0, "what nobody uses is closed")
             assert it.channel.mesh.snapshot().waiting == 3
 
@@ -108,7 +108,7 @@ async def test_all_hosts_leave_and_come_back(shell: Shell) -> None:
 
 
 def test_under_load_only_what_is_new_notices_that_all_hosts_leave(shell: Shell) -> None:
-    """Callers that never pause: what a server has begun succeeds, the rest is refused before it is sent."""
+    """Callers never pause: calls that a server has begun succeed, the rest are rejected before they are sent."""
     resolver = Scripted()
     options: dict[str, Any] = {"resolver": resolver, "dns": meshlib.DnsPolicy(allow_empty=True), "retry": None}
     with servers(2) as some:
@@ -127,7 +127,7 @@ def test_under_load_only_what_is_new_notices_that_all_hosts_leave(shell: Shell) 
 
 
 async def test_a_stream_on_a_host_that_left_goes_on_to_its_end(shell: Shell) -> None:
-    """Then, and not before, the connection is closed; nothing new goes there meanwhile."""
+    """The connection is closed after that, and not before; no new call goes there meanwhile."""
     with servers(2) as (a, b):
         resolver = Scripted(endpoint(a))
         async with caller(shell, name="svc-a", resolver=resolver) as it:
@@ -141,14 +141,14 @@ async def test_a_stream_on_a_host_that_left_goes_on_to_its_end(shell: Shell) -> 
             assert connections(a) == 1
             await stream.end()
             assert [attempt.host for attempt in stream.call.mesh.attempts] == [a.address]
-            del stream  # grpc.aio ends a connection when nobody holds a call of it any more, ended or not
+            del stream  # grpc.aio closes a connection when no reference to a call of it is left, ended or not
             await until(lambda: connections(a) == 0, "it is closed")
             assert (a.calls[echo.UNARY], b.calls[echo.UNARY]) == (0, 10)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_host_that_leaves_before_it_stops_costs_no_call(shell: Shell, kind: Kind) -> None:
-    """First out of discovery, then, when what was inside has ended, down: without a retry nobody notices."""
+    """A host leaves discovery and stops when its calls have ended: no call fails, without retries."""
     with servers(3) as (leaving, *others):
         resolver = Scripted(*map(endpoint, (leaving, *others)))
         with Load("svc-a", shell=shell, kind=kind, callers=6, delay=5, resolver=resolver, retry=None) as load:
@@ -169,7 +169,7 @@ def test_a_host_that_leaves_before_it_stops_costs_no_call(shell: Shell, kind: Ki
 
 
 async def test_a_server_that_stops_with_grace_loses_no_call(shell: Shell) -> None:
-    """GOAWAY under calls of all kinds: those inside end there, others are made elsewhere, round after round."""
+    """At GOAWAY calls of all kinds in flight end there, others are sent elsewhere, round after round."""
     retry = meshlib.RetryPolicy(retryable_status_codes=frozenset({"UNAVAILABLE", "CANCELLED"}))
     with servers(2) as some:
         async with caller(shell, *some, retry=retry, retry_budget=None) as it:
@@ -181,7 +181,7 @@ async def test_a_server_that_stops_with_grace_loses_no_call(shell: Shell) -> Non
                 delay = ((echo.DELAY_MS, "100"),)
                 held = [(kind, start[kind](REQUESTS, timeout=PATIENCE, metadata=delay)) for kind in FOUR_KINDS * 2]
                 await until(lambda server=stopping: server.in_flight > 0, "calls are inside")
-                # grpc's server may leave a call that arrives as it shuts down waiting for the end of the grace.
+                # grpc's server may leave a call that arrives during shutdown waiting for the end of the grace.
                 await asyncio.to_thread(stopping.stop, GRACE)
                 over.set()
                 while held:
@@ -191,12 +191,12 @@ async def test_a_server_that_stops_with_grace_loses_no_call(shell: Shell) -> Non
 
 
 async def whole(shell: Shell, kind: str, call: Any) -> int:
-    """The call ends well and with every message; returns after how many attempts."""
+    """Check that the call succeeds with every message; returns its number of attempts."""
     assert await all_answers(shell, kind, call) == expected(kind, REQUESTS), (kind, call.mesh)
     return len(call.mesh.attempts)
 
 
 async def one_by_one(shell: Shell, kind: str, start: Any, over: asyncio.Event) -> None:
-    """One call after the other, until it is over."""
+    """Make one call after the other, until ``over``."""
     while not over.is_set():
         await whole(shell, kind, start(REQUESTS, timeout=PATIENCE))

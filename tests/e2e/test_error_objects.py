@@ -1,4 +1,4 @@
-"""What an application does with errors: reads rich ones, copies, pickles and hands on; and lets go of them."""
+"""Applications read rich errors, copy and pickle them, pass them on, and drop them."""
 
 import asyncio
 import copy
@@ -60,7 +60,7 @@ def test_a_rich_error_can_be_read(shell: Shell, retry: meshlib.RetryPolicy | Non
 
 
 def test_a_rich_error_of_a_future_and_of_a_stream_can_be_read() -> None:
-    """They raise themselves."""
+    """Futures and streams raise themselves; their rich errors can be read."""
     with servers(1) as (server,):
         server.fault(code="NOT_FOUND", details=DETAILS, trailing_metadata=(("grpc-status-details-bin", rich()),))
         with meshlib.channel(static(server), retry=THREE) as channel:
@@ -76,7 +76,7 @@ def test_a_rich_error_of_a_future_and_of_a_stream_can_be_read() -> None:
 
 @both_shells
 def test_details_have_no_address_and_the_text_has(shell: Shell) -> None:
-    """Applications hand details on to their own callers; the text of the error is for the log."""
+    """Applications pass details on to their own callers; the text of the error is for the log."""
     with failing(THREE, shell) as error:
         host = error.mesh.attempts[-1].host
         story = f"NOT_FOUND after 3 attempts on 1 endpoint ({error.mesh.why}); last: {host} {DETAILS}"
@@ -87,7 +87,7 @@ def test_details_have_no_address_and_the_text_has(shell: Shell) -> None:
 
 @both_shells
 def test_errors_are_copied_and_pickled(shell: Shell) -> None:
-    """A copy is of the same class and says the same, of what the mesh did as well."""
+    """A copy has the same class and content, including ``.mesh``."""
     with failing(THREE, shell) as error:
         for other in (copy.copy(error), copy.deepcopy(error), pickle.loads(pickle.dumps(error))):
             assert type(other) is type(error)
@@ -103,7 +103,7 @@ def test_errors_are_copied_and_pickled(shell: Shell) -> None:
 
 @both_shells
 def test_an_error_without_an_attempt_is_copied_and_pickled(shell: Shell) -> None:
-    """Refused here: there is no server's error behind it."""
+    """A rejection by meshlib has no server's error behind it, and can be copied too."""
     error = failure(shell, "static:///127.0.0.1:1", timeout=0.05, wait_for_ready=True).error
     for other in (copy.copy(error), pickle.loads(pickle.dumps(error))):
         assert (type(other), str(other), other.mesh.local) == (type(error), str(error), True)
@@ -114,7 +114,7 @@ def test_an_error_without_an_attempt_is_copied_and_pickled(shell: Shell) -> None
 
 @both_shells
 async def test_a_deadline_in_the_middle_of_an_attempt(shell: Shell) -> None:
-    """The details name method and target; the text the host, too."""
+    """The details name method and target; the text names the host, too."""
     with servers(1) as (server,):
         server.fault(hang=True)
         name = f"static:///localhost:{server.port}"
@@ -130,7 +130,7 @@ async def test_a_deadline_in_the_middle_of_an_attempt(shell: Shell) -> None:
 
 @both_shells
 def test_a_deadline_while_no_host_is_ready(shell: Shell) -> None:
-    """The details say how many hosts are in which state, the text which."""
+    """The details count the hosts by state, the text lists them."""
     with servers(2) as both:
         for server in both:
             server.stop()
@@ -143,7 +143,7 @@ def test_a_deadline_while_no_host_is_ready(shell: Shell) -> None:
 
 @both_shells
 def test_a_deadline_that_a_server_reports_stays_as_it_is(shell: Shell) -> None:
-    """Its own words."""
+    """The server's details are kept."""
     with servers(1) as (server,):
         server.fault(code="DEADLINE_EXCEEDED", details="the database was slow")
         failed = failure(shell, static(server))
@@ -151,7 +151,7 @@ def test_a_deadline_that_a_server_reports_stays_as_it_is(shell: Shell) -> None:
 
 
 def test_a_deadline_of_a_future_and_of_a_stream() -> None:
-    """They say the same."""
+    """Futures and streams give the same details."""
     with servers(1) as (server,):
         server.fault(hang=True)
         with meshlib.channel(static(server)) as channel:
@@ -168,7 +168,7 @@ def test_a_deadline_of_a_future_and_of_a_stream() -> None:
 
 @both_shells
 async def test_the_loser_of_a_hedge_is_cancelled(shell: Shell) -> None:
-    """At once, whenever grpc reports its end."""
+    """The loser is cancelled at once, whenever grpc reports its end."""
     with servers(2) as (slow, fast):
         slow.fault(hang=True)
         codes = {slow.address: "CANCELLED", fast.address: "OK"}  # on a busy machine a hedge may go to the slow one
@@ -186,12 +186,12 @@ async def test_the_loser_of_a_hedge_is_cancelled(shell: Shell) -> None:
 
 
 class Local:
-    """Something that a caller has in a variable."""
+    """A local variable of a caller."""
 
 
 @contextmanager
 def no_collection() -> Iterator[None]:
-    """The cyclic collector is off: what is freed is in no cycle."""
+    """Turn off the cyclic collector, so that only objects outside of cycles are freed."""
     gc.collect()
     gc.disable()
     try:
@@ -201,7 +201,7 @@ def no_collection() -> Iterator[None]:
 
 
 def _calls(channel: Any) -> dict[str, Callable[[], Any]]:
-    """Calls that fail, of every kind that raises an error which is not the call itself, and of a future."""
+    """Failing calls, of every kind that raises an error other than the call itself, and of a future."""
     unary = channel.unary_unary(echo.UNARY)
     return {
         "unary": lambda: unary(b"x", timeout=10),
@@ -216,7 +216,7 @@ def _calls(channel: Any) -> dict[str, Callable[[], Any]]:
 @pytest.mark.parametrize("code", ["NOT_FOUND", "UNAVAILABLE"])
 @pytest.mark.parametrize("kind", ["unary", "with_call", "future", "stream_unary", "unary_stream"])
 def test_an_error_frees_its_callers_variables(kind: str, code: str, retry: meshlib.RetryPolicy | None) -> None:
-    """As soon as it is handled, as with grpc, and not when Python next looks for cycles."""
+    """Handling an error frees the variables as with grpc, without a cyclic collection."""
     with servers(1) as (server,):
         server.fault(code=code)
         with meshlib.channel(static(server), retry=retry) as channel:

@@ -1,4 +1,4 @@
-"""What a caller is told: the true code, what the mesh did, and before any call what is misconfigured."""
+"""Errors that a caller gets: the true code, the attempts, and, before any call, the configuration mistake."""
 
 import asyncio
 import time
@@ -23,7 +23,7 @@ both_shells = pytest.mark.parametrize("shell", SHELLS)
 
 @dataclass(frozen=True)
 class Failure:
-    """How a call failed."""
+    """The failure of a call."""
 
     error: Any
     seconds: float
@@ -48,7 +48,7 @@ class Failure:
 def failure(
     shell: Shell, target: str, timeout: float = DEADLINE, wait_for_ready: bool | None = None, **options: Any
 ) -> Failure:
-    """The failure of one unary call on a channel of its own."""
+    """The failure of one unary call on a new channel."""
     arguments = {"timeout": timeout, "wait_for_ready": wait_for_ready}
 
     async def in_asyncio() -> None:
@@ -73,7 +73,7 @@ def dns() -> Iterator[DnsServer]:
 
 
 def asking(dns: DnsServer) -> meshlib.DnsPolicy:
-    """Ask that one, and no longer than it takes to see that it is silent."""
+    """Query that server, with a timeout just long enough to notice silence."""
     return meshlib.DnsPolicy(nameservers=(dns.address,), query_timeout=0.2, timeout=0.3)
 
 
@@ -93,7 +93,7 @@ def _broken(dns: DnsServer) -> None:
 
 
 def _unaware(dns: DnsServer) -> None:
-    """It knows no name at all."""
+    """Have no name at all."""
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def _unaware(dns: DnsServer) -> None:
 )
 @both_shells
 def test_a_name_that_nobody_knows(shell: Shell, target: str, steps: list[str], dns: DnsServer) -> None:
-    """UNAVAILABLE at once, decided here; the details have the target, and each question with its answer."""
+    """UNAVAILABLE at once, decided locally; the details have the target, and each query with its answer."""
     failed = failure(shell, target, dns=asking(dns))
     assert failed.code == "UNAVAILABLE"
     assert (failed.mesh.local, failed.mesh.attempts) == (True, ())
@@ -124,7 +124,7 @@ def test_a_name_that_nobody_knows(shell: Shell, target: str, steps: list[str], d
 def test_a_name_server_that_does_not_know(
     shell: Shell, fault: Callable[[DnsServer], None], reason: str, dns: DnsServer
 ) -> None:
-    """The reason is its own, not that the name does not exist."""
+    """The reason is the server's failure, not a missing name."""
     fault(dns)
     failed = failure(shell, f"{NAME}:50051", dns=asking(dns))
     assert (failed.code, failed.mesh.local) == ("UNAVAILABLE", True)
@@ -136,7 +136,7 @@ def test_a_name_server_that_does_not_know(
 @pytest.mark.parametrize("fault", [_unaware, _broken, _silent, _dead])
 @both_shells
 def test_wait_for_ready_waits_to_the_deadline(shell: Shell, fault: Callable[[DnsServer], None], dns: DnsServer) -> None:
-    """DEADLINE_EXCEEDED then and not before, with the reason why there was no host."""
+    """The call fails at its deadline with DEADLINE_EXCEEDED, and with the reason why there was no host."""
     fault(dns)
     failed = failure(shell, f"{NAME}:50051", timeout=2.0, wait_for_ready=True, dns=asking(dns))
     assert (failed.code, failed.mesh.local, failed.mesh.attempts) == ("DEADLINE_EXCEEDED", True, ())
@@ -147,7 +147,7 @@ def test_wait_for_ready_waits_to_the_deadline(shell: Shell, fault: Callable[[Dns
 
 @both_shells
 def test_wait_for_ready_is_served_when_the_name_appears(shell: Shell, dns: DnsServer) -> None:
-    """A call that waits for a service that is not there yet is the first to be served."""
+    """A call that waits for a missing service is the first to be served."""
 
     async def in_asyncio() -> bytes:
         async with aio.channel(target, dns=asking(dns)) as channel:
@@ -171,13 +171,13 @@ def test_wait_for_ready_is_served_when_the_name_appears(shell: Shell, dns: DnsSe
 
 
 def static(*all_servers: Server) -> str:
-    """The target that lists them."""
+    """The target that lists the servers."""
     return "static:///" + ",".join(server.address for server in all_servers)
 
 
 @both_shells
 def test_all_hosts_are_dead(shell: Shell) -> None:
-    """Three attempts on both, none of which left this process; the text counts them and names the last refusal."""
+    """Three attempts on both, none of which left this process; the text counts them and has the last refusal."""
     with servers(2) as both:
         for server in both:
             server.stop()
@@ -208,7 +208,7 @@ def test_wait_for_ready_with_all_hosts_dead(shell: Shell) -> None:
 
 @both_shells
 def test_the_last_server_has_the_word(shell: Shell) -> None:
-    """After several attempts code, message and metadata are those of the last; the text tells of all attempts."""
+    """After several attempts code, message and metadata are the last server's; the text lists all attempts."""
     trailer = (("x-reason", "full"),)
     with Server() as server:
         server.fault(code="UNAVAILABLE", details="too busy", trailing_metadata=trailer)
@@ -230,7 +230,7 @@ def test_the_last_server_has_the_word(shell: Shell) -> None:
 @pytest.mark.parametrize("code", ["NOT_FOUND", "INTERNAL", "DATA_LOSS", "UNAVAILABLE"])
 @both_shells
 def test_a_single_attempt_fails_with_grpcs_own_error(shell: Shell, code: str) -> None:
-    """Untouched but for ``.mesh``: what is caught today is caught tomorrow."""
+    """The error is unchanged but for ``.mesh``: existing handlers still catch it."""
     own = grpc.aio.AioRpcError if shell == "aio" else grpc._channel._InactiveRpcError
     with Server() as server:
         server.fault(code=code, details="as the server said")
@@ -244,7 +244,7 @@ def test_a_single_attempt_fails_with_grpcs_own_error(shell: Shell, code: str) ->
 
 @both_shells
 def test_errors_are_what_callers_catch(shell: Shell) -> None:
-    """One that tells of several attempts is grpc's error as well, with all that interceptors do with one."""
+    """The error for several attempts is a grpc error as well, with all that interceptors do with one."""
     with Server() as server:
         server.stop()
         error = failure(shell, static(server)).error
@@ -267,7 +267,7 @@ def test_errors_are_what_callers_catch(shell: Shell) -> None:
 
 
 class Nothing:
-    """An object without any of the methods one could wish for."""
+    """An object without any expected method."""
 
     def __repr__(self) -> str:
         return "Nothing()"
@@ -317,7 +317,7 @@ BAD_ARGUMENTS: list[tuple[str, Any, str, str]] = [
 def test_a_bad_argument_is_refused_at_construction(
     make: Callable[..., Any], argument: str, value: Any, told: str, allowed: str
 ) -> None:
-    """The message has the argument, its value and what is allowed."""
+    """The message has the argument, its value and the allowed values."""
     with pytest.raises(meshlib.ConfigError) as caught:
         make(**{"target": "svc-a", argument: value})
     assert told in str(caught.value)
@@ -325,14 +325,14 @@ def test_a_bad_argument_is_refused_at_construction(
 
 
 def test_what_was_given_for_credentials_is_not_repeated() -> None:
-    """It may be a password, and the message goes to a log."""
+    """The value may be a password, and the message goes to a log."""
     with pytest.raises(meshlib.ConfigError) as caught:
         meshlib.channel("svc-a", credentials="secret")  # type: ignore[arg-type]
     assert "secret" not in str(caught.value)
 
 
 def test_every_argument_is_tried() -> None:
-    """The table above has each argument of the factories, and both have the same."""
+    """The table above has every argument of the factories, and both factories have the same ones."""
     arguments = set(meshlib.channel.__annotations__) - {"return"}
     assert arguments == {name for name, *_ in BAD_ARGUMENTS}
     assert arguments == set(aio.channel.__annotations__) - {"return"}
@@ -376,7 +376,7 @@ BAD_FIELDS: list[tuple[type, dict[str, Any], str, str]] = [
 
 @pytest.mark.parametrize(("policy", "fields", "told", "allowed"), BAD_FIELDS)
 def test_a_bad_field_is_refused_at_construction(policy: type, fields: dict[str, Any], told: str, allowed: str) -> None:
-    """The same for policies, which are checked where they are made."""
+    """Policies are checked when they are made, with the same message."""
     with pytest.raises(meshlib.ConfigError) as caught:
         policy(**fields)
     assert told in str(caught.value)
@@ -384,5 +384,5 @@ def test_a_bad_field_is_refused_at_construction(policy: type, fields: dict[str, 
 
 
 def test_an_error_of_configuration_is_a_value_error() -> None:
-    """Who catches ValueError around the set-up of his program catches it."""
+    """``except ValueError`` around the set-up of a program catches it."""
     assert issubclass(meshlib.ConfigError, ValueError)

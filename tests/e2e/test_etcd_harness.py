@@ -1,4 +1,4 @@
-"""The harness around etcd: three servers that serve, die and come back, and a client that needs no generated code."""
+"""The harness around etcd: three servers that serve, die and return, and a client without generated code."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -26,7 +26,7 @@ def channel_to(address: str) -> Iterator[grpc.Channel]:
 
 
 def test_three_servers_alone(program: Path, tmp_path: Path) -> None:
-    """One port, three addresses, three memories: a key says which server answered. All are healthy."""
+    """One port, three addresses, three data sets: a key identifies the server. All are healthy."""
     with Etcd(program, tmp_path) as etcd:
         assert etcd.addresses == [f"127.0.0.{n}:{etcd.port}" for n in (11, 12, 13)]
         for member in etcd.members:
@@ -45,7 +45,7 @@ def test_three_servers_alone(program: Path, tmp_path: Path) -> None:
 
 
 def test_a_cluster_shares_its_memory_and_outlives_a_member(program: Path, tmp_path: Path) -> None:
-    """What one is told all know; a killed member is refused at its port, and catches up when it is back."""
+    """All members have a written key; a killed member is refused at its port, and catches up when it returns."""
     with Etcd(program, tmp_path, clustered=True) as etcd:
         first, second, third = etcd.members
         with channel_to(first.address) as channel:
@@ -63,7 +63,7 @@ def test_a_cluster_shares_its_memory_and_outlives_a_member(program: Path, tmp_pa
 
 
 def test_a_failed_start_shows_what_etcd_said(program: Path, tmp_path: Path) -> None:
-    """The last words of the process are in the error, and nothing is left of it or of its neighbours."""
+    """The last output of the process is in the error; it and its neighbours leave nothing behind."""
     (tmp_path / "member-2").mkdir()
     (tmp_path / "member-2" / "data").write_text("no folder")
     with pytest.raises(RuntimeError, match=r"(?s)etcd ended with status 1:.*member-2/data"):
@@ -91,5 +91,5 @@ VERSION = b"\x10\x96\x01"
     ids=["empty", "no key", "empty value", "value", "long value"],
 )
 def test_responses_are_read_without_generated_code(response: bytes, value: bytes | None) -> None:
-    """Integers are skipped, long fields are understood, an empty value is not a missing one."""
+    """Integers are skipped, long fields are parsed, an empty value is not a missing one."""
     assert range_value(response) == value

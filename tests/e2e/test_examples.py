@@ -1,4 +1,4 @@
-"""Every example runs, ends, and prints what its README says."""
+"""Every example runs, ends, and prints the output of its README."""
 
 import os
 import re
@@ -48,7 +48,7 @@ PROGRAMS = {
     "tracing/tracing.py": (
         r"meshlib meshlib.testing.Echo/Unary OK\n(    pick \{\}\n)?"
         r"meshlib meshlib.testing.Echo/Unary OK\n"
-        # Once or twice: the other instance may not be connected yet, and then the same one is asked again.
+        # Once or twice: if the other instance is not connected yet, the same one is retried.
         r"(    load .*'UNAVAILABLE'.*\n    retry .*\n    in_flight .*'retry'.*\n){1,2}"
         r"every attempt carried the context of its span: True [34]"
     ),
@@ -97,19 +97,19 @@ PROGRAMS = {
     "balancing/own_balancer.py": r"all are up: near .*, far .*\na near one is gone: near .*, far .*",
 }
 FORK_WITH_THREADS = "default:This process:DeprecationWarning"
-"""Python 3.12 and later say so; an error would be raised in the parent, with the child already running."""
+"""Python 3.12 and later warn of it; an error would be raised in the parent, with the child already running."""
 SUITES = ["balancing/test_own_balancer.py", "testing/test_app.py"]
 
 
 @pytest.fixture(scope="module")
 def svc_a() -> Iterator[str]:
-    """Two servers for the example that brings none, as the value of MESHLIB_SVC_A_ENDPOINTS."""
+    """Two servers for the example without its own, as the value of MESHLIB_SVC_A_ENDPOINTS."""
     with servers(2, name="shared-svc-a") as instances:
         yield ",".join(server.address for server in instances)
 
 
 def run(arguments: list[str | Path], folder: Path, **variables: str) -> str:
-    """What a program prints to standard output; it must end well, soon, and without a warning."""
+    """The standard output of a program, which must succeed, soon, and without a warning."""
     environment = {name: value for name, value in os.environ.items() if name != "GRPC_ENABLE_FORK_SUPPORT"}
     environment.update(variables, PYTHONPATH=os.pathsep.join(sys.path), PYTHONDONTWRITEBYTECODE="1")
     done = subprocess.run(
@@ -128,14 +128,14 @@ def run(arguments: list[str | Path], folder: Path, **variables: str) -> str:
 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_an_example_prints_what_it_should(program: str, svc_a: str, tmp_path: Path) -> None:
-    """Run from elsewhere, in a process of its own."""
+    """Examples run from another folder, in a process of their own."""
     variables = {"MESHLIB_SVC_A_ENDPOINTS": svc_a} if program.startswith("dropin/") else {}
     assert re.fullmatch(PROGRAMS[program], run([EXAMPLES / program], tmp_path, **variables).strip())
 
 
 @pytest.mark.parametrize("suite", SUITES)
 def test_the_tests_of_an_example_pass(suite: str) -> None:
-    """As their README says, in their folder, where of the plug-ins meshlib's alone is installed."""
+    """The tests run as their README says, in their folder, with meshlib's plug-in alone installed."""
     folder, _, name = suite.partition("/")
     options = ["-q", "-p", "no:cacheprovider", "-p", "meshlib.testing.plugin"]
     told = run(["-m", "pytest", *options, name], EXAMPLES / folder, PYTEST_DISABLE_PLUGIN_AUTOLOAD="1")
@@ -143,7 +143,7 @@ def test_the_tests_of_an_example_pass(suite: str) -> None:
 
 
 def test_every_folder_is_run_and_explained() -> None:
-    """No example without a README, a line in the list of examples, and a run here; the demo is run by scripts/demo."""
+    """Every example has a README, a line in the list of examples, and a run here; scripts/demo runs the demo."""
     folders = {path.name for path in EXAMPLES.iterdir() if path.is_dir() and not path.name.startswith((".", "_"))}
     listed = set(re.findall(r"^\| \[(\w+)\]", (EXAMPLES / "README.md").read_text(encoding="utf-8"), re.MULTILINE))
     assert listed == folders

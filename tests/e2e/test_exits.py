@@ -19,9 +19,10 @@ from meshlib.testing import DnsServer, ProcessServer
 PROGRAM = Path(__file__).with_name("exit_child.py")
 TIMES = int(os.environ.get("MESHLIB_EXITS") or 1)
 PATIENCE = 60.0
-"""Seconds after which a program that has not ended hangs."""
+"""Seconds after which a running program counts as hung."""
 LONGEST = 3.0
-"""Seconds an exit may take, where a session of its own looks at that: a test beside others would measure the others."""
+"""Seconds an exit may take; only a separate session checks it, because a test beside others would measure the others.
+"""
 
 ANSWERS = {
     "unary": "b'x'",
@@ -31,7 +32,7 @@ ANSWERS = {
     "bidi": "[b'x', b'y']",
 }
 
-FIRST = [  # the first call of a process, in a handler that was registered after the import, or before
+FIRST = [  # the first call of a process, in a handler registered after the import, or before
     ("first", "unary", "env"),
     ("first", "future", "static"),
     ("first", "stream", "hosts"),
@@ -44,7 +45,7 @@ FIRST = [  # the first call of a process, in a handler that was registered after
     ("finalize", "unary", "static"),
     ("del", "unary", "static"),
 ]
-LATER = [  # answers before the exit and in it
+LATER = [  # answers before the exit and during it
     ("warm", "unary", "hosts"),
     ("warm", "future", "static"),
     ("warm", "stream", "static"),
@@ -54,7 +55,7 @@ LATER = [  # answers before the exit and in it
     ("worker", "future", "static"),
     ("fork", "unary", "static"),
 ]
-OPEN = [  # nothing is called at the exit, and nothing is closed before
+OPEN = [  # no call at exit, and no close before
     ("open", "unary", "dns"),
     ("flight", "unary", "static"),
     ("daemons", "unary", "static"),
@@ -67,7 +68,7 @@ STATUS = [("status", "unary", "static"), ("term", "unary", "static"), ("at once"
 
 
 class Case(NamedTuple):
-    """A program, and how often it has to answer."""
+    """A program, and the number of answers to expect."""
 
     program: str
     kind: str
@@ -93,7 +94,7 @@ class World(NamedTuple):
 
 @pytest.fixture(scope="module")
 def world() -> Iterator[World]:
-    """The server is in a process of its own, so that no program waits for this one."""
+    """The server has its own process, so that no program waits for this one."""
     with ProcessServer() as server, DnsServer() as dns:
         host, port = server.address.split(":")
         dns.add("svc.mesh.test", "A", host)
@@ -115,11 +116,11 @@ class Run(NamedTuple):
     out: list[str]
     errors: str
     seconds: float
-    """From the end of its last statement to that of its process; 0: it never came to that."""
+    """From the end of its last statement to that of its process; 0: it did not reach that."""
 
 
 def run(world: World, arguments: list[str], patience: float = PATIENCE) -> Run:
-    """Runs a program to its end.
+    """Run a program to its end.
 
     Raises:
         subprocess.TimeoutExpired: it did not end.
@@ -145,7 +146,7 @@ def run(world: World, arguments: list[str], patience: float = PATIENCE) -> Run:
 
 
 def ended(world: World, case: Case) -> str:
-    """What was wrong with a run of ``case``; empty: nothing."""
+    """The failure of a run of ``case``; empty: none."""
     try:
         found = run(world, [case.program, case.kind, world.targets[case.where]])
     except subprocess.TimeoutExpired as error:
@@ -168,8 +169,8 @@ def test_programs_are_answered_and_end_in_silence(cases: list[tuple[str, str, st
 
 @pytest.mark.parametrize("kind", ["unary", "future", "stream"])
 def test_a_call_in_the_middle_of_the_loop_that_would_serve_it(kind: str, world: World) -> None:
-    """At the exit one thread does everything: without a deadline such a call fails, with one it ends at that, and the
-    call beneath is answered."""
+    """At exit one thread does everything: without a deadline such a call fails, with one it ends at that, and the outer
+    call is answered."""
     found = run(world, ["nested", kind, world.targets["named"]], PATIENCE / 4)
     ends = [str(("UNAVAILABLE", True)), str(("DEADLINE_EXCEEDED", True))]
     assert found[:3] == (0, [*ends, ANSWERS[kind]], "")

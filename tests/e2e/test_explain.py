@@ -1,4 +1,4 @@
-"""For a call that failed, or went another way, a reader can say why: from span, metrics, log, snapshot and call."""
+"""Span, metrics, log, snapshot and call explain why a call failed or was retried."""
 
 import asyncio
 import logging
@@ -25,20 +25,20 @@ def told(traces: Traces, event: str, key: str) -> list[Any]:
 
 
 def value(metrics: Metrics, name: str) -> int:
-    """The one value of an instrument of one channel."""
+    """The single value of an instrument of one channel."""
     (point,) = metrics.points(name).values()
     return int(point.value)
 
 
 async def fail(it: Caller, times: int) -> list[Any]:
-    """So many calls that fail, one after another."""
+    """``times`` failing calls, one after another."""
     return [await it.failure() for _ in range(times)]
 
 
 async def test_an_ejection_and_panic(
     shell: Shell, traces: Traces, metrics: Metrics, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Two hosts of three answer badly: both are ejected, which leaves too few, so that all are used."""
+    """Two hosts of three fail and are ejected; too few are left, so that all are used."""
     detection = meshlib.OutlierDetection(
         consecutive_gateway_failure=1, interval=0.2, base_ejection_time=0.2, max_ejection_percent=100
     )
@@ -69,7 +69,7 @@ async def test_an_ejection_and_panic(
 
 
 async def mesh_of(it: Caller) -> Any:
-    """What the mesh did for one call, however it ended."""
+    """``.mesh`` of one call, however it ended."""
     try:
         return (await it.unary())[1]
     except grpc.RpcError as error:
@@ -79,7 +79,7 @@ async def mesh_of(it: Caller) -> Any:
 async def test_a_refusal_of_the_circuit_breaker(
     shell: Shell, traces: Traces, metrics: Metrics, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Which limit it was, everywhere; and that the call was never sent."""
+    """Every source names the limit, and that the call was never sent."""
     why = "circuit breaker open: max_requests=1"
     with servers(1) as (server,), caplog.at_level(logging.DEBUG, "meshlib"):
         server.fault(hang=True)
@@ -135,7 +135,7 @@ async def test_a_retry_and_one_that_is_refused(
 
 
 async def test_the_ejection_of_the_only_host_is_no_news(shell: Shell, caplog: pytest.LogCaptureFixture) -> None:
-    """It gets all calls all the same, so nobody is warned; the snapshot has it, and the log at DEBUG."""
+    """The only host still gets all calls, so there is no warning; the snapshot and the DEBUG log have the ejection."""
     detection = meshlib.OutlierDetection(consecutive_gateway_failure=1, interval=0.1, base_ejection_time=0.1)
     with servers(1) as (server,), caplog.at_level(logging.DEBUG, "meshlib"):
         async with caller(shell, server, retry=None, outlier_detection=detection) as it:

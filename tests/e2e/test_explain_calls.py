@@ -1,4 +1,4 @@
-"""``meshlib.explain``: what the mesh did, from whatever an application holds of a call."""
+"""``meshlib.explain`` gives the mesh's record from any object of a call."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ class PassThrough(
     grpc.UnaryUnaryClientInterceptor,  # type: ignore[type-arg]
     grpc.StreamUnaryClientInterceptor,  # type: ignore[type-arg]
 ):
-    """An interceptor of the application's that changes nothing."""
+    """An application interceptor that changes nothing."""
 
     def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
         return continuation(details, request)
@@ -34,7 +34,7 @@ class AioPassThrough(grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[type
 
 
 def codes(error_or_call: object) -> list[str | None]:
-    """How its attempts ended."""
+    """The codes of its attempts."""
     mesh = meshlib.explain(error_or_call)
     assert mesh is not None
     return [attempt.code for attempt in mesh.attempts]
@@ -42,7 +42,7 @@ def codes(error_or_call: object) -> list[str | None]:
 
 @pytest.mark.parametrize("intercepted", [False, True])
 def test_a_call_and_its_error(intercepted: bool) -> None:
-    """Of ``with_call``, ``future`` and the exception, with interceptors too."""
+    """``explain`` accepts the call of ``with_call``, a future and the exception, with interceptors too."""
     interceptors = [PassThrough()] if intercepted else []
     with Server() as server, meshlib.channel(server.address, interceptors=interceptors) as channel:
         unary = channel.unary_unary(echo.UNARY)
@@ -62,7 +62,7 @@ def test_a_call_and_its_error(intercepted: bool) -> None:
 
 @pytest.mark.parametrize("intercepted", [False, True])
 async def test_a_call_and_its_error_in_asyncio(intercepted: bool) -> None:
-    """Of the call object and the exception, with interceptors too."""
+    """``explain`` accepts the call object and the exception, with interceptors too."""
     interceptors = [AioPassThrough()] if intercepted else []
     with Server() as server:
         async with aio.channel(server.address, interceptors=interceptors) as channel:
@@ -76,7 +76,7 @@ async def test_a_call_and_its_error_in_asyncio(intercepted: bool) -> None:
 
 
 def test_what_is_not_of_meshlib_is_not_explained() -> None:
-    """Errors of grpc's channels and of anything else give None."""
+    """``explain`` gives None for errors of grpc's channels and of anything else."""
     with Server() as server, grpc.insecure_channel(server.address) as channel:
         _, call = channel.unary_unary(echo.UNARY).with_call(b"x", timeout=DEADLINE)
         assert meshlib.explain(call) is None

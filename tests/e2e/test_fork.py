@@ -1,4 +1,4 @@
-"""A channel built before a fork serves every child, and the parent goes on."""
+"""A channel built before a fork serves every child, and the parent keeps working."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ from meshlib.testing import ProcessServer, Server, echo
 
 PROGRAM = Path(__file__).with_name("fork_child.py")
 
-# After a call with fork support off, grpc's own channels hang in a child: documented as unsafe, and not asked for here.
+# After a call with fork support off, grpc's own channels hang in a child: documented as unsafe, not tested here.
 CASES = [
     *((setting, state) for setting in (None, "1") for state in ("built", "used", "idle", "busy")),
     ("0", "built"),
@@ -34,7 +34,7 @@ def addresses() -> Iterator[list[str]]:
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize(("setting", "state"), CASES)
 def test_ten_of_ten_children_call_and_the_parent_goes_on(setting: str | None, state: str, addresses: list[str]) -> None:
-    """Under each setting of grpc's fork support, and from each state of the channel it is safe in."""
+    """A fork works under each setting of grpc's fork support, from each state of the channel that is safe for it."""
     environment = {key: value for key, value in os.environ.items() if key != "GRPC_ENABLE_FORK_SUPPORT"}
     if setting is not None:
         environment["GRPC_ENABLE_FORK_SUPPORT"] = setting
@@ -51,7 +51,7 @@ def test_ten_of_ten_children_call_and_the_parent_goes_on(setting: str | None, st
 
 
 def test_a_fork_waits_for_a_thread_that_asks_a_connection_for_its_state() -> None:
-    """That has a lock of grpc's in hand, which the child would wait for without end."""
+    """That thread holds a lock of grpc's, which would block the child forever."""
     with Server() as server, meshlib.channel(server.address) as channel:
         assert channel.unary_unary(echo.UNARY)(b"x", timeout=10) == b"x"
         runtime: Any = channel._plain.lease.runtime()  # type: ignore[attr-defined]
@@ -70,5 +70,5 @@ def test_a_fork_waits_for_a_thread_that_asks_a_connection_for_its_state() -> Non
             held.release()
             thread.join(10)
         end = time.monotonic() + 10
-        while control._inside():  # the control thread may be looking
+        while control._inside():  # the control thread may be reading it
             assert time.monotonic() < end

@@ -1,4 +1,4 @@
-"""A channel of asyncio that was built before a fork serves every child on its own loop, and the parent goes on."""
+"""An asyncio channel built before a fork serves every child on its own loop, and the parent keeps working."""
 
 import os
 import subprocess
@@ -12,8 +12,8 @@ from meshlib.testing import ProcessServer
 
 PROGRAM = Path(__file__).with_name("fork_aio_child.py")
 
-# Not asked for: a fork while anything of grpc.aio lives. Its poller thread is inside C-core then, which skips
-# what it does at a fork; children crash or hang on whatever channel, grpc.aio's own new ones too.
+# Not tested: a fork while anything of grpc.aio lives. Its poller thread is inside C-core then, which skips its fork
+# handlers; children crash or hang on any channel, even grpc.aio's new ones.
 CASES = [
     *((setting, state) for setting in (None, "1") for state in ("built", "inside", "over")),
     ("0", "built"),
@@ -31,7 +31,7 @@ def addresses() -> Iterator[list[str]]:
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize(("setting", "state"), CASES)
 def test_ten_of_ten_children_call_and_the_parent_goes_on(setting: str | None, state: str, addresses: list[str]) -> None:
-    """Under each setting of fork support, outside of a loop, inside of one, and after another channel is gone."""
+    """A fork works under each setting, outside of a loop, inside of one, and after another channel is gone."""
     environment = {key: value for key, value in os.environ.items() if key != "GRPC_ENABLE_FORK_SUPPORT"}
     if setting is not None:
         environment["GRPC_ENABLE_FORK_SUPPORT"] = setting

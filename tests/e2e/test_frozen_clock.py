@@ -1,4 +1,4 @@
-"""Under freezegun, which replaces the functions of the module ``time``, calls end as they do without it."""
+"""Calls end normally under freezegun, which replaces the functions of the module ``time``."""
 
 import os
 import subprocess
@@ -81,8 +81,8 @@ EXPECTED = f"{[b'x'] * 5} UNAVAILABLE DEADLINE_EXCEEDED\n" * 2
 @pytest.mark.parametrize("order", ["used", "imported"])
 @pytest.mark.parametrize("shell", ["sync", "aio"])
 def test_calls_end_while_the_clock_stands_still(shell: str, order: str) -> None:
-    """Answers, failures after retries and deadlines come, whether meshlib was used before the clock was frozen or
-    imported after that, and again when the clock runs on."""
+    """Answers, failures after retries and deadlines come, whether meshlib was used before the freeze or imported after
+    it, and again when the clock runs on."""
     with Server() as server:
         run = subprocess.run(
             [sys.executable, "-c", PROGRAM, shell, order, server.address],

@@ -1,9 +1,9 @@
-"""What a call costs in instructions of the interpreter, against a file that is checked in: no seconds, no noise.
+"""The cost of a call in instructions of the interpreter, against a file that is checked in: no seconds, no noise.
 
 Only meshlib's own code is counted, on the calling thread, after a warm-up; of several calls the cheapest counts, since
-a sweep or another look for a provider may fall into any. The counts differ from one Python to the next, so the file has
-a table for each. ``MESHLIB_UPDATE_HOT_PATH=1`` writes the table of the Python that runs; what became dearer is a
-decision, and belongs into the message of the commit.
+a sweep or another search for a provider may fall into any. The counts differ from one Python to the next, so the file
+has a table for each. ``MESHLIB_UPDATE_HOT_PATH=1`` writes the table of the running Python; a higher cost is a decision,
+and belongs in the commit message.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
 OURS = str(Path(meshlib.__file__).parent)
 CALLS = 20
 SLACK = 0.05
-"""Of a count: what it may be below the file, before the file is to be written anew."""
+"""Fraction by which a count may fall below the file before the file must be rewritten."""
 
 
 class Count:
@@ -53,7 +53,7 @@ class Count:
         return self.trace
 
     def instruction(self, code: CodeType, _: int) -> object:
-        """For ``sys.monitoring``, which hears of every thread."""
+        """For ``sys.monitoring``, which reports every thread."""
         if not code.co_filename.startswith(OURS):
             return sys.monitoring.DISABLE
         self.instructions += threading.get_ident() == self._thread
@@ -62,7 +62,7 @@ class Count:
 
 @contextmanager
 def counted() -> Iterator[Count]:
-    """Counts what the block does."""
+    """Count the instructions of the block."""
     count = Count()
     if sys.version_info < (3, 12):
         before = sys.gettrace()
@@ -115,7 +115,7 @@ def target() -> Iterator[str]:
 
 
 def check(name: str, instructions: int) -> None:
-    """Compares one count with the file, or writes it there."""
+    """Compare one count with the file, or write it there."""
     known = json.loads(COUNTS.read_text())
     table = known.setdefault(VERSION, {})
     if os.environ.get("MESHLIB_UPDATE_HOT_PATH"):
@@ -130,14 +130,14 @@ def check(name: str, instructions: int) -> None:
 
 
 def test_a_blocking_call(target: str) -> None:
-    """All default policies, no provider."""
+    """The cost with all default policies, no provider."""
     with meshlib.channel(target) as channel:
         call = channel.unary_unary(echo.UNARY)
         check("sync unary", least(lambda: call(b"x", timeout=10.0)))
 
 
 def test_a_blocking_call_as_generated_code_makes_it(target: str) -> None:
-    """With a serializer, a deserializer and one item of metadata."""
+    """The cost with a serializer, a deserializer and one item of metadata."""
     with meshlib.channel(target) as channel:
         call: Any = channel.unary_unary(echo.UNARY, str.encode, bytes.decode, True)  # type: ignore[call-arg]
         metadata = (("x-request-id", "7d3f"),)
@@ -145,14 +145,14 @@ def test_a_blocking_call_as_generated_code_makes_it(target: str) -> None:
 
 
 def test_a_blocking_call_that_is_asked_for_its_metadata(target: str) -> None:
-    """As interceptors make every call."""
+    """The cost of a call as interceptors make it."""
     with meshlib.channel(target) as channel:
         call = channel.unary_unary(echo.UNARY)
         check("sync unary, with_call", least(lambda: call.with_call(b"x", timeout=10.0)))
 
 
 def test_a_blocking_call_that_is_traced_and_measured(target: str) -> None:
-    """Every call has its span and its measurement."""
+    """The cost of a call with its span and its measurement."""
     tracers, meters = TracerProvider(), MeterProvider([InMemoryMetricReader()], shutdown_on_exit=False)
     with meshlib.channel(target, tracer_provider=tracers, meter_provider=meters) as channel:
         call = channel.unary_unary(echo.UNARY)
@@ -160,7 +160,7 @@ def test_a_blocking_call_that_is_traced_and_measured(target: str) -> None:
 
 
 def test_a_call_in_asyncio(target: str) -> None:
-    """All default policies, no provider."""
+    """The cost in asyncio with all default policies, no provider."""
 
     async def run() -> int:
         async with aio.channel(target) as channel:

@@ -1,4 +1,4 @@
-"""Servers are killed with calls inside, again and again, and no call fails: the promise of the project."""
+"""Servers are killed with calls in flight, again and again, and no call fails: the promise of the project."""
 
 import time
 from collections import Counter
@@ -16,17 +16,17 @@ INSIDE = 8
 CALLERS = 30
 DELAY = 50.0  # milliseconds
 BETWEEN = 150
-"""Calls from one kill to the next: a service that loses a server twice a second is no service."""
+"""Calls from one kill to the next: a realistic service does not lose a server twice a second."""
 
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("shell", SHELLS)
 def test_twenty_kills_and_no_failed_call(shell: Shell, kind: Kind, capsys: pytest.CaptureFixture[str]) -> None:
-    """20 x kill -9 with at least 8 calls inside 50 ms handlers of the killed server: no call fails, what ran twice was
-    inside at a kill, and there are at most 1.05 attempts per call.
+    """20 x kill -9 with at least 8 calls inside 50 ms handlers of the killed server: no call fails, calls that ran
+    twice were inside at a kill, and there are at most 1.05 attempts per call.
 
-    A stream whose first message has reached the application cannot be run again, so one that loses its server between
+    A stream whose first message has reached the application cannot be retried, so one that loses its server between
     that and its status may fail; those are counted apart.
     """
     with ExitStack() as stack:
@@ -68,7 +68,7 @@ def _target(servers: list[ProcessServer]) -> str:
 
 
 def _stop_with_calls_inside(server: ProcessServer) -> None:
-    """SIGSTOP it at a moment with so many calls inside that they are still there when it is killed."""
+    """SIGSTOP it when it has so many calls inside that they are still there when it is killed."""
     deadline = time.monotonic() + 10.0
     while time.monotonic() < deadline:
         server.wait_until(lambda server: len(server.unfinished) >= INSIDE, timeout=10.0)

@@ -1,4 +1,4 @@
-"""What a channel begins it ends: threads, descriptors and waits, at close, at exit and when it is collected."""
+"""A channel ends what it starts: threads, descriptors and waits, at close, at exit and when it is collected."""
 
 import gc
 import subprocess
@@ -26,7 +26,7 @@ def _control_threads() -> int:
 
 
 def test_a_channel_begins_nothing_before_its_first_call() -> None:
-    """No thread and nothing of grpc: it may be built before a fork, and at import."""
+    """No thread and no grpc object: it may be built before a fork, and at import."""
     before = threading.active_count()
     channel = meshlib.channel("svc-a")
     assert threading.active_count() == before
@@ -36,7 +36,7 @@ def test_a_channel_begins_nothing_before_its_first_call() -> None:
 
 
 def test_one_control_thread_serves_all_channels_and_ends_after_the_last() -> None:
-    """It is a process's, not a channel's; and stays for a moment, for programs that make a channel for each call."""
+    """The thread is the process's, not a channel's; it stays for a moment, for programs with a channel per call."""
     with Server() as server:
         channels = [meshlib.channel(f"static:///{server.address}") for _ in range(3)]
         for channel in channels:
@@ -66,7 +66,7 @@ def test_a_hundred_cycles_leave_nothing() -> None:
 
 
 def test_a_channel_that_is_collected_unclosed_closes_itself() -> None:
-    """As grpc's own does; whoever still holds a multicallable keeps it alive."""
+    """An unclosed channel closes when it is collected, as grpc's own does; a multicallable keeps it alive."""
     with Server() as server:
         unary = meshlib.channel(f"static:///{server.address}").unary_unary(echo.UNARY)
         gc.collect()
@@ -78,7 +78,7 @@ def test_a_channel_that_is_collected_unclosed_closes_itself() -> None:
 
 @pytest.mark.parametrize("wait_for_ready", [False, True])
 def test_close_ends_a_call_that_waits_for_a_name_server(wait_for_ready: bool) -> None:
-    """At once and as CANCELLED, as grpc does; the lookup under way is given up."""
+    """Close ends it at once as CANCELLED, as grpc does, and cancels the lookup."""
     with DnsServer() as dns:
         dns.fault(drop=True)
         channel = meshlib.channel(f"dns://{dns.address}/svc-a.test:1")
@@ -103,7 +103,7 @@ def test_close_ends_a_call_that_waits_for_a_name_server(wait_for_ready: bool) ->
 
 
 def test_close_ends_a_call_in_its_back_off() -> None:
-    """The wait before a retry is a wait like any other."""
+    """Close ends a call in the wait before a retry like any other wait."""
     with Server() as server:
         server.fault(code="UNAVAILABLE")
         retry = meshlib.RetryPolicy(initial_backoff=30.0, max_backoff=30.0)
@@ -127,7 +127,7 @@ def test_close_ends_a_call_in_its_back_off() -> None:
 
 
 def test_close_ends_a_call_inside_a_server() -> None:
-    """As grpc's does: CANCELLED, Channel closed!"""
+    """The call ends as with grpc: CANCELLED, Channel closed!"""
     with Server() as server:
         channel = meshlib.channel(f"static:///{server.address}")
         errors: list[grpc.RpcError] = []
@@ -172,7 +172,7 @@ print("end", flush=True)
 
 @pytest.mark.parametrize("state", ["idle", "busy"])
 def test_a_program_that_closes_nothing_ends(state: str) -> None:
-    """Exit without close never hangs, whatever is under way."""
+    """Exit without close never hangs, whatever is in flight."""
     with Server() as server:
         run = subprocess.run(
             [sys.executable, "-c", EXIT, server.address, state],

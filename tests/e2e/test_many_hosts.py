@@ -1,4 +1,4 @@
-"""A thousand hosts: evenly shared, and without a thread for any of them."""
+"""A thousand hosts: even shares, and no thread per host."""
 
 import asyncio
 import os
@@ -23,13 +23,13 @@ PROGRAM = Path(__file__).with_name("many_hosts_server.py")
 HOSTS = [f"127.0.{1 + n // 250}.{1 + n % 250}" for n in range(1000)]
 ROUNDS = 3
 THREADS = 2
-"""More than a channel to one host has: none is needed, and grpcio may start a poller when it likes."""
+"""Extra threads beyond a channel to one host: none is needed, and grpcio may start a poller at any time."""
 DEADLINE = 20.0
 
 
 @pytest.fixture
 def port() -> Iterator[int]:
-    """A server in a process of its own, so that what is counted here is the client's; its one port on every address."""
+    """A server in a process of its own, so that only the client is counted here; its one port on every address."""
     with subprocess.Popen(
         [sys.executable, PROGRAM, "0", *HOSTS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as server:
@@ -44,7 +44,7 @@ def port() -> Iterator[int]:
 
 
 def test_a_thousand_hosts_share_evenly_without_threads(port: int, capsys: pytest.CaptureFixture[str]) -> None:
-    """Round robin gives each host its turn exactly, and ready hosts add no thread."""
+    """Round robin gives each host its exact turn, and ready hosts add no thread."""
     with meshlib.channel(f"ipv4:{HOSTS[0]}:{port}") as one:
         one.unary_unary(METHOD)(b"", timeout=DEADLINE)
         footprint = Footprint()
@@ -92,7 +92,7 @@ def _check(authorities: Counter[bytes], port: int, channel: Any) -> None:
 
 
 class Footprint:
-    """What this process holds: taken before the thousand hosts, and compared while they are there."""
+    """Threads and memory of this process: taken before the thousand hosts, and compared while they exist."""
 
     def __init__(self) -> None:
         self.python_threads = threading.active_count()
@@ -100,7 +100,7 @@ class Footprint:
         self.memory = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
     def check(self, capsys: pytest.CaptureFixture[str], shell: str) -> None:
-        """No thread came with the hosts; how much memory did is printed, less what earlier tests left to be reused."""
+        """The hosts added no thread; their memory is printed, less the reusable memory of earlier tests."""
         now = Footprint()
         with capsys.disabled():
             print(  # noqa: T201 - the acceptance criterion asks for the number

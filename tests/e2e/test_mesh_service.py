@@ -20,7 +20,7 @@ Start = Callable[..., list[Server]]
 
 
 def call(channel: grpc.Channel) -> None:
-    """One call that must be answered by the server that the environment names now."""
+    """Make one call, which the server in the current environment must answer."""
     assert channel.unary_unary(echo.UNARY)(b"x", timeout=SOON) == b"x"
 
 
@@ -28,7 +28,7 @@ def call(channel: grpc.Channel) -> None:
 def test_a_new_channel_sees_a_new_value_at_once(
     mesh_servers: Start, monkeypatch: pytest.MonkeyPatch, target: str
 ) -> None:
-    """Each test of a process has servers of its own; a channel of the test before may still be open."""
+    """Each test of a process has its own servers; a channel of an earlier test may still be open."""
     a, b = mesh_servers(2)
     monkeypatch.setenv(VARIABLE, a.address)
     with meshlib.channel(target) as before:
@@ -40,7 +40,7 @@ def test_a_new_channel_sees_a_new_value_at_once(
         assert (a.calls[echo.UNARY], b.calls[echo.UNARY]) == (1, 2)
         a.wait_until(lambda server: server.in_flight == 0)
         end = time.monotonic() + SOON
-        while b.calls[echo.UNARY] < 4:  # the channel that was open looks again, too
+        while b.calls[echo.UNARY] < 4:  # the open channel reads it again, too
             assert time.monotonic() < end
             call(before)
 
@@ -65,7 +65,7 @@ def test_a_resolver_of_ones_own_is_overridden_at_once(mesh_servers: Start, monke
     a, b = mesh_servers(2)
 
     class Resolver:
-        """Names the first server."""
+        """Returns the first server."""
 
         def resolve(self, previous: Resolution | None) -> Resolution:
             return Resolution(endpoints=(Endpoint(address=a.address),))
@@ -85,7 +85,7 @@ def test_a_resolver_of_ones_own_is_overridden_at_once(mesh_servers: Start, monke
 
 @pytest.mark.parametrize("run", range(3))
 def test_a_channel_that_was_in_use_calls_the_new_servers(run: int, mesh_service: Start) -> None:
-    """At once, whatever it called before: within a test, too."""
+    """A used channel calls the new servers at once, even within a test."""
     with meshlib.channel("svc-a:50051") as channel:
         for _ in range(2):
             a, b = mesh_service("svc-a", 2)
@@ -97,7 +97,7 @@ def test_a_channel_that_was_in_use_calls_the_new_servers(run: int, mesh_service:
 
 
 async def test_an_asyncio_channel_that_was_in_use_calls_the_new_servers(mesh_service: Start) -> None:
-    """The same on the loop that the test runs on."""
+    """The same in asyncio, on the loop that the test runs on."""
     async with aio.channel("svc-a:50051") as channel:
         for _ in range(3):
             (a,) = mesh_service("svc-a", 1)
@@ -106,7 +106,7 @@ async def test_an_asyncio_channel_that_was_in_use_calls_the_new_servers(mesh_ser
 
 
 def test_a_loop_that_is_between_two_runs(mesh_service: Start) -> None:
-    """A fixture runs while the loop of the tests does not: the endpoints are there before the next call."""
+    """A fixture runs while the tests' loop does not: the endpoints are set before the next call."""
     with asyncio.Runner() as runner:
         channel: aio.Channel | None = None
 
@@ -127,7 +127,7 @@ def test_a_loop_that_is_between_two_runs(mesh_service: Start) -> None:
 
 
 def test_it_registers_servicers(mesh_service: Start) -> None:
-    """``add`` is that of ``Server``; the service has one server if nothing is said."""
+    """``add`` is that of ``Server``; the service has one server by default."""
 
     def add(server: grpc.Server) -> None:
         handler = grpc.unary_unary_rpc_method_handler(lambda *_: b"hello")
@@ -141,11 +141,11 @@ def test_it_registers_servicers(mesh_service: Start) -> None:
 
 @pytest.mark.parametrize("name", ["10.0.0.7:1", "static:///a:1", "unix:/a", "xds:///svc-a", ""])
 def test_what_names_no_service_is_refused(mesh_service: Start, name: str) -> None:
-    """The environment overrides host names alone."""
+    """Only host names are accepted, because the environment overrides nothing else."""
     with pytest.raises(ValueError, match=r"does not name a service|is empty"):
         mesh_service(name, 1)
 
 
 def test_the_environment_is_as_before() -> None:
-    """Nothing is left of the tests above."""
+    """The tests above leave nothing behind."""
     assert VARIABLE not in os.environ

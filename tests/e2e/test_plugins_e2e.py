@@ -1,4 +1,4 @@
-"""Plug-ins of the application's own, good and bad: bad ones are told of once, by name, and calls go on."""
+"""Application plug-ins, good and bad: a bad one is logged once, by name, and calls continue."""
 
 import asyncio
 import logging
@@ -26,12 +26,12 @@ both_shells = pytest.mark.parametrize("shell", SHELLS)
 
 
 def endpoints(*all_servers: Server) -> tuple[Endpoint, ...]:
-    """What a resolver says of them."""
+    """The resolver's endpoints for these servers."""
     return tuple(Endpoint(address=server.address) for server in all_servers)
 
 
 def answers(shell: Shell, target: str, calls: int = 1, **options: Any) -> list[str]:
-    """The names of the servers that answered so many calls, one after the other."""
+    """The names of the servers that answered ``calls`` calls, one after the other."""
     with Load(target, shell=shell, callers=1, **options) as load:
         load.wait_until(lambda: len(load.results) >= calls)
     assert load.failed == []
@@ -66,7 +66,7 @@ class OnLoop(InThread):
 @pytest.mark.parametrize("make", [InThread, OnLoop])
 @both_shells
 def test_a_resolver_is_one_method_def_or_async_def(shell: Shell, make: type[InThread]) -> None:
-    """Either serves both kinds of channel; what blocks has a thread of its own, never the caller's."""
+    """Either serves both kinds of channel; a blocking one has its own thread, never the caller's."""
     with servers(2) as both:
         resolver = make(*endpoints(*both))
         with Load("svc-a", shell=shell, callers=1, resolver=resolver) as load:
@@ -77,7 +77,7 @@ def test_a_resolver_is_one_method_def_or_async_def(shell: Shell, make: type[InTh
 
 
 class LongPoll:
-    """Waits until its answer is another one than ``previous``, as a watch does."""
+    """Waits until its answer differs from ``previous``, as a watch does."""
 
     def __init__(self, *found: Endpoint) -> None:
         self._found = found
@@ -102,7 +102,7 @@ class AsyncLongPoll(LongPoll):
 
     async def resolve(self, previous: Resolution | None) -> Resolution:  # type: ignore[override]
         self.polls += 1
-        while previous is not None and self._found == previous.endpoints:  # noqa: ASYNC110 - told by a thread
+        while previous is not None and self._found == previous.endpoints:  # noqa: ASYNC110 - set by a thread
             await asyncio.sleep(0.005)
         return Resolution(endpoints=self._found, ttl=0.0)
 
@@ -110,7 +110,7 @@ class AsyncLongPoll(LongPoll):
 @pytest.mark.parametrize("make", [LongPoll, AsyncLongPoll])
 @both_shells
 def test_a_long_poll_tells_changes_at_once(shell: Shell, make: type[LongPoll]) -> None:
-    """With a TTL of 0 the next question follows the answer, as soon as ``min_ttl`` allows; and no call fails."""
+    """With a TTL of 0 the next request follows the answer, limited by ``min_ttl``; and no call fails."""
     with servers(2) as (a, b):
         resolver = make(*endpoints(a))
         with Load("svc-a", shell=shell, callers=2, resolver=resolver, dns=meshlib.DnsPolicy(min_ttl=0.01)) as load:
@@ -120,13 +120,13 @@ def test_a_long_poll_tells_changes_at_once(shell: Shell, make: type[LongPoll]) -
             load.wait_until(lambda: load.results[-1].server == "server-2")
             resolver.put(*endpoints(a, b))
             load.wait_until(lambda: {result.server for result in load.results[-20:]} == {"server-1", "server-2"})
-        resolver.put()  # lets go of the thread that still waits
+        resolver.put()  # frees the thread that still waits
         assert load.failed == []
         assert resolver.polls <= 6
 
 
 class Bad:
-    """Answers well at first, then as badly as it was made to."""
+    """Answers well at first, then badly as configured."""
 
     def __init__(self, found: tuple[Endpoint, ...], bad: Callable[[], Any]) -> None:
         self._found = found
@@ -161,7 +161,7 @@ BAD_ANSWERS: dict[str, tuple[Callable[[], Any], str]] = {
 @pytest.mark.parametrize("how", BAD_ANSWERS)
 @both_shells
 def test_a_bad_answer_keeps_the_last_good_one(shell: Shell, how: str, caplog: pytest.LogCaptureFixture) -> None:
-    """It is logged once with the name of the resolver, however often it comes; no call fails."""
+    """The error is logged once, with the name of the resolver, however often it occurs; no call fails."""
     bad, told = BAD_ANSWERS[how]
     with Server(name="a") as server:
         resolver = Bad(endpoints(server), bad)
@@ -185,7 +185,7 @@ def test_a_bad_answer_keeps_the_last_good_one(shell: Shell, how: str, caplog: py
 
 
 def test_a_resolver_that_never_answers_fails_no_other_and_holds_up_no_close() -> None:
-    """Its calls wait to their deadline and say so; a channel beside it works, and both close."""
+    """A silent resolver's calls fail at their deadline with the reason; a channel beside it works, and both close."""
     asleep = threading.Event()
 
     class Silent:
@@ -205,7 +205,7 @@ def test_a_resolver_that_never_answers_fails_no_other_and_holds_up_no_close() ->
 
 @both_shells
 def test_a_registered_scheme(shell: Shell) -> None:
-    """The factory is given the parsed target, and the authority is the name in it."""
+    """The factory gets the parsed target, and the authority is the name in it."""
     seen: list[Target] = []
     with Server(name="a") as server:
 
@@ -253,7 +253,7 @@ def _key(call: PickInfo, key: str) -> str:
 
 @both_shells
 def test_a_balancer_of_ones_own_chooses(shell: Shell) -> None:
-    """It sees the hosts, the method and the metadata of each call, and is told how each attempt ended."""
+    """A custom balancer gets the hosts, each call's method and metadata, and each attempt's outcome."""
     reports: list[str] = []
     methods: set[str] = set()
 
@@ -273,7 +273,7 @@ def test_a_balancer_of_ones_own_chooses(shell: Shell) -> None:
         expected = max(all_servers, key=lambda server: server.address)
         with Load(target, shell=shell, callers=1, balancer=Own(make)) as load:
             load.wait_until(lambda: load.ready() == 3)
-            # A snapshot asks the connections; a pick may know of the last one a bit later.
+            # A snapshot queries the connections; the picker may get the last one a bit later.
             load.wait_until(lambda: {result.server for result in load.results[-10:]} == {expected.name})
             load.wait_for_calls(10)
         assert {result.server for result in load.results[-10:]} == {expected.name}
@@ -290,12 +290,12 @@ def _fails(*_: Any) -> Any:
 
 
 class Stale(Bench):
-    """Wants to be rebuilt, at no point in time."""
+    """A picker with an invalid time for its rebuild."""
 
     stale_at = "soon"  # type: ignore[assignment]
 
 
-# What goes wrong, and what the message says besides the name of the balancer.
+# The fault, and the text of the message besides the name of the balancer.
 BAD_BALANCERS: dict[str, tuple[Callable[[tuple[Host, ...]], Any], tuple[str, str]]] = {
     "picker() raises": (_no_picker, ("picker", "no picker today")),
     "picker() returns nonsense": (lambda _: 7, ("picker", "returned 7")),
@@ -309,7 +309,7 @@ BAD_BALANCERS: dict[str, tuple[Callable[[tuple[Host, ...]], Any], tuple[str, str
 @pytest.mark.parametrize("how", BAD_BALANCERS)
 @both_shells
 def test_a_bad_balancer_takes_no_call_down(shell: Shell, how: str, caplog: pytest.LogCaptureFixture) -> None:
-    """Calls are spread in turn instead; it is logged once with the name of the balancer."""
+    """Calls fall back to round robin; the fault is logged once with the name of the balancer."""
     make, told = BAD_BALANCERS[how]
     with servers(2) as both:
         target = "static:///" + ",".join(server.address for server in both)
@@ -323,7 +323,7 @@ def test_a_bad_balancer_takes_no_call_down(shell: Shell, how: str, caplog: pytes
             load.wait_until(lambda: bool(_errors(caplog)) or time.monotonic() > deadline)
             began = time.monotonic()
             load.wait_for_calls(20)
-            if how.startswith("pick"):  # a snapshot asks the connections; a pick may know of the second one a bit later
+            if how.startswith("pick"):  # the picker may follow a snapshot a bit later
                 load.wait_until(lambda: {result.server for result in load.since(began)} == {"server-1", "server-2"})
         assert load.failed == []
     errors = _errors(caplog)
@@ -339,7 +339,7 @@ def _errors(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 @both_shells
 def test_a_registered_balancer(shell: Shell) -> None:
-    """By its name, as the built-in ones."""
+    """A registered balancer is selected by name, like the built-in ones."""
 
     class First:
         def picker(self, hosts: tuple[Host, ...], *, rng: Random) -> Picker:
@@ -399,7 +399,7 @@ with meshlib.channel("e2e-installed:///" + sys.argv[1], balancer="e2e-first") as
 
 
 def test_installed_packages_register_by_entry_points(tmp_path: Path) -> None:
-    """A resolver and a balancer of an installed package work by name; those that cannot be had say what there is."""
+    """A resolver and a balancer of an installed package work by name; errors for unavailable ones list the others."""
     (tmp_path / "e2e_plugin.py").write_text(PLUGIN)
     information = tmp_path / "e2e_plugin-1.0.dist-info"
     information.mkdir()

@@ -1,4 +1,4 @@
-"""The policies that keep calls alive, on real servers and through both shells."""
+"""Policies on real servers and through both shells."""
 
 import asyncio
 import json
@@ -24,13 +24,13 @@ QUICK = {"initial_backoff": 0.001, "max_backoff": 0.002}
 
 @dataclass(frozen=True)
 class Caller:
-    """One channel, called in the same words whatever its shell: a blocking call has a thread of its own."""
+    """One channel with the same interface in both shells: a blocking call has its own thread."""
 
     channel: Any
     shell: Shell
 
     async def unary(self, **options: Any) -> Any:
-        """One call; returns the response and what the mesh did."""
+        """Make one call; returns the response and ``.mesh``."""
         stub = self.channel.unary_unary(echo.UNARY)
         options.setdefault("timeout", PATIENCE)
         if self.shell == "sync":
@@ -41,13 +41,13 @@ class Caller:
         return response, call.mesh
 
     async def failure(self, **options: Any) -> Any:
-        """The error of one call that fails."""
+        """The error of one failing call."""
         with pytest.raises(grpc.RpcError) as caught:
             await self.unary(**options)
         return caught.value
 
     async def ready(self, hosts: int) -> None:
-        """Waits until so many are connected."""
+        """Wait until ``hosts`` of them are connected."""
         if self.shell == "sync":
             self.channel.subscribe(lambda _: None, try_to_connect=True)
         else:
@@ -61,7 +61,7 @@ class Caller:
 
 @asynccontextmanager
 async def caller(shell: Shell, *some: Server, name: str | None = None, **options: Any) -> AsyncIterator[Caller]:
-    """A channel to ``some``, or to what a resolver says of ``name``, closed at the end."""
+    """A channel to ``some``, or to a resolver's endpoints for ``name``, closed at the end."""
     where = target(*some) if name is None else name
     options.setdefault("retry", meshlib.RetryPolicy(**QUICK))
     if shell == "aio":
@@ -81,8 +81,8 @@ def sent(server: Server, key: str) -> list[str]:
 
 
 async def test_servers_see_which_attempt_it_is(shell: Shell) -> None:
-    """gRFC A6: absent from the first attempt, then the number of those before. C-core strips it from what it sends
-    while its own transparent retries are on."""
+    """gRFC A6: absent from the first attempt, then the number of those before. C-core strips it from the metadata while
+    its own transparent retries are on."""
     with servers(1) as (server,):
         server.fault(code="UNAVAILABLE", times=2)
         async with caller(shell, server, options=[("grpc.enable_retries", 0)]) as it:
@@ -91,7 +91,7 @@ async def test_servers_see_which_attempt_it_is(shell: Shell) -> None:
 
 
 async def test_a_service_config_retries(shell: Shell) -> None:
-    """More than C-core's five attempts, and a code of its own choice."""
+    """A service config may set more attempts than C-core's five, and a code of its own."""
     policy = {"maxAttempts": 7, "initialBackoff": "0.001s", "maxBackoff": "0.002s", "backoffMultiplier": 1,
               "retryableStatusCodes": ["ABORTED"]}  # fmt: skip
     config = json.dumps({"methodConfig": [{"name": [{"service": echo.SERVICE}], "retryPolicy": policy}]})
@@ -107,7 +107,7 @@ async def test_a_service_config_retries(shell: Shell) -> None:
 
 
 async def test_retries_are_throttled(shell: Shell) -> None:
-    """A service that fails on and on gets no retries any more, and calls say why."""
+    """A service that keeps failing gets no more retries, and calls say why."""
     with servers(1) as (server,):
         server.fault(code="UNAVAILABLE")
         throttling = meshlib.RetryThrottling(max_tokens=4, token_ratio=0.1)
@@ -119,7 +119,7 @@ async def test_retries_are_throttled(shell: Shell) -> None:
 
 
 async def test_a_bad_host_is_ejected_and_comes_back(shell: Shell, caplog: pytest.LogCaptureFixture) -> None:
-    """It costs as many retries as it takes to see it; then nothing, until it is well and its time is over."""
+    """Only the calls that detect it are retried; then none, until the host recovers and the ejection ends."""
     detection = meshlib.OutlierDetection(interval=0.2, base_ejection_time=0.3)
     with servers(3) as (bad, *good), caplog.at_level(logging.INFO, "meshlib"):
         bad.fault(code="UNAVAILABLE")
@@ -149,7 +149,7 @@ async def test_a_bad_host_is_ejected_and_comes_back(shell: Shell, caplog: pytest
 async def test_the_log_tells_of_each_call_that_did_not_go_straight(
     shell: Shell, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """At DEBUG, with every attempt and why the last one was the last; of one that did, nothing."""
+    """A call is logged at DEBUG, with every attempt and the reason for the end, unless its first attempt succeeded."""
     with servers(1) as (server,), caplog.at_level(logging.DEBUG, "meshlib"):
         async with caller(shell, server) as it:
             await it.unary()
@@ -166,7 +166,7 @@ async def test_the_log_tells_of_each_call_that_did_not_go_straight(
 
 
 async def test_the_log_tells_of_a_hedge(shell: Shell, caplog: pytest.LogCaptureFixture) -> None:
-    """The call went well, and there had been another attempt; which of the two the server held is its own matter."""
+    """The call succeeded after a second attempt; either may be the one that the server held."""
     hedging = meshlib.HedgingPolicy(hedging_delay=0.01)
     with servers(1) as (server,), caplog.at_level(logging.DEBUG, "meshlib"):
         server.fault(delay=0.1, times=1)
@@ -183,7 +183,7 @@ async def test_the_log_tells_of_a_hedge(shell: Shell, caplog: pytest.LogCaptureF
 
 
 async def test_the_circuit_breaker_refuses_what_is_too_much(shell: Shell, caplog: pytest.LogCaptureFixture) -> None:
-    """At once, without a retry and without a call reaching a server; the log says so."""
+    """Calls above the limit are rejected at once, without a retry and unsent; the log says so."""
     with servers(1) as (server,):
         server.fault(hang=True)
         breaker = meshlib.CircuitBreaker(max_requests=2)
@@ -204,7 +204,7 @@ async def test_the_circuit_breaker_refuses_what_is_too_much(shell: Shell, caplog
 
 
 async def test_the_server_says_when_to_come_back(shell: Shell) -> None:
-    """By a header that is no number of seconds nothing changes; by one that is, the retry waits that long."""
+    """An invalid pushback header changes nothing; a valid one delays the retry by its value."""
     retry = meshlib.RetryPolicy(**QUICK, reset_headers=(("retry-after", "seconds"),))
     with servers(1) as (server,):
         server.fault(code="UNAVAILABLE", trailing_metadata=(("retry-after", "soon"),), times=1)
@@ -216,7 +216,7 @@ async def test_the_server_says_when_to_come_back(shell: Shell) -> None:
 
 
 async def test_a_failure_is_retried_for_its_metadata(shell: Shell) -> None:
-    """Whatever its code."""
+    """Metadata causes a retry with any code."""
     retry = meshlib.RetryPolicy(**QUICK, retriable_headers=("x-draining",))
     with servers(1) as (server,):
         server.fault(code="NOT_FOUND", trailing_metadata=(("x-draining", "1"),), times=1)
@@ -227,7 +227,7 @@ async def test_a_failure_is_retried_for_its_metadata(shell: Shell) -> None:
 
 
 async def test_a_stream_that_falls_silent_is_ended(shell: Shell) -> None:
-    """By ``per_attempt_idle_timeout``: with what it brought, and the reason; the server is told."""
+    """``per_attempt_idle_timeout`` ends it: with its messages, and the reason; the server's handler is cancelled."""
     retry = meshlib.RetryPolicy(**QUICK, per_attempt_idle_timeout=1.0)
     with servers(1) as (server,):
         server.fault(hang=True, after=1)
@@ -243,7 +243,7 @@ async def test_a_stream_that_falls_silent_is_ended(shell: Shell) -> None:
 
 
 async def test_a_stream_that_is_silent_from_the_start_is_tried_again(shell: Shell) -> None:
-    """On another host."""
+    """A stream without a first message is retried on another host."""
     retry = meshlib.RetryPolicy(**QUICK, per_attempt_idle_timeout=1.0)
     with servers(2) as both:
         async with caller(shell, *both, retry=retry, balancer="pick_first") as it:
@@ -259,7 +259,7 @@ async def test_a_stream_that_is_silent_from_the_start_is_tried_again(shell: Shel
 
 
 async def test_time_between_reads_is_the_applications(shell: Shell) -> None:
-    """A stream is not idle while nobody waits for a message of it."""
+    """A stream is not idle while the application reads no message."""
     retry = meshlib.RetryPolicy(**QUICK, per_attempt_idle_timeout=1.0)
     with servers(1) as (server,):
         async with caller(shell, server, retry=retry) as it:
@@ -268,14 +268,14 @@ async def test_time_between_reads_is_the_applications(shell: Shell) -> None:
             got = []
             for _ in range(3):
                 got.append(await read())
-                await asyncio.sleep(1.1)  # the application takes its time
+                await asyncio.sleep(1.1)  # a slow application
             assert got == [b"x"] * 3
             with pytest.raises(StopAsyncIteration):
                 await read()
 
 
 async def test_the_first_call_after_the_only_host_was_away_and_is_back(shell: Shell) -> None:
-    """grpc's own channel would be idle and dial at the call; here the host may be in a back-off of seconds by then."""
+    """grpc's own channel would be idle and dial at the call; here the host may be in a backoff of seconds by then."""
     with servers(1) as (server,):
         async with caller(shell, server, retry=None) as it:
             await it.unary()
@@ -301,7 +301,7 @@ async def read_all(it: Caller, stream: Any) -> tuple[list[bytes], Any]:
 
 
 def reader(it: Caller, stream: Any) -> Callable[[], Awaitable[bytes]]:
-    """How to get the next message of a stream."""
+    """A function for the next message of a stream."""
     if it.shell == "aio":
         iterator = aiter(stream)
         return lambda: anext(iterator)

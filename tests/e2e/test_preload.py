@@ -1,4 +1,4 @@
-"""Workers that are forked from a master which has used the channel call at once: gunicorn's ``--preload``, reloaded."""
+"""Workers forked from a master that has used the channel call at once: gunicorn's ``--preload``, reloaded."""
 
 import os
 import subprocess
@@ -11,14 +11,14 @@ from meshlib.testing import ProcessServer
 
 PROGRAM = Path(__file__).with_name("preload_master.py")
 RELOADS = int(os.environ.get("MESHLIB_RELOADS", "4"))
-"""``nox -s preload`` has more: C-core resumes dials of before a fork on descriptors of before it, in one start of some
-hundred. Channels that share such a dial wait for its time-out."""
+"""``nox -s preload`` has more: C-core resumes dials from before a fork on old descriptors, in one start of some
+hundred. Channels that share such a dial wait for its timeout."""
 WORKERS = 4
 
 
 @pytest.mark.timeout(60 + 2 * RELOADS)
 def test_workers_of_a_master_that_used_the_channel_have_answers() -> None:
-    """None waits for a connection that was copied from the master."""
+    """No worker waits for a connection that was copied from the master."""
     with ProcessServer() as first, ProcessServer() as second:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
         run = subprocess.run(

@@ -1,4 +1,4 @@
-"""Whoever waits for a channel to be ready has it looked at often, however rarely it was before."""
+"""Waiting for a channel to be ready polls it often, however rarely it was polled before."""
 
 import asyncio
 import time
@@ -16,7 +16,7 @@ DEADLINE = 10.0
 
 
 def until(condition: Callable[[], bool]) -> None:
-    """Waits for what nobody announces."""
+    """Wait until the condition is true, by polling."""
     deadline = time.monotonic() + DEADLINE
     while not condition():
         assert time.monotonic() < deadline, f"not in {DEADLINE} s"
@@ -24,12 +24,12 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 def gap(runtime: Any) -> float:
-    """Seconds to the next look at the connections."""
+    """Seconds to the next poll of the connections."""
     return float(runtime.cluster._poll._gap)
 
 
 def test_a_channel_that_nobody_calls_is_looked_at_rarely_until_somebody_waits() -> None:
-    """Its only host is down, which changes nothing."""
+    """Its only host is down, which does not change the interval."""
     with ProcessServer() as server, meshlib.channel(f"static:///{server.address}", retry=None) as channel:
         channel.unary_unary(echo.UNARY)(b"x", timeout=DEADLINE)
         runtime = channel._plain.lease.present
@@ -58,7 +58,7 @@ async def test_a_channel_that_nobody_calls_is_looked_at_rarely_until_somebody_wa
 
 
 def test_channels_at_rest_share_a_timer_and_see_what_happens() -> None:
-    """Each is looked at again, and goes back to its own pace when it is called or its server goes."""
+    """Each is polled again, and returns to its own pace when it is called or its server stops."""
     with ProcessServer() as kept, ProcessServer() as lost:
         channels = [meshlib.channel(f"static:///{server.address}") for server in (kept, lost, kept, lost)]
         try:

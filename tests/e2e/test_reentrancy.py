@@ -1,9 +1,8 @@
 """Calls, cancels, snapshots and closes in the middle of other calls: in signal handlers, in ``__del__``, and at any
-place of the code of a call, over real servers.
+point of the code of a call, over real servers.
 
-Nothing waits for ever, whatever is under way has its answer, and nothing stays counted. A test that would hang ends
-the process's patience by a signal, since a thread that waits for itself cannot be helped. ``nox -s reentrancy`` tries
-every place.
+Nothing waits forever, every call in flight is answered, and nothing stays counted. A signal ends a hanging test, since
+a thread that waits for itself cannot be helped. ``nox -s reentrancy`` tests every point.
 """
 
 import faulthandler
@@ -27,15 +26,15 @@ from meshlib.testing import ProcessServer, Server, echo
 
 WHERE: Final = ("_core", "_sync", "_control")
 PATIENCE: Final = 5.0
-"""Seconds within which a call with a deadline of two has to end, on a machine that is busy."""
+"""Seconds within which a call with a deadline of two must end, on a busy machine."""
 
 
 class SoftTimeLimitError(Exception):
-    """What a signal handler raises."""
+    """Raised by a signal handler."""
 
 
 class HangError(BaseException):
-    """Something waits for ever; no ``Exception``, which callers may take for a failure of a call."""
+    """A wait never ends; not an ``Exception``, which callers may take for a failed call."""
 
 
 @pytest.fixture
@@ -47,7 +46,7 @@ def target() -> Iterator[str]:
 
 @contextmanager
 def no_hang(what: str, seconds: float = PATIENCE) -> Iterator[None]:
-    """Raises if the block takes longer; a thread that waits for a lock notices only signals."""
+    """Raise if the block takes longer; a thread that waits for a lock notices only signals."""
 
     def hangs(_: int, __: object) -> None:
         faulthandler.dump_traceback(all_threads=True)
@@ -63,7 +62,7 @@ def no_hang(what: str, seconds: float = PATIENCE) -> Iterator[None]:
 
 
 class Calls:
-    """What an application does with a channel."""
+    """Uses of a channel by an application."""
 
     def __init__(self, target: str) -> None:
         self.target = target
@@ -73,7 +72,7 @@ class Calls:
         self.held: Any = None
 
     def hold(self) -> None:
-        """A future is under way."""
+        """Keep a future in flight."""
         self.held = self.unary.future(b"x", timeout=2.0, metadata=((echo.DELAY_MS, "200"),))
 
     def call(self) -> None:
@@ -86,12 +85,12 @@ class Calls:
         assert list(self.streams(b"x", timeout=2.0)) != []
 
     def abandoned(self) -> None:
-        """A stream that nobody reads to its end."""
+        """A stream that is never read to its end."""
         for _ in self.streams(b"x", timeout=2.0):
             break
 
     def unread(self) -> None:
-        """A future and a stream that are dropped at once."""
+        """Drop a future and a stream at once."""
         self.unary.future(b"x", timeout=2.0)
         self.streams(b"x", timeout=2.0)
 
@@ -107,7 +106,7 @@ class Calls:
         self.channel.mesh.snapshot()
 
     def another(self) -> None:
-        """A channel of its own for one call."""
+        """Make a new channel for one call."""
         with meshlib.channel(self.target) as channel:
             assert channel.unary_unary(echo.UNARY)(b"x", timeout=2.0) == b"x"
 
@@ -115,7 +114,7 @@ class Calls:
         self.channel.close()
 
     def settle(self) -> None:
-        """Everything comes to its end, and nothing stays counted."""
+        """Everything ends, and nothing stays counted."""
         end = time.monotonic() + PATIENCE
         while any(host.in_flight for host in self.channel.mesh.snapshot().hosts):
             assert time.monotonic() < end, self.channel.mesh.snapshot()
@@ -134,7 +133,7 @@ NESTED: Final = ("call", "future", "stream", "cancel", "done", "snapshot", "aban
 
 
 def outer(calls: Calls, name: str) -> Callable[[], None]:
-    """A step of the application, its failure by a closed channel aside."""
+    """A step of the application; ignores its failure by a closed channel."""
     if name == "cancelled":
         calls.hold()
 
@@ -148,7 +147,7 @@ def outer(calls: Calls, name: str) -> Callable[[], None]:
 @pytest.mark.skipif(sys.gettrace() is not None, reason="coverage traces, too")
 @pytest.mark.parametrize("name", OUTER)
 def test_anything_in_the_middle_of_a_call(name: str, target: str, rng: Random) -> None:
-    """At any place of it: a call, future, stream, cancel, look or close ends, and so does the call beneath."""
+    """A call, future, stream, cancel, snapshot or close at any point of a call ends, and so does the outer call."""
     with Calls(target) as calls, no_hang("counting"):
         total = count(outer(calls, name), WHERE)
     assert total > 20
@@ -174,7 +173,7 @@ def test_anything_in_the_middle_of_a_call(name: str, target: str, rng: Random) -
 
 @pytest.mark.skipif(sys.gettrace() is not None, reason="coverage traces, too")
 def test_anything_in_the_middle_of_a_first_call(target: str, rng: Random) -> None:
-    """The channel, its control thread and its connections are made meanwhile; another call may make them as well."""
+    """Channel, control thread and connections are made meanwhile; a nested call may make them as well."""
 
     def first(calls: Calls) -> Callable[[], None]:
         return outer(calls, "call")
@@ -196,8 +195,8 @@ def test_anything_in_the_middle_of_a_first_call(target: str, rng: Random) -> Non
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # raised in __del__, it goes no further
 @pytest.mark.parametrize("name", ["call", "future", "stream", "abandoned"])
 def test_an_exception_in_the_middle_of_a_call(name: str, target: str, rng: Random) -> None:
-    """As celery's soft time limit, raised at any place: it reaches the application, nothing stays counted, and the
-    channel goes on."""
+    """An exception at any point, like celery's soft time limit, reaches the application, nothing stays counted, and the
+    channel works."""
     raised = 0
 
     def expire() -> None:
@@ -226,7 +225,7 @@ def test_an_exception_in_the_middle_of_a_call(name: str, target: str, rng: Rando
 
 
 def at_each_place(run: Callable[[int], int], rng: Random) -> None:
-    """Runs it once without an interruption, which counts its places, and again for each place that is tried."""
+    """Run once without an interruption to count the points, then again for each tested point."""
     total = run(0)
     assert total > 50
     for at in points(total, rng):
@@ -237,14 +236,14 @@ def at_each_place(run: Callable[[int], int], rng: Random) -> None:
 
 
 def on_loop(loop: Any, step: Callable[[], object]) -> None:
-    """Returns once ``step`` has run on the control thread."""
+    """Return once ``step`` has run on the control thread."""
     done = threading.Event()
     loop.call_soon_threadsafe(lambda: (step(), done.set()))
     assert done.wait(PATIENCE)
 
 
 def ended(prefix: str) -> None:
-    """Returns once the threads of that name have ended."""
+    """Return once the threads of that name have ended."""
     for thread in threading.enumerate():
         if thread.name.startswith(prefix):
             thread.join(PATIENCE)
@@ -252,10 +251,10 @@ def ended(prefix: str) -> None:
 
 
 @pytest.mark.skipif(sys.gettrace() is not None, reason="coverage traces, too")
-@pytest.mark.filterwarnings("ignore::ResourceWarning")  # of a loop that nobody has yet: collecting it closes it
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # of a loop that is not referenced yet: collecting it closes it
 @pytest.mark.parametrize("error", [KeyboardInterrupt, TimeoutError, RuntimeError])
 def test_an_exception_in_the_middle_of_a_first_call(error: type[BaseException], target: str, rng: Random) -> None:
-    """Raised anywhere in the start of a channel it reaches the application as it is, the control thread and its loop
+    """An exception anywhere in the start of a channel reaches the application as it is, the control thread and its loop
     end, and the next call is answered."""
     raised = error("out of a signal handler")
 
@@ -287,7 +286,7 @@ def test_an_exception_in_the_middle_of_a_first_call(error: type[BaseException], 
 
 
 class Held:
-    """A balancer that makes no picker before it may; then calls wait for a host that they get."""
+    """A balancer that makes no picker until released; then queued calls get a host."""
 
     def __init__(self) -> None:
         self.entered = threading.Event()
@@ -300,7 +299,7 @@ class Held:
 
 
 def is_closed(subchannel: Any) -> bool:
-    """Whether grpc's channel is."""
+    """Whether grpc's channel is closed."""
     try:
         subchannel.state(False)
     except ValueError:
@@ -310,7 +309,7 @@ def is_closed(subchannel: Any) -> bool:
 
 @pytest.mark.skipif(sys.gettrace() is not None, reason="coverage traces, too")
 def test_a_picker_that_is_made_while_the_channel_closes(target: str, rng: Random) -> None:
-    """At any place of the close, the call that waits ends and every connection is closed."""
+    """At any point of the close, the queued call ends and every connection is closed."""
 
     def close(at: int) -> int:
         balancer, hold, held = Held(), threading.Event(), threading.Event()
@@ -337,7 +336,7 @@ def test_a_picker_that_is_made_while_the_channel_closes(target: str, rng: Random
             balancer.may.set()
             ended("meshlib-picker")
 
-        # The control thread is busy, so that it does not come between.
+        # Keeps the control thread busy, so that it does not run in between.
         runtime.loop.call_soon_threadsafe(lambda: (held.set(), hold.wait()))
         assert held.wait(PATIENCE)
         try:
@@ -362,7 +361,7 @@ SECONDS: Final = 1.5
 
 @contextmanager
 def signals(handler: Callable[[], None], interval: float = 0.002) -> Iterator[None]:
-    """Runs ``handler`` on the main thread again and again, wherever that is; not within itself."""
+    """Run ``handler`` on the main thread again and again, wherever that is; not within itself."""
     inside = False
 
     def handle(_: int, __: object) -> None:
@@ -395,7 +394,7 @@ def signals(handler: Callable[[], None], interval: float = 0.002) -> Iterator[No
 
 @pytest.mark.parametrize("step", ["call", "future", "stream", "cancel", "snapshot", "abandoned"])
 def test_signal_handlers_that_use_the_channel(step: str, target: str) -> None:
-    """Hundreds of signals while calls, futures and streams are made: each is handled, and every call is answered."""
+    """Each of hundreds of signals during calls, futures and streams is handled, and every call is answered."""
     handled = 0
     with Calls(target) as calls, Calls(target) as other:
         run = getattr(other if step == "cancel" else calls, step)
@@ -420,11 +419,11 @@ def test_signal_handlers_that_use_the_channel(step: str, target: str) -> None:
 
 
 def test_finalizers_that_use_the_channel() -> None:
-    """What the collector runs in the middle of a call makes calls, takes snapshots and leaves streams behind."""
+    """Finalizers run by the collector in the middle of a call make calls, take snapshots and abandon streams."""
     finalized = 0
 
     class Cycle:
-        """Collected by the collector alone."""
+        """Freed only by the cyclic collector."""
 
         def __init__(self, calls: Calls) -> None:
             self.calls = calls
@@ -435,12 +434,12 @@ def test_finalizers_that_use_the_channel() -> None:
             finalized += 1
             steps = [calls.call, calls.snapshot, calls.unread]
             if threading.current_thread() is threading.main_thread():
-                steps += [calls.abandoned, calls.future]  # to wait on grpc's own threads is what grpc cannot
+                steps += [calls.abandoned, calls.future]  # grpc itself cannot wait on its own threads
             with suppress(ValueError):
                 steps[finalized % len(steps)]()
 
     thresholds = gc.get_threshold()
-    # A process: a finalizer may run on the threads of a server, too, which is not to wait for itself.
+    # A process: a finalizer may run on a server's threads, too, which must not wait for themselves.
     with ProcessServer() as server, Calls(server.address) as calls, no_hang("a finalizer", 10 * PATIENCE):
         gc.collect()
         gc.set_threshold(50)
@@ -457,9 +456,9 @@ def test_finalizers_that_use_the_channel() -> None:
         calls.settle()
 
 
-@pytest.mark.shares_process_state  # grpc keeps what a call had through which an exception was raised
+@pytest.mark.shares_process_state  # grpc keeps the objects of a call through which an exception was raised
 def test_a_signal_handler_that_raises(target: str) -> None:
-    """Again and again while calls are made: the calls that follow are answered, and nothing stays counted."""
+    """After a handler raises repeatedly during calls, later calls are answered and nothing stays counted."""
     armed = False
 
     def expire() -> None:

@@ -1,4 +1,4 @@
-"""A call that a stopping server refused is sent to another one, uncounted, whatever the retry policy (gRFC A6)."""
+"""A call refused by a stopping server is sent to another one, uncounted, whatever the retry policy (gRFC A6)."""
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
@@ -40,8 +40,8 @@ def test_a_refused_call_goes_on_without_a_retry_policy() -> None:
 
 @pytest.mark.parametrize("kind", ["unary_stream", "stream_stream"])
 def test_a_refused_stream_ends(kind: str) -> None:
-    """A stream that is refused by GOAWAY, and for which there is no second connection, ends. grpc's own ``next()``
-    blocks for ever in a third of these cases: it has the status, and waits for a message that nobody sends."""
+    """A stream refused by GOAWAY, without a second connection, ends. grpc's own ``next()`` blocks forever in a third of
+    these cases: it has the status, and waits for a message that is never sent."""
     for _ in range(10):
         with (
             Server(),  # an older grpcio connects at once only where a server polls for it: see test_alone.py
@@ -59,7 +59,7 @@ def test_a_refused_stream_ends(kind: str) -> None:
 
 
 def test_the_same_in_asyncio() -> None:
-    """One machine decides for both."""
+    """The same in asyncio: one machine decides for both."""
 
     async def main() -> list[list[tuple[str, bool]]]:
         target = f"static:///{stopping.address},{server.address}"
@@ -78,8 +78,8 @@ def test_the_same_in_asyncio() -> None:
 
 @pytest.mark.parametrize("shell", SHELLS)
 async def test_calls_that_wait_for_their_turn_on_a_connection_that_goes_away(shell: Shell) -> None:
-    """C-core sends them again on the next one: hardly any is an attempt of ours, none fails, and no host is ejected.
-    Only its own transparent retries know that no server has seen them."""
+    """C-core resends queued calls on the next connection: hardly any is an attempt of ours, none fails, and no host is
+    ejected. Only its own transparent retries can tell that no server has seen them."""
     retry = meshlib.RetryPolicy(max_attempts=20, initial_backoff=0.001, max_backoff=0.002)
     with FewStreamsServer(at_once=4, calls=12) as server, ThreadPoolExecutor(40) as threads:
         asyncio.get_running_loop().set_default_executor(threads)
@@ -92,6 +92,6 @@ async def test_calls_that_wait_for_their_turn_on_a_connection_that_goes_away(she
             counts = await asyncio.gather(*(five() for _ in range(40)))
             (host,) = it.hosts
             assert host.ejected_for == ""
-            # A call that was on its way when GOAWAY came is sent again once by C-core, and then by us.
+            # A call in transit at GOAWAY is resent once by C-core, and then by us.
             assert sum(map(sum, counts)) < 2 * 200
         assert server.connections > 10

@@ -1,4 +1,4 @@
-"""The wire of the tests breaks as it says."""
+"""The test relay breaks as documented."""
 
 import socket
 import threading
@@ -8,12 +8,12 @@ import pytest
 from tests.e2e.relay import Relay
 
 WAIT = 5.0
-A_WHILE = 0.1  # seconds in which nothing is to come
+A_WHILE = 0.1  # seconds in which no data may come
 
 
 @pytest.fixture
 def relay() -> Iterator[Relay]:
-    """Before a server that sends back what it gets, one connection after another."""
+    """A relay before a server that echoes its input, one connection after another."""
 
     def serve() -> None:
         while True:
@@ -40,7 +40,7 @@ def relay() -> Iterator[Relay]:
 
 @pytest.fixture
 def client(relay: Relay) -> Iterator[socket.socket]:
-    """A connection through it that has carried something already."""
+    """A connection through it that has carried data already."""
     with connected(relay) as client:
         client.sendall(b"hello")
         assert client.recv(5) == b"hello"
@@ -54,13 +54,13 @@ def connected(relay: Relay) -> socket.socket:
 
 
 def first_byte(relay: Relay) -> bytes:
-    """What comes over a new connection; RST may come before that is known to stand."""
+    """The first bytes of a new connection; RST may come before it is established."""
     with connected(relay) as client:
         return client.recv(1)
 
 
 def test_reset_is_rst(relay: Relay, client: socket.socket) -> None:
-    """Not the end of a stream: its peer cannot take it for one. The next connection is well."""
+    """RST differs from the end of a stream for the peer. The next connection works."""
     relay.reset()
     with pytest.raises(ConnectionResetError):
         client.recv(1)
@@ -70,7 +70,7 @@ def test_reset_is_rst(relay: Relay, client: socket.socket) -> None:
 
 
 def test_a_black_hole_keeps_what_it_swallows(relay: Relay, client: socket.socket) -> None:
-    """Connections stand and new ones are accepted; what was sent arrives when it is gone."""
+    """Connections stay and new ones are accepted; the data arrives when the fault ends."""
     relay.hold()
     with connected(relay) as another:
         for each in (client, another):
@@ -84,19 +84,19 @@ def test_a_black_hole_keeps_what_it_swallows(relay: Relay, client: socket.socket
 
 
 def test_a_cut_lets_so_many_bytes_through(relay: Relay, client: socket.socket) -> None:
-    """Then RST, in the midst of what was being sent."""
+    """After so many bytes RST comes, in the middle of the data."""
     relay.cut_after(3)
     client.sendall(b"hello")
     try:
         assert client.recv(5) == b"hel"
     except ConnectionResetError:
-        return  # what had arrived was lost with the connection
+        return  # received data was lost with the connection
     with pytest.raises(ConnectionResetError):
         client.recv(5)
 
 
 def test_refusing_ends_new_connections_and_old(relay: Relay, client: socket.socket) -> None:
-    """Accepted, and reset at once, until it is told otherwise."""
+    """Connections are accepted, and reset at once, until this is turned off."""
     relay.refuse(True)
     with pytest.raises(ConnectionResetError):
         client.recv(1)
@@ -109,7 +109,7 @@ def test_refusing_ends_new_connections_and_old(relay: Relay, client: socket.sock
 
 
 def test_without_its_server_it_resets(relay: Relay) -> None:
-    """As a proxy whose upstream is gone."""
+    """Without its server the relay behaves like a proxy whose upstream is gone."""
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         nowhere = f"127.0.0.1:{unused.getsockname()[1]}"
@@ -118,7 +118,7 @@ def test_without_its_server_it_resets(relay: Relay) -> None:
 
 
 def test_what_is_cut_is_refused_until_it_is_mended(relay: Relay, client: socket.socket) -> None:
-    """At the same address again; the connection that stood is gone at once."""
+    """Mended, it has the same address; a cut ends the open connection at once."""
     relay.cut()
     with pytest.raises(ConnectionResetError):
         client.recv(1)
@@ -133,7 +133,7 @@ def test_what_is_cut_is_refused_until_it_is_mended(relay: Relay, client: socket.
 
 @pytest.mark.parametrize("fault", ["reset", "cut", "close"])
 def test_a_connection_that_has_just_come_is_reset_too(relay: Relay, fault: str) -> None:
-    """Wherever the relay is in accepting it: nothing of it is left."""
+    """A reset at any stage of accepting a connection leaves nothing of it."""
     for _ in range(50):
         with Relay(relay.address) as second:
             client = connected(second)

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.parametrize("shell", SHELLS)
 
 ABORTED = frozenset({"ABORTED"})
 BIG = b"x" * 100_000
-"""More than a server takes unread: requests of this size pile up at the client."""
+"""More than a server takes unread: requests of this size are buffered at the client."""
 
 
 @asynccontextmanager
@@ -64,19 +64,19 @@ async def messages(call: Any) -> list[bytes]:
 
 
 def unary(made: Any, method: str = echo.UNARY, request: bytes = b"x", **options: Any) -> Any:
-    """A call with one request and one response, under way."""
+    """Start a call with one request and one response."""
     options.setdefault("timeout", PATIENCE)
     stub = made.unary_unary(method)
     return (stub if isinstance(made, grpc.aio.Channel) else stub.future)(request, **options)
 
 
 def idle(made: Any) -> bool:
-    """Whether no attempt is under way."""
+    """Whether no attempt is in flight."""
     return all(host.in_flight == 0 for host in made.mesh.snapshot().hosts)
 
 
 class Source:
-    """Requests without an end, and how many were taken."""
+    """Endless requests, and the number taken."""
 
     def __init__(self, request: bytes) -> None:
         self.request = request
@@ -90,7 +90,7 @@ class Source:
 
 @pytest.mark.parametrize("how", ["cancel", "deadline"])
 async def test_a_call_ends_with_requests_still_to_send(shell: Shell, how: str) -> None:
-    """C-core: retry_cancel_with_multiple_send_batches. After a retry, and while its server reads nothing more."""
+    """C-core: retry_cancel_with_multiple_send_batches. After a retry, and while its server reads no more."""
     source = Source(BIG)
     retry = meshlib.RetryPolicy(initial_backoff=0.001, buffer_size=10**7)
     with servers(1) as (server,):
@@ -111,7 +111,7 @@ async def test_a_call_ends_with_requests_still_to_send(shell: Shell, how: str) -
 
 
 class _Verdict(grpc.RpcError):
-    """The status an interceptor of grpc's puts in the place of the server's."""
+    """The status that replaces the server's in a grpc interceptor."""
 
     def __init__(self, inner: Any) -> None:
         super().__init__()
@@ -131,7 +131,7 @@ class _Verdict(grpc.RpcError):
 
 
 class _Judge(grpc.UnaryUnaryClientInterceptor):
-    """Says INVALID_ARGUMENT where the server says ABORTED."""
+    """Replaces the server's ABORTED with INVALID_ARGUMENT."""
 
     def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
         call = continuation(client_call_details, request)
@@ -173,7 +173,7 @@ async def test_the_status_is_what_an_attempt_interceptor_makes_of_it(shell: Shel
 
 
 def _reads(counts: list[int]) -> Callable[[grpc.Server], None]:
-    """A stream of requests of which the first call reads three and fails, and the next reads one and is content."""
+    """A stream of requests whose first call fails after reading three, and whose next one reads one and succeeds."""
 
     def handle(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
         first = not counts
@@ -194,8 +194,8 @@ def _reads(counts: list[int]) -> Callable[[grpc.Server], None]:
 
 
 async def test_a_retry_that_ends_before_all_was_replayed(shell: Shell) -> None:
-    """C-core: retry_streaming_succeeds_before_replay_finished. Its OK is the call's, and the replay is over: neither
-    the buffered requests nor the application's iterator are needed any more."""
+    """C-core: retry_streaming_succeeds_before_replay_finished. Its OK ends the call and the replay: neither the
+    buffered requests nor the application's iterator are needed any more."""
     counts: list[int] = []
     gate = threading.Event()
 
@@ -227,8 +227,8 @@ async def test_a_retry_that_ends_before_all_was_replayed(shell: Shell) -> None:
 
 @pytest.mark.parametrize("retries", [False, True])
 async def test_a_call_that_waits_for_a_stream_moves_to_the_next_connection(shell: Shell, retries: bool) -> None:
-    """C-core: retry_transparent_max_concurrent_streams. A server takes one call at a time; when its connection goes,
-    the call that waited for its turn is answered on the next, whatever the retry policy: no server has seen it."""
+    """C-core: retry_transparent_max_concurrent_streams. A server takes one call at a time; when its connection ends,
+    the queued call is answered on the next, whatever the retry policy: no server has seen it."""
     retry = meshlib.RetryPolicy(initial_backoff=0.001) if retries else None
     with Server(options=[("grpc.max_concurrent_streams", 1)]) as server:
         server.fault(hang=True, times=1)
@@ -256,7 +256,7 @@ class _Named:
 
 
 def _authorities(seen: list[str]) -> Callable[[grpc.Server], None]:
-    """A method that notes the ``:authority`` of its calls, which grpc.ServicerContext does not offer, and fails."""
+    """A failing method that records the ``:authority`` of its calls, which grpc.ServicerContext does not offer."""
 
     def handle(_: bytes, context: Any) -> bytes:
         seen.append(str(context._rpc_event.call_details.host, "ascii"))
@@ -272,7 +272,7 @@ def _authorities(seen: list[str]) -> Callable[[grpc.Server], None]:
 
 
 async def test_each_attempt_has_the_authority_of_its_host(shell: Shell) -> None:
-    """Go: TestAuthorityOverrideNotReusedAcrossAttempts. That of the first attempt is not the next one's."""
+    """Go: TestAuthorityOverrideNotReusedAcrossAttempts. The first attempt's authority is not the next one's."""
     seen: dict[str, list[str]] = {"a": [], "b": []}
     with Server(add=_authorities(seen["a"])) as a, Server(add=_authorities(seen["b"])) as b:
         named = _Named(Endpoint(address=a.address, authority="a.test"), Endpoint(address=b.address, authority="b.test"))
@@ -289,12 +289,12 @@ async def test_each_attempt_has_the_authority_of_its_host(shell: Shell) -> None:
 
 
 async def test_every_attempt_is_told(shell: Shell) -> None:
-    """Go: TestRetryStats. Of each: where it went, why, when, how it ended and how long that took; and to the server how
-    many went before it."""
+    """Go: TestRetryStats. Each attempt has its host, reason, time, outcome and duration; the server gets the number of
+    attempts before it."""
     with servers(1) as (server,):
         server.fault(code="UNAVAILABLE", times=1, delay=0.02)
         server.fault(code="UNAVAILABLE", times=1)
-        # C-core strips the number from what it sends while its own retries are on.
+        # C-core strips the number from the metadata while its own retries are on.
         async with channel(shell, target(server), options=[("grpc.enable_retries", 0)]) as made:
             call = unary(made, wait_for_ready=True)
             assert await result(call) == b"x"
@@ -313,8 +313,7 @@ async def test_every_attempt_is_told(shell: Shell) -> None:
 
 
 async def test_the_metadata_of_a_call_is_kept_for_its_retries(shell: Shell) -> None:
-    """C-core: retry_send_initial_metadata_refs. The caller may do with its list what it likes as soon as the
-    call has begun."""
+    """C-core: retry_send_initial_metadata_refs. The caller may change its list as soon as the call has begun."""
     with servers(1) as (server,):
         server.fault(code="UNAVAILABLE", times=1, delay=0.05)
         async with channel(shell, target(server)) as made:

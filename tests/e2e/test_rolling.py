@@ -1,4 +1,4 @@
-"""``benchmarks/rolling.py`` in small: servers that are restarted under load cost no call, and few attempts."""
+"""``benchmarks/rolling.py``, scaled down: servers restarted under load cost no call, and few attempts."""
 
 import json
 import subprocess
@@ -17,16 +17,16 @@ CALLS, RESTARTS = 1600, 2
 @pytest.mark.timeout(150)
 @pytest.mark.parametrize("how", ["SIGTERM", "SIGKILL"])
 def test_no_call_fails_while_servers_are_restarted(how: str, seed: int, capsys: pytest.CaptureFixture[str]) -> None:
-    """In both shells. Each restart can cost each caller, which has one call under way, an attempt inside the server and
-    one that grpc refused before anybody knew: a bound that no load of the machine moves.
+    """Both shells. Each restart can cost each caller, with one call in flight, an attempt inside the server and one
+    that grpc refused before it was noticed: a bound that no load of the machine changes.
 
     That no call fails needs no luck either: one server is down at a time, and a retry goes to another. The channels
-    have the default policy, which retries CANCELLED: a Python server that is told to stop ends some calls with it.
+    have the default policy, which retries CANCELLED: a stopping Python server ends some calls with it.
     """
     command = [sys.executable, str(ROLLING), f"--calls={CALLS}", f"--restarts={RESTARTS}", f"--seed={seed}"]
     command += ["--peer=meshlib", f"--how={how}", "--codes=UNAVAILABLE,CANCELLED", "--json"]
     run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    # The bounds of the benchmark are for its own numbers of calls and restarts: 1 may be for too many attempts here.
+    # The bounds of the benchmark are for its own numbers of calls and restarts: 1 may mean too many attempts here.
     assert run.returncode == 0 or "attempts per call are more than" in run.stderr, run.stderr
     rows = [json.loads(line) for line in run.stdout.splitlines()]
     assert [row["shell"] for row in rows] == ["sync", "aio"]

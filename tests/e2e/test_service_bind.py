@@ -1,4 +1,4 @@
-"""A service behind SRV records of a real BIND 9: instances come and go, weigh, fail over; the name server dies."""
+"""A service behind SRV records of a real BIND 9: changes, weights, failover, and the death of the name server."""
 
 import asyncio
 import time
@@ -19,7 +19,7 @@ NAME = "svc-a.mesh.test"
 SRV = f"_grpc._tcp.{NAME}"
 TTL = 1.0
 SOON = TTL + 1.0
-"""Seconds after which a change of records shows."""
+"""Seconds after which a change of records takes effect."""
 SLOW = 0.9
 """Seconds: less than any wait for a name server, more than a busy machine adds to a call."""
 
@@ -56,7 +56,7 @@ def load_on(bind: Bind, shell: Shell, kind: Kind = "unary", **options: Any) -> L
 
 
 def shares(load: Load, calls: int) -> dict[str, float]:
-    """How the next ``calls`` calls are spread over the servers."""
+    """The shares of the servers in the next ``calls`` calls."""
     began = time.monotonic()
     load.wait_for_calls(calls)
     answered = Counter(str(result.server) for result in load.since(began))
@@ -84,7 +84,7 @@ def test_records_that_come_and_go(bind: Bind, shell: Shell, kind: Kind) -> None:
 
 @both_shells
 def test_calls_in_flight_on_a_removed_instance_finish(bind: Bind, shell: Shell) -> None:
-    """A removed instance gets no new call, and those inside are answered by it, with one attempt."""
+    """A removed instance gets no new call; its calls in flight are answered by it, with one attempt."""
     with servers(2) as (a, b):
         publish(bind, record(a), record(b))
         a.fault(delay=2 * SOON, times=1)
@@ -101,7 +101,7 @@ def test_calls_in_flight_on_a_removed_instance_finish(bind: Bind, shell: Shell) 
 
 
 def _held(server: Server) -> frozenset[str]:
-    """The calls that are still inside when the ones beside them have gone on."""
+    """The calls that are still in flight when others beside them have ended."""
     first = server.unfinished
     server.wait_until(lambda server: server.calls.total() > 20)
     return first & server.unfinished
@@ -149,7 +149,8 @@ def test_a_dead_tier_fails_over_and_comes_back(bind: Bind, shell: Shell) -> None
 @pytest.mark.parametrize("way", ["pause", "stop"])
 @both_shells
 def test_a_dead_name_server_changes_nothing(bind: Bind, shell: Shell, way: str) -> None:
-    """Silent or gone for several TTLs: no call fails, none waits for it. When it is back, so are changes."""
+    """While it is silent or gone for several TTLs, no call fails or waits for it; when it returns, changes are seen
+    again."""
     with servers(2) as (a, b):
         publish(bind, record(a))
         with load_on(bind, shell) as load:
@@ -168,14 +169,14 @@ def test_a_dead_name_server_changes_nothing(bind: Bind, shell: Shell, way: str) 
 
 
 def load_until_error(load: Load) -> str:
-    """Wait until a resolution failed; the reason."""
+    """Wait until a resolution failed; returns the reason."""
     load.wait_until(lambda: load.channel.mesh.snapshot().resolution_error is not None)
     return str(load.channel.mesh.snapshot().resolution_error)
 
 
 @both_shells
 def test_identical_answers_change_nothing(bind: Bind, shell: Shell) -> None:
-    """Answers with the same records, in whatever order, keep every connection and the streams on it."""
+    """Answers with the same records, in any order, keep every connection and its streams."""
     with servers(3) as all_servers:
         publish(bind, *map(record, all_servers))
         with load_on(bind, shell, "streaming", callers=9, delay=800) as load:
@@ -198,7 +199,7 @@ def _identity(load: Load) -> list[tuple[str, str, float, int]]:
 
 
 def _await_resolution(load: Load) -> None:
-    """Wait until the name has been asked for again, and answered."""
+    """Wait until the name has been queried again, and answered."""
     now = time.monotonic()
 
     def answered() -> bool:
@@ -209,11 +210,11 @@ def _await_resolution(load: Load) -> None:
     load.wait_until(answered)
 
 
-# --- one question for all, which only the server in this process can count ---
+# --- one shared lookup, which only the server in this process can count ---
 
 
 def test_channels_to_one_name_share_its_resolution() -> None:
-    """The second channel asks nothing, and one question brings a change to both."""
+    """The second channel makes no query, and one query brings a change to both."""
     with servers(2) as (a, b), DnsServer() as dns:
         target = _named(dns, a)
         with meshlib.channel(target) as first, meshlib.channel(target) as second:

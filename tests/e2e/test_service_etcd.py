@@ -1,4 +1,4 @@
-"""A service no one here wrote: three etcd servers behind ``_etcd-client._tcp`` SRV records, called with raw bytes."""
+"""A third-party service: three etcd servers behind ``_etcd-client._tcp`` SRV records, called with raw bytes."""
 
 import asyncio
 import threading
@@ -24,7 +24,7 @@ DEADLINE = 20.0
 
 @pytest.fixture
 def etcd(require_real: Callable[[str, str], Path], tmp_path: Path) -> Iterator[Etcd]:
-    """Three servers, each with its own data: a read is answered by whoever is asked."""
+    """Three servers, each with its own data: the called server answers a read."""
     with Etcd(require_real("etcd", "etcd-server"), tmp_path) as servers:
         yield servers
 
@@ -80,7 +80,7 @@ async def test_a_member_is_killed_under_asyncio_calls(etcd: Etcd, target: str) -
 
 
 class Seen:
-    """What the answers were and who gave them; and the kill in the middle of them."""
+    """The answers and their servers; and the kill in the middle."""
 
     def __init__(self) -> None:
         self._values: Counter[bytes | None] = Counter()
@@ -90,7 +90,7 @@ class Seen:
         self._given_up = time.monotonic() + DEADLINE
 
     def note(self, response: bytes, mesh: Any) -> None:
-        """One call ended well."""
+        """Record a successful call."""
         self._values[range_value(response)] += 1
         self._hosts[mesh.attempts[-1].host] += 1
         if self._hosts.total() > 100:
@@ -106,19 +106,19 @@ class Seen:
         self._returned = victim.address
 
     def enough(self) -> bool:
-        """The member that was killed answers again, or it is too late for that."""
+        """Whether the killed member answers again, or the deadline for that is over."""
         back = self._returned is not None and self._hosts[self._returned] > 10
         return back or time.monotonic() > self._given_up
 
     def check(self, etcd: Etcd) -> None:
-        """Every answer was right, and all members gave some."""
+        """Check that every answer was right, and that all members gave some."""
         assert self._values.keys() == {b"value"}
         assert self._returned is not None
         assert all(self._hosts[address] > 10 for address in etcd.addresses), self._hosts
 
 
 def _fill(channel: meshlib.Channel, etcd: Etcd) -> None:
-    """Each member learns the key, through the channel."""
+    """Write the key to each member, through the channel."""
     unary = channel.unary_unary(PUT)
     deadline = time.monotonic() + DEADLINE
     told: set[str] = set()

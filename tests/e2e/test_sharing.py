@@ -1,4 +1,4 @@
-"""A new channel dials at once, whatever an older channel to the same address is waiting for."""
+"""A new channel dials at once, whatever an older channel to the same address waits for."""
 
 import asyncio
 import os
@@ -18,11 +18,11 @@ from meshlib.testing import ProcessServer, Server, echo
 
 DEADLINE = 10.0
 PATIENT = [("grpc.initial_reconnect_backoff_ms", 60_000), ("grpc.max_reconnect_backoff_ms", 60_000)]
-"""After one failure nothing is dialled for a minute. That C-core shares it takes equal options."""
+"""After one failure there is no dial for a minute. C-core shares the connection only with equal options."""
 
 
 def until(condition: Callable[[], bool]) -> None:
-    """Waits for what nobody announces."""
+    """Wait until the condition is true, by polling."""
     deadline = time.monotonic() + DEADLINE
     while not condition():
         assert time.monotonic() < deadline, f"not in {DEADLINE} s"
@@ -52,7 +52,7 @@ def connections(server: Server) -> int:
 
 
 def test_channels_to_one_address_share_a_connection() -> None:
-    """As those of grpc do, as long as it works."""
+    """Channels share a connection while it works, as grpc's do."""
     with Server() as server, ExitStack() as channels:
         for _ in range(5):
             channel = channels.enter_context(meshlib.channel(f"static:///{server.address}"))
@@ -61,7 +61,7 @@ def test_channels_to_one_address_share_a_connection() -> None:
 
 
 def test_a_new_channel_does_not_wait_for_the_back_off_of_an_older_one() -> None:
-    """The server is back, and grpc's own new channel would find it."""
+    """A new channel finds the server when it is back, as grpc's own new channel would."""
     with ProcessServer() as server, sync_channel(server) as old:
         call(old)
         server.kill()
@@ -92,7 +92,7 @@ async def test_a_new_channel_does_not_wait_for_the_back_off_of_an_older_one_in_a
 
 
 def test_a_new_event_loop_does_not_wait_for_the_back_off_of_the_last() -> None:
-    """What was made on a loop that has ended may still be there, and dials for ever."""
+    """A new loop's channel dials at once, although objects of an ended loop may still exist, and dial forever."""
 
     async def first() -> aio.Channel:
         channel = aio.channel(f"static:///{server.address}", retry=None, options=PATIENT)
@@ -114,7 +114,7 @@ def test_a_new_event_loop_does_not_wait_for_the_back_off_of_the_last() -> None:
 
 @pytest.mark.parametrize("state", ["connected", "failing"])
 def test_a_forked_child_does_not_wait_for_what_its_parent_had(state: str) -> None:
-    """Connections that were copied at the fork are dead, and say nothing of the server."""
+    """A forked child dials anew: copied connections are dead, and do not show the server's state."""
     with ProcessServer() as server, sync_channel(server) as channel:
         call(channel)
         if state == "failing":

@@ -1,4 +1,4 @@
-"""A process without file descriptors or threads for a call: an error of the call, no loss, and a recovery."""
+"""A process without file descriptors or threads for a call: the call fails, nothing is lost, and it recovers."""
 
 import json
 import os
@@ -40,7 +40,7 @@ def test_a_call_that_cannot_start_fails_and_loses_nothing(shell: str, what: str,
         check=False,
     )
     assert (run.returncode, run.stderr) == (0, "")
-    # Of the channel's first future or stream C-core learns before grpc looks for a thread.
+    # The channel's first future or stream reaches C-core before grpc needs a thread.
     begun = what == "later threads"
     assert json.loads(run.stdout) == {
         "without": [[True, "UNAVAILABLE", not begun, True], *[[True, "UNAVAILABLE", True, True]] * 2],

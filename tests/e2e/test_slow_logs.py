@@ -1,4 +1,4 @@
-"""Log handlers that are slow, or call through the channel they hear of: no call waits for one that is not its own."""
+"""Log handlers that are slow, or call through the channel they log: no call waits for a record of another."""
 
 import contextvars
 import logging
@@ -19,7 +19,7 @@ WAIT = 20.0
 
 
 class Handler(logging.Handler):
-    """Hands each record to a function."""
+    """Passes each record to a function."""
 
     def __init__(self, handle: Callable[[logging.LogRecord], object]) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class Handler(logging.Handler):
 
 @contextmanager
 def handled(handle: Callable[[logging.LogRecord], object], level: int = logging.INFO) -> Iterator[None]:
-    """The logger ``meshlib`` has a handler more."""
+    """Add a handler to the logger ``meshlib``."""
     handler, before = Handler(handle), LOG.level
     LOG.addHandler(handler)
     LOG.setLevel(level)
@@ -49,7 +49,7 @@ def said(records: list[logging.LogRecord], text: str) -> logging.LogRecord:
 
 
 def test_a_handler_that_blocks_holds_up_no_call() -> None:
-    """While a handler holds a record of the control thread, channels resolve, connect and answer calls."""
+    """While a handler blocks on a record of the control thread, channels resolve, connect and answer calls."""
     blocked, go_on = threading.Event(), threading.Event()
 
     def block(record: logging.LogRecord) -> None:
@@ -74,7 +74,7 @@ def test_a_handler_that_blocks_holds_up_no_call() -> None:
 
 
 def test_a_handler_may_ship_its_records_through_the_same_channel() -> None:
-    """A record about a channel is sent with a call on this channel, also while it has no host yet."""
+    """A record about a channel is sent with a call on this channel, even while it has no host yet."""
     shipped: list[bytes] = []
     with Server() as server, meshlib.channel(f"static:///{server.address}") as channel:
         send = channel.unary_unary(echo.UNARY)
@@ -122,7 +122,7 @@ def test_a_record_is_made_where_it_happens_and_handled_elsewhere() -> None:
 
 
 def test_the_end_of_a_future_is_logged_on_the_log_thread() -> None:
-    """grpc's thread makes the record of a call that failed, and waits for no handler."""
+    """grpc's thread makes the record of a failed call, and waits for no handler."""
     blocked, go_on = threading.Event(), threading.Event()
     records: list[logging.LogRecord] = []
 
@@ -146,7 +146,7 @@ def test_the_end_of_a_future_is_logged_on_the_log_thread() -> None:
 
 
 def test_the_records_of_a_caller_stay_on_its_thread() -> None:
-    """The record of a blocking call that failed has been handled, by the caller's thread, when the call returns."""
+    """When a failed blocking call returns, the caller's thread has handled its record."""
     threads: list[str] = []
 
     def hear(record: logging.LogRecord) -> None:
@@ -183,7 +183,7 @@ async def test_a_handler_that_blocks_holds_up_no_event_loop() -> None:
 
 
 def test_filters_and_handlers_see_the_context_of_the_place() -> None:
-    """A context variable has the value that it had where the record was made."""
+    """A context variable has the value from where the record was made."""
     request: contextvars.ContextVar[str] = contextvars.ContextVar("request", default="none")
     seen: list[str] = []
     log = deferred_log.DeferredLogger("meshlib")
@@ -195,7 +195,7 @@ def test_filters_and_handlers_see_the_context_of_the_place() -> None:
 
 
 def test_records_keep_their_order_and_the_values_of_their_time() -> None:
-    """A thousand records of one thread come in order; an argument that changes later is told as it was."""
+    """A thousand records of one thread come in order; an argument that changes later keeps its value."""
     told: list[str] = []
     log = deferred_log.DeferredLogger("meshlib")
     changing: list[int] = []
@@ -210,7 +210,7 @@ def test_records_keep_their_order_and_the_values_of_their_time() -> None:
 def test_a_handler_that_holds_up_too_many_records_loses_the_rest_and_is_told_so(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Memory is bounded, and the number of records that were dropped is a record itself."""
+    """Memory is bounded, and a record gives the number of dropped records."""
     monkeypatch.setattr(deferred_log, "LIMIT", 10)
     blocked, go_on = threading.Event(), threading.Event()
     told: list[str] = []
@@ -240,7 +240,7 @@ def test_a_handler_that_holds_up_too_many_records_loses_the_rest_and_is_told_so(
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_handler_that_raises_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is told as what a thread raises, and the next record is handled."""
+    """The exception is reported as a thread's, and the next record is handled."""
     told: list[str] = []
     raised: list[object] = []
     monkeypatch.setattr(threading, "excepthook", lambda found: raised.append(found.exc_value))
@@ -261,7 +261,7 @@ def test_a_handler_that_raises_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_forked_child_logs_for_itself() -> None:
-    """A child of a fork at which a handler was busy handles its own records, and none of its parent's."""
+    """A child of a fork during a busy handler handles its own records, and none of its parent's."""
     blocked, go_on = threading.Event(), threading.Event()
     told: list[str] = []
 

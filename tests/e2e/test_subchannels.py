@@ -1,4 +1,4 @@
-"""The connections to the hosts: warm, reconnected, drained, addressed and configured as the application says."""
+"""The connections to the hosts: warm, reconnected, drained, addressed and configured by the application."""
 
 import asyncio
 import logging
@@ -26,7 +26,7 @@ both_shells = pytest.mark.parametrize("shell", SHELLS)
 
 
 class Scripted:
-    """A resolver that names what it is told to, when the channel asks again."""
+    """A resolver with scripted endpoints, returned when the channel asks again."""
 
     def __init__(self, *endpoints: Endpoint) -> None:
         self.endpoints = endpoints
@@ -36,17 +36,17 @@ class Scripted:
 
 
 def endpoint(server: Server | ProcessServer, **facts: Any) -> Endpoint:
-    """What a resolver says of ``server``."""
+    """The resolver's endpoint for ``server``."""
     return Endpoint(address=server.address, **facts)
 
 
 def static(*all_servers: Server | ProcessServer) -> str:
-    """The target that lists them."""
+    """The target that lists the servers."""
     return "static:///" + ",".join(server.address for server in all_servers)
 
 
 def until(condition: Callable[[], bool], timeout: float = DEADLINE) -> None:
-    """Wait for what nobody announces."""
+    """Wait until the condition is true, by polling."""
     deadline = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < deadline, f"not in {timeout} s"
@@ -68,7 +68,7 @@ def connections(server: Server) -> int:
 
 
 def test_a_restarted_server_is_reconnected_without_a_call() -> None:
-    """The channel notices by itself that a server is gone, and that it is back."""
+    """The channel notices without a call that a server is gone, and that it is back."""
     with ProcessServer() as server, meshlib.channel(static(server)) as channel:
         channel.unary_unary(echo.UNARY)(b"x", timeout=DEADLINE)
         server.kill()
@@ -92,7 +92,7 @@ async def test_a_restarted_server_is_reconnected_without_a_call_in_asyncio() -> 
 
 @both_shells
 def test_a_host_that_does_not_connect_gets_no_call(shell: Shell) -> None:
-    """It is named and its port is open, but nobody speaks HTTP/2 there: calls neither wait for it nor go to it."""
+    """A host with an open port but no HTTP/2 server gets no call, and no call waits for it."""
     with Server() as server, socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
         with Load(f"{static(server)},{address}", shell=shell, callers=2) as load:
@@ -106,7 +106,7 @@ def test_a_host_that_does_not_connect_gets_no_call(shell: Shell) -> None:
 
 
 def test_a_removed_host_closes_when_its_last_call_has_ended() -> None:
-    """The stream that it serves goes on to its end; then, and not before, the connection is closed."""
+    """The host's stream continues to the end; then, and not before, the connection is closed."""
     with servers(2) as (a, b):
         resolver = Scripted(endpoint(a))
         with meshlib.channel("svc-a", resolver=resolver) as channel:
@@ -129,7 +129,7 @@ def test_a_removed_host_closes_when_its_last_call_has_ended() -> None:
 
 
 class _Requests:
-    """Requests of a stream that come when the test says so."""
+    """A request stream controlled by the test."""
 
     def __init__(self) -> None:
         self._queue: list[bytes | None] = []
@@ -155,7 +155,7 @@ class _Requests:
 
 
 def test_a_host_that_comes_back_while_it_drains_keeps_its_connection() -> None:
-    """Removed and named again before its last call ended: nothing was closed in between."""
+    """When it is removed and returns before its last call ends, no connection is closed."""
     with servers(2) as (a, b):
         resolver = Scripted(endpoint(a), endpoint(b))
         with meshlib.channel("svc-a", resolver=resolver) as channel:
@@ -238,11 +238,11 @@ async def test_message_sizes_are_limited_in_asyncio() -> None:
 
 @both_shells
 def test_keepalive_finds_a_silent_server(shell: Shell) -> None:
-    """A stopped process keeps its connections and says nothing: with keepalive its calls move on to the other."""
+    """A stopped process keeps its connections, but is silent: with keepalive its calls move to the other."""
     keepalive = [
         ("grpc.keepalive_time_ms", 1000),
         ("grpc.keepalive_timeout_ms", 1000),
-        ("grpc.http2.ping_timeout_ms", 1000),  # while a ping of another purpose is unanswered, no other is sent
+        ("grpc.http2.ping_timeout_ms", 1000),  # while a ping for another purpose is unanswered, no other is sent
     ]
     with ProcessServer(name="a") as a, ProcessServer(name="b") as b:
         with Load(static(a, b), shell=shell, callers=4, delay=20, options=keepalive) as load:
@@ -263,7 +263,7 @@ def test_keepalive_finds_a_silent_server(shell: Shell) -> None:
 def test_a_proxy_of_the_environment_is_not_for_the_mesh(
     shell: Shell, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is said once that the proxy is passed by; an application that asks for it gets it, dead as it is."""
+    """A notice says once that the proxy is bypassed; an application that asks for it gets it, even a dead one."""
     monkeypatch.setattr("meshlib._control.notices._told", set())  # once in a process, that is
     for variable in ("http_proxy", "grpc_proxy"):
         monkeypatch.setenv(variable, "http://127.0.0.1:9")
@@ -280,7 +280,7 @@ def test_a_proxy_of_the_environment_is_not_for_the_mesh(
 
 @both_shells
 def test_a_proxy_that_the_application_names_is_asked(shell: Shell) -> None:
-    """It is asked for a tunnel to the address of the host; this one has none to give."""
+    """The channel asks it for a tunnel to the host's address; this proxy has none."""
     with Server() as server, socket.create_server(("127.0.0.1", 0)) as listener:
         proxy = f"http://127.0.0.1:{listener.getsockname()[1]}"
         asked: list[bytes] = []
@@ -303,7 +303,7 @@ def test_a_proxy_that_the_application_names_is_asked(shell: Shell) -> None:
 
 
 def _add_authority(server: grpc.Server) -> None:
-    """A method that answers with the ``:authority`` of its call, which grpc.ServicerContext does not offer."""
+    """A method that returns the ``:authority`` of its call, which grpc.ServicerContext does not offer."""
     service, _, method = AUTHORITY[1:].partition("/")
     handler = grpc.unary_unary_rpc_method_handler(lambda _, context: context._rpc_event.call_details.host)
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {method: handler}),))
@@ -341,7 +341,7 @@ def authority(shell: Shell, target: str, **options: Any) -> str:
 )
 @both_shells
 def test_the_authority_is_what_the_application_named(shell: Shell, target: str, expected: str) -> None:
-    """The name of the service for names, never the SRV target or the address behind it; else the address."""
+    """The authority is the service's name for names, never the SRV target or its address; else the address."""
     with Server(add=_add_authority) as server, DnsServer() as dns:
         dns.add(f"_grpc._tcp.{NAME}", "SRV", f"0 1 {server.port} instance.mesh.test")
         dns.add("instance.mesh.test", "A", "127.0.0.1")
@@ -355,7 +355,7 @@ def test_the_authority_is_what_the_application_named(shell: Shell, target: str, 
 
 @both_shells
 def test_the_authority_of_an_override_is_the_name_it_stands_for(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The environment says where, the application says who."""
+    """The environment sets the address, the application the name."""
     with Server(add=_add_authority) as server:
         monkeypatch.setenv("MESHLIB_SVC_A_ENDPOINTS", server.address)
         assert authority(shell, "svc-a") == "svc-a"
@@ -364,14 +364,14 @@ def test_the_authority_of_an_override_is_the_name_it_stands_for(shell: Shell, mo
 
 @both_shells
 def test_the_authority_of_a_unix_socket_is_localhost(shell: Shell, tmp_path: Path) -> None:
-    """As in grpc."""
+    """The authority is localhost, as in grpc."""
     with Server(f"unix:{tmp_path}/socket", add=_add_authority) as server:
         assert authority(shell, server.address) == "localhost"
 
 
 @both_shells
 def test_the_authority_a_resolver_names_wins(shell: Shell) -> None:
-    """An endpoint may have a name of its own; one that has none goes by that of the target."""
+    """An endpoint may have a name of its own; otherwise it has the target's."""
     with Server(add=_add_authority) as server:
         assert authority(shell, "svc-a", resolver=Scripted(endpoint(server, authority="own.test"))) == "own.test"
         assert authority(shell, "svc-a", resolver=Scripted(endpoint(server))) == "svc-a"

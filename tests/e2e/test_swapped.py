@@ -1,4 +1,4 @@
-"""The factories with grpc's names, put in place of grpc's own, run no call twice that grpc runs once."""
+"""The factories with grpc's names, in place of grpc's own, run no call twice that grpc runs once."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ both_shells = pytest.mark.parametrize("shell", SHELLS)
 
 
 async def call(shell: Shell, channel: Any) -> Any:
-    """One call; returns ``.mesh`` of the call, or of its error."""
+    """Make one call; returns ``.mesh`` of the call, or of its error."""
     stub = channel.unary_unary(echo.UNARY)
     try:
         if shell == "sync":
@@ -35,7 +35,7 @@ async def call(shell: Shell, channel: Any) -> Any:
 
 @asynccontextmanager
 async def opened(shell: Shell, make: Callable[[Any], Any]) -> AsyncIterator[Any]:
-    """The channel that ``make`` makes of the factories of the shell, closed at the end."""
+    """The channel that ``make`` creates from the factories of the shell, closed at the end."""
     if shell == "aio":
         async with make(meshlib.aio) as channel:
             yield channel
@@ -87,7 +87,7 @@ async def test_what_was_never_sent_is_retried(shell: Shell) -> None:
 
 @both_shells
 async def test_a_service_config_of_the_application_is_obeyed(shell: Shell) -> None:
-    """Who writes ``retryPolicy`` into grpc's option gets those retries, as with grpc."""
+    """A ``retryPolicy`` in grpc's option causes those retries, as with grpc."""
     policy = {
         "maxAttempts": 2, "initialBackoff": "0.001s", "maxBackoff": "0.001s", "backoffMultiplier": 1,
         "retryableStatusCodes": ["UNAVAILABLE"],
@@ -104,7 +104,7 @@ async def test_a_service_config_of_the_application_is_obeyed(shell: Shell) -> No
 @both_shells
 @pytest.mark.parametrize("kind", ["unary_stream", "stream_unary", "stream_stream"])
 async def test_streams_are_not_retried_either(shell: Shell, kind: str) -> None:
-    """Nor are calls with a stream of requests or of responses."""
+    """Calls with a stream of requests or of responses are not retried either."""
     method = {"unary_stream": echo.SERVER_STREAM, "stream_unary": echo.CLIENT_STREAM, "stream_stream": echo.BIDI_STREAM}
     with servers(1) as (server,):
         server.fault(code="UNAVAILABLE")

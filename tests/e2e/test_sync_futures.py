@@ -1,4 +1,4 @@
-"""Calls of the sync shell that do not block: futures, and requests in a stream with one response."""
+"""Non-blocking calls of the sync shell: futures, and streams of requests with one response."""
 
 import gc
 import threading
@@ -15,7 +15,7 @@ from meshlib.testing import echo, flush_logs, servers
 
 
 def kinds(channel: grpc.Channel) -> dict[str, Callable[..., Any]]:
-    """How to start a call of each kind that does not block."""
+    """Start functions for each non-blocking kind."""
     unary, joined = channel.unary_unary(echo.UNARY), channel.stream_unary(echo.CLIENT_STREAM)
     return {
         "unary": lambda **options: unary.future(b"x", **options),
@@ -53,7 +53,7 @@ def test_ends_well(kind: str) -> None:
 
 @KINDS
 def test_retried_elsewhere(kind: str) -> None:
-    """A failure that may be retried is, on another host, and the caller sees the answer alone."""
+    """A retryable failure is retried on another host, and the caller sees only the answer."""
     with servers(2) as (first, second), mesh(first, second) as channel:
         first.fault(code="UNAVAILABLE")
         for _ in range(4):
@@ -66,7 +66,7 @@ def test_retried_elsewhere(kind: str) -> None:
 
 @KINDS
 def test_fails_as_itself(kind: str) -> None:
-    """A failed future raises itself, with the server's code, metadata and what the mesh did."""
+    """A failed future raises itself, with the server's code, metadata and ``.mesh``."""
     with servers(1) as (server,), mesh(server) as channel:
         server.fault(code="NOT_FOUND", details="nobody", trailing_metadata=(("why", "because"),))
         future = kinds(channel)[kind](timeout=WAIT)
@@ -90,7 +90,7 @@ def test_fails_as_itself(kind: str) -> None:
 
 @KINDS
 def test_cancelled(kind: str) -> None:
-    """cancel() ends the call at once and the server's handler too; a second one says it was late."""
+    """cancel() ends the call and the server's handler at once; a second one returns False."""
     done = threading.Event()
     with servers(1) as (server,), mesh(server) as channel:
         server.fault(hang=True)
@@ -114,7 +114,7 @@ def test_cancelled(kind: str) -> None:
 
 @KINDS
 def test_callbacks_of_a_cancelled_call_do_not_run_inside_cancel(kind: str) -> None:
-    """Whoever cancels may hold a lock that the callback takes, as with grpc."""
+    """The caller of cancel() may hold a lock that the callback takes, as with grpc."""
     lock, done = threading.Lock(), threading.Event()
     with servers(1) as (server,), mesh(server) as channel:
         server.fault(hang=True)
@@ -158,7 +158,7 @@ def test_waits_without_blocking(kind: str) -> None:
 @KINDS
 @pytest.mark.parametrize("phase", ["waiting", "in flight", "backing off"])
 def test_channel_closed(kind: str, phase: str) -> None:
-    """close() ends calls in whatever phase as CANCELLED, without cancelled(), and tells their callbacks once."""
+    """close() ends calls in any phase as CANCELLED, without cancelled(), and runs their callbacks once."""
     done: list[Any] = []
     retry = meshlib.RetryPolicy(initial_backoff=60, max_backoff=60)
     with servers(1) as (server,), mesh(server, retry=retry) as channel:
@@ -188,7 +188,7 @@ def test_channel_closed(kind: str, phase: str) -> None:
 @KINDS
 @pytest.mark.parametrize("phase", ["waiting", "in flight", "backing off"])
 def test_abandoned(kind: str, phase: str) -> None:
-    """A future that nobody holds is cancelled in whatever phase; its nullary callbacks still come."""
+    """A future without references is cancelled in any phase; its nullary callbacks still run."""
     done = threading.Event()
     retry = meshlib.RetryPolicy(initial_backoff=60, max_backoff=60)
     with servers(1) as (server,), mesh(server, retry=retry) as channel:
@@ -213,7 +213,7 @@ def test_abandoned(kind: str, phase: str) -> None:
 
 @KINDS
 def test_a_call_outlives_its_channel_object(kind: str) -> None:
-    """A channel that nobody holds is not closed under a call that is still under way."""
+    """A channel without references is not closed while a call is in flight."""
     with servers(1) as (server,):
         server.fault(delay=0.1)
         future = kinds(meshlib.channel(f"static:///{server.address}"))[kind](timeout=WAIT)
@@ -223,7 +223,7 @@ def test_a_call_outlives_its_channel_object(kind: str) -> None:
 
 @KINDS
 def test_hedged(kind: str) -> None:
-    """Of two attempts at once the first good answer wins; the other is cancelled, at its server too."""
+    """Of two concurrent attempts the first good answer wins; the other is cancelled, at its server too."""
     hedging = meshlib.HedgingPolicy(max_attempts=2, hedging_delay=0.02)
     with servers(2) as (first, second), mesh(first, second, retry=hedging) as channel:
         answered(channel, first, second)
@@ -237,7 +237,7 @@ def test_hedged(kind: str) -> None:
 
 
 def test_hedged_blocking() -> None:
-    """A blocking call with hedging has two attempts under way as well, and with_call gives the winner's metadata."""
+    """A blocking call with hedging has two concurrent attempts as well, and with_call gives the winner's metadata."""
     hedging = meshlib.HedgingPolicy(max_attempts=2, hedging_delay=0.02)
     with servers(2) as (first, second), mesh(first, second, retry=hedging) as channel:
         call = channel.unary_unary(echo.UNARY)
@@ -290,7 +290,7 @@ def test_blocking_with_a_stream_of_requests() -> None:
     ids=str,
 )
 def test_metadata_that_cannot_be_sent(metadata: Any, error: type[Exception]) -> None:
-    """What grpc raises at an invocation is raised there, in its words, with no host in sight too."""
+    """The invocation raises grpc's exceptions with grpc's texts, even without a ready host."""
     with servers(1) as (server,):
         server.stop()
         with mesh(server) as channel, grpc.insecure_channel(server.address) as bare:
@@ -303,7 +303,7 @@ def test_metadata_that_cannot_be_sent(metadata: Any, error: type[Exception]) -> 
 
 
 def test_metadata_that_core_refuses() -> None:
-    """Illegal metadata ends a call INTERNAL at once, with no host in sight too; every legal octet passes."""
+    """Illegal metadata ends a call INTERNAL at once, even without a ready host; every legal octet passes."""
     with servers(1) as (server,):
         server.stop()
         with mesh(server) as channel, grpc.insecure_channel(server.address) as bare:
@@ -318,7 +318,7 @@ def test_metadata_that_core_refuses() -> None:
 
 
 def test_bytes_are_needed_where_nothing_serialises() -> None:
-    """A request that is not bytes is refused at the invocation, in grpc's words."""
+    """A request that is not bytes is rejected at the invocation, with grpc's text."""
     with servers(1) as (server,), mesh(server) as channel, grpc.insecure_channel(server.address) as bare:
         for request in ("text", 5, bytearray(b"x")):
             with pytest.raises(TypeError) as expected:
@@ -329,7 +329,7 @@ def test_bytes_are_needed_where_nothing_serialises() -> None:
 
 
 def test_a_callback_that_raises_harms_nobody(caplog: pytest.LogCaptureFixture) -> None:
-    """The other callbacks come, the error is logged, the next call works."""
+    """The other callbacks run, the error is logged, the next call works."""
     done = threading.Event()
     with servers(1) as (server,), mesh(server) as channel:
         future = channel.unary_unary(echo.UNARY).future(b"x", metadata=((echo.DELAY_MS, "50"),))
@@ -342,7 +342,7 @@ def test_a_callback_that_raises_harms_nobody(caplog: pytest.LogCaptureFixture) -
 
 
 def test_attempt_interceptors_see_each_attempt() -> None:
-    """They run for futures too, once an attempt, and never on the control thread."""
+    """They run for futures too, once per attempt, and never on the control thread."""
     seen: list[str] = []
 
     class Interceptor(grpc.UnaryUnaryClientInterceptor):  # type: ignore[type-arg]

@@ -1,4 +1,4 @@
-"""The requests of a stream: sent to each attempt from the first, taken from the application once."""
+"""The requests of a stream: sent to each attempt from the first on, taken from the application once."""
 
 import queue
 import threading
@@ -16,7 +16,7 @@ NUMBERS = [b"%d," % number for number in range(50)]
 
 
 class Feed:
-    """An iterator of requests that the test holds the other end of."""
+    """An iterator of requests controlled by the test."""
 
     def __init__(self) -> None:
         self.queue: queue.Queue[bytes | None] = queue.Queue()
@@ -36,7 +36,7 @@ class Feed:
 
 
 def test_replayed_in_order_once() -> None:
-    """Each attempt gets every request from the first; the application is asked for each of them once."""
+    """Each attempt gets every request from the first on; each is taken from the application once."""
     feed = Feed()
     with servers(3) as some, mesh(*some) as channel:
         for server in some[:2]:
@@ -51,7 +51,7 @@ def test_replayed_in_order_once() -> None:
 
 
 def test_replayed_while_the_application_thinks() -> None:
-    """What the thread of a dead attempt was waiting for goes to the next attempt, in its place in the order."""
+    """A request awaited by the thread of a dead attempt goes to the next attempt, in order."""
     feed = Feed()
     with servers(2) as (first, second), mesh(first, second) as channel:
         stream = channel.stream_stream(echo.BIDI_STREAM)(feed, timeout=WAIT, wait_for_ready=True)
@@ -69,7 +69,7 @@ def test_replayed_while_the_application_thinks() -> None:
 
 
 def test_buffer_overflow_makes_the_attempt_final() -> None:
-    """Requests beyond the buffer cannot be replayed: the attempt that is sent them is the last one."""
+    """Requests beyond the buffer cannot be replayed: the attempt that sends them is the last one."""
     retry = meshlib.RetryPolicy(buffer_size=100)
     with servers(2) as (first, second), mesh(first, second, retry=retry) as channel:
         for server in (first, second):
@@ -100,7 +100,7 @@ def test_overflow_while_nothing_is_in_flight() -> None:
 
 
 def test_long_streams_are_not_kept() -> None:
-    """After the commit the requests that were sent are let go of, and all arrive."""
+    """After the commit sent requests are freed, and all arrive."""
     with servers(1) as (server,), mesh(server) as channel:
         stream = channel.stream_stream(echo.BIDI_STREAM)(iter([b"x" * 10_000] * 100), timeout=WAIT)
         assert sum(len(message) for message in stream) == 1_000_000
@@ -151,7 +151,7 @@ def _fails(request: Any) -> bytes:
 def test_requests_that_fail(
     kind: str, requests: Callable[[], Any], serializer: Any, code: grpc.StatusCode, details: str
 ) -> None:
-    """The call ends in grpc's words, is not retried, and its server hears of it."""
+    """The call ends with grpc's text, is not retried, and its server's handler ends."""
     method = {"stream_unary": echo.CLIENT_STREAM, "stream_stream": echo.BIDI_STREAM}[kind]
     with servers(1) as (server,), mesh(server, retry=meshlib.RetryPolicy(retryable_status_codes={code})) as channel:
         multicallable = getattr(channel, kind)(method, request_serializer=serializer)
@@ -163,7 +163,7 @@ def test_requests_that_fail(
 
 
 def test_an_iterator_that_blocks_holds_nothing_else() -> None:
-    """A call whose iterator blocks ends all the same; only the thread inside the iterator waits for it."""
+    """A call whose iterator blocks still ends; only the thread inside the iterator waits for it."""
     feed = Feed()
     with servers(1) as (server,), mesh(server) as channel:
         stream = channel.stream_stream(echo.BIDI_STREAM)(feed, timeout=WAIT)
@@ -178,7 +178,7 @@ def test_an_iterator_that_blocks_holds_nothing_else() -> None:
 
 
 def test_a_server_that_answers_early_ends_the_call() -> None:
-    """The response does not wait for the requests, nor does the thread that was to send them."""
+    """The response does not wait for the requests, nor does the sending thread."""
     feed = Feed()
     with servers(1) as (server,), mesh(server) as channel:
         server.fault(code="FAILED_PRECONDITION", details="enough")
@@ -189,8 +189,8 @@ def test_a_server_that_answers_early_ends_the_call() -> None:
 
 
 def test_a_cancelled_attempt_is_not_half_closed() -> None:
-    """grpc takes the end of the requests for the end of the stream, so they do not end before their attempt has: a
-    server must not take what it got for the whole."""
+    """grpc takes the end of the requests for the end of the stream, so they do not end before their attempt: a server
+    must not take a part for the whole."""
     done: list[bool] = []
 
     class Interceptor(grpc.StreamUnaryClientInterceptor):  # type: ignore[type-arg]
@@ -214,7 +214,7 @@ def test_a_cancelled_attempt_is_not_half_closed() -> None:
             if number % 2:
                 until(lambda future=future: len(future.mesh.attempts) == 2)  # type: ignore[misc]
             future.cancel()
-            feed.queue.put(b"y")  # lets the thread go that waits for a request
+            feed.queue.put(b"y")  # frees the thread that waits for a request
         until(lambda: idle(channel))
     assert done
     assert all(done)

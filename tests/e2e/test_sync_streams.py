@@ -16,7 +16,7 @@ from meshlib.testing import echo, servers
 
 
 def kinds(channel: grpc.Channel) -> dict[str, Callable[..., Any]]:
-    """How to start a call that is answered ``x x x``, with one request and with a stream of them."""
+    """Start functions for calls answered ``x x x``, with one request and with a stream of them."""
     one, many = channel.unary_stream(echo.SERVER_STREAM), channel.stream_stream(echo.BIDI_STREAM)
     return {
         "one": lambda **options: one(b"x", **options),
@@ -29,7 +29,7 @@ KINDS = pytest.mark.parametrize("kind", ["one", "many"])
 
 @KINDS
 def test_ends_well(kind: str) -> None:
-    """A stream gives its messages, then StopIteration however often it is asked, and is a finished call and future."""
+    """A stream gives its messages, then StopIteration on every next(), and is a finished call and future."""
     done: list[Any] = []
     with servers(1) as (server,), mesh(server) as channel:
         stream = kinds(channel)[kind](timeout=WAIT)
@@ -52,7 +52,7 @@ def test_ends_well(kind: str) -> None:
 
 @KINDS
 def test_retried_before_the_first_message(kind: str) -> None:
-    """A failure before anything was handed on is retried, whether somebody reads or nobody does."""
+    """A failure before the first delivery is retried, with or without a reader."""
     with servers(2) as (first, second), mesh(first, second) as channel:
         first.fault(code="UNAVAILABLE")
         for calls, reads in enumerate((True, False) * 3):
@@ -66,7 +66,7 @@ def test_retried_before_the_first_message(kind: str) -> None:
 
 @KINDS
 def test_not_retried_after_the_first_message(kind: str) -> None:
-    """What reached the application cannot be taken back: the failure is the caller's, with the reason."""
+    """After a message reached the application, the caller gets the failure, with the reason."""
     with servers(2) as (first, second), mesh(first, second) as channel:
         for server in (first, second):
             server.fault(code="UNAVAILABLE", details="half way", after=2)
@@ -85,7 +85,7 @@ def test_not_retried_after_the_first_message(kind: str) -> None:
 
 @KINDS
 def test_headers_commit(kind: str) -> None:
-    """An attempt whose initial metadata was handed on is the last; that of one that failed before is not handed on."""
+    """An attempt whose initial metadata was delivered is the last; that of an earlier failed one is not delivered."""
     with servers(2) as (first, second), mesh(first, second) as channel:
         for server in (first, second):
             server.fault(code="UNAVAILABLE", initial_metadata=True, delay=0.1, after=0)
@@ -106,7 +106,7 @@ def test_headers_commit(kind: str) -> None:
 
 @KINDS
 def test_cancelled(kind: str) -> None:
-    """cancel() ends a stream between messages and one whose reader is blocked; the reader gets the call itself."""
+    """cancel() ends a stream between messages and one with a blocked reader; the reader gets the call itself."""
     with servers(1) as (server,), mesh(server) as channel:
         server.fault(hang=True, after=1)
         stream = kinds(channel)[kind]()
@@ -165,7 +165,7 @@ def test_waits_without_blocking(kind: str) -> None:
 @KINDS
 @pytest.mark.parametrize("phase", ["waiting", "in flight", "streaming", "backing off"])
 def test_channel_closed(kind: str, phase: str) -> None:
-    """close() ends a stream in whatever phase as CANCELLED; a blocked reader hears so."""
+    """close() ends a stream in any phase as CANCELLED, and a blocked reader gets that."""
     done: list[Any] = []
     retry = meshlib.RetryPolicy(initial_backoff=60, max_backoff=60)
     with servers(1) as (server,), mesh(server, retry=retry) as channel:
@@ -198,7 +198,7 @@ def test_channel_closed(kind: str, phase: str) -> None:
 @KINDS
 @pytest.mark.parametrize("phase", ["waiting", "in flight", "streaming", "backing off"])
 def test_abandoned(kind: str, phase: str) -> None:
-    """A stream that nobody holds is cancelled in whatever phase, as `for message in stub.Stream(): break` leaves it."""
+    """A stream without references is cancelled in any phase, as `for message in stub.Stream(): break` leaves it."""
     done = threading.Event()
     retry = meshlib.RetryPolicy(initial_backoff=60, max_backoff=60)
     with servers(1) as (server,), mesh(server, retry=retry) as channel:
@@ -225,8 +225,8 @@ def test_abandoned(kind: str, phase: str) -> None:
 
 @KINDS
 def test_per_attempt_timeout(kind: str) -> None:
-    """An attempt without an answer within the limit is given up, whether a message is waited for or metadata, and
-    another host answers."""
+    """An attempt without an answer within the limit is cancelled, whether a message or metadata is awaited, and another
+    host answers."""
     retry = meshlib.RetryPolicy(per_attempt_timeout=0.5)
     with servers(2) as (first, second), mesh(first, second, retry=retry) as channel:
         first.fault(hang=True)
@@ -243,7 +243,7 @@ def test_per_attempt_timeout(kind: str) -> None:
 
 @KINDS
 def test_per_attempt_timeout_spares_a_slow_stream(kind: str) -> None:
-    """Once the first message has come the limit is over."""
+    """The limit ends with the first message."""
     retry = meshlib.RetryPolicy(per_attempt_timeout=1.0)
     with servers(1) as (server,), mesh(server, retry=retry) as channel:
         server.fault(delay=1.2, after=1)
@@ -254,7 +254,7 @@ def test_per_attempt_timeout_spares_a_slow_stream(kind: str) -> None:
 
 @KINDS
 def test_hedged(kind: str) -> None:
-    """Of two streams at once the one with the first message wins; the other is cancelled, at its server too."""
+    """Of two concurrent streams the one with the first message wins; the other is cancelled, at its server too."""
     hedging = meshlib.HedgingPolicy(max_attempts=2, hedging_delay=0.02)
     with servers(2) as (first, second), mesh(first, second, retry=hedging) as channel:
         answered(channel, first, second)
@@ -285,7 +285,7 @@ def test_empty_stream() -> None:
 
 
 def test_deserializer_raises() -> None:
-    """The call ends INTERNAL in grpc's words and its place is free."""
+    """The call ends INTERNAL with grpc's text, and its in-flight count drops."""
 
     def fails(_: bytes) -> Any:
         raise RuntimeError("this codec always fails")

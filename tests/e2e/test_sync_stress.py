@@ -1,4 +1,4 @@
-"""Many calls at once, with servers that are killed and calls that fail, are cancelled, abandoned and late."""
+"""Many concurrent calls, with killed servers and calls that fail, are cancelled, abandoned and late."""
 
 import gc
 import threading
@@ -17,7 +17,7 @@ from meshlib.testing import ProcessServer, Server, echo, servers
 
 
 def test_killed_servers_lose_nothing() -> None:
-    """Calls of every kind that are inside a server killed -9 are answered by another, whole."""
+    """Calls of every kind inside a server killed -9 are answered completely by another."""
     with ExitStack() as stack:
         some: list[Any] = [stack.enter_context(ProcessServer()) for _ in range(3)]
         channel: Any = stack.enter_context(mesh(*some))
@@ -39,8 +39,8 @@ def test_killed_servers_lose_nothing() -> None:
 
 
 def test_stress(rng: Random) -> None:
-    """Whatever happens to it, a call ends once: each callback comes once, nothing stays counted, and every message is
-    delivered once and in order, also through replays."""
+    """A call always ends once: each callback runs once, nothing stays counted, and every message is delivered once and
+    in order, even after replays."""
     codes = frozenset({"UNAVAILABLE", "ABORTED"})
     retry = meshlib.RetryPolicy(max_attempts=4, per_attempt_timeout=2.0, retryable_status_codes=codes)
     ends: Counter[str] = Counter()
@@ -111,7 +111,7 @@ def test_stress(rng: Random) -> None:
         assert not any(worker.is_alive() for worker in workers)
         assert wrong == []
         assert ends.total() == added
-        # How many of each depends on the machine; every one of them was asked for.
+        # The number of each depends on the machine; each was requested.
         assert set(ends) <= {"OK", "CANCELLED", "DEADLINE_EXCEEDED", "NOT_FOUND", *codes}, ends
         assert ends["OK"] > 0
         assert ends["CANCELLED"] > 0
@@ -121,7 +121,7 @@ def test_stress(rng: Random) -> None:
 
 
 def _trouble(rng: Random, some: list[Server], stop: threading.Event) -> None:
-    """Lets calls fail in every way that a server can, for as long as asked."""
+    """Let calls fail in every way that a server can, until ``stop``."""
     while not stop.wait(0.003):
         server = rng.choice(some)
         code = rng.choice(["UNAVAILABLE", "UNAVAILABLE", "ABORTED", "NOT_FOUND", None])
@@ -134,7 +134,7 @@ def _trouble(rng: Random, some: list[Server], stop: threading.Event) -> None:
 
 
 def test_abandoned_calls_leave_nothing(rng: Random) -> None:
-    """Hundreds of calls that are dropped at any moment are all cancelled, and none stays counted."""
+    """Hundreds of calls dropped at any moment are all cancelled, and none stays counted."""
     with servers(2) as some, mesh(*some) as channel:
         start = starters(channel, "sync")
         some[0].fault(delay=0.02)

@@ -1,4 +1,4 @@
-"""Blocking calls where something goes wrong around them: the caller hears of it, and nothing is left behind."""
+"""Blocking calls with failures around them: the caller gets the error, and nothing is left behind."""
 
 import json
 import subprocess
@@ -19,19 +19,19 @@ from meshlib.testing import DnsServer, Server, echo, flush_logs
 
 
 class Raises(grpc.UnaryUnaryClientInterceptor):
-    """An attempt interceptor that raises what its test says."""
+    """An attempt interceptor that raises the test's exception."""
 
     def __init__(self, error: BaseException) -> None:
         self.error = error
 
     def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
-        """Raises."""
+        """Raise."""
         raise self.error
 
 
 @pytest.mark.parametrize("error", [grpc.RpcError("mine"), RuntimeError("mine"), KeyboardInterrupt()])
 def test_what_an_attempt_interceptor_raises_reaches_the_caller(error: BaseException) -> None:
-    """As it is, and the host has its place back."""
+    """The exception arrives unchanged, and the in-flight count drops."""
     with (
         Server() as server,
         meshlib.channel(f"static:///{server.address}", attempt_interceptors=[Raises(error)]) as channel,
@@ -44,7 +44,7 @@ def test_what_an_attempt_interceptor_raises_reaches_the_caller(error: BaseExcept
 
 @pytest.mark.parametrize("with_call", [False, True])
 def test_bad_metadata_leaves_no_connection_behind(with_call: bool) -> None:
-    """grpc never frees a call whose metadata it cannot convert: its host would be dialled for ever."""
+    """grpc never frees a call whose metadata it cannot convert: its host would be dialled forever."""
     with Server() as server, meshlib.channel(f"static:///{server.address}") as channel:
         unary = channel.unary_unary(echo.UNARY)
         call = unary.with_call if with_call else unary
@@ -63,7 +63,7 @@ def test_bad_metadata_leaves_no_connection_behind(with_call: bool) -> None:
 
 
 def test_metadata_that_grpc_refuses_is_refused_with_no_host_in_sight_too() -> None:
-    """At once, in grpc's words, though the call would wait for a host; a future is answered likewise."""
+    """Metadata is rejected at once, with grpc's text, though the call would wait for a host; so is a future's."""
     with meshlib.channel("static:///127.0.0.1:1") as channel:
         unary = channel.unary_unary(echo.UNARY)
         with pytest.raises(grpc.RpcError) as caught:
@@ -75,7 +75,7 @@ def test_metadata_that_grpc_refuses_is_refused_with_no_host_in_sight_too() -> No
 
 
 def test_bad_metadata_takes_no_place_of_the_retry_budget() -> None:
-    """Even where a policy would retry what it is reported as."""
+    """Bad metadata holds no retry of the budget, even if a policy would retry the reported code."""
     retry = meshlib.RetryPolicy(retryable_status_codes=frozenset({"CANCELLED", "UNAVAILABLE"}))
     with Server() as server, meshlib.channel(f"static:///{server.address}", retry=retry) as channel:
         unary = channel.unary_unary(echo.UNARY)
@@ -87,8 +87,8 @@ def test_bad_metadata_takes_no_place_of_the_retry_budget() -> None:
 
 
 def test_ctrl_c_ends_the_call_that_it_interrupts() -> None:
-    """The caller gets the exception, the server hears of it, and the host has its place back. In a process of its own:
-    grpc never frees such a call, and its host is dialled for ever."""
+    """The caller gets the exception, the server's handler ends, and the in-flight count drops. In a process of its own:
+    grpc never frees such a call, and its host is dialled forever."""
     child = [sys.executable, "-m", "tests.e2e.interrupted_child"]
     run = subprocess.run(child, capture_output=True, text=True, timeout=60, check=False)
     assert run.returncode == 0, run.stderr
@@ -96,21 +96,21 @@ def test_ctrl_c_ends_the_call_that_it_interrupts() -> None:
 
 
 def test_an_endless_timeout_is_as_in_grpc() -> None:
-    """``float("inf")`` raises nothing of Python's while the first host is waited for."""
+    """``float("inf")`` raises no Python error during the wait for the first host."""
     with meshlib.channel("static:///127.0.0.1:1") as channel, pytest.raises(grpc.RpcError):
         channel.unary_unary(echo.UNARY)(b"x", timeout=float("inf"))
 
 
 class Broken(SpanProcessor):
-    """A span processor of the application's that does not work."""
+    """A broken span processor of the application."""
 
     def on_end(self, span: ReadableSpan) -> None:
-        """Raises."""
+        """Raise."""
         raise RuntimeError("a broken processor")
 
 
 def test_telemetry_that_fails_fails_no_call(caplog: pytest.LogCaptureFixture) -> None:
-    """It is said once, and calls go on."""
+    """The failure is logged once, and calls continue."""
     tracers = TracerProvider()
     tracers.add_span_processor(Broken())
     with Server() as server, meshlib.channel(f"static:///{server.address}", tracer_provider=tracers) as channel:
@@ -122,7 +122,7 @@ def test_telemetry_that_fails_fails_no_call(caplog: pytest.LogCaptureFixture) ->
 
 
 def test_a_channel_to_the_same_name_as_a_closed_one_looks_it_up_again() -> None:
-    """What the control thread looked up ends with it, and starts anew with the next."""
+    """The control thread's lookups end with it, and start anew with the next."""
     with Server(name="old") as old, Server(name="new") as new, DnsServer() as dns:
         service = "_grpc._tcp.svc-a.test"
         dns.add("host.test", "A", "127.0.0.1")
@@ -145,7 +145,7 @@ def test_a_channel_to_the_same_name_as_a_closed_one_looks_it_up_again() -> None:
 
 
 def test_a_closed_subchannel_makes_no_multicallable() -> None:
-    """C-core would register the method on a channel that is gone, and crash."""
+    """C-core would register the method on a closed channel, and crash."""
     subchannel = Subchannel(HostEntry(Endpoint(address="127.0.0.1:1")), settle("static:///127.0.0.1:1"))
     subchannel.close()
     with pytest.raises(ValueError, match="closed channel"):
@@ -153,7 +153,7 @@ def test_a_closed_subchannel_makes_no_multicallable() -> None:
 
 
 def test_a_closed_channel_is_not_ready() -> None:
-    """Whoever subscribes afterwards is told the truth."""
+    """A later subscriber gets the true state."""
     with Server() as server:
         channel = meshlib.channel(f"static:///{server.address}")
         assert channel.unary_unary(echo.UNARY)(b"x", timeout=5) == b"x"

@@ -1,4 +1,4 @@
-"""What an operator sees: one span and one measurement for each call, the trace in the server, and nothing twice."""
+"""One span and one measurement for each call, the trace in the server, and nothing twice."""
 
 import asyncio
 import gc
@@ -51,11 +51,11 @@ class Traces:
 
     @property
     def spans(self) -> tuple[ReadableSpan, ...]:
-        """All of them, the first to end first."""
+        """All spans, in order of their ends."""
         return self._exporter.get_finished_spans()
 
     def one(self) -> ReadableSpan:
-        """The only one there is, or is about to be."""
+        """The only span; waits for it."""
         deadline = time.monotonic() + DEADLINE
         while not self.spans:
             assert time.monotonic() < deadline, "no span ended"
@@ -71,14 +71,14 @@ def traces() -> Traces:
 
 
 class Metrics:
-    """Measurements, as they are when asked for."""
+    """Measurements, read on request."""
 
     def __init__(self) -> None:
         self._reader = InMemoryMetricReader()
         self.provider = MeterProvider([self._reader], shutdown_on_exit=False)
 
     def points(self, name: str) -> dict[Mapping[str, Any], Any]:
-        """The data points of the metric, each under its attributes."""
+        """The data points of the metric by their attributes."""
         data = self._reader.get_metrics_data()
         found = {}
         for resource in data.resource_metrics if data is not None else ():
@@ -104,14 +104,14 @@ def metrics() -> Iterator[Metrics]:
 
 
 def static(*all_servers: Server) -> str:
-    """The target that lists them."""
+    """The target that lists the servers."""
     return "static:///" + ",".join(server.address for server in all_servers)
 
 
 def call(
     shell: Shell, kind: str, target: str, metadata: Metadata = (), method: str | None = None, **options: Any
 ) -> str:
-    """One call of any kind on a channel of its own; the name of its status code."""
+    """Make one call of any kind on a new channel; returns the name of its status code."""
     if shell == "aio":
         return asyncio.run(_aio_call(kind, target, metadata, method, options))
     with meshlib.channel(target, **options) as channel:
@@ -142,7 +142,7 @@ async def _aio_call(kind: str, target: str, metadata: Metadata, method: str | No
 
 
 def events(span: ReadableSpan) -> list[tuple[str, dict[str, Any]]]:
-    """What happened to a call, but for the wait for the first connection of its channel."""
+    """The events of a call, except the wait for the first connection of its channel."""
     return [(event.name, dict(event.attributes or {})) for event in span.events if event.name != "pick"]
 
 
@@ -153,7 +153,7 @@ def events(span: ReadableSpan) -> list[tuple[str, dict[str, Any]]]:
 @all_kinds
 @both_shells
 def test_one_client_span_for_each_call(shell: Shell, kind: str, host_addresses: bool, traces: Traces) -> None:
-    """Named after the method, with the attributes of the conventions: the target asked for, on request the peer that
+    """The span has the method's name and the conventions' attributes: the target asked for, on request the peer that
     answered."""
     policy = meshlib.TelemetryPolicy(host_addresses=host_addresses)
     with Server() as server:
@@ -199,7 +199,7 @@ def test_the_server_of_a_span_is_the_name_asked_for(shell: Shell, traces: Traces
 @all_kinds
 @both_shells
 def test_a_retry_is_an_event_of_the_one_span(shell: Shell, kind: str, traces: Traces) -> None:
-    """The failure, the wait and the second attempt are told in order; the span ends well."""
+    """The failure, the wait and the second attempt are events, in order; the span ends well."""
     with Server() as server:
         server.fault(code="UNAVAILABLE", times=1)
         assert call(shell, kind, static(server), tracer_provider=traces.provider) == "OK"
@@ -220,7 +220,7 @@ def test_a_retry_is_an_event_of_the_one_span(shell: Shell, kind: str, traces: Tr
 
 @both_shells
 def test_a_failed_call_is_an_error(shell: Shell, traces: Traces) -> None:
-    """What the server says is the status and the type of the error; its message is the description."""
+    """The server's code is the status and the type of the error; its message is the description."""
     with Server() as server:
         server.fault(code="NOT_FOUND", details="no such thing")
         assert call(shell, "unary_unary", static(server), tracer_provider=traces.provider) == "NOT_FOUND"
@@ -232,7 +232,7 @@ def test_a_failed_call_is_an_error(shell: Shell, traces: Traces) -> None:
 
 @both_shells
 def test_a_call_that_is_never_sent_has_its_span_too(shell: Shell, traces: Traces, metrics: Metrics) -> None:
-    """Nobody answers at the address: UNAVAILABLE, with the refused attempts as events and the reason as description."""
+    """No server listens: UNAVAILABLE, with the refused attempts as events and the reason as description."""
     with Server() as server:
         server.stop()
         providers = {"tracer_provider": traces.provider, "meter_provider": metrics.provider}
@@ -247,7 +247,7 @@ def test_a_call_that_is_never_sent_has_its_span_too(shell: Shell, traces: Traces
 
 
 def test_a_cancelled_call_ends_its_span(traces: Traces) -> None:
-    """The caller changed his mind."""
+    """The span of a call ends when its caller cancels it."""
     with Server() as server, meshlib.channel(static(server), tracer_provider=traces.provider) as channel:
         server.fault(hang=True)
         stream = channel.unary_stream(echo.SERVER_STREAM)(b"x", timeout=DEADLINE)
@@ -257,7 +257,7 @@ def test_a_cancelled_call_ends_its_span(traces: Traces) -> None:
 
 
 async def test_a_cancelled_call_ends_its_span_in_asyncio(traces: Traces) -> None:
-    """The same, by cancelling the task."""
+    """The span of a call ends when its task is cancelled."""
     with Server() as server:
         async with aio.channel(static(server), tracer_provider=traces.provider) as channel:
             server.fault(hang=True)
@@ -273,7 +273,7 @@ async def test_a_cancelled_call_ends_its_span_in_asyncio(traces: Traces) -> None
 
 
 def test_an_abandoned_stream_ends_its_span(traces: Traces) -> None:
-    """Nobody holds it any more: it is collected, cancelled, and told."""
+    """Without references it is collected and cancelled, and its span ends."""
     with Server() as server, meshlib.channel(static(server), tracer_provider=traces.provider) as channel:
         stream = channel.unary_stream(echo.SERVER_STREAM)(b"x", metadata=((echo.COUNT, "1000000"),))
         next(stream)
@@ -337,7 +337,7 @@ def test_every_attempt_carries_the_trace(shell: Shell, kind: str, traces: Traces
 @all_kinds
 @both_shells
 def test_a_key_of_the_callers_own_is_not_replaced(shell: Shell, kind: str, traces: Traces) -> None:
-    """A gateway that passes a trace on by hand goes on doing so; his other metadata arrives as well."""
+    """A gateway that forwards a trace by hand still can; its other metadata arrives as well."""
     own = (("traceparent", "00-" + "1" * 32 + "-" + "2" * 16 + "-01"), ("x-tenant", "acme"))
     with Server() as server:
         assert call(shell, kind, static(server), own, tracer_provider=traces.provider) == "OK"
@@ -347,7 +347,7 @@ def test_a_key_of_the_callers_own_is_not_replaced(shell: Shell, kind: str, trace
 
 @both_shells
 def test_a_trace_that_is_not_sampled_is_passed_on(shell: Shell) -> None:
-    """The server learns that it is not to record either."""
+    """The server gets the flag not to record either."""
     traces = Traces(sampler=ALWAYS_OFF)
     with Server() as server:
         assert call(shell, "unary_unary", static(server), tracer_provider=traces.provider) == "OK"
@@ -359,7 +359,7 @@ def test_a_trace_that_is_not_sampled_is_passed_on(shell: Shell) -> None:
 @all_kinds
 @both_shells
 def test_without_a_provider_there_is_nothing(shell: Shell, kind: str) -> None:
-    """No span, no header, no error; a trace that comes from outside is passed on as it is."""
+    """No span, no header, no error; an external trace is passed on unchanged."""
     with Server() as server:
         assert call(shell, kind, static(server)) == "OK"
         assert _received(server, "traceparent") == []
@@ -371,7 +371,7 @@ def test_without_a_provider_there_is_nothing(shell: Shell, kind: str) -> None:
 
 @both_shells
 def test_baggage_is_passed_on(shell: Shell, traces: Traces) -> None:
-    """Beside a span, and without any provider."""
+    """Baggage is passed on beside a span, and without any provider."""
     token = context.attach(baggage.set_baggage("tenant", "acme"))
     try:
         with Server() as server:
@@ -388,7 +388,7 @@ def test_baggage_is_passed_on(shell: Shell, traces: Traces) -> None:
 @all_kinds
 @both_shells
 def test_one_measurement_for_each_call(shell: Shell, kind: str, metrics: Metrics) -> None:
-    """The whole duration, retries and all, in the buckets of the conventions; a failure is another series."""
+    """The whole duration, including retries, in the buckets of the conventions; a failure is another series."""
     with Server() as server:
         target = static(server)
         server.fault(code="UNAVAILABLE", times=1)
@@ -413,7 +413,7 @@ def test_one_measurement_for_each_call(shell: Shell, kind: str, metrics: Metrics
 
 @both_shells
 def test_hosts_and_calls_under_way_are_read_when_asked_for(shell: Shell, metrics: Metrics) -> None:
-    """How many hosts are in which state, how many attempts inside; none once it is closed, nothing once collected."""
+    """Hosts by state and attempts in flight; none after close, no series after collection."""
 
     def hosts() -> dict[str, int]:
         return metrics.values("meshlib.hosts", "meshlib.host.state")
@@ -421,7 +421,7 @@ def test_hosts_and_calls_under_way_are_read_when_asked_for(shell: Shell, metrics
     def check() -> None:
         _until(lambda: hosts().get("TRANSIENT_FAILURE") == 1)
         assert hosts() == {"IDLE": 0, "CONNECTING": 0, "READY": 1, "TRANSIENT_FAILURE": 1}
-        # A target that is no single name and address stands for itself.
+        # A target other than a single name and address stands for itself.
         assert metrics.values("meshlib.attempts.in_flight", "server.address") == {target: 1}
         assert metrics.values("meshlib.retry.refusals", "server.address") == {target: 0}
 
@@ -550,7 +550,7 @@ print(span.resource.attributes["service.name"], span.name)
 
 
 def test_setup_gives_an_application_providers_of_its_own() -> None:
-    """A channel that was made before follows; what is left is sent at the end."""
+    """An earlier channel uses them too; pending data is sent at the end."""
     with Server() as server:
         assert _run(SETUP, server.address) == [
             "shop rpc.client.call.duration",
@@ -579,13 +579,13 @@ print({span.name for span in exporter.get_finished_spans()})
 
 
 def test_a_provider_that_is_set_after_the_first_call_is_noticed() -> None:
-    """The channel looks for one now and then, and traces from there on."""
+    """The channel checks for one periodically, and traces from then on."""
     with Server() as server:
         assert _run(LATE, server.address) == ["{'meshlib.testing.Echo/Unary'}"]
 
 
 def _run(program: str, *arguments: str) -> list[str]:
-    """The lines that a program of its own prints: what it sets is global."""
+    """The output lines of a separate process: it sets global state."""
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", program, *arguments],
         capture_output=True,

@@ -32,7 +32,7 @@ all_kinds = pytest.mark.parametrize("kind", METHODS)
 
 
 class Headers(TextMapPropagator):
-    """Injects what it is given; a class of exceptions is raised."""
+    """Injects the given headers; raises a given class of exceptions."""
 
     def __init__(self, **headers: Any) -> None:
         self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -53,7 +53,7 @@ class Headers(TextMapPropagator):
 
 @pytest.fixture
 def propagator(request: pytest.FixtureRequest) -> Iterator[None]:
-    """The propagator of the parameter is the global one."""
+    """Set the propagator of the parameter globally."""
     before = propagate.get_global_textmap()
     propagate.set_global_textmap(request.param)
     yield
@@ -92,7 +92,7 @@ def test_a_header_that_grpc_refuses_is_left_out(shell: Shell, propagator: None, 
 @pytest.mark.parametrize("propagator", [Headers(traceparent="ä")], indirect=True)
 @both_shells
 def test_a_usual_header_with_an_illegal_value_is_left_out(shell: Shell, propagator: None, traces: Traces) -> None:
-    """The value is judged too, whatever the name of the header."""
+    """The value of a header is checked too, whatever its name."""
     with Server() as server:
         assert call(shell, "unary_unary", static(server), tracer_provider=traces.provider) == "OK"
 
@@ -100,7 +100,7 @@ def test_a_usual_header_with_an_illegal_value_is_left_out(shell: Shell, propagat
 @pytest.mark.parametrize("propagator", [Headers(**{"X-A": "1", "x-a": "2", "x-b": "3"})], indirect=True)
 @both_shells
 def test_headers_that_differ_in_capitals_alone_are_all_sent(shell: Shell, propagator: None, traces: Traces) -> None:
-    """Metadata may repeat a key."""
+    """Headers of one lower-case name are all sent: metadata may repeat a key."""
     with Server() as server:
         assert call(shell, "unary_unary", static(server), tracer_provider=traces.provider) == "OK"
         assert _received(server, "x-a") == ["1", "2"]
@@ -192,8 +192,8 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer):
 
 
 def test_an_exporter_over_meshlib_does_not_trace_itself() -> None:
-    """The OTLP exporter on a channel of meshlib, with a global provider, flushes, and exports the application's calls
-    alone."""
+    """The OTLP exporter on a channel of meshlib, with a global provider, flushes, and exports only the application's
+    calls."""
     collector = Collector()
     server = grpc.server(futures.ThreadPoolExecutor(2))
     trace_service_pb2_grpc.add_TraceServiceServicer_to_server(collector, server)
@@ -238,7 +238,7 @@ print({span.name for span in exporter.get_finished_spans()})
 
 
 def test_a_tracer_provider_that_is_set_after_a_meter_provider_is_noticed() -> None:
-    """The channel looks for each of the two until it is there."""
+    """The channel checks for both until each is set."""
     with Server() as server:
         assert _run(LATE_TRACES, server.address) == ["{'meshlib.testing.Echo/Unary'}"]
 
@@ -323,7 +323,7 @@ BROKEN: dict[str, Any] = {
 @all_kinds
 @both_shells
 def test_broken_telemetry_fails_no_call(shell: Shell, kind: str, what: str, caplog: pytest.LogCaptureFixture) -> None:
-    """Whatever of it raises is logged once for a channel, and the call succeeds, with a retry too."""
+    """Any exception is logged once per channel, and the call succeeds, even with a retry."""
     policy = meshlib.TelemetryPolicy(attempt_spans=True, attempt_metrics=True)
     with Server() as server:
         server.fault(code="UNAVAILABLE", times=1)
@@ -364,7 +364,7 @@ def test_a_span_that_cannot_end_costs_no_measurement(
 
 @both_shells
 def test_an_access_log_that_fails_fails_no_call(shell: Shell, caplog: pytest.LogCaptureFixture) -> None:
-    """A filter of the application's raises for the line of a call, and the call succeeds."""
+    """A filter of the application raises for the line of a call, and the call succeeds."""
 
     def broken(record: logging.LogRecord) -> bool:
         raise RuntimeError("a broken filter")
@@ -386,7 +386,7 @@ def test_an_access_log_that_fails_fails_no_call(shell: Shell, caplog: pytest.Log
 
 
 class SoftTimeLimit(Exception):  # noqa: N818 - as celery's
-    """What celery's handler raises."""
+    """Raised by celery's handler."""
 
 
 class Interrupting(SpanProcessor):
@@ -421,7 +421,7 @@ class Interrupting(SpanProcessor):
     ],
 )
 def test_what_a_signal_handler_raises_inside_telemetry_reaches_the_caller(kind: str, at: str, n: int) -> None:
-    """A soft time limit is no failure of the span processor in which it arrives, and nothing is left of the call."""
+    """A soft time limit is not a failure of the span processor that it interrupts, and nothing is left of the call."""
 
     def handler(number: int, frame: FrameType | None) -> NoReturn:
         raise SoftTimeLimit
@@ -453,8 +453,8 @@ def test_what_a_signal_handler_raises_inside_telemetry_reaches_the_caller(kind: 
 @pytest.mark.parametrize("at", ["start", "end"])
 @all_kinds
 async def test_no_asyncio_call_is_lost_to_a_signal_inside_telemetry(kind: str, at: str, n: int) -> None:
-    """Where the handler interrupts the caller it gets what was raised; else the call ends as it would have, and the
-    event loop reports what was raised."""
+    """An interrupted caller gets the exception; otherwise the call ends as usual, and the event loop reports the
+    exception."""
 
     def handler(number: int, frame: FrameType | None) -> NoReturn:
         raise SoftTimeLimit
@@ -505,7 +505,7 @@ class Nested(NoOpMeterProvider):
 
 
 def test_a_channel_may_be_made_while_another_is() -> None:
-    """No lock is held while the meter provider works, so that a signal handler or the provider may make a channel."""
+    """The meter provider runs without a lock, so that a signal handler or the provider may make a channel."""
     done = threading.Event()
 
     def make() -> None:
@@ -525,7 +525,7 @@ def unserializable(request: Any) -> NoReturn:
 
 @pytest.mark.parametrize("kind", ["unary_unary", "with_call", "future", "unary_stream"])
 def test_a_call_whose_serializer_raises_has_its_span(kind: str, traces: Traces, metrics: Metrics) -> None:
-    """The failed call is traced and measured like any other, and its error says what the mesh did."""
+    """The failed call is traced and measured like any other, and its error has ``.mesh``."""
     providers = {"tracer_provider": traces.provider, "meter_provider": metrics.provider}
     with meshlib.channel("static:///127.0.0.1:1", **providers) as channel:
         made: Any = channel.unary_unary(echo.UNARY, unserializable)
@@ -583,8 +583,8 @@ for span in exporter.get_finished_spans():
 
 
 def test_nothing_is_traced_twice_where_meshlib_stands_in_grpcs_place() -> None:
-    """Instrumentation set up after grpc's factories were replaced by meshlib's wraps those: a call has its span, and
-    other calls have meshlib's."""
+    """Instrumentation set up after meshlib's factories replaced grpc's wraps those: a call has its span, and other
+    calls have meshlib's."""
     pytest.importorskip("opentelemetry.instrumentation.grpc")
     with Server() as server:
         lines = _run(SWAPPED, server.address)

@@ -1,4 +1,4 @@
-"""What a ``TelemetryPolicy`` asks for, and what is told only of calls that were tried again; over OTLP in the end."""
+"""The options of ``TelemetryPolicy``, and telemetry only of retried calls; finally over OTLP."""
 
 import asyncio
 import logging
@@ -31,7 +31,7 @@ QUICK = meshlib.RetryPolicy(initial_backoff=0.001, max_backoff=0.001)
 
 
 def parents(server: Server) -> list[int]:
-    """The span that each attempt said it belongs to, as the server was told."""
+    """The parent span of each attempt, as the server received it."""
     told = [dict(received.metadata)["traceparent"] for received in server.received]
     return [int(str(value).split("-")[2], 16) for value in told]
 
@@ -42,7 +42,7 @@ def parents(server: Server) -> list[int]:
 @all_kinds
 @both_shells
 def test_a_span_for_each_attempt(shell: Shell, kind: str, traces: Traces) -> None:
-    """Below that of the call; the server sees the attempt's as its parent (gRFC A72)."""
+    """The span is below that of the call; the server sees the attempt's as its parent (gRFC A72)."""
     policy = meshlib.TelemetryPolicy(attempt_spans=True)
     with Server() as server:
         server.fault(code="UNAVAILABLE", times=1)
@@ -74,7 +74,7 @@ def test_an_attempt_with_a_span_sends_the_metadata_of_the_caller_once(shell: She
 
 
 def test_a_hedge_that_loses_ends_its_span(traces: Traces) -> None:
-    """Each of two copies has its own; the slower one's ends as cancelled, after the call's."""
+    """Each of two attempts has its own; the slower one's ends as cancelled, after the call's."""
     policy = meshlib.TelemetryPolicy(attempt_spans=True)
     hedging = meshlib.HedgingPolicy(max_attempts=2, hedging_delay=0.0)
     with servers(2) as (slow, quick):
@@ -98,7 +98,7 @@ def test_a_hedge_that_loses_ends_its_span(traces: Traces) -> None:
 
 @both_shells
 def test_a_measurement_for_each_attempt(shell: Shell, metrics: Metrics) -> None:
-    """By gRPC's names and buckets (A66), with the address of the host only if that is asked for."""
+    """Measurements have gRPC's names and buckets (A66), with the address of the host only on request."""
     with Server() as server:
         for policy, extra in (
             (meshlib.TelemetryPolicy(), None),
@@ -127,7 +127,7 @@ def test_a_measurement_for_each_attempt(shell: Shell, metrics: Metrics) -> None:
 
 @both_shells
 def test_retries_are_measured_where_there_are_any(shell: Shell, metrics: Metrics) -> None:
-    """gRFC A96: nothing is recorded for a call without."""
+    """Nothing is recorded for a call without retries (gRFC A96)."""
     with Server() as server:
         options: Any = {"meter_provider": metrics.provider, "retry": QUICK}
         assert call(shell, "unary_unary", static(server), **options) == "OK"
@@ -144,7 +144,7 @@ def test_retries_are_measured_where_there_are_any(shell: Shell, metrics: Metrics
 
 
 def test_connections_and_answers_of_the_resolver_are_counted(metrics: Metrics) -> None:
-    """By gRPC's names (A94) where it has them."""
+    """Counters have gRPC's names (A94) where it has them."""
     with servers(2) as (stays, goes):
         target = static(stays, goes)
         with meshlib.channel(target, meter_provider=metrics.provider) as channel:
@@ -165,7 +165,7 @@ def test_connections_and_answers_of_the_resolver_are_counted(metrics: Metrics) -
 
 
 def test_hosts_one_by_one_on_request(metrics: Metrics) -> None:
-    """A series for each."""
+    """Each host has a series."""
     with servers(2) as (a, b):
         policy = meshlib.TelemetryPolicy(host_addresses=True)
         with meshlib.channel(static(a, b), telemetry=policy, meter_provider=metrics.provider) as channel:
@@ -176,7 +176,7 @@ def test_hosts_one_by_one_on_request(metrics: Metrics) -> None:
 
 @both_shells
 def test_an_exemplar_is_the_span_of_the_call(shell: Shell, traces: Traces, metrics: Metrics) -> None:
-    """From a bar of a histogram to one of the calls in it."""
+    """An exemplar leads from a bar of a histogram to one of the calls in it."""
     with Server() as server:
         options: Any = {"tracer_provider": traces.provider, "meter_provider": metrics.provider}
         assert call(shell, "unary_unary", static(server), **options) == "OK"
@@ -189,7 +189,7 @@ def test_an_exemplar_is_the_span_of_the_call(shell: Shell, traces: Traces, metri
 
 @both_shells
 def test_a_line_for_each_call(shell: Shell, caplog: pytest.LogCaptureFixture) -> None:
-    """On request, with or without a provider, and in no case what was sent or said."""
+    """The access log has a line on request, with or without a provider, and never contents of requests or responses."""
     caplog.set_level(logging.INFO, "meshlib.access")
     with Server() as server:
         assert call(shell, "unary_unary", static(server)) == "OK"
@@ -217,13 +217,13 @@ def fails(server: Server, **fault: Any) -> Callable[[Any], None]:
 
 
 def nobody(channel: Any) -> None:
-    """A call to a service that has no host."""
+    """Call a service without hosts."""
     with suppress(grpc.RpcError):
         channel.unary_unary(echo.UNARY)(b"x", timeout=DEADLINE)
 
 
 def cancelled(channel: Any) -> None:
-    """A call that the application gives up."""
+    """Make a call and cancel it."""
     future = channel.unary_unary(echo.UNARY).future(b"x", metadata=((echo.DELAY_MS, "500"),))
     until(lambda: any(host.in_flight for host in channel.mesh.snapshot().hosts))
     future.cancel()
@@ -246,7 +246,7 @@ def cancelled(channel: Any) -> None:
 def test_envoys_response_flags(
     flags: str, fault: Any, options: Mapping[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What was the matter, in two or three letters."""
+    """A flag gives the cause of a failure, in two or three letters."""
     caplog.set_level(logging.INFO, "meshlib.access")
     policy = meshlib.TelemetryPolicy(access_log=True)
     with Server() as server:
@@ -274,7 +274,7 @@ class Empty:
 
 
 class Collector(trace_service_pb2_grpc.TraceServiceServicer):
-    """A real one's service: keeps the spans it is sent."""
+    """Like a real collector's service: keeps the received spans."""
 
     def __init__(self) -> None:
         self.spans: list[Any] = []
@@ -286,14 +286,14 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer):
         return trace_service_pb2.ExportTraceServiceResponse()
 
     def add_to(self, server: grpc.Server) -> None:
-        """Serves it."""
+        """Register it with the server."""
         trace_service_pb2_grpc.add_TraceServiceServicer_to_server(self, server)
 
 
 @pytest.mark.shares_process_state  # OpenTelemetry 1.30 never closes an exporter's channel
 def test_parents_are_right_in_threads_and_tasks() -> None:
-    """What arrives at a collector: each call below the span that was current where it was made, each attempt below its
-    call, whoever ran beside it."""
+    """At a collector each call is below the span that was current at its start, each attempt below its call, whatever
+    ran beside it."""
     collector = Collector()
     provider = TracerProvider(shutdown_on_exit=False)
     tracer = provider.get_tracer("application")
@@ -360,22 +360,22 @@ def test_a_collector_that_is_down_costs_no_call(caplog: pytest.LogCaptureFixture
 
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
-    """Of the access log."""
+    """The lines of the access log."""
     return [record for record in caplog.records if record.name == "meshlib.access"]
 
 
 def attributes(span: ReadableSpan) -> dict[str, Any]:
-    """Those of a span."""
+    """The attributes of a span."""
     return dict(span.attributes or {})
 
 
 def parent(span: ReadableSpan) -> int | None:
-    """The id of the span above."""
+    """The id of the parent span."""
     return None if span.parent is None else span.parent.span_id
 
 
 def until(condition: Callable[[], bool]) -> None:
-    """Waits for what happens elsewhere."""
+    """Wait until the condition is true, by polling."""
     deadline = time.monotonic() + DEADLINE
     while not condition():
         assert time.monotonic() < deadline, "it did not come"

@@ -1,4 +1,4 @@
-"""The in-process name server answers as a real one does, and fails as a real one may, where it is told to."""
+"""The in-process name server answers like a real one, and fails like one on request."""
 
 import asyncio
 import os
@@ -33,7 +33,7 @@ def ask(
     payload: int | None = None,
     timeout: float = 5.0,
 ) -> dns.message.Message:
-    """One question, over UDP with the client's EDNS payload, or over TCP; raises what dnspython raises."""
+    """Send one query, over UDP with the client's EDNS payload, or over TCP; raises dnspython's exceptions."""
     query = dns.message.make_query(name, rdtype, use_edns=payload is not None, payload=payload or 0)
     exchange = dns.query.tcp if tcp else dns.query.udp
     return exchange(query, server.host, port=server.port, timeout=timeout)
@@ -54,7 +54,7 @@ def resolver_at(server: DnsServer) -> dns.resolver.Resolver:
 
 @pytest.mark.parametrize("tcp", [False, True])
 def test_records_are_answered_in_order_with_their_ttl(tcp: bool) -> None:
-    """What was added comes back, authoritative, over UDP and TCP."""
+    """Added records are returned, authoritative, over UDP and TCP."""
     with DnsServer() as server:
         server.add(NAME, "A", *ADDRESSES, ttl=7)
         response = ask(server, tcp=tcp)
@@ -80,7 +80,7 @@ def test_missing_names_differ_from_missing_types() -> None:
 
 
 def test_cnames_are_followed() -> None:
-    """The answer is the whole chain; a chain that leads nowhere has the code of its end (RFC 6604)."""
+    """The answer is the whole chain; a chain with a missing end has the code of its end (RFC 6604)."""
     with DnsServer() as server:
         server.add(NAME, "CNAME", "alias.mesh.test")
         server.add("alias.mesh.test", "CNAME", "real.mesh.test")
@@ -129,7 +129,7 @@ def test_what_does_not_fit_is_truncated_and_served_over_tcp() -> None:
 
 
 def test_records_change_while_it_serves() -> None:
-    """``add`` adds to the set and gives it its TTL, ``set`` replaces it, ``remove`` takes records, sets and names."""
+    """``add`` adds to the set and sets its TTL, ``set`` replaces it, ``remove`` takes records, sets and names."""
     with DnsServer() as server:
         server.add(NAME, "A", "127.0.0.11", ttl=5)
         server.add(NAME, "A", "127.0.0.12", ttl=2)
@@ -142,12 +142,12 @@ def test_records_change_while_it_serves() -> None:
         server.remove(NAME, "A")
         assert ask(server).rcode() == dns.rcode.NOERROR
         server.remove(NAME)
-        server.remove(NAME, "A", "127.0.0.11")  # nobody misses it
+        server.remove(NAME, "A", "127.0.0.11")  # missing records are ignored
         assert ask(server).rcode() == dns.rcode.NXDOMAIN
 
 
 def test_names_have_no_case() -> None:
-    """A resolver that plays with the case of names, against forgers, gets its own spelling back (draft 0x20)."""
+    """A resolver that varies the case of names, against forgers, gets its own spelling back (draft 0x20)."""
     with DnsServer() as server:
         server.add("Svc-A.mesh.test.", "A", "127.0.0.11")
         response = ask(server, "sVc-A.MESH.test")
@@ -183,7 +183,7 @@ def test_bad_records_are_refused(records: tuple[str, ...], message: str) -> None
 
 @pytest.mark.parametrize("rcode", ["SERVFAIL", "REFUSED", "NXDOMAIN"])
 def test_it_refuses_with_any_code(rcode: str) -> None:
-    """The code comes without records, for the name that was told and no other."""
+    """The code comes without records, for the configured name and no other."""
     with DnsServer() as server:
         server.add(NAME, "A", *ADDRESSES)
         server.add("other.mesh.test", "A", *ADDRESSES)
@@ -205,7 +205,7 @@ def test_unknown_codes_and_numbers_of_times_are_refused() -> None:
 
 
 def test_answers_may_be_empty_short_lived_truncated_or_forged() -> None:
-    """Each switch changes just that about the answer."""
+    """Each switch changes only that property of the answer."""
     with DnsServer() as server:
         server.add(NAME, "A", *ADDRESSES, ttl=60)
         server.fault(empty=True, times=1)
@@ -244,7 +244,7 @@ def test_the_narrowest_fault_counts_and_counted_ones_come_first() -> None:
 
 @pytest.mark.parametrize("tcp", [False, True])
 def test_dropped_questions_time_out(tcp: bool) -> None:
-    """There is no answer, over TCP the connection stays open, and the question was seen."""
+    """There is no answer, over TCP the connection stays open, and the query is recorded."""
     with DnsServer() as server:
         server.add(NAME, "A", *ADDRESSES)
         server.fault(drop=True)
@@ -276,7 +276,7 @@ def test_a_delayed_answer_holds_up_no_other() -> None:
 
 
 def test_queries_are_remembered_and_awaited() -> None:
-    """Name, type, transport and time of each; waiting for more than come is an error that lists them."""
+    """Name, type, transport and time of each; waiting for more queries than arrive is an error that lists them."""
     with DnsServer() as server:
         begun = time.monotonic()
         ask(server, rdtype="AAAA")
@@ -288,7 +288,7 @@ def test_queries_are_remembered_and_awaited() -> None:
 
 
 def test_a_dead_server_refuses_and_comes_back_on_its_port() -> None:
-    """Stopped it refuses UDP and TCP; started again it serves what it knew, where it was."""
+    """Stopped it refuses UDP and TCP; started again it serves the same records on the same port."""
     with DnsServer() as server:
         server.add(NAME, "A", *ADDRESSES)
         address = server.address
@@ -327,7 +327,7 @@ def test_several_questions_on_one_connection_are_all_answered() -> None:
 
 
 def test_garbage_is_survived(rng: Random) -> None:
-    """Bytes that are no message get no answer, other operations NOTIMP, and it serves on."""
+    """Invalid messages get no answer, other operations NOTIMP, and it keeps serving."""
     with DnsServer() as server:
         server.add(NAME, "A", *ADDRESSES)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
@@ -340,7 +340,7 @@ def test_garbage_is_survived(rng: Random) -> None:
 
 
 def test_a_stub_resolver_is_content() -> None:
-    """dnspython's resolver follows the CNAME, falls back to TCP and tells NXDOMAIN from no answer."""
+    """dnspython's resolver follows the CNAME, falls back to TCP and distinguishes NXDOMAIN from no answer."""
     with DnsServer() as server:
         server.add(NAME, "CNAME", "real.mesh.test")
         server.add("real.mesh.test", "A", *(f"127.0.1.{n}" for n in range(1, 101)))
@@ -355,7 +355,7 @@ def test_a_stub_resolver_is_content() -> None:
 
 
 async def test_it_serves_asyncio_from_its_own_thread() -> None:
-    """A loop may ask the server that it owns, many questions at a time."""
+    """A loop may query the server that it owns, with many queries in flight."""
     with DnsServer() as server:
         server.add(NAME, "A", *ADDRESSES)
         resolver = dns.asyncresolver.Resolver(configure=False)
@@ -375,7 +375,7 @@ def test_any_loopback_address_will_do(host: str) -> None:
 
 
 def _sockets() -> set[str]:
-    """Those of this process; what grpc opens when it likes, where it was used before, are no sockets."""
+    """Sockets of this process; grpc may open its own at any time, but none of those are sockets."""
     held = set()
     for name in os.listdir("/proc/self/fd"):
         with suppress(FileNotFoundError):  # the folder's own
@@ -384,7 +384,7 @@ def _sockets() -> set[str]:
 
 
 def test_closing_leaves_nothing_behind() -> None:
-    """Threads and descriptors are as before, with connections open, answers pending and no question asked at all."""
+    """Threads and descriptors are as before, with connections open, answers pending and no query at all."""
     sockets, threads = _sockets(), threading.enumerate()
     for turn in range(100):
         with DnsServer() as server, socket.socket() as client, socket.socket(type=socket.SOCK_DGRAM) as datagrams:

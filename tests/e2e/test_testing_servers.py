@@ -1,4 +1,4 @@
-"""The test servers are real grpc servers: they echo, fail as told, count, die and come back on their port."""
+"""The test servers are real grpc servers: they echo, fail as configured, count, die and return on their port."""
 
 import os
 import signal
@@ -30,7 +30,7 @@ DEADLINE = 10.0
 
 @contextmanager
 def channel_to(server: Server | ProcessServer) -> Iterator[grpc.Channel]:
-    """A connection of its own, which does not wait a second before it tries again."""
+    """A new connection, which does not wait a second before it tries again."""
     options = [
         ("grpc.use_local_subchannel_pool", 1),
         ("grpc.initial_reconnect_backoff_ms", 50),
@@ -47,7 +47,7 @@ def unary(channel: grpc.Channel, payload: bytes = b"hello", *, timeout: float = 
 
 
 def code_of(call: object) -> str:
-    """The status a call ended with, whichever way it tells."""
+    """The status of a call or of its error."""
     with pytest.raises(grpc.RpcError) as caught:
         list(call()) if callable(call) else call.result(DEADLINE)
     return caught.value.code().name
@@ -57,7 +57,7 @@ def code_of(call: object) -> str:
 
 
 def test_the_four_kinds_of_call_echo_bytes() -> None:
-    """Bytes come back as they went, and the first message brings the server's name."""
+    """Bytes come back unchanged, and the first message carries the server's name."""
     with Server(name="a") as server, channel_to(server) as channel:
         response, call = channel.unary_unary(echo.UNARY).with_call(b"\x00\xff", timeout=DEADLINE)
         assert (response, tuple(call.initial_metadata())) == (b"\x00\xff", ((echo.SERVER_NAME, "a"),))
@@ -121,7 +121,7 @@ def test_calls_are_recorded_with_their_metadata() -> None:
 
 @pytest.mark.parametrize("method", KINDS)
 def test_the_next_calls_fail_as_told(method: str) -> None:
-    """Code, details and trailers arrive, without response headers; the handler did not run; then all is well again."""
+    """Code, details and trailers arrive, without response headers; the handler did not run; later calls succeed."""
     with Server() as server, channel_to(server) as channel:
         server.fault(
             code="RESOURCE_EXHAUSTED",
@@ -148,7 +148,7 @@ def test_the_next_calls_fail_as_told(method: str) -> None:
 
 @pytest.mark.parametrize("after", [0, 1, 2, 3, 9])
 def test_a_stream_may_break_after_some_messages(after: int) -> None:
-    """So many messages arrive, or as many as there are, and then the status; only at 0 the handler is spared."""
+    """``after`` messages arrive, or all there are, and then the status; only at 0 the handler does not run."""
     with Server() as server, channel_to(server) as channel:
         server.fault(code="UNAVAILABLE", after=after)
         stream = channel.unary_stream(echo.SERVER_STREAM)(b"x", timeout=DEADLINE, metadata=((echo.REQUEST_ID, "1"),))
@@ -159,7 +159,7 @@ def test_a_stream_may_break_after_some_messages(after: int) -> None:
 
 
 def test_a_unary_call_may_run_and_lose_its_response() -> None:
-    """With ``after=1`` the handler runs and the caller is told UNAVAILABLE: what makes retries dangerous."""
+    """With ``after=1`` the handler runs and the caller gets UNAVAILABLE: the danger of retries."""
     with Server() as server, channel_to(server) as channel:
         server.fault(code="UNAVAILABLE", after=1, times=1)
         assert code_of(lambda: unary(channel, request_id="1")) == "UNAVAILABLE"
@@ -177,7 +177,7 @@ def test_headers_may_precede_the_failure() -> None:
 
 
 def test_delays_hold_a_call_in_its_handler() -> None:
-    """By fault or by the caller's own metadata; the call is in flight meanwhile, then answered."""
+    """A fault or the caller's own metadata delays a call; it is in flight meanwhile, then answered."""
     with Server() as server, channel_to(server) as channel:
         server.fault(delay=0.1, times=1)
         for metadata in ({}, {"delay_ms": "100"}):
@@ -195,7 +195,7 @@ def test_delays_hold_a_call_in_its_handler() -> None:
 
 @pytest.mark.parametrize("method", KINDS)
 def test_a_hanging_call_ends_with_its_deadline_cancel_or_healing(method: str) -> None:
-    """Nothing comes until the caller gives up, and then the handler ends too; healed, it is answered after all."""
+    """A call hangs until its deadline or cancel, and then the handler ends too; healed, it is answered after all."""
     with Server() as server, channel_to(server) as channel:
         server.fault(hang=True, times=3)
         invoke = getattr(channel, KINDS[method])(method)
@@ -233,7 +233,7 @@ def test_an_abandoned_stream_leaves_no_call_in_flight() -> None:
 
 
 def test_faults_are_used_in_the_order_of_the_script() -> None:
-    """Counted ones first, as written, a step of none lets a call through; the latest lasting one is below them all."""
+    """Counted ones first, as written, a step of none lets a call through; the latest lasting one comes last."""
     with Server() as server, channel_to(server) as channel:
         server.fault(code="INTERNAL")
         server.fault(code=grpc.StatusCode.ABORTED)
@@ -249,7 +249,7 @@ def test_faults_are_used_in_the_order_of_the_script() -> None:
 
 
 def test_meaningless_faults_are_refused() -> None:
-    """The error says what is known or what contradicts what."""
+    """The error lists the known values or the contradiction."""
     with Server() as server:
         with pytest.raises(ValueError, match=r"got 'UNAVALABLE'; known: OK, CANCELLED"):
             server.fault(code="UNAVALABLE")
@@ -279,10 +279,10 @@ def test_meaningless_faults_are_refused() -> None:
     ],
 )  # fmt: skip
 def test_a_fault_of_a_method_that_no_call_can_have_is_refused(method: Any, complaint: str) -> None:
-    """A misspelt method would let the test pass for nothing; what generic handlers know is known."""
+    """A misspelt method would make the test pass for nothing; methods of generic handlers are accepted."""
 
     class Proxy(grpc.GenericRpcHandler):  # type: ignore[misc]
-        """Takes whatever is of one service, as proxies do."""
+        """Serves any method of one service, as proxies do."""
 
         def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
             if handler_call_details.method.startswith("/pkg.Proxied/"):
@@ -308,7 +308,7 @@ def test_a_fault_of_a_method_that_no_call_can_have_is_refused(method: Any, compl
 
 
 def test_a_server_keeps_its_port_while_it_is_down() -> None:
-    """Stopped it refuses connections, nobody else gets the port, and started again it serves there; counts go on."""
+    """Stopped it refuses connections, the port stays reserved, and started again it serves there; counts continue."""
     with Server() as server, channel_to(server) as channel:
         unary(channel)
         server.stop()
@@ -335,7 +335,7 @@ def test_stopping_lets_calls_end_or_cuts_them_off(grace: float) -> None:
 
 
 def test_a_hanging_call_does_not_keep_a_server_from_closing() -> None:
-    """Close ends what hangs, in handlers that wait for a fault and in those that wait for the client."""
+    """Close ends hanging calls, in handlers that wait for a fault and in those that wait for the client."""
     with Server() as server, channel_to(server) as channel:
         server.fault(hang=True, method=echo.UNARY)
         hanging = channel.unary_unary(echo.UNARY).future(b"x", timeout=DEADLINE)
@@ -353,7 +353,7 @@ def test_a_hanging_call_does_not_keep_a_server_from_closing() -> None:
 
 
 def test_a_port_can_be_named_and_is_not_shared_by_accident() -> None:
-    """A second server on a port that is served is an error; after close the port can be had again."""
+    """A second server on a port that is served is an error; after close the port is free again."""
     with Server() as server, pytest.raises(OSError, match=f"cannot serve on {server.address}"):
         Server(server.address)
     with Server(server.address) as successor, channel_to(successor) as channel:
@@ -368,7 +368,7 @@ def test_a_malformed_address_is_refused(address: str) -> None:
 
 
 def test_addresses_of_every_family_serve(tmp_path: Path) -> None:
-    """Any of 127.0.0.0/8, IPv6 and unix sockets."""
+    """Servers may have any of 127.0.0.0/8, IPv6 and unix sockets."""
     for address in ("127.0.0.17:0", "[::1]:0", f"unix:{tmp_path / 'socket'}"):
         with Server(address) as server, channel_to(server) as channel:
             assert unary(channel) == b"hello"
@@ -376,7 +376,7 @@ def test_addresses_of_every_family_serve(tmp_path: Path) -> None:
 
 
 def test_several_servers_at_once() -> None:
-    """Named and numbered; on ports of their own, or on one port of addresses of their own."""
+    """Several servers are named and numbered; on ports of their own, or on one port of addresses of their own."""
     with servers(3) as group:
         assert [server.name for server in group] == ["server-1", "server-2", "server-3"]
         assert len({server.address for server in group}) == 3
@@ -401,7 +401,7 @@ def test_waiting_in_vain_says_what_the_server_was_doing() -> None:
 def test_closing_leaves_nothing_behind() -> None:
     """Threads and descriptors are as before after many servers, with calls inside and without."""
     with Server() as server, channel_to(server) as channel:
-        unary(channel)  # what grpc opens once a process is there
+        unary(channel)  # opens the descriptors that grpc keeps per process
         files, threads = len(os.listdir("/proc/self/fd")), threading.active_count()
         for turn in range(20):
             with Server() as other, channel_to(other) as to_other:
@@ -431,7 +431,7 @@ def authority() -> trustme.CA:
 
 @pytest.mark.parametrize("kind", [Server, ProcessServer])
 def test_tls_and_client_certificates(kind: type[Server | ProcessServer], authority: trustme.CA) -> None:
-    """The certificate is verified by its name, and a client without one of its own is turned away."""
+    """The certificate is verified by its name, and a client without one of its own is rejected."""
     certificate, client = authority.issue_cert("svc-a.mesh.test"), authority.issue_cert("client.mesh.test")
     chain = b"".join(blob.bytes() for blob in certificate.cert_chain_pems)
     tls = ServerTls(certificate.private_key_pem.bytes(), chain, client_ca=authority.cert_pem.bytes())
@@ -450,7 +450,7 @@ def test_tls_and_client_certificates(kind: type[Server | ProcessServer], authori
 
 
 def test_a_killed_process_tells_what_it_was_doing() -> None:
-    """kill -9 inside handlers: the calls end as UNAVAILABLE, their ids are known, and retries are counted twice."""
+    """kill -9 inside handlers: the calls end as UNAVAILABLE, their ids are recorded, and retries are counted twice."""
     with ProcessServer(name="p") as server, channel_to(server) as channel:
         unary(channel, request_id="done")
         held = [
@@ -500,17 +500,17 @@ def test_a_paused_process_is_silent_and_goes_on() -> None:
         call = channel.unary_unary(echo.UNARY).future(b"x", timeout=DEADLINE)
         server.resume()
         assert call.result(DEADLINE) == b"x"
-        server.pause()  # close() must end it all the same
+        server.pause()  # close() must still end it
 
 
 def test_processes_fail_to_start_with_their_own_words() -> None:
-    """What the child printed is in the error, and nothing is left of it."""
+    """The child's output is in the error, and nothing is left of it."""
     with pytest.raises(RuntimeError, match=r"(?s)ended with status 1:.*Traceback"):
         ProcessServer(tls=ServerTls(b"no key", b"no certificate"))
 
 
 def test_the_program_ends_with_its_parent() -> None:
-    """``--until-eof``: when the pipe on standard input ends, so does the server, which has said that it is ready."""
+    """``--until-eof``: when the pipe on standard input ends, so does the server, which has reported itself ready."""
     command = [sys.executable, "-m", "meshlib.testing.servers", "--until-eof", "--grace=0"]
     with subprocess.Popen(
         command,
@@ -527,7 +527,7 @@ def test_the_program_ends_with_its_parent() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_program_ends_on_signals(number: signal.Signals) -> None:
-    """From a terminal or a supervisor: SIGINT and SIGTERM are an orderly end, with status 0 and no traceback."""
+    """SIGINT and SIGTERM, from a terminal or a supervisor, are an orderly end, with status 0 and no traceback."""
     command = [sys.executable, "-m", "meshlib.testing.servers"]
     with subprocess.Popen(
         command,
@@ -546,7 +546,7 @@ def test_the_program_ends_on_signals(number: signal.Signals) -> None:
 
 
 def test_the_plugin_serves_a_users_tests(tmp_path: Path) -> None:
-    """A test file that imports nothing gets a name server and the servers it asks for; they are closed for it."""
+    """A test file without imports gets a name server and the servers it requests; the plugin closes them."""
     (tmp_path / "test_theirs.py").write_text(
         """
 started = []
@@ -598,7 +598,7 @@ print(*sorted({name.partition('.')[0] for name in set(sys.modules) - before} - {
 
 
 def test_unknown_names_list_the_known_ones() -> None:
-    """``meshlib.testing`` is imported piece by piece; a misspelt piece says what there is."""
+    """``meshlib.testing`` is imported lazily; the error for a misspelt name lists the known ones."""
     import meshlib.testing
 
     with pytest.raises(AttributeError, match=r"no attribute 'Sever'; it has Server, servers, ProcessServer"):

@@ -1,4 +1,4 @@
-"""Timeouts that C-core cannot count, and such as leave no time: no healthy host is ejected for them."""
+"""Timeouts too long for C-core, or that leave no time: no healthy host is ejected for them."""
 
 import math
 
@@ -29,7 +29,7 @@ async def test_a_very_long_timeout(shell: Shell, kind: str, seconds: float) -> N
 
 
 async def test_a_very_long_timeout_of_a_blocking_call(shell: Shell) -> None:
-    """The short path too, and while it waits for a host."""
+    """The short path, and a wait for a host, take such a timeout too."""
     with servers(1) as (server,):
         async with caller(shell, server) as it:
             for timeout in (math.inf, 1e10):
@@ -37,7 +37,7 @@ async def test_a_very_long_timeout_of_a_blocking_call(shell: Shell) -> None:
 
 
 async def test_a_timeout_that_is_no_number(shell: Shell) -> None:
-    """It is refused here: nothing was sent."""
+    """It is rejected locally: nothing was sent."""
     with servers(1) as (server,):
         async with caller(shell, server, outlier_detection=DETECTION) as it:
             await it.ready(1)
@@ -49,7 +49,7 @@ async def test_a_timeout_that_is_no_number(shell: Shell) -> None:
 
 
 async def test_timeouts_that_leave_no_time(shell: Shell) -> None:
-    """Whatever becomes of such calls, their host is as healthy as before."""
+    """However such calls end, their host stays healthy."""
     with servers(1) as (server,):
         async with caller(shell, server, outlier_detection=DETECTION, retry=None) as it:
             await it.ready(1)

@@ -1,4 +1,4 @@
-"""TLS proves the name of the service, whichever instance answers; what a channel is called decides what is proved."""
+"""TLS verifies the name of the service on every instance; the channel's target decides the name."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -29,14 +29,14 @@ def dns() -> Iterator[DnsServer]:
 
 
 def served_as(*names: str, client_ca: bytes | None = None) -> ServerTls:
-    """What a server proves itself with, under these names."""
+    """A server's TLS settings with a certificate for these names."""
     certificate = CA.issue_cert(*names)
     chain = b"".join(blob.bytes() for blob in certificate.cert_chain_pems)
     return ServerTls(certificate.private_key_pem.bytes(), chain, client_ca)
 
 
 def tls_server(*names: str, name: str | None = None, client_ca: bytes | None = None) -> Server:
-    """A server that proves these names."""
+    """A server with a certificate for these names."""
     return Server(name=name, tls=served_as(*names, client_ca=client_ca))
 
 
@@ -46,7 +46,7 @@ def answered_by(call: grpc.Call) -> str:
 
 
 def call_on(channel: grpc.Channel, **arguments: Any) -> str:
-    """One call, with or without TLS; the name of the server that answered."""
+    """Make one call, with or without TLS; returns the name of the server that answered."""
     _, call = channel.unary_unary(echo.UNARY).with_call(b"x", timeout=DEADLINE, **arguments)
     return answered_by(call)
 
@@ -58,11 +58,11 @@ def failure_of(channel: grpc.Channel, **arguments: Any) -> grpc.RpcError:
     return caught.value
 
 
-# --- the name that is proved ---
+# --- the verified name ---
 
 
 def test_the_name_of_the_service_is_verified(dns: DnsServer) -> None:
-    """The address is the resolver's business; the certificate has the name that the application wrote."""
+    """The resolver gives the address; the certificate has the name that the application wrote."""
     dns.add(NAME, "A", "127.0.0.1")
     with tls_server(NAME) as server:
         policy = meshlib.DnsPolicy(nameservers=(dns.address,))
@@ -87,7 +87,7 @@ async def test_the_name_of_the_service_is_verified_in_asyncio(dns: DnsServer) ->
 
 
 def test_a_wrong_name_is_unavailable_and_says_why(dns: DnsServer) -> None:
-    """The server is another one: no call reaches it, and the error names the check and the address."""
+    """No call reaches the wrong server, and the error names the check and the address."""
     dns.add(NAME, "A", "127.0.0.1")
     with (
         tls_server("svc-b.mesh.test") as server,
@@ -101,7 +101,7 @@ def test_a_wrong_name_is_unavailable_and_says_why(dns: DnsServer) -> None:
 
 
 def test_an_unknown_authority_is_unavailable_and_says_why(dns: DnsServer) -> None:
-    """A certificate of another CA is refused, and the error says so."""
+    """A certificate of another CA is rejected, and the error says so."""
     dns.add(NAME, "A", "127.0.0.1")
     strangers = grpc.ssl_channel_credentials(trustme.CA().cert_pem.bytes())
     with (
@@ -118,7 +118,7 @@ def test_an_unknown_authority_is_unavailable_and_says_why(dns: DnsServer) -> Non
     "option", ["grpc.ssl_target_name_override", "grpc.default_authority"], ids=["override", "authority"]
 )
 def test_the_options_of_grpc_that_name_the_server_win(option: str) -> None:
-    """An application that has set the name by option gets that name."""
+    """A name set by grpc's option is the verified one."""
     with (
         tls_server(NAME) as server,
         meshlib.channel(f"static:///{server.address}", credentials=TRUST, options=[(option, NAME)]) as channel,
@@ -143,7 +143,7 @@ def test_behind_srv_records_the_service_is_verified_and_the_client_too(dns: DnsS
 
 
 def who_answers(channel: meshlib.Channel, hosts: int) -> set[str]:
-    """The names of those that answer, once so many are connected: a handshake takes its time."""
+    """The names of the servers that answer, once ``hosts`` are connected: a handshake takes its time."""
     call_on(channel)
     until(lambda: sum(host.state == "READY" for host in channel.mesh.snapshot().hosts) == hosts)
     return {call_on(channel) for _ in range(20)}
@@ -160,7 +160,7 @@ class Instances:
 
 
 def test_an_endpoint_may_have_a_name_of_its_own() -> None:
-    """What the resolver says of an endpoint is what its certificate must have."""
+    """The certificate must have the resolver's name of the endpoint."""
     with tls_server("a.internal", name="a") as a, tls_server("b.internal", name="b") as b:
         named = Instances(
             Endpoint(address=a.address, authority="a.internal"), Endpoint(address=b.address, authority="b.internal")
@@ -178,7 +178,7 @@ def test_an_endpoint_may_have_a_name_of_its_own() -> None:
 
 
 def test_secure_channel_is_a_drop_in() -> None:
-    """The same arguments as grpc's, and the same answer."""
+    """It takes grpc's arguments and gives the same answer."""
     with tls_server("localhost") as server:
         target = f"localhost:{server.port}"
         with grpc.secure_channel(target, TRUST) as plain, meshlib.secure_channel(target, TRUST) as mesh:
@@ -198,7 +198,7 @@ TOKEN = grpc.access_token_call_credentials("secret")
 
 
 def test_call_credentials_travel_over_tls() -> None:
-    """Those of the channel and those of one call reach the server."""
+    """Call credentials of the channel and of one call reach the server."""
     with tls_server("localhost") as server:
         composite = grpc.composite_channel_credentials(TRUST, TOKEN)
         with meshlib.secure_channel(f"localhost:{server.port}", composite) as channel:
@@ -209,7 +209,7 @@ def test_call_credentials_travel_over_tls() -> None:
 
 
 def test_call_credentials_are_never_sent_in_plaintext() -> None:
-    """grpc refuses, and so does the mesh: same code, same words, no second attempt; nothing reaches the server."""
+    """grpc rejects it, and so does the mesh: same code, same text, no second attempt; nothing reaches the server."""
     with Server() as server:
         with grpc.insecure_channel(server.address) as plain:
             expected = failure_of(plain, credentials=TOKEN)

@@ -1,4 +1,4 @@
-"""Unix sockets whose paths hold what means something in a URI."""
+"""Unix sockets whose paths contain characters with a meaning in URIs."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +16,7 @@ SOON = 10.0
 
 @pytest.mark.parametrize("name", ["a?b", "a#b", "a%3Fb", "a%b", "a b", "\xfc"])
 def test_a_path_is_decoded_once(tmp_path: Path, name: str) -> None:
-    """As by grpc: the percent-encoded path of the target is the path of the file; that of a resolver is no URI."""
+    """The percent-encoded path of the target is the path of the file, as in grpc; that of a resolver is no URI."""
     path = str(tmp_path / name)
     server = grpc.server(ThreadPoolExecutor(2))
     echo.add_echo_to_server(server)
@@ -24,7 +24,7 @@ def test_a_path_is_decoded_once(tmp_path: Path, name: str) -> None:
     server.start()
 
     class Resolver:
-        """Names the file as it is."""
+        """Returns the file's path as it is."""
 
         def resolve(self, previous: Resolution | None) -> Resolution:
             return Resolution(endpoints=(Endpoint(address=f"unix:{path}"),))

@@ -23,12 +23,12 @@ LINE = (
 
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[tuple[int, str]]:
-    """What was logged of policies."""
+    """The logged lines about policies."""
     return [(record.levelno, record.getMessage()) for record in caplog.records if "methods[" in record.getMessage()]
 
 
 def test_a_misspelt_method_is_reported_when_the_channel_closes(caplog: pytest.LogCaptureFixture) -> None:
-    """Once, at INFO, and only if its service was used: another key may be for another program."""
+    """A misspelt key is reported once, at INFO, and only if its service was used: it may be for another program."""
     caplog.set_level(logging.INFO, "meshlib")
     channel = meshlib.channel("svc-a", methods=POLICIES)
     for make in (channel.unary_unary, channel.unary_stream):
@@ -40,7 +40,7 @@ def test_a_misspelt_method_is_reported_when_the_channel_closes(caplog: pytest.Lo
 
 
 async def test_a_misspelt_method_is_reported_in_asyncio(caplog: pytest.LogCaptureFixture) -> None:
-    """The same."""
+    """The same in asyncio."""
     caplog.set_level(logging.INFO, "meshlib")
     channel = aio.channel("svc-a", methods=POLICIES)
     channel.unary_unary(echo.UNARY)
@@ -67,9 +67,9 @@ async def test_a_misspelt_method_is_reported_in_asyncio(caplog: pytest.LogCaptur
 def test_what_is_not_reported(
     caplog: pytest.LogCaptureFixture, named: tuple[str, ...], arguments: dict[str, Any]
 ) -> None:
-    """A channel that was not used, keys that match, and service configs, which many programs share."""
+    """No report for a channel that was not used, keys that match, and service configs, which many programs share."""
     caplog.set_level(logging.INFO, "meshlib")
     with meshlib.channel("svc-a", **arguments) as channel:
         for method in named:
-            channel.unary_unary(method, request_serializer=[].append)  # one that cannot be hashed
+            channel.unary_unary(method, request_serializer=[].append)  # an unhashable one
     assert lines(caplog) == []

@@ -1,4 +1,4 @@
-"""What no server has processed, and how far a client can know that."""
+"""Calls that no server has processed, and how far a client can know that."""
 
 import asyncio
 from collections.abc import Iterator
@@ -21,14 +21,15 @@ POLICIES = [None, meshlib.RetryPolicy(unsent_only=True)]
 
 
 def told(mesh: Any) -> list[tuple[str, bool]]:
-    """Why each attempt was made, and whether it may have been processed."""
+    """The reason of each attempt, and whether it may have been processed."""
     return [(attempt.why, attempt.sent) for attempt in mesh.attempts]
 
 
 @both_shells
 @pytest.mark.parametrize("how", ["REFUSED_STREAM", "GOAWAY"])
 async def test_a_refused_stream_goes_to_another_host(shell: Shell, how: How) -> None:
-    """As one whose connection broke, since C-core does not let one know that it was not processed."""
+    """A refused stream is retried like one with a lost connection, since C-core does not reveal that it was not
+    processed."""
     with RefusingServer(how) as refusing, Server() as server:
         async with caller(shell, name=f"static:///{refusing.address},{server.address}") as it:
             await it.ready(2)
@@ -42,7 +43,7 @@ async def test_a_refused_stream_goes_to_another_host(shell: Shell, how: How) -> 
 @both_shells
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_refused_stream_of_each_kind(shell: Shell, kind: str) -> None:
-    """Streams too: nothing of an answer has come."""
+    """Streams of each kind are retried too: no part of an answer has come."""
     with RefusingServer("REFUSED_STREAM") as refusing, Server() as server:
         async with caller(shell, name=f"static:///{refusing.address},{server.address}") as it:
             await it.ready(2)
@@ -60,7 +61,7 @@ async def test_a_refused_stream_of_each_kind(shell: Shell, kind: str) -> None:
 async def test_a_refused_stream_is_not_repeated_where_retries_are_ruled_out(
     shell: Shell, how: How, retry: meshlib.RetryPolicy | None
 ) -> None:
-    """One attempt of meshlib's, which may have run as far as anybody can know."""
+    """meshlib makes one attempt, which may have run as far as a client can know."""
     with RefusingServer(how) as refusing:
         async with caller(shell, name=f"static:///{refusing.address}", retry=retry) as it:
             await it.ready(1)
@@ -115,8 +116,8 @@ class Plugin(grpc.AuthMetadataPlugin):
 
 @pytest.fixture(scope="module")
 def grpc_is_up() -> Iterator[None]:
-    """grpc.aio never gives back what it holds for a call whose credentials plug-in failed: with a channel of grpc's own
-    too. While grpc is up its pollers are nobody's leak."""
+    """grpc.aio never frees the objects of a call whose credentials plug-in failed, even with a channel of grpc's own.
+    While grpc is up its pollers are not a leak."""
     with Server():
         yield
 
@@ -125,7 +126,7 @@ def grpc_is_up() -> Iterator[None]:
 @pytest.mark.usefixtures("grpc_is_up")
 @pytest.mark.parametrize("how", ["raises", "reports", "illegal"])
 async def test_a_credentials_plugin_that_fails_says_nothing_of_a_host(shell: Shell, how: str) -> None:
-    """Not sent, not retried, counted against nobody, however often."""
+    """Such a call is not sent, not retried, and counted against no host, however often."""
     plugin = Plugin(how)
     credentials = grpc.metadata_call_credentials(plugin)
     detection = meshlib.OutlierDetection(consecutive_gateway_failure=2)
@@ -147,7 +148,7 @@ async def test_a_credentials_plugin_that_fails_says_nothing_of_a_host(shell: She
 
 @both_shells
 async def test_a_request_that_is_too_large_was_never_sent(shell: Shell) -> None:
-    """C-core refuses it here, whatever the policy retries."""
+    """C-core rejects it locally, whatever the policy retries."""
     retry = meshlib.RetryPolicy(retryable_status_codes=["RESOURCE_EXHAUSTED"])  # type: ignore[arg-type]
     with servers(1) as (server,):
         options = [("grpc.max_send_message_length", 4)]

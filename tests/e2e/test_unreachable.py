@@ -1,4 +1,4 @@
-"""A host that cannot be connected while others can: the log, the snapshot and the command line say why."""
+"""A host that cannot be connected while others can: log, snapshot and command line give the reason."""
 
 import json
 import logging
@@ -15,19 +15,19 @@ from meshlib.testing import Server, ServerTls
 
 OURS, THEIRS = trustme.CA(), trustme.CA()
 REFUSING = "127.0.0.1:1"
-"""Nobody listens there. (A port that was free a moment ago may be that of another test by now.)"""
+"""No server listens there. (A recently free port may be that of another test by now.)"""
 TRUST = grpc.ssl_channel_credentials(OURS.cert_pem.bytes())
 
 
 def served_as(*names: str, by: trustme.CA = OURS, **facts: Any) -> ServerTls:
-    """What a server proves itself with."""
+    """A server's TLS settings."""
     certificate = by.issue_cert(*names)
     chain = b"".join(blob.bytes() for blob in certificate.cert_chain_pems)
     return ServerTls(certificate.private_key_pem.bytes(), chain, **facts)
 
 
 def targets(*addresses: str) -> str:
-    """The target that lists them."""
+    """The target that lists the addresses."""
     return "static:///" + ",".join(addresses)
 
 
@@ -80,7 +80,7 @@ def resolved(*arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, 
 
 
 def test_connect_dials_each_host(capsys: pytest.CaptureFixture[str]) -> None:
-    """One that cannot be connected is one too many."""
+    """One unreachable host makes the command fail."""
     with Server() as good:
         status, told, _ = resolved("--connect", targets(good.address), capsys=capsys)
         assert status == 0
@@ -98,7 +98,7 @@ def test_connect_dials_each_host(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_connect_speaks_tls(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """With an authority to trust, a certificate to show, and a name to expect."""
+    """The command takes an authority to trust, a client certificate, and an expected name."""
     files = {name: tmp_path / name for name in ("ca", "cert", "key")}
     mine = OURS.issue_cert("caller.mesh.test")
     files["ca"].write_bytes(OURS.cert_pem.bytes())
@@ -131,7 +131,7 @@ def test_connect_speaks_tls(capsys: pytest.CaptureFixture[str], tmp_path: Path) 
 def test_options_that_do_not_go_together_are_refused(
     arguments: list[str], wrong: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With the reason, before anything is looked up."""
+    """Such options are rejected with the reason, before any lookup."""
     status, told, said = resolved(*arguments, "static:///127.0.0.1:1", capsys=capsys)
     assert (status, told) == (2, "")
     assert wrong in said

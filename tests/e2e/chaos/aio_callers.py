@@ -1,4 +1,4 @@
-"""Tasks of one loop that call, on a ``meshlib.aio.channel``."""
+"""Calling tasks of one loop, on a ``meshlib.aio.channel``."""
 
 import asyncio
 import threading
@@ -88,7 +88,7 @@ class AioCallers:
             ticking.cancel()
 
     async def _tick(self) -> None:
-        while True:  # noqa: ASYNC110 - it is the time itself that is waited for
+        while True:  # noqa: ASYNC110 - it waits for the time itself
             await asyncio.sleep(self._metronome.beat())
 
     async def _call(self, plan: Iterator[Order]) -> None:
@@ -115,7 +115,7 @@ class AioCallers:
         except grpc.aio.AioRpcError:
             pass
         except asyncio.CancelledError:
-            if not order.cancel:  # a TaskGroup would take it for the wish of the task
+            if not order.cancel:  # a TaskGroup would take it for a cancellation of the task
                 raise AssertionError(f"nobody cancelled {order.id}, {call!r}, {call.mesh!r}") from None
         record.end(await call.code(), await call.details(), call.mesh)
 

@@ -1,4 +1,4 @@
-"""What the callers of a chaos run have in common, whether they are threads or the tasks of one loop."""
+"""Common parts of the callers of a chaos run, threads or tasks of one loop."""
 
 import time
 from random import Random
@@ -7,32 +7,32 @@ from typing import Any, Final, Protocol, Self
 from tests.e2e.chaos.calls import Record
 
 END_SECONDS: Final = 30.0
-"""After which a caller that was told to end is stuck: no deadline of a call is that long."""
+"""Seconds after which an ending caller is stuck: no deadline of a call is that long."""
 APART: Final = 1_000_000
-"""Between the numbers of one caller and those of the next."""
+"""Distance between the numbers of one caller and those of the next."""
 
 
 class Callers(Protocol):
-    """What both shells offer."""
+    """Interface of both shells."""
 
     channel: Any
     records: list[Record]
 
     def begin(self, rngs: list[Random], **how: Any) -> None:
-        """Each caller makes its calls, one after another, from now on."""
+        """Start the callers; each makes its calls, one after another."""
         ...
 
     def end(self) -> None:
-        """Let the calls under way end; raises what a caller did not expect."""
+        """Let the calls in flight end; raises errors that a caller did not expect."""
         ...
 
     def late(self) -> float:
-        """By how much this process's own clock was late at worst since ``begin``, seconds: the machine's share in the
-        lateness of a call."""
+        """Maximum lateness of this process's own clock since ``begin``, in seconds: the machine's share in the lateness
+        of a call."""
         ...
 
     def connect(self) -> None:
-        """Have the channel look its hosts up and connect, if it has not been used."""
+        """Make an unused channel look its hosts up and connect."""
         ...
 
     def __enter__(self) -> Self: ...
@@ -41,7 +41,7 @@ class Callers(Protocol):
 
 
 class Metronome:
-    """Wakes up at fixed times, and knows how late it was: what a loaded machine does to whoever waits."""
+    """Wakes up at fixed times, and measures how late: the delay that a loaded machine adds to every wait."""
 
     BEAT = 0.02
 
@@ -50,7 +50,7 @@ class Metronome:
         self._due = time.monotonic() + self.BEAT
 
     def beat(self) -> float:
-        """It woke up; returns the seconds until it should again."""
+        """Record a wake-up; returns the seconds until the next."""
         now = time.monotonic()
         self.worst = max(self.worst, now - self._due)
         self._due = now + self.BEAT

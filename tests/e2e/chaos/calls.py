@@ -1,4 +1,4 @@
-"""The calls of a chaos run: what each is to do, and what became of it. The same for threads and for asyncio."""
+"""The calls of a chaos run, their orders and outcomes. The same for threads and for asyncio."""
 
 import time
 from collections import Counter
@@ -12,36 +12,36 @@ from meshlib.testing import echo
 KINDS: Final = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
 METHODS: Final = dict(zip(KINDS, (echo.UNARY, echo.SERVER_STREAM, echo.CLIENT_STREAM, echo.BIDI_STREAM), strict=True))
 HASTY: Final = (0.03, 0.1, 0.3)
-"""Deadlines that may pass while a faulty host is found out, seconds."""
+"""Deadlines that may pass while a faulty host is detected, seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What a caller is to do: one call."""
+    """One call that a caller must make."""
 
     number: int
     kind: str
     requests: tuple[bytes, ...]
-    """The first is the only one where one is sent."""
+    """A call with one request uses the first."""
     pace: float
     """Seconds between the requests of a stream."""
     delay: float
     """Milliseconds for which the handler holds the call."""
     timeout: float
     hasty: bool
-    """Whether the deadline is too short for what a faulty host costs."""
+    """Whether the deadline is too short for the cost of a faulty host."""
     wait_for_ready: bool
     cancel: str
     """``"at once"``, ``"after a message"`` or ``""``, never."""
 
     @property
     def id(self) -> str:
-        """What the servers' journals know it by."""
+        """Its id in the servers' journals."""
         return f"call-{self.number}"
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
-        """Tells the server."""
+        """The order for the server."""
         return (
             (echo.REQUEST_ID, self.id),
             (echo.DELAY_MS, str(self.delay)),
@@ -50,7 +50,7 @@ class Order:
 
     @property
     def expected(self) -> list[bytes]:
-        """What the echo service answers."""
+        """The answer of the echo service."""
         one, all_ = self.requests[:1], self.requests
         answers = {"unary_unary": one, "unary_stream": one * len(all_), "stream_unary": (b"".join(all_),)}
         return list(answers.get(self.kind, all_))
@@ -70,15 +70,15 @@ class Record:
     attempts: tuple[Any, ...] = ()
     """``call.mesh.attempts``."""
     told: int = 0
-    """How often its done-callback was called."""
+    """Number of calls of its done-callback."""
 
     @property
     def seconds(self) -> float:
-        """How long it took."""
+        """Duration of the call."""
         return self.ended - self.began
 
     def end(self, code: Any, details: str | None, mesh: Any) -> None:
-        """The call has ended, for its caller."""
+        """Record the end of the call for its caller."""
         self.ended = time.monotonic()
         self.code, self.details, self.attempts = code.name, details or "", mesh.attempts
 
@@ -96,11 +96,11 @@ class Record:
 
 
 def orders(rng: Random, first: int, *, patience: float, wait: bool) -> Iterator[Order]:
-    """Calls without end, numbered from ``first``.
+    """Endless calls, numbered from ``first``.
 
     Args:
         rng: draws them.
-        first: their numbers go on from it.
+        first: number of the first.
         patience: the deadline of most.
         wait: some of them wait for ready.
     """
@@ -123,14 +123,14 @@ def orders(rng: Random, first: int, *, patience: float, wait: bool) -> Iterator[
 
 
 def wrong(record: Record, *, guarded: bool, stopped: bool, slack: float, executed: Counter[str]) -> str:
-    """What a call must not have done; empty if all is well.
+    """The violation of a call; empty if there is none.
 
     Args:
         record: the call.
-        guarded: whether one host was well all the time.
-        stopped: whether a server was told to stop: grpc's own then end some calls with CANCELLED.
+        guarded: whether one host was healthy all the time.
+        stopped: whether a server was stopped: grpc's own then end some calls with CANCELLED.
         slack: seconds by which a call may be late.
-        executed: what the servers ran.
+        executed: the requests that the servers ran.
     """
     order, code = record.order, record.code
     sent = sum(attempt.sent for attempt in record.attempts)
@@ -145,7 +145,7 @@ def wrong(record: Record, *, guarded: bool, stopped: bool, slack: float, execute
     if code == "OK":
         return "" if record.messages == order.expected else "it is OK, and messages are missing"
     if any(attempt.code is None for attempt in record.attempts) and code != "CANCELLED" and not record.messages:
-        # A dropped attempt of a cancelled call may still be on its way out.
+        # A dropped attempt of a cancelled call may still be ending.
         return "an attempt has no end"
     if code == "CANCELLED" and order.cancel:
         return ""
@@ -153,7 +153,7 @@ def wrong(record: Record, *, guarded: bool, stopped: bool, slack: float, execute
 
 
 def _untrue(record: Record, stopped: bool) -> str:
-    """A status that nothing explains."""
+    """An unexplained status."""
     code, last = record.code, record.attempts[-1] if record.attempts else None
     if code == "UNAVAILABLE" or (code == "CANCELLED" and stopped):
         return ""

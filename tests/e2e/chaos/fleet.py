@@ -1,4 +1,4 @@
-"""The servers of a chaos run, the wires before them and the DNS that names them; each suffers what a schedule says."""
+"""The servers of a chaos run, the relays before them and the DNS that names them; each gets the schedule's faults."""
 
 import threading
 import time
@@ -17,7 +17,7 @@ from meshlib.testing import DnsServer, ProcessServer
 ZONE: Final = "chaos.test"
 SRV: Final = f"_grpc._tcp.{ZONE}"
 NOBODY: Final = f"0 1 1 host.{ZONE}"
-"""A record of a port that nobody listens on."""
+"""A record of a port without a listener."""
 GRACE: Final = 0.2  # seconds that SIGTERM leaves to the calls inside
 
 
@@ -25,8 +25,8 @@ class Fleet:
     """Servers in processes of their own, running and healthy from the construction and after each ``suffer``.
 
     Args:
-        hosts: how many.
-        wired: how many of them, the first, have a relay before them.
+        hosts: number of servers.
+        wired: number of servers, the first, with a relay before them.
     """
 
     def __init__(self, *, hosts: int, wired: int) -> None:
@@ -52,7 +52,7 @@ class Fleet:
 
     @property
     def addresses(self) -> list[str]:
-        """Where clients reach the hosts, by number."""
+        """The client addresses of the hosts, by number."""
         return [
             self._relays[number].address if number < len(self._relays) else server.address
             for number, server in enumerate(self.servers)
@@ -60,13 +60,13 @@ class Fleet:
 
     @property
     def executions(self) -> Counter[str]:
-        """How often a handler began each request, on any host."""
+        """Number of handler runs for each request, on any host."""
         return sum((server.executions for server in self.servers), Counter[str]())
 
     def suffer(self, epoch: Epoch) -> None:
-        """Let everything happen that the epoch says; all is healed when it returns.
+        """Inject the faults of the epoch; all is healed when it returns.
 
-        A fault that took longer than it should delays the next one of its host, so that the order is kept.
+        A fault that takes too long delays the next one of its host, so that the order is kept.
         """
         began = time.monotonic()
         wheres = range(DNS, len(self.servers))
@@ -75,7 +75,7 @@ class Fleet:
                 future.result()
             remaining = began + epoch.seconds - time.monotonic()
             if remaining > 0:
-                time.sleep(remaining)  # the load's own pace, where nothing happens
+                time.sleep(remaining)  # the load's own pace, without faults
 
     def _in_turn(self, epoch: Epoch, where: int, began: float) -> None:
         for fault in epoch.of(where):
@@ -132,7 +132,7 @@ class Fleet:
     # --- names ---
 
     def _name(self) -> None:
-        """What DNS answers now."""
+        """Set the current DNS records."""
         right = tuple(f"0 1 {address.rpartition(':')[2]} host.{ZONE}" for address in self.addresses)
         with self._lock:
             records = right if self._lies is None else self._lies

@@ -1,28 +1,28 @@
-"""What goes wrong, where and when: drawn from a seed before anything runs, so that a seed repeats it."""
+"""The faults, their places and times: drawn from a seed before anything runs, so that a seed repeats them."""
 
 from dataclasses import dataclass
 from random import Random
 from typing import Final
 
 PROCESS: Final = ("kill", "stop", "freeze", "flap")
-"""What a server can suffer: SIGKILL and a restart, SIGTERM and a restart, SIGSTOP and SIGCONT, two kills in a row."""
+"""Faults of a server: SIGKILL and a restart, SIGTERM and a restart, SIGSTOP and SIGCONT, two kills in a row."""
 WIRE: Final = ("reset", "cut", "black hole", "slow", "refuse")
-"""What the wire before it can: RST now and then, RST after some bytes of an answer, nothing gets through, each packet
-late, RST to whoever connects."""
+"""Faults of the relay before it: periodic RST, RST after some bytes of an answer, nothing gets through, each packet
+late, RST to each new connection."""
 NAMES: Final = ("SERVFAIL", "NXDOMAIN", "empty", "silent", "wrong")
-"""What DNS can: the last names addresses where there is no such server, beside the right ones or in their place."""
+"""Faults of DNS: the last names addresses without a server, beside the right ones or in their place."""
 GOAWAY: Final = "goaway"
 """A further host is named, which answers its first call with GOAWAY and is gone."""
 
 DNS: Final = -1
-"""Where: not a host."""
+"""Place of a DNS fault: not a host."""
 
 BALANCERS: Final = ("round_robin", "least_request", "random", "pick_first")
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One thing that goes wrong."""
+    """One fault."""
 
     kind: str
     where: int
@@ -38,8 +38,7 @@ class Fault:
 class Epoch:
     """Some seconds of faults, at the end of which everything is healed.
 
-    While there is a ``guardian``, that host is well, and DNS names it. Without one everything may be gone at once, and
-    once is.
+    With a ``guardian``, that host is healthy and in DNS. Without one everything may be down at once, and is once.
     """
 
     guardian: int | None
@@ -47,7 +46,7 @@ class Epoch:
     faults: tuple[Fault, ...]
 
     def kinds(self) -> set[str]:
-        """What occurs."""
+        """The kinds that occur."""
         return {fault.kind for fault in self.faults}
 
     def of(self, where: int) -> list[Fault]:
@@ -57,21 +56,21 @@ class Epoch:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """A whole run."""
+    """The faults of a whole run."""
 
     balancer: str
     epochs: tuple[Epoch, ...]
 
 
 def draw(rng: Random, *, hosts: int, wired: int, epochs: int, seconds: float) -> Schedule:
-    """A schedule.
+    """Draw a schedule.
 
     Args:
-        rng: the same state of it, the same schedule.
-        hosts: how many there are.
-        wired: how many of them, the first, have a relay before them and so can suffer what a wire can.
-        epochs: how many; every third has no guardian.
-        seconds: that faults begin in, in each epoch.
+        rng: the same state gives the same schedule.
+        hosts: number of hosts.
+        wired: number of hosts, the first, with a relay before them, so that they can have its faults.
+        epochs: number of epochs; every third has no guardian.
+        seconds: period in which faults begin, in each epoch.
     """
     drawn = []
     for number in range(epochs):

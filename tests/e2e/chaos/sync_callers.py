@@ -1,4 +1,4 @@
-"""Threads that call, on a ``meshlib.channel``."""
+"""Calling threads, on a ``meshlib.channel``."""
 
 import sys
 import threading
@@ -107,8 +107,7 @@ class SyncCallers:
 
 
 def _starters(channel: Any) -> dict[str, Any]:
-    """How to start a call of each kind; the blocking form is another path through the mesh, so half of the unary calls
-    take it."""
+    """Start functions by kind; half of the unary calls take the blocking form, which has its own code path."""
     made = {kind: getattr(channel, kind)(method) for kind, method in METHODS.items()}
 
     def unary(order: Order, **options: Any) -> Any:
@@ -137,11 +136,11 @@ class Answered:
         self._response = response
 
     def add_done_callback(self, tell: Any) -> None:
-        """It has ended, once: the call has returned."""
+        """Run the callback at once: the call has returned."""
         tell(self)
 
     def result(self, _: float) -> Any:
-        """What it answered."""
+        """Its response."""
         if not self._response:
             raise self._call
         return self._response[0]

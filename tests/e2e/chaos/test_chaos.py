@@ -1,20 +1,19 @@
-"""Everything that can go wrong goes wrong, in an order that the seed repeats, under calls of all kinds.
+"""All faults, in an order that the seed repeats, under calls of all kinds.
 
-What is checked, in words (``calls.wrong`` has them one by one):
+The checks, in words (``calls.wrong`` has them one by one):
 
-* Every call ends once, by its deadline, with a status that something explains; its messages are right and in order, and
-  it ran no oftener than attempts of it were sent.
-* Afterwards nothing is in flight, no place of the retry budget is held, and no thread, task or descriptor is left.
-* While one host is well, no call fails. The promise has conditions, and the run meets them: a time-out per attempt,
+* Every call ends once, by its deadline, with an explained status; its messages are right and in order, and it ran no
+  more often than attempts of it were sent.
+* Afterwards nothing is in flight, no slot of the retry budget is held, and no thread, task or descriptor is left.
+* While one host is healthy, no call fails. The promise has conditions, and the run meets them: a timeout per attempt,
   for without it a frozen host keeps a call to its deadline; more attempts than faulty hosts, each of which may cost
   one, for a retry goes to a host that the call has not tried; a deadline that has room for them; no retry budget, which
-  exists to break this promise when too much fails at once; and no message delivered yet, for what the application has
-  seen cannot be run again. CANCELLED is among the retried codes: a Python server that stops gracefully ends some calls
-  with it.
-* When everything was gone and is back, calls are answered again.
+  exists to break this promise when too much fails at once; and no message delivered yet, for a delivered message cannot
+  be taken back. CANCELLED is among the retried codes: a Python server that stops gracefully ends some calls with it.
+* After a total outage calls are answered again.
 
-That a call may be late by a slack is no assertion on speed. A call that misses its deadline in earnest, because nobody
-watches it, ends when its host does or never; the slack is what the machine itself was late, measured beside the calls.
+The slack for late calls is no assertion on speed. A call that truly misses its deadline, because nothing watches it,
+ends with its host or never; the slack is the lateness of the machine itself, measured beside the calls.
 """
 
 import os
@@ -41,18 +40,18 @@ HOSTS, WIRED = (3, 2) if EPOCHS <= 3 else (5, 3)
 SECONDS = 1.2
 CALLERS = 6
 PER_ATTEMPT = 0.5
-PATIENCE = 15.0  # seconds: room for a time-out and a back-off of every attempt
+PATIENCE = 15.0  # seconds: room for a timeout and a backoff of every attempt
 SHELLS: dict[str, Any] = {"sync": SyncCallers, "aio": AioCallers}
 
 
-@pytest.mark.alone  # time-outs are short; what it did is printed
+@pytest.mark.alone  # timeouts are short; its actions are printed
 @pytest.mark.timeout(60 + 20 * EPOCHS)
 @pytest.mark.parametrize("shell", SHELLS)
 def test_chaos(shell: str, seed: int, rng: Random, capsys: pytest.CaptureFixture[str]) -> None:
-    """Epochs of faults; in every third everything may be gone at once."""
+    """The checks hold over epochs of faults; in every third everything may be down at once."""
     schedule = draw(rng, hosts=HOSTS, wired=WIRED, epochs=EPOCHS, seconds=SECONDS)
     retry = meshlib.RetryPolicy(
-        max_attempts=HOSTS + 4,  # a lie names two more; and the machine may keep a well host from answering in time
+        max_attempts=HOSTS + 4,  # a wrong answer names two more; and the machine may delay a healthy host's answer
         per_attempt_timeout=PER_ATTEMPT,
         retryable_status_codes=frozenset({"UNAVAILABLE", "CANCELLED"}),
     )
@@ -84,11 +83,11 @@ def test_chaos(shell: str, seed: int, rng: Random, capsys: pytest.CaptureFixture
             _judge(callers, callers.records[first:], healed, epoch, fleet, f"seed {seed}, epoch {number}")
             _nothing_under_way(callers)
     with capsys.disabled():
-        print(_summary(shell, seed, schedule.balancer, callers.records))  # noqa: T201 - what happened to whom
+        print(_summary(shell, seed, schedule.balancer, callers.records))  # noqa: T201 - the faults and their outcomes
 
 
 def test_a_seed_repeats_its_schedule() -> None:
-    """The same seed draws the same faults; between them seeds draw every kind there is."""
+    """The same seed draws the same faults; together the seeds draw every kind."""
     drawn = [draw(Random(seed), hosts=HOSTS, wired=WIRED, epochs=3, seconds=SECONDS) for seed in range(50)]
     assert drawn == [draw(Random(seed), hosts=HOSTS, wired=WIRED, epochs=3, seconds=SECONDS) for seed in range(50)]
     kinds = set().union(*(epoch.kinds() for schedule in drawn for epoch in schedule.epochs))
@@ -101,7 +100,7 @@ def test_a_seed_repeats_its_schedule() -> None:
 
 
 def _all_ready(callers: Callers, fleet: Fleet) -> None:
-    """All hosts, and no other, are connected."""
+    """Wait until all hosts, and no other, are connected."""
     callers.connect()
     until(
         lambda: (
@@ -112,7 +111,7 @@ def _all_ready(callers: Callers, fleet: Fleet) -> None:
 
 
 def _nothing_under_way(callers: Callers) -> None:
-    """What was counted is given back."""
+    """Check that all counts are back to zero."""
 
     def given_back() -> bool:
         mesh = callers.channel.mesh

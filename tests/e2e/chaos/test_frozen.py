@@ -1,4 +1,4 @@
-"""What a host that is frozen, or behind a black hole, costs: its connection stands, and nothing comes."""
+"""The cost of a frozen host, or one behind a black hole: its connection stays open, and no data comes."""
 
 import time
 from typing import Any
@@ -30,8 +30,8 @@ def _unary(channel: Any) -> tuple[str, float, int]:
 
 
 def test_without_a_timeout_per_attempt_a_frozen_host_keeps_its_calls_to_their_deadline() -> None:
-    """Every second call goes there, and ends DEADLINE_EXCEEDED at its deadline after one attempt: a connection that
-    stands is no failure, so there is nothing to retry."""
+    """Every second call goes there, and ends DEADLINE_EXCEEDED at its deadline after one attempt: an open connection is
+    no failure, so there is no retry."""
     with ProcessServer() as frozen, Server() as well, meshlib.channel(_target(frozen, well)) as channel:
         _connect(channel, 2)
         frozen.pause()
@@ -42,8 +42,8 @@ def test_without_a_timeout_per_attempt_a_frozen_host_keeps_its_calls_to_their_de
 
 
 def test_with_a_timeout_per_attempt_it_costs_that_time_and_no_call() -> None:
-    """The other host answers: a call that meets the frozen one makes a second attempt. Every one may meet it, for the
-    retry takes a turn of the rotation too."""
+    """The other host answers: a call sent to the frozen one makes a second attempt. Every call may be sent there, since
+    a retry takes a turn of the picker too."""
     with (
         ProcessServer() as frozen,
         Server() as well,
@@ -57,7 +57,7 @@ def test_with_a_timeout_per_attempt_it_costs_that_time_and_no_call() -> None:
 
 
 async def test_the_same_in_asyncio() -> None:
-    """Frozen, without and with a time-out per attempt."""
+    """A frozen host costs the same in asyncio, without and with a timeout per attempt."""
     with ProcessServer() as frozen, Server() as well:
         for retry, expected in ((meshlib.RetryPolicy(), {"DEADLINE_EXCEEDED", "OK"}), (PER_ATTEMPT, {"OK"})):
             async with channel_to(frozen, well, retry=retry) as channel:
@@ -70,7 +70,7 @@ async def test_the_same_in_asyncio() -> None:
 
 @pytest.mark.parametrize("budget", [None, meshlib.RetryBudget(budget_percent=0, min_retry_concurrency=1)])
 def test_a_budget_limits_the_retries_of_calls_that_a_black_hole_swallowed(budget: meshlib.RetryBudget | None) -> None:
-    """Its host is not lost, as a dead one is, so what is beyond the budget fails: without one no call does."""
+    """The host is not lost, unlike a dead one, so retries beyond the budget fail; without a budget no call does."""
     with Server() as well, Server() as far, Relay(far.address) as relay:
         target = f"static:///{relay.address},{well.address}"
         with meshlib.channel(target, retry=PER_ATTEMPT, retry_budget=budget) as channel:
@@ -85,7 +85,7 @@ def test_a_budget_limits_the_retries_of_calls_that_a_black_hole_swallowed(budget
 
 
 def test_a_stream_that_is_cut_after_its_first_message_fails_and_one_that_is_not_goes_on() -> None:
-    """RST in mid-stream: what the application has seen cannot be run again."""
+    """A stream reset after a delivered message cannot be retried."""
     with Server() as far, Relay(far.address) as relay, mesh(relay) as channel:  # type: ignore[arg-type]
         far.fault(method=echo.SERVER_STREAM, after=1, delay=0.2)
         call: Any = channel.unary_stream(echo.SERVER_STREAM)(b"x", timeout=5)

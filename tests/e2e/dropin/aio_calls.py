@@ -1,4 +1,4 @@
-"""One call through a channel of `grpc.aio`'s kind, in every form, observed to its end."""
+"""One call through a `grpc.aio` channel, or its replacement, in every form, observed to its end."""
 
 import asyncio
 import gc
@@ -16,7 +16,7 @@ from tests.e2e.dropin.subjects import Subject
 from meshlib.testing import Server
 
 REQUEST = b"request"
-_WAIT = 10.0  # seconds that anything may take before the test fails
+_WAIT = 10.0  # seconds after which a wait fails
 _LATER = 0.1  # seconds after the invocation at which a late server comes up
 _QUICK_RECONNECT = (("grpc.initial_reconnect_backoff_ms", 100),)
 _Raised = (Exception, asyncio.CancelledError)
@@ -39,9 +39,9 @@ class Kind:
         if self.requests in ("iterable", "write") and scenario.then is not Requests.END:
             return False
         if self.requests == "write" and "TypeError" in scenario.ends:
-            return False  # grpc.aio's write waits for ever for headers that were never sent
+            return False  # grpc.aio's write waits forever for headers that were never sent
         if self.requests != "message" and scenario.expired:
-            return False  # it is a race in grpc.aio whether a write or the deadline ends the call, with which code
+            return False  # in grpc.aio a write races the deadline for the end of the call, and for its code
         return self.requests != "message" or not scenario.streams_requests
 
     def __str__(self) -> str:
@@ -62,7 +62,7 @@ KINDS = (
 
 
 async def observe(kind: Kind, scenario: Scenario, subject: Subject) -> Observation:
-    """Let `scenario` happen to a call of this kind on a new channel to a new server."""
+    """Run `scenario` on a call of this kind on a new channel to a new server."""
     seen = await _observe(kind, scenario, subject)
     while (longer := scenario.with_more_time(kind.arity, seen)) is not None:
         scenario = longer
@@ -79,9 +79,9 @@ async def _observe(kind: Kind, scenario: Scenario, subject: Subject) -> Observat
 
 
 async def until(condition: Callable[[], object]) -> None:
-    """Let the loop run until it is so."""
+    """Run the loop until the condition is true."""
     async with asyncio.timeout(_WAIT):
-        while not condition():  # noqa: ASYNC110 - what is waited for tells nobody
+        while not condition():  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0.001)
 
 
@@ -126,14 +126,14 @@ class _Caller:
         if self.scenario.caller.abandons:
             del call
             gc.collect()
-            # grpc.aio's channel holds its calls until they end; whoever lets go of them sooner is free to.
+            # grpc.aio's channel holds its calls until they end; another may drop them sooner.
             await self.channel.close()
             await until(lambda: has_none(self.server))
             return
         await self._finish(call)
         raised = self.seen.get("raised")
         if raised is not None and not raised.is_status:
-            return  # grpc.aio never ends such a call: whoever asks it for its code waits for ever
+            return  # grpc.aio never ends such a call: a wait for its code never ends
         await until(lambda: ended)
         self.seen["callbacks"] = (("done", len(ended)), ("with the call", ended.count(call)))
         await self._look(call)
@@ -173,11 +173,11 @@ class _Caller:
                     await call.write(request)
                 await call.done_writing()
         except _Raised as error:
-            if not call.done():  # else it is a race which write hears of the end
+            if not call.done():  # else it is a race which write sees the end
                 self.seen.update(raised=Failure.of(error), where="write")
 
     async def _act(self, call: Any) -> None:
-        """Do what the caller does while the call runs."""
+        """Take the caller's action while the call runs."""
         caller = self.scenario.caller
         if caller.reads_first:
             self.messages.append(await (anext(aiter(call)) if self.kind.responses == "iterate" else call.read()))
@@ -220,7 +220,7 @@ class _Caller:
 
     @asynccontextmanager
     async def _meanwhile(self) -> AsyncIterator[None]:
-        """What happens while the caller waits."""
+        """Events during the caller's wait."""
         if self.scenario.serves is not Serves.LATER:
             yield
             return

@@ -1,4 +1,4 @@
-"""What the tests of this folder share: a server, and a channel to it of each subject."""
+"""Shared fixtures of this folder: a server, and a channel to it of each subject."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -16,7 +16,7 @@ from meshlib.testing import Server
 def _grpc_stays_up() -> Iterator[None]:
     """One channel of each runtime for all, so that grpcio does not start and stop its pollers in hundreds of tests.
 
-    It would not stop them everywhere: `grpc.aio` never lets go of a call whose metadata it could not send.
+    It would not stop them everywhere: `grpc.aio` never frees a call whose metadata it could not send.
     """
 
     async def connect() -> grpc.aio.Channel:
@@ -30,7 +30,7 @@ def _grpc_stays_up() -> Iterator[None]:
 
 @pytest.fixture(params=SUBJECTS, ids=str)
 def subject(request: pytest.FixtureRequest) -> Subject:
-    """What is true of grpc is true of what replaces it: every test that asks for this says so of both."""
+    """Both subjects: each test with this fixture claims the same of grpc and of its replacement."""
     return request.param  # type: ignore[no-any-return]
 
 

@@ -1,4 +1,4 @@
-"""What a caller can find out about a call, as one value: two channels are alike if these are equal."""
+"""Everything that a caller can observe of a call, as one value: two channels are alike if these are equal."""
 
 import asyncio
 import re
@@ -11,7 +11,7 @@ import grpc.aio
 
 Metadata = tuple[tuple[str, str | bytes], ...] | None
 
-# What code outside grpc may name in an `except` or ask with isinstance(); the private classes behind them may differ.
+# Types that code outside grpc may name in `except` or isinstance(); the private classes behind them may differ.
 _PUBLIC: tuple[type, ...] = (
     grpc.aio.AioRpcError,
     grpc.RpcError,
@@ -40,11 +40,11 @@ _ADDRESS = re.compile(r"(ipv[46]:)?(%5B::1%5D|\[::1\]|127\.0\.0\.\d+):\d+|0x[0-9
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """An exception: which public types it is an instance of, and what it tells."""
+    """An exception: its public types, and its fields."""
 
     types: frozenset[str]
     text: str | None = None
-    """`str()` of what is no RpcError: there it is made of the fields below, and of C-core's source lines."""
+    """`str()` if it is no RpcError: an RpcError's consists of the fields below, and of C-core's source lines."""
     code: grpc.StatusCode | None = None
     details: str | None = None
     initial_metadata: Metadata = None
@@ -52,7 +52,7 @@ class Failure:
 
     @property
     def is_status(self) -> bool:
-        """Whether it tells how the call ended; else the caller did something that grpc could not carry out."""
+        """Whether it is the status of a call; else the caller made a mistake that grpc could not carry out."""
         return self.code is not None or not self.types.isdisjoint({"CancelledError", "FutureCancelledError"})
 
     @classmethod
@@ -72,7 +72,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """One call from its invocation to its end. What does not apply to its kind is None."""
+    """One call from its invocation to its end. A field that does not apply to its kind is None."""
 
     messages: tuple[Any, ...] = ()
     raised: Failure | None = None
@@ -80,25 +80,25 @@ class Observation:
     where: str = ""
     """Where it was raised: `invoke`, `write`, `read`, `result`."""
     raised_again: Failure | None = None
-    """When the caller asked once more."""
+    """On a second request by the caller."""
     code: grpc.StatusCode | None = None
     details: str | None = None
     initial_metadata: Metadata = None
     trailing_metadata: Metadata = None
     cancel: bool | None = None
-    """What `cancel()` returned, where the caller cancelled."""
+    """Result of `cancel()`, if the caller cancelled."""
     flags: tuple[tuple[str, bool], ...] = ()
     """`done`, `cancelled`, `running`, `is_active`, after the end."""
     callbacks: tuple[tuple[str, int], ...] = ()
-    """How often each was called."""
+    """Number of runs of each."""
     callback_after_end: bool | None = None
-    """What `add_callback` returned when the call had ended."""
+    """Result of `add_callback` after the end of the call."""
     request_metadata: Metadata = None
     """The request metadata that the server saw."""
 
     @property
     def headers(self) -> Metadata:
-        """The initial metadata of the answer, wherever the caller was told of them."""
+        """The initial metadata of the answer, wherever the caller received it."""
         return self.initial_metadata or (self.raised and self.raised.initial_metadata)
 
     @property
@@ -110,7 +110,7 @@ class Observation:
         return code.name if code is not None else "OK"
 
     def but_for_details(self) -> "Observation":
-        """The same without the words of the status message, where a mesh may say more than grpc can know."""
+        """The same without the status message, to which a mesh may add facts that grpc lacks."""
         return self._told(lambda told: replace(told, details=told.details and "..."))
 
     def but_for_headers(self) -> "Observation":
@@ -124,10 +124,10 @@ class Observation:
 
 
 def plain(text: str | None) -> str | None:
-    """Without what differs from time to time in grpc itself: ports, places in memory, who noticed a deadline first."""
+    """Remove varying parts of grpc's texts: ports, memory addresses, the component that noticed a deadline first."""
     return text and _ADDRESS.sub("ADDRESS", text.replace("Stream removed (Deadline Exceeded)", "Deadline Exceeded"))
 
 
 def pairs(metadata: Iterable[Any] | None) -> Metadata:
-    """Metadata of either runtime as plain tuples; that there is none is told from that it is empty."""
+    """Metadata of either runtime as plain tuples; None is distinct from empty."""
     return None if metadata is None else tuple((key, value) for key, value in metadata)

@@ -1,4 +1,4 @@
-"""Everything that can happen to a call, as a table: what the server does, what the caller passes and does."""
+"""Everything that can happen to a call, as a table: the server's behaviour, the caller's arguments and actions."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ SHORT = 0.2
 
 
 class Caller(Enum):
-    """What the caller does with the call."""
+    """The caller's action on the call."""
 
     FINISHES = auto()
     CANCELS_AT_ONCE = auto()
@@ -48,7 +48,7 @@ class Caller(Enum):
 
 
 class Requests(Enum):
-    """How a stream of requests goes on after its messages."""
+    """How a stream of requests continues after its messages."""
 
     END = auto()
     WAIT = auto()
@@ -56,7 +56,7 @@ class Requests(Enum):
 
 
 class Serves(Enum):
-    """Whether the server is there."""
+    """Whether the server is up."""
 
     ALWAYS = auto()
     LATER = auto()
@@ -69,7 +69,7 @@ class Reaches(Enum):
     NOBODY = auto()
     SERVER = auto()
     CALLER = auto()
-    """What the server sends before it holds the call has reached the caller."""
+    """The caller has received everything that the server sends before it holds the call."""
 
 
 def failing_codec(_: Any) -> Any:
@@ -79,11 +79,11 @@ def failing_codec(_: Any) -> Any:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
-    """One row. Its kinds of call are all that it can happen to."""
+    """One row. Its kinds of call are all those it can happen to."""
 
     name: str
     ends: frozenset[str]
-    """How grpc ends it, so that no row is empty of what its name says; `Observation.end`."""
+    """How grpc ends it, so that each row does what its name says; `Observation.end`."""
     script: Script = Script.ECHO
     caller: Caller = Caller.FINISHES
     serves: Serves = Serves.ALWAYS
@@ -92,7 +92,7 @@ class Scenario:
     reaches: Reaches = Reaches.NOBODY
     wait_for_ready: bool | None = None
     credentials: Callable[[], grpc.CallCredentials] | None = None
-    """Makes them: nothing of grpc is to exist before its test."""
+    """Factory: no grpc object may exist before its test."""
     compression: grpc.Compression | None = None
     requests: tuple[bytes, ...] = (b"a", b"", b"ccc")
     then: Requests = Requests.END
@@ -101,9 +101,9 @@ class Scenario:
     streams_requests: bool = False
     """It needs a stream of requests."""
     several_attempts: bool = False
-    """A mesh tries again, and may say so in the details."""
+    """A mesh retries, and may say so in the details."""
     headers_race: bool = False
-    """It is a race in grpc whether the server hears of the call, or whether its headers are heard before its status."""
+    """grpc has a race: whether the server receives the call, or whether its headers arrive before its status."""
 
     @property
     def expired(self) -> bool:
@@ -111,10 +111,10 @@ class Scenario:
         return isinstance(self.timeout, float) and self.timeout <= 0
 
     def with_more_time(self, arity: str, seen: Observation) -> "Scenario | None":
-        """The same with twice the time, if the deadline passed before what it is to pass after; None: it did not.
+        """The same with twice the time, if the deadline passed too early; None: it did not.
 
-        How long a call takes that far is the machine's affair, and nobody can put off a deadline once the call has
-        begun. It is judged by what the server got and has sent, not by how the call ended.
+        The time to that point depends on the machine, and a deadline cannot be extended once the call has begun. The
+        server's record decides, not the call's end.
         """
         if self.reaches is Reaches.NOBODY or self.timeout >= LONG:
             return None
@@ -125,13 +125,13 @@ class Scenario:
         return None if came else replace(self, timeout=2 * self.timeout)
 
     def comparable(self, seen: Observation) -> Observation:
-        """What must be equal of `seen`."""
+        """The part of `seen` that must be equal."""
         if self.several_attempts or seen.code is grpc.StatusCode.DEADLINE_EXCEEDED or self._late(seen):
             seen = seen.but_for_details()
         return seen.but_for_headers() if self.headers_race else seen
 
     def _late(self, seen: Observation) -> bool:
-        """Whether its deadline passed: then a mesh says of which method and which target."""
+        """Whether its deadline passed: then a mesh adds method and target."""
         return seen.raised is not None and seen.raised.code is grpc.StatusCode.DEADLINE_EXCEEDED
 
     def __str__(self) -> str:
@@ -170,7 +170,7 @@ SCENARIOS = (
     ),
     _row("crash of the handler", "UNKNOWN", script=Script.CRASH),
     _row("error that is retried", "UNAVAILABLE", script=Script.UNAVAILABLE, several_attempts=True),
-    # --- the caller gives up
+    # --- the caller cancels
     _row(
         "cancelled at once",
         "CANCELLED",
@@ -219,7 +219,7 @@ SCENARIOS = (
         several_attempts=True,
     ),
     _row("wait_for_ready: served all along", "OK", wait_for_ready=True),
-    # --- what the caller passes is wrong
+    # --- the caller's arguments are wrong
     _row("metadata: upper case key", "INTERNAL", "InternalError", metadata=(("X-Upper", "1"),)),
     _row("metadata: empty key", "INTERNAL", "InternalError", metadata=(("", "1"),)),
     _row("metadata: value beyond ASCII", "INTERNAL", "InternalError", metadata=(("x-key", "é"),)),

@@ -1,4 +1,4 @@
-"""The service of these tests: each call is told by its own request metadata what to do, so that no state is shared."""
+"""The service of these tests: each call's own request metadata controls it, so that no state is shared."""
 
 import threading
 from collections import deque
@@ -18,18 +18,18 @@ METHODS = {
     "stream_stream": f"/{SERVICE}/StreamStream",
 }
 COPIES = 3
-"""How often `unary_stream` answers with its request."""
+"""Number of copies of its request in `unary_stream`'s answer."""
 
 SCRIPT = "x-script"
 INITIAL = (("x-initial", "one"), ("x-initial", "two"), ("x-initial-bin", b"\x00\xff"))
 TRAILING = (("x-trailing", "last"), ("x-trailing-bin", b"\xff\x00"))
 CODE = grpc.StatusCode.FAILED_PRECONDITION
 DETAILS = "the détails, with 100 % of what grpc escapes\n"
-_HELD = 30.0  # seconds that a held call waits for its caller to give up
+_HELD = 30.0  # seconds that a held call waits for its caller to cancel
 
 
 class Script(StrEnum):
-    """What the service does with a call."""
+    """The service's behaviour for a call."""
 
     ECHO = "answer each request with itself, or all of them with one"
     FAIL = "end with `CODE` before any header"
@@ -53,7 +53,7 @@ def has_one(server: Server) -> bool:
 
 
 def has_none(server: Server) -> bool:
-    """Whether no call is inside a handler; a held one leaves only when the server hears that the caller gave up."""
+    """Whether no call is inside a handler; a held one leaves only when the server sees its cancellation."""
     return server.in_flight == 0
 
 

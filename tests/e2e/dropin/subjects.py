@@ -1,4 +1,4 @@
-"""Whose channels are under test: grpc's own, which everything is compared with, and what claims to replace them."""
+"""The channels under test: grpc's own, the reference, and their claimed replacements."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -25,10 +25,10 @@ class Subject:
         return self.name
 
 
-# C-core shares connections, and the knowledge that one cannot be made, among all channels of a process with equal
-# arguments. The port of a test may have been another's, whose connection is still there: grpc never lets go of one on
-# which it raised for the metadata of a call. That would have a new channel refused for as long as it backs off, though
-# a server listens by now. So no channel here shares any.
+# C-core shares connections, and their failures, among all channels of a process with equal arguments. A test's port
+# may have been another's, whose connection still exists: grpc never frees one on which it raised for the metadata of a
+# call. A new channel would then be refused during its backoff, though a server listens by now. So no channel here
+# shares any.
 _OF_ITS_OWN = ("grpc.use_local_subchannel_pool", 1)
 
 

@@ -1,4 +1,4 @@
-"""One call through a channel of `grpc`'s kind, in every form, observed to its end."""
+"""One call through a `grpc` channel, or its replacement, in every form, observed to its end."""
 
 import gc
 import threading
@@ -17,7 +17,7 @@ from tests.e2e.dropin.subjects import Subject
 from meshlib.testing import Server
 
 REQUEST = b"request"
-_WAIT = 10.0  # seconds that anything may take before the test fails
+_WAIT = 10.0  # seconds after which a wait fails
 _LATER = 0.1  # seconds after the invocation at which a late server comes up
 _QUICK_RECONNECT = (("grpc.initial_reconnect_backoff_ms", 100),)
 
@@ -37,7 +37,7 @@ class Kind:
         return self.form in ("call", "with_call")
 
     def is_told_of_end(self, scenario: Scenario) -> bool:
-        """Whether grpc calls the callbacks: not where it ends the call itself and leaves C-core's status unread."""
+        """Whether grpc calls the callbacks: not if it ends the call itself and leaves C-core's status unread."""
         single_threaded = bool(self.options)
         return not (single_threaded and scenario.caller.cancels) and not (
             self.form == "stream" and scenario.deserializer is failing_codec
@@ -69,7 +69,7 @@ KINDS = (
 
 
 def observe(kind: Kind, scenario: Scenario, subject: Subject) -> Observation:
-    """Let `scenario` happen to a call of this kind on a new channel to a new server."""
+    """Run `scenario` on a call of this kind on a new channel to a new server."""
     seen = _observe(kind, scenario, subject)
     while (longer := scenario.with_more_time(kind.arity, seen)) is not None:
         scenario = longer
@@ -119,14 +119,14 @@ class _Caller:
                 self.messages.append(response)
             else:
                 call = self._invoke(multicallable.future if self.kind.form == "future" else multicallable)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is compared
+        except Exception as error:  # noqa: BLE001 - any exception is compared
             self.seen.update(raised=Failure.of(error), where="invoke")
         if call is None:
             return
         if self.kind.blocks:
             self._look(call)
             return
-        # A callback would keep the call object alive, in grpc as in anything like it.
+        # A callback would keep the call object alive, in grpc and in any replacement.
         counts = None if self.scenario.caller.abandons else _Callbacks(call)
         self._act(call)
         if counts is None:
@@ -161,7 +161,7 @@ class _Caller:
             raise RuntimeError("this request iterator fails")
 
     def _act(self, call: Any) -> None:
-        """Do what the caller does while the call runs."""
+        """Take the caller's action while the call runs."""
         caller = self.scenario.caller
         if caller.reads_first:
             self.messages.append(next(call))
@@ -176,7 +176,7 @@ class _Caller:
         for again in (False, True):
             try:
                 self._read_to_end(call)
-            except Exception as error:  # noqa: BLE001 - whatever it is, it is compared
+            except Exception as error:  # noqa: BLE001 - any exception is compared
                 self.seen.update(
                     {"raised_again": Failure.of(error)} if again else {"raised": Failure.of(error), "where": "result"}
                 )
@@ -202,7 +202,7 @@ class _Caller:
 
     @contextmanager
     def _meanwhile(self) -> Iterator[None]:
-        """What happens while a blocking caller is inside its call."""
+        """Events while a blocking caller is inside its call."""
         act: Callable[[], object] | None = None
         if self.scenario.serves is Serves.LATER:
             act = self.server.start
@@ -222,14 +222,14 @@ class _Caller:
 
 
 class _Callbacks:
-    """Counts what a call object calls at its end; each must come, and come once."""
+    """Counts the callbacks at the end of a call object; each must run, and run once."""
 
     def __init__(self, call: Any) -> None:
         self._counts = {"done": 0, "end": 0}
         self._came = threading.Condition()
         call.add_done_callback(lambda _: self._count("done"))
         if not call.add_callback(lambda: self._count("end")):
-            self._count("end")  # refused, as the call had ended: so said instead of called
+            self._count("end")  # refused, as the call had ended: the result says so
 
     def _count(self, name: str) -> None:
         with self._came:

@@ -1,4 +1,4 @@
-"""The call object of a channel of `grpc.aio`'s kind: what it answers before, at and after the end of its call."""
+"""The call object of a `grpc.aio` channel: its answers before, at and after the end of its call."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -15,7 +15,7 @@ from tests.e2e.dropin.subjects import Subject
 
 from meshlib.testing import Server
 
-WAIT = 10.0  # seconds that anything may take before a test fails
+WAIT = 10.0  # seconds after which a wait fails
 AT_ONCE = 0.05
 ARITIES = ["unary_unary", "unary_stream", "stream_unary", "stream_stream"]
 BASES = {
@@ -46,7 +46,7 @@ def start(aio_channel: grpc.aio.Channel) -> Start:
 
 
 async def code_of(call: Any) -> grpc.StatusCode:
-    """Its code, in time."""
+    """Its code, within a time limit."""
     return await asyncio.wait_for(call.code(), WAIT)  # type: ignore[no-any-return]
 
 
@@ -66,7 +66,7 @@ async def test_before_the_end(start: Start, server: Server, arity: str) -> None:
 
 @pytest.mark.parametrize("arity", ARITIES)
 async def test_cancel(start: Start, server: Server, arity: str) -> None:
-    """The first cancel() ends the call, a second has nothing to end; who waits for it gets CancelledError."""
+    """The first cancel() ends the call, a second returns False; awaiting it raises CancelledError."""
     call = start(arity, Script.HOLD)
     await until(lambda: has_one(server))
     assert call.cancel() is True
@@ -99,7 +99,7 @@ async def test_cancelled_with_its_task(start: Start, server: Server, arity: str)
 
 @pytest.mark.parametrize("arity", ["stream_unary", "stream_stream"])
 async def test_cancel_reaches_the_request_iterator(aio_channel: grpc.aio.Channel, arity: str) -> None:
-    """The iterator that a cancelled call takes its requests from is cancelled where it waits."""
+    """The request iterator of a cancelled call is cancelled where it waits."""
     waits, cancelled = asyncio.Event(), asyncio.Event()
 
     async def requests() -> AsyncIterator[bytes]:
@@ -118,7 +118,7 @@ async def test_cancel_reaches_the_request_iterator(aio_channel: grpc.aio.Channel
 
 
 async def test_timed_out_with_wait_for(start: Start) -> None:
-    """asyncio's own time-out ends the call too."""
+    """asyncio's own timeout ends the call too."""
     call = start("unary_unary", Script.HOLD)
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(call, AT_ONCE)
@@ -127,7 +127,7 @@ async def test_timed_out_with_wait_for(start: Start) -> None:
 
 @pytest.mark.parametrize("arity", ["unary_unary", "stream_unary"])
 async def test_awaited_twice(start: Start, arity: str) -> None:
-    """A response, and an error, may be awaited as often as one likes."""
+    """A response, and an error, may be awaited any number of times."""
     call = start(arity)
     assert [await call, await call] == [b"one", b"one"]
     call = start(arity, Script.FAIL)
@@ -139,7 +139,7 @@ async def test_awaited_twice(start: Start, arity: str) -> None:
 
 @pytest.mark.parametrize("arity", ARITIES)
 async def test_error(start: Start, arity: str) -> None:
-    """What a call that failed tells, it tells without raising, as often as it is asked."""
+    """A failed call gives code, details and metadata without raising, any number of times."""
     call = start(arity, Script.FAIL)
     for _ in range(2):
         assert (await code_of(call), await call.details()) == (CODE, DETAILS)
@@ -204,7 +204,7 @@ async def test_reading(start: Start, arity: str) -> None:
 
 @pytest.mark.parametrize("arity", ["unary_stream", "stream_stream"])
 async def test_reading_is_not_mixed_with_iteration(start: Start, arity: str) -> None:
-    """Whoever began with one way of taking messages cannot go on with the other."""
+    """A call read in one way cannot be read in the other."""
     call = start(arity, Script.HOLD_AFTER_FIRST)
     assert await call.read() == b"one"
     with pytest.raises(grpc.aio.UsageError):
@@ -219,7 +219,7 @@ async def test_reading_is_not_mixed_with_iteration(start: Start, arity: str) -> 
 
 @pytest.mark.parametrize("arity", ["stream_unary", "stream_stream"])
 async def test_writing_is_not_mixed_with_an_iterable(start: Start, arity: str) -> None:
-    """A call that was given its requests takes no more."""
+    """A call with a request iterable cannot be written."""
     call = start(arity)
     with pytest.raises(grpc.aio.UsageError):
         await call.write(b"more")
@@ -230,7 +230,7 @@ async def test_writing_is_not_mixed_with_an_iterable(start: Start, arity: str) -
 
 @pytest.mark.parametrize("arity", ["stream_unary", "stream_stream"])
 async def test_writing(start: Start, arity: str) -> None:
-    """done_writing() may be said twice; a write after it, or after the end, is refused."""
+    """done_writing() may be called twice; a write after it, or after the end, is rejected."""
     call = start(arity, write=True)
     await call.write(b"one")
     await call.done_writing()
@@ -245,7 +245,7 @@ async def test_writing(start: Start, arity: str) -> None:
 
 
 async def test_a_conversation(start: Start) -> None:
-    """Requests and responses of one stream may take turns."""
+    """Requests and responses of one stream may alternate."""
     call = start("stream_stream", write=True)
     for message in (b"1", b"2", b"3"):
         await call.write(message)

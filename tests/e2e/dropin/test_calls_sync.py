@@ -1,4 +1,4 @@
-"""The call object of a channel of `grpc`'s kind: what it answers before, at and after the end of its call."""
+"""The call object of a `grpc` channel: its answers before, at and after the end of its call."""
 
 import threading
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from tests.e2e.dropin.service import CODE, COPIES, DETAILS, INITIAL, METHODS, SC
 
 from meshlib.testing import Server
 
-WAIT = 10.0  # seconds that anything may take before a test fails
+WAIT = 10.0  # seconds after which a wait fails
 AT_ONCE = 0.05
 
 Start = Callable[..., Any]
@@ -43,7 +43,7 @@ def test_is_everything_grpc_says(start: Start) -> None:
 
 
 def test_before_the_end(start: Start, server: Server) -> None:
-    """While the server holds a call it runs, and those who wait for it are told when their own time is up."""
+    """While the server holds a call it runs, and waits for it raise when their own timeout ends."""
     call = start(Script.HOLD)
     server.wait_until(has_one, WAIT)
     assert (call.running(), call.done(), call.cancelled(), call.is_active()) == (True, False, False, True)
@@ -55,7 +55,7 @@ def test_before_the_end(start: Start, server: Server) -> None:
 
 
 def test_time_remaining(start: Start) -> None:
-    """A deadline is counted down, to zero and no further; without one there is nothing to count."""
+    """A deadline is counted down, to zero and no further; without one the remaining time is None."""
     call = start(Script.HOLD)
     assert LONG - WAIT < call.time_remaining() <= LONG
     call.cancel()
@@ -71,7 +71,7 @@ def test_time_remaining(start: Start) -> None:
 
 
 def test_cancel(start: Start, server: Server) -> None:
-    """The first cancel() ends the call, a second has nothing to end; the details say who did it."""
+    """The first cancel() ends the call, a second returns False; the details name the canceller."""
     call = start(Script.HOLD)
     server.wait_until(has_one, WAIT)
     assert call.cancel() is True
@@ -86,7 +86,7 @@ def test_cancel(start: Start, server: Server) -> None:
 
 
 def test_cancel_after_the_end(start: Start) -> None:
-    """A call that has ended cannot be cancelled, and does not turn into a cancelled one."""
+    """A call that has ended cannot be cancelled, and stays as it ended."""
     call = start(Script.FAIL)
     assert call.code() is CODE
     assert call.cancel() is False
@@ -94,7 +94,7 @@ def test_cancel_after_the_end(start: Start) -> None:
 
 
 def test_error(start: Start) -> None:
-    """The exception of a call that failed is the call object itself, wherever it is asked for."""
+    """The exception of a failed call is the call object itself, wherever it is requested."""
     call = start(Script.FAIL)
     assert call.exception(timeout=WAIT) is call
     assert isinstance(call.traceback(timeout=WAIT), TracebackType)
@@ -129,7 +129,7 @@ def test_what_waits_for_the_end(start: Start, server: Server) -> None:
 
 @pytest.mark.parametrize("arity", ["unary_stream", "stream_unary", "stream_stream"])
 def test_headers_before_the_end(channel: grpc.Channel, arity: str) -> None:
-    """initial_metadata() waits for the headers alone (of a stream); its items have names as well as places."""
+    """initial_metadata() waits for the headers alone (of a stream); its items have names as well as positions."""
     multicallable = getattr(channel, arity)(METHODS[arity])
     invoke = multicallable if arity.endswith("stream") else multicallable.future
     requests: Any = iter([b"one"]) if arity.startswith("stream") else b"one"
@@ -142,7 +142,7 @@ def test_headers_before_the_end(channel: grpc.Channel, arity: str) -> None:
 
 
 def test_callbacks_in_order(start: Start, server: Server) -> None:
-    """Callbacks run once, in the order they were added, whatever one of them raises; done ones get the call."""
+    """Callbacks run once, in the order they were added, even if one raises; done ones get the call."""
     call = start(Script.HOLD)
     server.wait_until(has_one, WAIT)
     ran: list[Any] = []
@@ -171,7 +171,7 @@ def test_callbacks_after_the_end(start: Start) -> None:
 
 @pytest.mark.parametrize("arity", ["unary_stream", "stream_stream"])
 def test_iteration(channel: grpc.Channel, arity: str) -> None:
-    """A stream is its own iterator; past its end it stays at its end, and its result is no message."""
+    """A stream is its own iterator; after its end it stays there, and its result is no message."""
     requests: Any = iter([b"one"] * COPIES) if arity.startswith("stream") else b"one"
     call = getattr(channel, arity)(METHODS[arity])(requests, timeout=LONG)
     assert iter(call) is call
@@ -186,7 +186,7 @@ def test_iteration(channel: grpc.Channel, arity: str) -> None:
 
 @pytest.mark.parametrize("arity", ["unary_stream", "stream_stream"])
 def test_iteration_into_an_error(channel: grpc.Channel, arity: str) -> None:
-    """What was received before an error is delivered; then each next() raises the call itself."""
+    """Messages received before an error are delivered; then each next() raises the call itself."""
     requests: Any = iter([b"one"]) if arity.startswith("stream") else b"one"
     metadata = ((SCRIPT, Script.FAIL_AFTER_FIRST.name),)
     call = getattr(channel, arity)(METHODS[arity])(requests, timeout=LONG, metadata=metadata)
@@ -199,7 +199,7 @@ def test_iteration_into_an_error(channel: grpc.Channel, arity: str) -> None:
 
 @pytest.mark.parametrize("arity", ["unary_unary", "stream_unary"])
 def test_result(channel: grpc.Channel, arity: str) -> None:
-    """The response of a call may be asked for as often as one likes."""
+    """result() may be called any number of times."""
     requests: Any = iter([b"one"]) if arity.startswith("stream") else b"one"
     call = getattr(channel, arity)(METHODS[arity]).future(requests, timeout=LONG)
     assert [call.result(timeout=WAIT), call.result()] == [b"one", b"one"]

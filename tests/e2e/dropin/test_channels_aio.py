@@ -1,4 +1,4 @@
-"""A channel of `grpc.aio`'s kind in itself: its states, its end, and the generated code that is built on it."""
+"""A `grpc.aio` channel itself: its states, its end, and generated code on top of it."""
 
 import asyncio
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from tests.e2e.dropin.subjects import Subject
 
 from meshlib.testing import Server
 
-WAIT = 10.0  # seconds that anything may take before a test fails
+WAIT = 10.0  # seconds after which a wait fails
 AT_ONCE = 0.05
 IDLE, READY = grpc.ChannelConnectivity.IDLE, grpc.ChannelConnectivity.READY
 SHUTDOWN = grpc.ChannelConnectivity.SHUTDOWN
@@ -34,25 +34,25 @@ async def change_to(channel: grpc.aio.Channel, *wanted: grpc.ChannelConnectivity
 
 
 async def test_is_a_channel(aio_channel: grpc.aio.Channel) -> None:
-    """What takes a grpc.aio.Channel takes it."""
+    """A channel is accepted as a grpc.aio.Channel."""
     assert isinstance(aio_channel, grpc.aio.Channel)
 
 
 async def test_get_state(aio_channel: grpc.aio.Channel) -> None:
-    """A new channel is idle; to be asked to connect it answers with the state before, and then connects."""
+    """A new channel is idle; a request to connect returns the state before, and then connects."""
     assert aio_channel.get_state() is IDLE
     assert aio_channel.get_state(try_to_connect=True) is IDLE
     await change_to(aio_channel, READY)
 
 
 async def test_channel_ready(aio_channel: grpc.aio.Channel) -> None:
-    """channel_ready() connects and returns when it has."""
+    """channel_ready() connects and then returns."""
     await asyncio.wait_for(aio_channel.channel_ready(), WAIT)
     assert aio_channel.get_state() is READY
 
 
 async def test_server_goes_away(aio_channel: grpc.aio.Channel, server: Server) -> None:
-    """Who waits for a change from READY is told when the server has gone; and of a failure when it stays away."""
+    """A wait for a change from READY ends when the server is gone; a failure follows while it stays away."""
     await asyncio.wait_for(aio_channel.channel_ready(), WAIT)
     server.stop()
     await asyncio.wait_for(aio_channel.wait_for_state_change(READY), WAIT)
@@ -63,7 +63,7 @@ async def test_server_goes_away(aio_channel: grpc.aio.Channel, server: Server) -
 
 
 async def test_restarted_server(aio_channel: grpc.aio.Channel, server: Server) -> None:
-    """A server that has come back is connected to again."""
+    """A channel reconnects to a server that has returned."""
     call = aio_channel.unary_unary(METHODS["unary_unary"])
     assert await call(b"one", timeout=LONG) == b"one"
     server.stop()
@@ -73,7 +73,7 @@ async def test_restarted_server(aio_channel: grpc.aio.Channel, server: Server) -
 
 
 async def test_closed(aio_channel: grpc.aio.Channel) -> None:
-    """close() may be called again; a closed channel is shut down and refuses calls, and to be watched."""
+    """close() may be called again; a closed channel is shut down and rejects calls and waits."""
     before = aio_channel.unary_unary(METHODS["unary_unary"])
     await aio_channel.close()
     await aio_channel.close()
@@ -86,7 +86,7 @@ async def test_closed(aio_channel: grpc.aio.Channel) -> None:
 
 
 async def test_closing_ends_a_watch(aio_channel: grpc.aio.Channel) -> None:
-    """Who waits for a change of state is told of the close."""
+    """Close ends a wait for a change of state."""
     watch = asyncio.create_task(aio_channel.wait_for_state_change(IDLE))
     await asyncio.sleep(0)
     await aio_channel.close()
@@ -106,7 +106,7 @@ async def test_close_with_too_little_grace(aio_channel: grpc.aio.Channel, server
 
 
 async def test_close_with_grace(aio_channel: grpc.aio.Channel, server: Server) -> None:
-    """Calls that end during the grace end as they would have, and close() does not wait longer than for them."""
+    """Calls that end during the grace end normally, and close() waits no longer than for them."""
     call = aio_channel.stream_unary(METHODS["stream_unary"])(timeout=LONG)
     await call.write(b"one")
     await until(lambda: has_one(server))
@@ -118,7 +118,7 @@ async def test_close_with_grace(aio_channel: grpc.aio.Channel, server: Server) -
 
 
 async def test_leaving_the_context_closes(subject: Subject, server: Server) -> None:
-    """`async with` ends without grace."""
+    """`async with` closes without grace."""
     async with subject.aio_insecure_channel(server.address) as channel:
         call = held(channel)
         await until(lambda: has_one(server))
@@ -128,7 +128,7 @@ async def test_leaving_the_context_closes(subject: Subject, server: Server) -> N
 
 @pytest.mark.parametrize("arity", METHODS)
 async def test_registered_method(aio_channel: grpc.aio.Channel, arity: str) -> None:
-    """Generated code passes a fourth argument, by name or by place."""
+    """Generated code passes a fourth argument, by name or by position."""
     codec: Callable[[bytes], bytes] = bytes.upper
     make = getattr(aio_channel, arity)
     for multicallable in (
@@ -141,7 +141,7 @@ async def test_registered_method(aio_channel: grpc.aio.Channel, arity: str) -> N
 
 
 async def test_generated_stub(subject: Subject) -> None:
-    """A stub that protoc made calls its service, one message and a stream of them."""
+    """A stub generated by protoc calls its service, one message and a stream of them."""
     servicer = health.HealthServicer()
     with Server(add=lambda server: health_pb2_grpc.add_HealthServicer_to_server(servicer, server)) as server:
         async with subject.aio_insecure_channel(server.address) as channel:
@@ -157,7 +157,7 @@ async def test_generated_stub(subject: Subject) -> None:
 
 
 async def test_unknown_method(aio_channel: grpc.aio.Channel) -> None:
-    """A method that the server lacks is its answer."""
+    """A call of a missing method gets the server's error."""
     with pytest.raises(grpc.aio.AioRpcError) as raised:
         await aio_channel.unary_unary("/dropin.Scripted/Nothing")(b"one", timeout=LONG)
     assert raised.value.code() is grpc.StatusCode.UNIMPLEMENTED

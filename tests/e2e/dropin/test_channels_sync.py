@@ -1,4 +1,4 @@
-"""A channel of `grpc`'s kind in itself: its states, its end, and the generated code that is built on it."""
+"""A `grpc` channel itself: its states, its end, and generated code on top of it."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -14,13 +14,13 @@ from tests.e2e.dropin.subjects import Subject
 
 from meshlib.testing import Server
 
-WAIT = 10.0  # seconds that anything may take before a test fails
+WAIT = 10.0  # seconds after which a wait fails
 AT_ONCE = 0.05
 READY = grpc.ChannelConnectivity.READY
 
 
 class States:
-    """What a subscriber was told."""
+    """The states that a subscriber received."""
 
     def __init__(self) -> None:
         self.told: list[grpc.ChannelConnectivity] = []
@@ -38,7 +38,7 @@ class States:
 
 @contextmanager
 def subscribed(channel: grpc.Channel, *, try_to_connect: bool = False) -> Iterator[States]:
-    """A subscription that ends."""
+    """A subscription for the length of the block."""
     states = States()
     channel.subscribe(states, try_to_connect=try_to_connect)
     yield states
@@ -46,19 +46,19 @@ def subscribed(channel: grpc.Channel, *, try_to_connect: bool = False) -> Iterat
 
 
 def test_is_a_channel(channel: grpc.Channel) -> None:
-    """What takes a grpc.Channel takes it."""
+    """A channel is accepted as a grpc.Channel."""
     assert isinstance(channel, grpc.Channel)
 
 
 def test_subscriber_is_told_the_state_first(channel: grpc.Channel) -> None:
-    """A new channel is idle, and nobody who only looks makes it connect."""
+    """A new channel is idle, and a subscriber alone does not connect it."""
     with subscribed(channel) as states:
         states.wait_for(lambda told: told != [])
         assert states.told == [grpc.ChannelConnectivity.IDLE]
 
 
 def test_subscriber_that_connects(channel: grpc.Channel, server: Server) -> None:
-    """try_to_connect=True leads to READY without any call; a server that goes away is told too."""
+    """try_to_connect=True leads to READY without any call; the loss of the server is notified too."""
     with subscribed(channel, try_to_connect=True) as states:
         states.wait_for(lambda told: READY in told)
         assert states.told[0] is grpc.ChannelConnectivity.IDLE
@@ -68,14 +68,14 @@ def test_subscriber_that_connects(channel: grpc.Channel, server: Server) -> None
 
 
 def test_subscriber_of_nobody(channel: grpc.Channel, server: Server) -> None:
-    """Where nobody serves, the subscriber is told of a transient failure."""
+    """Without a server the subscriber is notified of a transient failure."""
     server.stop()
     with subscribed(channel, try_to_connect=True) as states:
         states.wait_for(lambda told: grpc.ChannelConnectivity.TRANSIENT_FAILURE in told)
 
 
 def test_subscribers_are_apart(channel: grpc.Channel) -> None:
-    """One that has unsubscribed hears no more while the other does; to unsubscribe a stranger is no error."""
+    """An unsubscribed callback gets no more while the other does; to unsubscribe an unknown one is no error."""
     with subscribed(channel) as stays:
         with subscribed(channel) as leaves:
             leaves.wait_for(lambda told: told != [])
@@ -96,7 +96,7 @@ def test_channel_ready_future(channel: grpc.Channel) -> None:
 
 
 def test_channel_ready_future_of_nobody(channel: grpc.Channel, server: Server) -> None:
-    """Where nobody serves it times out, and can be cancelled."""
+    """Without a server the future times out, and can be cancelled."""
     server.stop()
     future = grpc.channel_ready_future(channel)
     with pytest.raises(grpc.FutureTimeoutError):
@@ -106,7 +106,7 @@ def test_channel_ready_future_of_nobody(channel: grpc.Channel, server: Server) -
 
 
 def test_restarted_server(channel: grpc.Channel, server: Server) -> None:
-    """A server that has come back is connected to again."""
+    """A channel reconnects to a server that has returned."""
     call = channel.unary_unary(METHODS["unary_unary"])
     assert call(b"one", timeout=LONG) == b"one"
     with subscribed(channel) as states:
@@ -118,7 +118,7 @@ def test_restarted_server(channel: grpc.Channel, server: Server) -> None:
 
 
 def test_closed(channel: grpc.Channel) -> None:
-    """close() may be called again; multicallables can still be made, and their calls say what is wrong."""
+    """close() may be called again; multicallables can still be made, and their calls name the problem."""
     before = channel.unary_unary(METHODS["unary_unary"])
     channel.close()
     channel.close()
@@ -131,7 +131,7 @@ def test_closed(channel: grpc.Channel) -> None:
 
 
 def test_closing_ends_calls(subject: Subject, server: Server) -> None:
-    """Leaving the context closes the channel, and what runs on it ends as cancelled by that."""
+    """Leaving the context closes the channel, and its running calls end as cancelled by that."""
     with subject.insecure_channel(server.address) as channel:
         call = channel.unary_stream(METHODS["unary_stream"])(b"one", metadata=((SCRIPT, Script.HOLD.name),))
         server.wait_until(has_one, WAIT)
@@ -141,7 +141,7 @@ def test_closing_ends_calls(subject: Subject, server: Server) -> None:
 
 @pytest.mark.parametrize("arity", METHODS)
 def test_registered_method(channel: grpc.Channel, arity: str) -> None:
-    """Generated code passes a fourth argument, by name or by place."""
+    """Generated code passes a fourth argument, by name or by position."""
     codec: Callable[[bytes], bytes] = bytes.upper
     make = getattr(channel, arity)
     for multicallable in (
@@ -155,7 +155,7 @@ def test_registered_method(channel: grpc.Channel, arity: str) -> None:
 
 
 def test_generated_stub(subject: Subject) -> None:
-    """A stub that protoc made calls its service, one message and a stream of them."""
+    """A stub generated by protoc calls its service, one message and a stream of them."""
     servicer = health.HealthServicer()
     with (
         Server(add=lambda server: health_pb2_grpc.add_HealthServicer_to_server(servicer, server)) as server,
@@ -173,7 +173,7 @@ def test_generated_stub(subject: Subject) -> None:
 
 
 def test_unknown_method(channel: grpc.Channel) -> None:
-    """A method that the server lacks is its answer."""
+    """A call of a missing method gets the server's error."""
     with pytest.raises(grpc.RpcError) as raised:
         channel.unary_unary("/dropin.Scripted/Nothing")(b"one", timeout=LONG)
     assert raised.value.code() is grpc.StatusCode.UNIMPLEMENTED  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Interceptors handed to a channel of `grpc.aio`'s kind: those written for grpc.aio work as they did."""
+"""Interceptors of a `grpc.aio` channel: those written for grpc.aio work unchanged."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -15,7 +15,7 @@ from tests.e2e.dropin.subjects import Subject
 
 from meshlib.testing import Server
 
-WAIT = 10.0  # seconds that anything may take before a test fails
+WAIT = 10.0  # seconds after which a wait fails
 MARK = "x-interceptor"
 ARITIES = list(METHODS)
 EXPECTED = {
@@ -79,7 +79,7 @@ def marking(mark: str) -> Step:
 
 
 class Intercepted:
-    """Calls of one kind through interceptors that do these steps."""
+    """Calls of one kind through interceptors with these steps."""
 
     def __init__(self, channel: grpc.aio.Channel, arity: str) -> None:
         self._multicallable = getattr(channel, arity)(METHODS[arity])
@@ -116,14 +116,14 @@ async def intercepted(subject: Subject, server: Server) -> AsyncIterator[Callabl
 
 
 async def test_interceptors_are_nested(intercepted: Callable[..., Intercepted], server: Server, arity: str) -> None:
-    """The first interceptor is the outermost, and what they add reaches the server in that order."""
+    """The first interceptor is the outermost, and their additions reach the server in that order."""
     calls = intercepted(arity, marking("outer"), marking("inner"))
     assert await calls.responses() == EXPECTED[arity]
     assert [value for key, value in server.received[0].metadata if key == MARK] == ["outer", "inner"]
 
 
 async def test_details(intercepted: Callable[..., Intercepted], arity: str) -> None:
-    """An interceptor is told what the caller passed."""
+    """An interceptor gets the caller's arguments."""
     seen: list[Any] = []
 
     async def look(go_on: Any, details: Any, request: Any) -> Any:
@@ -139,7 +139,7 @@ async def test_details(intercepted: Callable[..., Intercepted], arity: str) -> N
 
 
 async def test_call_object(intercepted: Callable[..., Intercepted], arity: str) -> None:
-    """The call object of an intercepted call answers as one that is not."""
+    """The call object of an intercepted call behaves like any other."""
     call = intercepted(arity, marking("one"))()
     ended: list[Any] = []
     call.add_done_callback(ended.append)
@@ -156,7 +156,7 @@ async def test_call_object(intercepted: Callable[..., Intercepted], arity: str) 
 
 
 async def test_error_passes_through(intercepted: Callable[..., Intercepted], arity: str) -> None:
-    """The error of a call reaches its caller, and the call object tells of it."""
+    """The error of a call reaches its caller, and the call object has it."""
     calls = intercepted(arity, marking("one"))
     with pytest.raises(grpc.aio.AioRpcError) as raised:
         await calls.responses(Script.FAIL)
@@ -166,7 +166,7 @@ async def test_error_passes_through(intercepted: Callable[..., Intercepted], ari
 
 
 async def test_cancel(intercepted: Callable[..., Intercepted], server: Server, arity: str) -> None:
-    """To cancel an intercepted call cancels what it has become."""
+    """Cancelling an intercepted call cancels the call behind it."""
     call = intercepted(arity, marking("one"))(Script.HOLD)
     if arity.endswith("unary"):
         await until(lambda: has_one(server))
@@ -185,7 +185,7 @@ async def test_cancel(intercepted: Callable[..., Intercepted], server: Server, a
 async def test_interceptor_that_tries_again(
     intercepted: Callable[..., Intercepted], server: Server, arity: str
 ) -> None:
-    """An interceptor may go on twice, and answer with the second call."""
+    """An interceptor may continue twice, and answer with the second call."""
 
     async def again(go_on: Any, details: Any, request: Any) -> Any:
         assert await (await go_on(details, request)).code() is CODE
@@ -196,7 +196,7 @@ async def test_interceptor_that_tries_again(
 
 
 async def test_interceptor_that_answers(intercepted: Callable[..., Intercepted], server: Server) -> None:
-    """An interceptor may answer with a response of its own, without a call; grpc.aio can do so for unary ones alone."""
+    """An interceptor may return its own response, without a call; in grpc.aio only for unary ones."""
 
     async def answer(go_on: Any, details: Any, request: Any) -> Any:
         return b"own"
@@ -209,7 +209,7 @@ async def test_interceptor_that_answers(intercepted: Callable[..., Intercepted],
 
 @pytest.mark.parametrize("arity", ["unary_stream", "stream_stream"])
 async def test_interceptor_that_wraps_a_stream(intercepted: Callable[..., Intercepted], arity: str) -> None:
-    """An interceptor may answer with an iterator of its own over the responses of the call."""
+    """An interceptor may return its own iterator over the responses of the call."""
 
     async def shout(go_on: Any, details: Any, request: Any) -> Any:
         call = await go_on(details, request)
@@ -219,7 +219,7 @@ async def test_interceptor_that_wraps_a_stream(intercepted: Callable[..., Interc
 
 
 async def test_interceptor_that_raises(intercepted: Callable[..., Intercepted], server: Server, arity: str) -> None:
-    """What an interceptor raises, its caller gets; the call is not made."""
+    """An interceptor's exception reaches the caller; the call is not made."""
 
     async def refuse(go_on: Any, details: Any, request: Any) -> Any:
         raise LookupError("refused by the interceptor")
@@ -230,6 +230,6 @@ async def test_interceptor_that_raises(intercepted: Callable[..., Intercepted], 
 
 
 async def test_interceptor_of_no_kind(subject: Subject, server: Server) -> None:
-    """What is no interceptor is refused when the channel is made."""
+    """A non-interceptor is rejected when the channel is made."""
     with pytest.raises(ValueError, match="nterceptor"):
         subject.aio_insecure_channel(server.address, interceptors=[object()])

@@ -1,4 +1,4 @@
-"""`grpc.intercept_channel` over a channel: interceptors written for grpc work as they did."""
+"""`grpc.intercept_channel` over a channel: interceptors written for grpc work unchanged."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ from tests.e2e.dropin.subjects import Subject
 
 from meshlib.testing import Server
 
-WAIT = 10.0  # seconds that anything may take before a test fails
+WAIT = 10.0  # seconds after which a wait fails
 MARK = "x-interceptor"
 
 FORMS = [
@@ -28,7 +28,7 @@ ARITIES = list(METHODS)
 
 
 class Details(NamedTuple):
-    """What an interceptor hands on."""
+    """The call details that an interceptor passes on."""
 
     method: str
     timeout: float | None
@@ -48,7 +48,7 @@ class Interceptor(
     grpc.StreamUnaryClientInterceptor,
     grpc.StreamStreamClientInterceptor,
 ):
-    """All four kinds; `step` is what it does with a call."""
+    """All four kinds; `step` is its action on a call."""
 
     def __init__(self, step: Callable[..., Any]) -> None:
         self.step = step
@@ -84,7 +84,7 @@ def marking(mark: str) -> Interceptor:
 
 
 def invoke(channel: grpc.Channel, arity: str, form: str = "__call__", script: Script = Script.ECHO) -> list[bytes]:
-    """The responses of a call, however it is made."""
+    """Call in any form; returns the responses."""
     requests: Any = iter([b"one"] * COPIES) if arity.startswith("stream") else b"one"
     call = getattr(getattr(channel, arity)(METHODS[arity]), form)
     answer = call(requests, timeout=LONG, metadata=((SCRIPT, script.name),))
@@ -106,7 +106,7 @@ EXPECTED = {
 
 @pytest.mark.parametrize(("arity", "form"), FORMS)
 def test_interceptors_are_nested(channel: grpc.Channel, server: Server, arity: str, form: str) -> None:
-    """The first interceptor is the outermost, and what they add reaches the server in that order."""
+    """The first interceptor is the outermost, and their additions reach the server in that order."""
     intercepted = grpc.intercept_channel(channel, marking("outer"), marking("inner"))
     assert invoke(intercepted, arity, form) == EXPECTED[arity]
     assert [value for key, value in server.received[0].metadata if key == MARK] == ["outer", "inner"]
@@ -114,7 +114,7 @@ def test_interceptors_are_nested(channel: grpc.Channel, server: Server, arity: s
 
 @pytest.mark.parametrize("arity", ARITIES)
 def test_details(channel: grpc.Channel, arity: str) -> None:
-    """An interceptor is told what the caller passed."""
+    """An interceptor gets the caller's arguments."""
     seen: list[Any] = []
 
     def look(go_on: Any, details: Any, request: Any) -> Any:
@@ -130,7 +130,7 @@ def test_details(channel: grpc.Channel, arity: str) -> None:
 
 @pytest.mark.parametrize("arity", ARITIES)
 def test_error_passes_through(channel: grpc.Channel, arity: str) -> None:
-    """An interceptor may ask for the code of a call that failed; its caller gets the error all the same."""
+    """An interceptor may read the code of a failed call; its caller still gets the error."""
     codes: list[grpc.StatusCode] = []
 
     def look(go_on: Any, details: Any, request: Any) -> Any:
@@ -146,7 +146,7 @@ def test_error_passes_through(channel: grpc.Channel, arity: str) -> None:
 
 @pytest.mark.parametrize("form", ["__call__", "with_call", "future"])
 def test_interceptor_that_tries_again(channel: grpc.Channel, server: Server, form: str) -> None:
-    """An interceptor may go on twice, and answer with the second call."""
+    """An interceptor may continue twice, and answer with the second call."""
 
     def again(go_on: Any, details: Any, request: Any) -> Any:
         assert go_on(details, request).exception(timeout=WAIT).code() is CODE
@@ -160,7 +160,7 @@ def test_interceptor_that_tries_again(channel: grpc.Channel, server: Server, for
 
 @pytest.mark.parametrize("arity", ["unary_stream", "stream_stream"])
 def test_interceptor_that_wraps_a_stream(channel: grpc.Channel, arity: str) -> None:
-    """An interceptor may answer with an iterator of its own."""
+    """An interceptor may return its own iterator."""
 
     def shout(go_on: Any, details: Any, request: Any) -> Any:
         return (message.upper() for message in go_on(details, request))
@@ -170,7 +170,7 @@ def test_interceptor_that_wraps_a_stream(channel: grpc.Channel, arity: str) -> N
 
 @pytest.mark.parametrize(("arity", "form"), FORMS)
 def test_interceptor_that_raises(channel: grpc.Channel, server: Server, arity: str, form: str) -> None:
-    """What an interceptor raises, its caller gets; the call is not made."""
+    """An interceptor's exception reaches the caller; the call is not made."""
 
     def refuse(go_on: Any, details: Any, request: Any) -> Any:
         raise LookupError("refused by the interceptor")
@@ -181,7 +181,7 @@ def test_interceptor_that_raises(channel: grpc.Channel, server: Server, arity: s
 
 
 def test_interceptor_of_one_kind(channel: grpc.Channel, server: Server) -> None:
-    """An interceptor of one kind of call leaves the others alone."""
+    """An interceptor of one kind of call does not affect the others."""
 
     class OnlyUnary(grpc.UnaryUnaryClientInterceptor):
         def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
@@ -194,7 +194,7 @@ def test_interceptor_of_one_kind(channel: grpc.Channel, server: Server) -> None:
 
 
 def test_intercepted_channel(subject: Subject, server: Server) -> None:
-    """What intercept_channel gives is a channel whose end is the end of the one inside."""
+    """intercept_channel returns a channel whose close closes the one inside."""
     inner = subject.insecure_channel(server.address)
     with grpc.intercept_channel(inner, marking("one")) as channel:
         grpc.channel_ready_future(channel).result(timeout=WAIT)

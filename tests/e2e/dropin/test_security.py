@@ -1,4 +1,4 @@
-"""secure_channel of either runtime: certificates and credentials mean what they mean to grpc."""
+"""secure_channel of either runtime: certificates and credentials work as in grpc."""
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +25,7 @@ Connect = Callable[..., Any]
 
 @pytest.fixture(scope="module")
 def authority() -> trustme.CA:
-    """Who signs everything here."""
+    """The CA of all certificates here."""
     return trustme.CA()
 
 
@@ -43,14 +43,14 @@ def tls(authority: trustme.CA, *names: str, clients: trustme.CA | None = None) -
 
 @pytest.fixture
 def serve() -> Iterator[Callable[[ServerTls], Server]]:
-    """Starts a TLS server that ends with the test."""
+    """Start a TLS server that ends with the test."""
     with ExitStack() as stack:
         yield lambda tls: stack.enter_context(scripted_server(tls=tls))
 
 
 @pytest.fixture(params=["sync", "asyncio"])
 def connect(subject: Subject, request: pytest.FixtureRequest) -> Connect:
-    """Makes one call over a new secure channel, in either runtime."""
+    """Make one call over a new secure channel, in either runtime."""
 
     def sync(
         server: Server, credentials: grpc.ChannelCredentials, options: Sequence[Any] = (), /, **arguments: Any
@@ -68,12 +68,12 @@ def connect(subject: Subject, request: pytest.FixtureRequest) -> Connect:
 
 
 def test_trusted(connect: Connect, serve: Callable[[ServerTls], Server], authority: trustme.CA) -> None:
-    """A server whose certificate is for its address, by a trusted authority, is called."""
+    """A call succeeds if the certificate is for the server's address, by a trusted authority."""
     assert connect(serve(tls(authority, "127.0.0.1")), credentials_of(authority)) == b"one"
 
 
 def test_untrusted(connect: Connect, serve: Callable[[ServerTls], Server], authority: trustme.CA) -> None:
-    """A certificate by somebody else is no connection."""
+    """A certificate by another authority gives no connection."""
     with pytest.raises(grpc.RpcError) as raised:
         connect(serve(tls(trustme.CA(), "127.0.0.1")), credentials_of(authority))
     assert raised.value.code() is grpc.StatusCode.UNAVAILABLE  # type: ignore[attr-defined]
@@ -81,7 +81,7 @@ def test_untrusted(connect: Connect, serve: Callable[[ServerTls], Server], autho
 
 @pytest.mark.parametrize("option", ["grpc.ssl_target_name_override", "grpc.default_authority"])
 def test_other_name(connect: Connect, serve: Callable[[ServerTls], Server], authority: trustme.CA, option: str) -> None:
-    """A certificate for another name is accepted only where an option says that this name is meant."""
+    """A certificate for another name is accepted only if an option sets this name."""
     server = serve(tls(authority, "svc-a.test"))
     assert connect(server, credentials_of(authority), [(option, "svc-a.test")]) == b"one"
     with pytest.raises(grpc.RpcError) as raised:
@@ -105,7 +105,7 @@ def test_client_certificate(connect: Connect, serve: Callable[[ServerTls], Serve
 
 
 class Plugin(grpc.AuthMetadataPlugin):
-    """Adds a key; remembers what it was asked for."""
+    """Adds a key; records its requests."""
 
     def __init__(self, key: str, error: Exception | None = None) -> None:
         self.key, self.error = key, error
@@ -116,7 +116,7 @@ class Plugin(grpc.AuthMetadataPlugin):
         callback(((self.key, "secret"),), self.error)
 
 
-@pytest.mark.shares_process_state  # a thread of C-core that runs a plugin stays in threading's books as a dummy
+@pytest.mark.shares_process_state  # a thread of C-core that runs a plugin remains in threading's records as a dummy
 def test_call_credentials(connect: Connect, serve: Callable[[ServerTls], Server], authority: trustme.CA) -> None:
     """Credentials of the channel and of the call are both asked, for this service and method, and both are sent."""
     server = serve(tls(authority, "127.0.0.1"))
@@ -130,7 +130,7 @@ def test_call_credentials(connect: Connect, serve: Callable[[ServerTls], Server]
     assert of_channel.asked == of_call.asked == [(url, UNARY.rpartition("/")[2])]
 
 
-@pytest.mark.shares_process_state  # a thread of C-core that runs a plugin stays in threading's books as a dummy
+@pytest.mark.shares_process_state  # a thread of C-core that runs a plugin remains in threading's records as a dummy
 def test_call_credentials_that_fail(
     connect: Connect, serve: Callable[[ServerTls], Server], authority: trustme.CA
 ) -> None:

@@ -1,4 +1,4 @@
-"""The same proof for asyncio."""
+"""The drop-in comparison for asyncio."""
 
 import pytest
 from tests.e2e.dropin.aio_calls import KINDS, Kind, observe
@@ -15,7 +15,7 @@ TABLE = [
 
 @pytest.mark.parametrize(("kind", "scenario"), TABLE)
 async def test_same(kind: Kind, scenario: Scenario) -> None:
-    """What meshlib's caller observes equals what grpc.aio's does, in the same test on an equal server."""
+    """meshlib's caller observes the same as grpc.aio's, in the same test on an equal server."""
     expected, seen = await observe(kind, scenario, GRPC), await observe(kind, scenario, MESHLIB)
     assert expected.end in scenario.ends, expected
     assert scenario.comparable(seen) == scenario.comparable(expected)

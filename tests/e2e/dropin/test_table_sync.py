@@ -1,4 +1,4 @@
-"""The proof that one word may be swapped: whatever happens to a call, its caller finds out the same."""
+"""The drop-in comparison: its caller observes the same for every event of a call, so one word may be swapped."""
 
 import pytest
 from tests.e2e.dropin.scenarios import SCENARIOS, Scenario
@@ -15,7 +15,7 @@ TABLE = [
 
 @pytest.mark.parametrize(("kind", "scenario"), TABLE)
 def test_same(kind: Kind, scenario: Scenario) -> None:
-    """What meshlib's caller observes equals what grpc's does, in the same test on an equal server."""
+    """meshlib's caller observes the same as grpc's, in the same test on an equal server."""
     expected, seen = observe(kind, scenario, GRPC), observe(kind, scenario, MESHLIB)
     assert expected.end in scenario.ends, expected
     assert scenario.comparable(seen) == scenario.comparable(expected)

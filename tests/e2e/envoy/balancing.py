@@ -1,4 +1,4 @@
-"""Cases: who gets how many calls."""
+"""Cases: the shares of the hosts."""
 
 import itertools
 from collections import Counter
@@ -28,8 +28,8 @@ def equal(world: World) -> Figures:
 def weighted(world: World) -> Figures:
     """One caller, weights 1, 2 and 3: a sixth of the calls each, smoothly, wherever in its schedule the first is.
 
-    Who comes first of two that are due at once, and how far apart they are due, depends on when they joined: at either
-    end of the 60 that is one call, and the heaviest is sometimes twice in a row.
+    The order of two hosts due at once, and the distance between their turns, depends on when they joined: at either end
+    of the 60 that is one call, and the heaviest is sometimes twice in a row.
     """
     results = world.calls(60)
     off = max(abs(n - due) for n, due in zip(map(int, shares(results).split(", ")), (10, 20, 30), strict=True))
@@ -49,11 +49,11 @@ def heavy_share(world: World) -> Figures:
 
 
 def slow_host(world: World) -> Figures:
-    """One of three servers answers nothing any more; 180 calls, each made when the last has ended or is held there.
+    """One of three servers no longer answers; 180 calls, each made when the last has ended or is held there.
 
-    In turn it is given 60. By the fewest calls in flight of all it is given one, and that only if it comes first. Two
-    random choices take it only if both fall on it, so once in nine: 21 calls with a deviation of 4; it is four of them
-    to the bound.
+    Round robin sends it 60. Least request over all hosts sends it one, and that only if it comes first. Two random
+    choices take it only if both fall on it, so once in nine: 21 calls with a deviation of 4; the bound is four
+    deviations away.
     """
     slow = world.servers[0]
     slow.fault(hang=True)

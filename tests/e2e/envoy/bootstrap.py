@@ -1,7 +1,7 @@
-"""Envoy's configuration, made from what a case sets: one listener and one cluster a case, with Envoy's names of fields.
+"""Envoy's configuration, made from a case's settings: one listener and one cluster a case, with Envoy's field names.
 
-Everything else is Envoy's default, but for three things that no gRPC service is run without: HTTP/2 on both sides, no
-time-out of 15 s, and `grpc-timeout` obeyed.
+Everything else is Envoy's default, except three things that every gRPC service needs: HTTP/2 on both sides, no timeout
+of 15 s, and `grpc-timeout` obeyed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,19 +21,19 @@ PREVIOUS_HOSTS: Json = {
     ],
     "host_selection_retry_max_attempts": "10",
 }
-"""Fields of a ``retry_policy`` that send a retry to a host the call has not been to. One at random is refused so
-often that of three it is the same one again once in 3**11 retries."""
+"""Fields of a ``retry_policy`` that send a retry to an untried host. A random choice is rejected so often that of three
+hosts the same one is chosen again once in 3**11 retries."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Service:
-    """What a case sets, as JSON of Envoy's protobuf messages.
+    """The settings of a case, as JSON of Envoy's protobuf messages.
 
     Args:
         lb_policy: ``round_robin``, ``least_request`` or ``random``: the extension of that name.
         lb_fields: fields of its configuration.
         retry_policy: ``envoy.config.route.v3.RetryPolicy``; None: Envoy retries nothing.
-        route: further fields of ``envoy.config.route.v3.RouteAction``; None takes one of ours away.
+        route: further fields of ``envoy.config.route.v3.RouteAction``; None removes one of ours.
         thresholds: ``envoy.config.cluster.v3.CircuitBreakers.Thresholds``.
         outlier_detection: ``envoy.config.cluster.v3.OutlierDetection``; None: off.
         cluster: further fields of ``envoy.config.cluster.v3.Cluster``.
@@ -50,10 +50,10 @@ class Service:
 
 @dataclass(frozen=True, kw_only=True)
 class Host:
-    """Where a server is.
+    """The endpoint of a server.
 
     Args:
-        address: ``IP:port``, or ``name:port`` for what DNS knows by that name.
+        address: ``IP:port``, or ``name:port`` for a DNS name.
         weight: Its share.
         priority: 0 is tried first.
     """
@@ -64,7 +64,7 @@ class Host:
 
 
 def bootstrap(services: Mapping[str, tuple[Service, Sequence[Host]]], *, name_server: str | None = None) -> Json:
-    """The whole configuration: for each name a service and its hosts, and who is asked where they have names."""
+    """The whole configuration: a service and its hosts by name, and the name server for hosts with names."""
     return {
         "admin": {"address": _address("127.0.0.1:0")},
         "static_resources": {
@@ -148,7 +148,7 @@ def _cluster(name: str, service: Service, hosts: Sequence[Host], name_server: st
 
 
 def _discovery(name_server: str) -> Json:
-    """Names are asked for again at their TTL, as meshlib does; by default it would be every 5 s."""
+    """Names are resolved again at their TTL, as by meshlib; the default is every 5 s."""
     resolver = {
         "@type": _TYPE + "network.dns_resolver.cares.v3.CaresDnsResolverConfig",
         "resolvers": [_address(name_server)],

@@ -1,4 +1,4 @@
-"""Cases: what is refused because too much is under way."""
+"""Cases: rejections by the circuit breaker."""
 
 import select
 import socket
@@ -32,7 +32,7 @@ def too_many_requests(world: World) -> Figures:
 
 
 def two_hosts(world: World) -> Figures:
-    """Refusals are no failures of a host: neither of two is ejected for ten of them."""
+    """Rejections are not failures of a host: neither of two is ejected for ten of them."""
     for server in world.servers:
         server.fault(hang=True)
     held = world.start(2)
@@ -59,7 +59,7 @@ def too_many_wait(world: World) -> Figures:
 
 @contextmanager
 def silent(address: str) -> Iterator[None]:
-    """Somebody listens at ``address``, too, and takes no connection: what there is of its backlog is used up first."""
+    """Listen at ``address``, too, and accept no connection: the backlog is filled first."""
     host, _, port = address.rpartition(":")
     with ExitStack() as stack:
         listener = stack.enter_context(socket.create_server((host, int(port)), backlog=0, reuse_port=True))

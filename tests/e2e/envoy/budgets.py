@@ -1,4 +1,4 @@
-"""Cases: how many retries there may be at once."""
+"""Cases: the number of concurrent retries."""
 
 from tests.e2e.envoy.bootstrap import Service
 from tests.e2e.envoy.case import Case, Figures, codes
@@ -12,7 +12,7 @@ GATE = Gate()
 
 
 def retries_at_once(world: World, n: int) -> Figures:
-    """``n`` calls are under way and fail. Each would like one retry, and none of those ends before all are decided."""
+    """``n`` calls in flight fail. Each would get one retry, and none of those ends before all are decided."""
     GATE.reset()
     futures = world.start(n, method=FAIL)
     world.until(lambda: GATE.arrived == n, "all are under way")
@@ -24,12 +24,13 @@ def retries_at_once(world: World, n: int) -> Figures:
 
 
 def budget(world: World) -> Figures:
-    """20 % of what is left of twenty calls is less than the minimum from the first to the last."""
+    """20 % of the rest of twenty calls is less than the minimum from the first to the last."""
     return retries_at_once(world, 20)
 
 
 def budget_by_load(world: World) -> Figures:
-    """Eight calls fail beside forty that go on: 10 % of what is then under way is 4, however many of the 8 are left."""
+    """Eight calls fail beside forty that continue: 10 % of the calls then in flight is 4, however many of the 8 are
+    left."""
     server = world.servers[0]
     server.fault(hang=True, method=echo.UNARY)
     held = world.start(40)

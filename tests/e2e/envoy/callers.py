@@ -1,4 +1,4 @@
-"""Who makes the calls of a case: threads over a ``grpc.Channel``, Envoy's or meshlib's, or tasks over meshlib's aio."""
+"""The callers of a case: threads over a ``grpc.Channel``, Envoy's or meshlib's, or tasks over meshlib's aio."""
 
 import asyncio
 import threading
@@ -13,7 +13,7 @@ import grpc.aio
 from meshlib.testing import echo
 
 TIMEOUT = 10.0
-"""Seconds for every call that sets none: a hang fails a case, and does not stop it."""
+"""Seconds for every call without a timeout: a hang fails a case, and does not stop it."""
 _END_SECONDS = 10.0
 
 
@@ -22,9 +22,9 @@ class Request:
     """One call.
 
     Args:
-        id: What its executions are counted by.
+        id: Key of its executions.
         method: Full name; its kind follows from it.
-        timeout: Seconds; None: what a policy says.
+        timeout: Seconds; None: the policy's.
         delay: Milliseconds for which a server holds it.
         wait_for_ready: As in grpc.
         open: For ``BIDI_STREAM``: keep the side of the requests open until the response has come.
@@ -41,17 +41,17 @@ class Request:
 
     @property
     def requests(self) -> list[bytes]:
-        """What is sent."""
+        """The request messages."""
         return [bytes(size) for size in self.sizes]
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
-        """What servers count by and go by."""
+        """Metadata by which servers count and act."""
         return ((echo.REQUEST_ID, self.id), (echo.DELAY_MS, str(self.delay)))
 
     @property
     def options(self) -> dict[str, Any]:
-        """What any stub is called with."""
+        """Call arguments for any stub."""
         return {"timeout": self.timeout, "metadata": self.metadata, "wait_for_ready": self.wait_for_ready}
 
 
@@ -63,8 +63,8 @@ class Result:
         id: As in its request.
         code: Name of the status.
         server: Name of the server that answered; None if none did.
-        messages: What it answered.
-        attempts: How many meshlib made; 0 if it was not meshlib that called.
+        messages: Its responses.
+        attempts: Number of meshlib's attempts; 0 without meshlib.
     """
 
     id: str
@@ -88,7 +88,7 @@ class Caller(Protocol):
         ...
 
     def close(self) -> None:
-        """Close the channel and end what was begun for it."""
+        """Close the channel and end its threads or loop."""
         ...
 
 
@@ -155,7 +155,7 @@ class LoopCaller:
         return asyncio.run_coroutine_threadsafe(self._call(request), self._loop)
 
     def call(self, request: Request) -> Result:
-        """Waits for the task."""
+        """Wait for the task."""
         return self.start(request).result((request.timeout or TIMEOUT) + _END_SECONDS)
 
     async def _call(self, request: Request) -> Result:

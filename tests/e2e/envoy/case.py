@@ -1,7 +1,7 @@
-"""A case, and the figures it tells.
+"""A case, and its figures.
 
-Figures are short texts by name. Where chance has a part in one, the case sorts it into classes so far apart that the
-same behaviour always falls into the same one.
+Figures are short texts by name. If chance affects one, the case sorts it into classes so far apart that the same
+behaviour always falls into the same one.
 """
 
 from collections import Counter
@@ -26,18 +26,18 @@ class Case:
     """One comparison.
 
     Args:
-        name: What ``docs/differences.toml`` knows it by.
-        run: Makes the calls and tells the figures.
-        expect: What Envoy shows. meshlib is to show the same, but for what is listed as a difference.
+        name: Its name in ``docs/differences.toml``.
+        run: Makes the calls and returns the figures.
+        expect: Envoy's figures. meshlib must have the same, except for listed differences.
         envoy: Envoy's configuration.
-        meshlib: Arguments of ``meshlib.channel`` that mean the same.
-        servers: How many.
+        meshlib: Equivalent arguments of ``meshlib.channel``.
+        servers: Number of servers.
         weights: Of the servers; all 1 if not given.
         priorities: Of the servers; all 0 if not given.
         named: The servers are found by a name, in DNS.
-        shells: Of meshlib; both, where it costs little. What balances is one piece of code for both.
+        shells: Of meshlib; both, if it costs little. Balancing is the same code in both.
         add: Registers further services of the servers.
-        wired: The first server is behind a wire that can be cut.
+        wired: The first server is behind a relay that can be cut.
     """
 
     name: str
@@ -60,11 +60,11 @@ class Case:
 
     @property
     def domain(self) -> str:
-        """The name in DNS that is its own."""
+        """Its own name in DNS."""
         return f"{self.cluster.lower().replace('_', '-')}.mesh.test"
 
     def hosts(self, addresses: Sequence[str]) -> list[Host]:
-        """Where its servers are."""
+        """The endpoints of its servers."""
         if self.named:
             return [Host(address=f"{self.domain}:{addresses[0].rpartition(':')[2]}")]
         weights, priorities = self.weights or (1,) * self.servers, self.priorities or (0,) * self.servers
@@ -85,5 +85,5 @@ def names(results: Sequence[Result]) -> str:
 
 
 def between(value: float, classes: Mapping[str, tuple[float, float]]) -> str:
-    """The class whose bounds, both included, ``value`` lies in; the value itself if in none."""
+    """The class whose bounds, both included, contain ``value``; the value itself if none does."""
     return next((name for name, (low, high) in classes.items() if low <= value <= high), f"{value:g}")

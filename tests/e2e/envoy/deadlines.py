@@ -1,4 +1,4 @@
-"""Cases: how long a call may take, and what the servers are told of it."""
+"""Cases: the time limits of a call, and the deadlines that the servers get."""
 
 import time
 from typing import Any
@@ -16,7 +16,7 @@ SPENT = 0.6
 
 
 def add_deadline_to_server(server: grpc.Server) -> None:
-    """Serve a method that answers when, by the clock of this process, its deadline is."""
+    """Serve a method that answers with its deadline by the clock of this process."""
 
     def when(_: bytes, context: grpc.ServicerContext) -> bytes:
         return str(time.monotonic() + context.time_remaining()).encode()
@@ -26,12 +26,12 @@ def add_deadline_to_server(server: grpc.Server) -> None:
 
 
 def silent(world: World) -> Figures:
-    """The server does not answer; the caller has patience, the policy has not."""
+    """The server does not answer; the policy's limit is shorter than the caller's."""
     return _given_up(world, None)
 
 
 def silent_caller(world: World) -> Figures:
-    """The same, but it is the caller who sets the limit."""
+    """The same, but the caller sets the limit."""
     return _given_up(world, 0.2)
 
 
@@ -57,7 +57,7 @@ def what_is_left(world: World) -> Figures:
 
 
 def nobody_to_wait_for(world: World) -> Figures:
-    """A caller who would wait for a server, where there is none until its deadline."""
+    """A caller waits for a server, and there is none until its deadline."""
     world.stop(world.servers[0])
     return {"code": world.call(wait_for_ready=True, timeout=0.2).code}
 
@@ -66,7 +66,7 @@ CASES = [
     Case(
         name="time-out of the policy",
         run=silent,
-        # Where max_stream_duration is set, and be it empty, Envoy does not apply the route's time-out to a call.
+        # If max_stream_duration is set, even empty, Envoy does not apply the route's timeout to a call.
         envoy=Service(route={"timeout": "0.2s", "max_stream_duration": None}),
         meshlib={"timeout": 0.2},
         expect={"code": "UNAVAILABLE", "retries": "0"},

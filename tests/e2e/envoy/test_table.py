@@ -1,4 +1,4 @@
-"""The comparison finds what it is there to find: a difference that is not listed, and a row that is out of date."""
+"""The comparison finds an unlisted difference and an outdated row."""
 
 import pytest
 from tests.e2e.envoy.table import listed, unlisted
@@ -7,12 +7,12 @@ ROWS = {"attempts": ("1", "3")}
 
 
 def row(*measured: str) -> str:
-    """A row of the table, with what it lists as measured."""
+    """A row of the table with these measured values."""
     return "\n".join(["[[difference]]", 'topic = "which status counts"', *measured, ""])
 
 
 def test_a_listed_difference_is_none() -> None:
-    """Both sides are as the row has them."""
+    """Both sides equal the row."""
     assert unlisted({"code": "OK", "attempts": "1"}, {"code": "OK", "attempts": "3"}, ROWS) == []
 
 
@@ -29,7 +29,7 @@ def test_a_listed_difference_is_none() -> None:
     ids=["unlisted", "absent on one side", "gone", "another value", "the other way round", "no longer told"],
 )
 def test_what_the_table_does_not_say_is_told(envoy: dict[str, str], meshlib: dict[str, str], told: str) -> None:
-    """One sentence that names the figure, both values and what is wrong."""
+    """One sentence names the figure, both values and the problem."""
     with pytest.raises(AssertionError, match=told):
         assert unlisted(envoy, meshlib, ROWS) == []
 
@@ -43,13 +43,13 @@ def test_rows_are_read_by_case_and_figure() -> None:
 
 @pytest.mark.parametrize("other", ["{ envoy = '1', meshlib = '3' }", "{ envoy = '2', meshlib = '4' }"])
 def test_two_rows_cannot_explain_one_figure(other: str) -> None:
-    """Nobody could tell which of them it is."""
+    """Two rows for one figure are an error: neither is known to be right."""
     text = row("measured.silent.attempts = { envoy = '1', meshlib = '3' }") + row(f"measured.silent.attempts = {other}")
     with pytest.raises(ValueError, match="two rows list 'attempts' of the case 'silent'"):
         listed(text)
 
 
 def test_a_row_without_a_difference_is_refused() -> None:
-    """Equal values are no row of this table."""
+    """A row with equal values is rejected."""
     with pytest.raises(ValueError, match="'attempts' of the case 'silent' is no difference"):
         listed(row("measured.silent.attempts = { envoy = '3', meshlib = '3' }"))

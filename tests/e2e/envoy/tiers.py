@@ -1,4 +1,4 @@
-"""Cases: where calls go when few hosts of a tier are left."""
+"""Cases: the hosts that get the calls when few hosts of a tier are left."""
 
 from tests.e2e.envoy.case import Case, Figures, between
 from tests.e2e.envoy.outliers import CALLS, all_fail, policies
@@ -8,8 +8,8 @@ from meshlib.balancing import Priorities
 
 
 def most_fail(world: World) -> Figures:
-    """Two of three answer UNAVAILABLE and are ejected after five calls each. Then none fails, or two of three once
-    there is panic; that is another thread's to notice."""
+    """Two of three answer UNAVAILABLE and are ejected after five calls each. Then none fails, or two of three in panic;
+    another thread has to notice that."""
     for server in world.servers[:2]:
         server.fault(code="UNAVAILABLE")
     world.calls(30)
@@ -19,7 +19,7 @@ def most_fail(world: World) -> Figures:
 
 
 def a_tier_is_halved(world: World) -> Figures:
-    """One of two hosts of the first tier is ejected, and the second tier is there.
+    """One of two hosts of the first tier is ejected, and the second tier exists.
 
     140 % of one half is 70 %: of 300 calls 90 go to the second tier, with a deviation of 8; the bounds are at four.
     """
