@@ -228,7 +228,7 @@ def test_a_deadline_that_no_server_reported_names_method_and_target(outcome: Out
 
 
 def test_a_back_off_past_the_deadline_ends_the_call_now() -> None:
-    """The call does not wait in vain: it ends with the last error, long before the deadline."""
+    """The call ends with the last error, long before the deadline."""
     cluster = ScriptedCluster(A, fraction=1.0)
     call = begun(cluster, deadline=1.05)
     assert ended(call.on_outcome(1, UNAVAILABLE, now=1.0)) is UNAVAILABLE

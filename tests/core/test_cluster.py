@@ -694,7 +694,7 @@ def test_nothing_happens_after_the_end() -> None:
     assert cluster.ready == 0
 
 
-# --- what is told --------------------------------------------------------------------
+# --- events ---------------------------------------------------------------------------
 
 
 def test_what_an_observer_hears() -> None:

@@ -421,7 +421,7 @@ def test_hosts_and_calls_under_way_are_read_when_asked_for(shell: Shell, metrics
     def check() -> None:
         _until(lambda: hosts().get("TRANSIENT_FAILURE") == 1)
         assert hosts() == {"IDLE": 0, "CONNECTING": 0, "READY": 1, "TRANSIENT_FAILURE": 1}
-        # A target other than a single name and address stands for itself.
+        # A target other than a single name and address is its own name.
         assert metrics.values("meshlib.attempts.in_flight", "server.address") == {target: 1}
         assert metrics.values("meshlib.retry.refusals", "server.address") == {target: 0}
 

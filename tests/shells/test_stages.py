@@ -48,7 +48,7 @@ def test_a_call_goes_down_the_table_to_send_and_back_up(seed: int) -> None:
     for entries in calls("blocking", seed):
         walk = levels(entries)
         assert walk[0] == walk[-1] == LEVEL["span"]
-        # It turns back after a send, a wait for a host in vain, or a rejection by the circuit breaker.
+        # It turns back after a send, a wait that found no host, or a rejection by the circuit breaker.
         last = len(walk) - 2
         bottoms = [i for i, level in enumerate(walk) if level == SEND or (level in TURNS and i == last)]
         legs = [walk[i : j + 1] for i, j in zip([0, *bottoms], [*bottoms, len(walk) - 1], strict=True)]
