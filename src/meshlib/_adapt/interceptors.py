@@ -35,7 +35,7 @@ def by_kind(interceptors: Iterable[Any]) -> dict[str, tuple[Any, ...]]:
 
 
 def one_per_kind(interceptors: Iterable[Any]) -> tuple[Any, ...]:
-    """Split each interceptor that serves several kinds into several that serve one each."""
+    """Split interceptors that serve several kinds into one per kind."""
     return tuple(
         interceptor if sum(isinstance(interceptor, base) for base in KINDS.values()) == 1 else _FACES[kind](interceptor)
         for kind, sorted_in in by_kind(interceptors).items()
