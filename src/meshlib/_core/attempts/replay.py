@@ -55,7 +55,7 @@ class Replay:
         return self._messages[index - self._first]
 
     def drop(self, index: int) -> None:
-        """Drop messages before ``index``: the final attempt has sent them."""
+        """Drop messages before ``index``: the committed attempt has sent them."""
         if index > self._first:
             del self._messages[: index - self._first]
             self._first = index
