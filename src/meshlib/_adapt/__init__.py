@@ -1,1 +1,1 @@
-"""Turns the objects of grpc, dns and ssl into core values and back; waits for nothing."""
+"""Converts the objects of grpc, dns and ssl to core values and back, without waiting."""

@@ -1,12 +1,12 @@
-"""Log records whose handlers run on a thread of their own.
+"""Log records whose handlers run on a separate thread.
 
-A handler may take seconds, or ship its records through the channel that they tell of. So no handler runs on the control
-thread, on a thread of grpc's or inside a locked step: a record is made where it happens, with the level check, the
-record factory, the context and the thread name of that place, and is handled on a log thread that lives while there are
-records. Records that a caller causes on its own thread use the plain logger.
+A handler may take seconds, or send its records through the channel they describe. So no handler runs on the control
+thread, on a thread of grpc's or inside a locked step. A record is made where it happens, with the level check, the
+record factory, the context and the thread name of that place. A log thread that lives while there are records handles
+it. Records that a caller causes on its own thread use the plain logger.
 
-A signal handler or a finalizer may log between any two instructions here, so the way in takes no lock:
-appending to a deque and putting into a ``SimpleQueue`` are single steps.
+A signal handler or a finalizer may log between any two instructions here, so queuing takes no lock: appending to a
+deque and putting into a ``SimpleQueue`` are single steps.
 """
 
 import atexit
@@ -27,7 +27,7 @@ IDLE: Final = 0.05
 """Seconds without a record after which the log thread ends."""
 
 LIMIT: Final = 10_000
-"""Records that may wait; what comes while a handler holds up so many is dropped and counted."""
+"""Maximum number of queued records; while a handler blocks so many, further ones are dropped and counted."""
 
 EXIT_PATIENCE: Final = 1.0
 """Seconds the exit of the interpreter waits for handlers."""
@@ -35,20 +35,20 @@ EXIT_PATIENCE: Final = 1.0
 
 @final
 class _LogThread:
-    """The records that wait, and the thread that handles them one after another."""
+    """The queued records, and the thread that handles them one after another."""
 
     def __init__(self) -> None:
         self.items: deque[tuple[contextvars.Context, logging.Logger, logging.LogRecord] | threading.Event] = deque()
         self.ended = False
-        """The interpreter exits and has flushed the log: no thread any more."""
+        """The interpreter exits and has flushed the log: no thread starts any more."""
         self._wake: SimpleQueue[None] = SimpleQueue()
         self._handling = threading.Lock()
-        """Held by whoever handles an item, so that two threads never do so at once, nor out of order."""
+        """Held while an item is handled, so that two threads never do so at once, nor out of order."""
         self._thread: threading.Thread | None = None
         self._dropped = 0
 
     def put(self, item: tuple[contextvars.Context, logging.Logger, logging.LogRecord] | threading.Event) -> None:
-        """Has ``item`` handled soon, by the log thread if the interpreter lets one start."""
+        """Queue ``item`` for the log thread; handle it here if no thread starts."""
         if len(self.items) >= LIMIT and not isinstance(item, threading.Event):
             self._dropped += 1
             return
@@ -58,9 +58,9 @@ class _LogThread:
             self.drain()
 
     def drain(self) -> None:
-        """Handles what waits on this thread, for a limited time, and unless another thread is handling a record."""
+        """Handle queued items on this thread, for a limited time, unless another thread is handling one."""
         if sys.is_finalizing():
-            return  # a daemon thread that the interpreter ended inside a handler may hold its lock for ever
+            return  # a daemon thread ended inside a handler may hold its lock for ever
         end = monotonic() + EXIT_PATIENCE
         while self.items and monotonic() < end and self._handle_one(0.0):
             pass
@@ -73,7 +73,7 @@ class _LogThread:
         return not self.items
 
     def _start(self) -> bool:
-        """Starts the thread; False if the interpreter refuses, as it does at exit or without resources."""
+        """Start the thread; False if the interpreter refuses, at exit or without resources."""
         if self.ended or sys.is_finalizing():
             return False
         thread = self._thread = threading.Thread(target=self._run, name="meshlib-log", daemon=True)
@@ -94,13 +94,13 @@ class _LogThread:
             except Empty:
                 if self._thread is thread:
                     self._thread = None
-                # What was put before that has found a thread, and is for this one.
+                # Items put before that found a thread: they are for this one.
                 if not self.items:
                     return
             self._handle_one(-1)
 
     def _handle_one(self, patience: float) -> bool:
-        """Handles the oldest item; False if another thread is handling one for longer than ``patience`` seconds."""
+        """Handle the oldest item; False if another thread handles one for longer than ``patience`` seconds."""
         if not self._handling.acquire(timeout=patience):
             return False
         try:
@@ -115,7 +115,7 @@ class _LogThread:
                         "log records dropped: count=%d, queue_limit=%d, a log handler is too slow", dropped, LIMIT
                     )
                 context.run(logger.handle, record)
-        except BaseException as error:  # noqa: BLE001 - it is the application's handler or filter; others wait
+        except BaseException as error:  # noqa: BLE001 - from the application's handler or filter; others wait
             thread = threading.current_thread()
             threading.excepthook(threading.ExceptHookArgs((type(error), error, error.__traceback__, thread)))
         finally:
@@ -130,7 +130,7 @@ _log_thread = _LogThread()
 class DeferredLogger:
     """A logger whose records are handled on the log thread.
 
-    The message is formatted there; arguments that are neither text nor numbers, and so might change, become text here.
+    The message is formatted there. Arguments other than text and numbers might change, so they become text here.
 
     Args:
         name: of the logger.
@@ -142,11 +142,11 @@ class DeferredLogger:
         self.logger = logging.getLogger(name)
 
     def debug(self, message: str, *args: object, extra: Mapping[str, object] | None = None) -> None:
-        """A record at DEBUG."""
+        """Log at DEBUG."""
         self._log(logging.DEBUG, message, args, None, extra)
 
     def info(self, message: str, *args: object, extra: Mapping[str, object] | None = None) -> None:
-        """A record at INFO."""
+        """Log at INFO."""
         self._log(logging.INFO, message, args, None, extra)
 
     def warning(
@@ -156,7 +156,7 @@ class DeferredLogger:
         exc_info: BaseException | None = None,
         extra: Mapping[str, object] | None = None,
     ) -> None:
-        """A record at WARNING."""
+        """Log at WARNING."""
         self._log(logging.WARNING, message, args, exc_info, extra)
 
     def error(
@@ -166,11 +166,11 @@ class DeferredLogger:
         exc_info: BaseException | None = None,
         extra: Mapping[str, object] | None = None,
     ) -> None:
-        """A record at ERROR."""
+        """Log at ERROR."""
         self._log(logging.ERROR, message, args, exc_info, extra)
 
     def exception(self, message: str, *args: object, extra: Mapping[str, object] | None = None) -> None:
-        """A record at ERROR with the exception that is being handled."""
+        """Log at ERROR with the exception being handled."""
         self._log(logging.ERROR, message, args, sys.exc_info()[1], extra)
 
     def _log(
@@ -196,12 +196,12 @@ def _fixed(argument: object) -> object:
         return argument
     try:
         return str(argument)
-    except Exception as error:  # noqa: BLE001 - an exception of the application's, say, whose text cannot be made
+    except Exception as error:  # noqa: BLE001 - an application's exception, say, whose ``str()`` fails
         return f"<{type(argument).__name__} whose text cannot be made: {error!r}>"
 
 
 def flush(timeout: float) -> bool:
-    """Waits until every record made so far has been handled; False if that takes more than ``timeout`` seconds."""
+    """Wait until every record made so far is handled; False if that takes more than ``timeout`` seconds."""
     if _log_thread.idle():
         return True
     reached = threading.Event()
@@ -215,7 +215,7 @@ def _at_exit() -> None:
 
 
 def _after_fork_in_child() -> None:
-    # Locks and thread are the parent's, and so are the records.
+    # Locks, thread and records are the parent's.
     _log_thread.__init__()
 
 

@@ -1,7 +1,7 @@
-"""DNS messages as core values: the translation, and nothing that waits.
+"""DNS messages as core values, without waiting.
 
-Only the messages of dnspython and their parsers are used. Its resolver is not: it keeps time by the wall clock, and
-reports neither which server answered what nor whether a name does not exist or no server knew.
+Only dnspython's messages and parsers are used. Its resolver is not: it uses the wall clock, and reports neither which
+server answered what nor whether a name does not exist or no server answered.
 """
 
 import ipaddress
@@ -23,21 +23,21 @@ __all__ = ["Answer", "RecordType", "answer", "question"]
 RecordType = Literal["A", "AAAA", "SRV"]
 
 PAYLOAD: Final = 1232
-"""Bytes of a UDP answer that cross every network in one piece (DNS flag day 2020); 20 SRV records do not fit into the
-512 bytes that a question without EDNS allows."""
+"""Bytes of a UDP answer that cross every network unfragmented (DNS flag day 2020); 20 SRV records do not fit into the
+512 bytes that a query without EDNS allows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What a name server said.
+    """The answer of a name server.
 
     Args:
         code: ``"NOERROR"``, ``"NXDOMAIN"``, ``"SERVFAIL"`` ...
-        addresses: of an A or AAAA question.
-        records: of an SRV question.
+        addresses: of an A or AAAA query.
+        records: of an SRV query.
         ttl: seconds, the least over the records used, aliases included; without records, that of the SOA (RFC 2308),
             0 if there is none.
-        alias: where the answer ends with a CNAME that the server did not follow: the name to ask for.
+        alias: the name to query next, if the answer ends with a CNAME that the server did not follow.
     """
 
     code: str
@@ -48,7 +48,7 @@ class Answer:
 
     @property
     def certain(self) -> bool:
-        """Whether the server knows what there is, or that there is nothing; any other code says that it does not."""
+        """Whether the server answered for certain: with records, or that there are none."""
         return self.code in ("NOERROR", "NXDOMAIN")
 
     @property
@@ -58,12 +58,12 @@ class Answer:
 
 
 def question(name: str, rdtype: RecordType, *, edns: bool = True) -> dns.message.QueryMessage:
-    """A recursive question for the absolute ``name``.
+    """Return a recursive query for the absolute ``name``.
 
     Args:
         name: ends with a dot.
-        rdtype: what is asked for.
-        edns: whether the question carries EDNS (RFC 6891). Some name servers refuse or drop such questions.
+        rdtype: the record type.
+        edns: whether the query carries EDNS (RFC 6891). Some name servers refuse or drop such queries.
     """
     asked = dns.name.from_text(name, dns.name.root)
     if not edns:
@@ -72,10 +72,10 @@ def question(name: str, rdtype: RecordType, *, edns: bool = True) -> dns.message
 
 
 def answer(response: dns.message.Message) -> Answer:
-    """What ``response`` says. The additional section is not looked at: servers send some of the addresses or none.
+    """Convert ``response``. The additional section is ignored: servers send some of the addresses or none.
 
     Raises:
-        dns.exception.DNSException: it makes no sense, a loop of aliases for instance.
+        dns.exception.DNSException: it is invalid, a loop of aliases for instance.
     """
     code = dns.rcode.to_text(response.rcode())
     if code not in ("NOERROR", "NXDOMAIN") or not isinstance(response, dns.message.QueryMessage):

@@ -19,10 +19,10 @@ KINDS: Final = {
 
 
 def by_kind(interceptors: Iterable[Any]) -> dict[str, tuple[Any, ...]]:
-    """The interceptors of each kind of call, in the order given.
+    """Sort interceptors by kind of call, in the order given.
 
     Raises:
-        ValueError: one is none of grpc.aio's, as grpc.aio says it.
+        ValueError: one is not grpc.aio's; the same error as in grpc.aio.
     """
     given = tuple(interceptors)
     for interceptor in given:
@@ -35,7 +35,7 @@ def by_kind(interceptors: Iterable[Any]) -> dict[str, tuple[Any, ...]]:
 
 
 def one_per_kind(interceptors: Iterable[Any]) -> tuple[Any, ...]:
-    """The interceptors, one that serves several kinds as several that serve one each."""
+    """Split interceptors that serve several kinds into one per kind."""
     return tuple(
         interceptor if sum(isinstance(interceptor, base) for base in KINDS.values()) == 1 else _FACES[kind](interceptor)
         for kind, sorted_in in by_kind(interceptors).items()

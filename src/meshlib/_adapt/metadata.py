@@ -1,4 +1,4 @@
-"""Request metadata: what the caller gave, and what the mesh adds for one attempt."""
+"""Request metadata: the caller's, and that added for one attempt."""
 
 import re
 from collections.abc import Iterable
@@ -9,25 +9,25 @@ from meshlib._core.status import local
 __all__ = ["EMPTY_PATIENCE", "INVALID_METADATA", "PREVIOUS_ATTEMPTS_KEY", "Metadata", "for_attempt", "given", "valid"]
 
 PREVIOUS_ATTEMPTS_KEY: Final = "grpc-previous-rpc-attempts"
-"""How many attempts a server may have seen before this one; absent on the first (gRFC A6)."""
+"""Number of attempts a server may have seen before this one; absent on the first (gRFC A6)."""
 
 EMPTY_PATIENCE: Final = 0.1
-"""Seconds within which an attempt that failed without initial metadata says so. Until then grpc shows it as one whose
-initial metadata is empty: only the call that shows it that long is told so, and is not committed by that."""
+"""Seconds within which an attempt without initial metadata reports its failure. Until then grpc shows empty metadata.
+The call returns it only if it lasts that long, and is not committed by that."""
 
 INVALID_METADATA: Final = local("INTERNAL", "Invalid metadata")
-"""What grpc answers, to the letter."""
+"""grpc's own answer, verbatim."""
 
 Metadata = tuple[tuple[str, Any], ...]
 
 
 def given(metadata: Iterable[tuple[str, Any]] | None) -> Metadata:
-    """The caller's metadata, in a form that can be sent more than once."""
+    """Return the caller's metadata in a form that can be sent more than once."""
     return () if metadata is None else tuple(metadata)
 
 
 def for_attempt(metadata: Metadata, previous: int, carrier: Metadata = ()) -> Metadata | None:
-    """The metadata of an attempt that ``previous`` attempts went before, with its own, ``carrier``."""
+    """Return the metadata of an attempt after ``previous`` others, with its own ``carrier``."""
     if previous:
         return (*metadata, *carrier, (PREVIOUS_ATTEMPTS_KEY, str(previous)))
     return (*metadata, *carrier) or None
@@ -40,13 +40,13 @@ _VALUE: Final = re.compile(rb"[ -~]*")
 
 
 def valid(metadata: Metadata) -> bool:
-    """Whether C-core will take the metadata; it answers INTERNAL to what it does not.
+    """Whether C-core accepts the metadata; otherwise it answers INTERNAL.
 
-    grpc finds out when it starts an attempt. A call that has to wait for a host first is to say so at once as well.
+    grpc checks it when it starts an attempt. A call that waits for a host first must also fail at once.
 
     Raises:
         TypeError: a part has the wrong type; type and text of the error are grpc's.
-        ValueError: an item is no pair.
+        ValueError: an item is not a pair.
     """
     for item in metadata:
         try:

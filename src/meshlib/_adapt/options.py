@@ -1,4 +1,4 @@
-"""Channel options: what a user may give, and what a subchannel gets."""
+"""Channel options: the user's, and those of a subchannel."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -26,26 +26,26 @@ LB_POLICY: Final = "grpc.lb_policy_name"
 _MOST_BACK_OFF: Final = 5000
 _LONGEST: Final = ("grpc.max_reconnect_backoff_ms", _MOST_BACK_OFF)
 DEFAULTS: Final[Options] = (
-    # Reconnects by itself after a disconnect, where pick_first would go idle and stay so.
+    # Reconnects after a disconnect; pick_first would stay idle.
     (LB_POLICY, "round_robin"),
     ("grpc.initial_reconnect_backoff_ms", 100),
-    # Also the time-out of one connection attempt.
+    # Also the timeout of one connection attempt.
     ("grpc.min_reconnect_backoff_ms", 5000),
     _LONGEST,
-    # An address no longer matches the names in no_proxy, so a proxy for the outside world would catch it.
+    # Addresses do not match the names in no_proxy, so an outbound proxy would get internal connections.
     ("grpc.enable_http_proxy", 0),
-    # After 30 minutes without a call C-core would close the connection, only to be asked for it again.
+    # After 30 minutes without a call C-core would close the connection, only to reconnect.
     ("grpc.client_idle_timeout_ms", 2**31 - 1),
 )
-"""What a subchannel gets unless the user's options say otherwise."""
+"""Options of a subchannel, unless the user's override them."""
 
-# With either of them the user names the server; grpc takes the second for the first if it stands alone.
+# Either names the server; grpc uses the second for the first if it is alone.
 _NAMING: Final = frozenset({"grpc.default_authority", "grpc.ssl_target_name_override"})
 BALANCERS: Final = frozenset({"pick_first", "round_robin"})
-"""Values of that option that meshlib has a balancer of the same name for."""
+"""Values of ``grpc.lb_policy_name`` that are balancers of meshlib, too."""
 _NO_POLICY: Final = "has no effect: it configures a balancing policy of grpc, and meshlib uses its own; use balancer="
 WITHOUT_EFFECT: Final[Mapping[str, tuple[str, Callable[[Any], bool]]]] = {
-    # Of each option: why it can have no effect, and for which values that matters.
+    # For each option: why it can have no effect, and for which values that matters.
     "grpc.client_idle_timeout_ms": (
         "has no effect: a channel reconnects as soon as a connection ends; close the channel instead",
         lambda value: not isinstance(value, int) or value < 2**31 - 1,
@@ -67,21 +67,21 @@ WITHOUT_EFFECT: Final[Mapping[str, tuple[str, Callable[[Any], bool]]]] = {
         lambda value: not value,
     ),
 }
-"""Options of a client that C-core would follow on a channel to a name, and cannot on one to a single address."""
+"""Client options that C-core follows on a channel to a name, and cannot on one to a single address."""
 _RETRIES: Final = ("retryPolicy", "hedgingPolicy")
 SERVICE_CONFIG: Final = "grpc.service_config"
 _NUMBERS: Final = ("_ms", "_message_length", "_size", "grpc.enable_", "max_concurrent_streams", "_calls", "_data")
 
 
 def checked(options: Any, *, as_grpc: bool = False) -> Options:
-    """The user's options as a tuple of pairs.
+    """Return the user's options as a tuple of pairs.
 
     Args:
-        options: what the user gave.
-        as_grpc: behind grpc's own factories: names may be bytes, and values whatever grpc makes of them.
+        options: the user's.
+        as_grpc: behind grpc's own factories: names may be bytes, and values are left to grpc.
 
     Raises:
-        ConfigError: it is no sequence of pairs of a name and a value grpc takes.
+        ConfigError: it is not a sequence of pairs of a name and a value grpc accepts.
     """
     if options is None:
         return ()
@@ -104,7 +104,7 @@ def checked(options: Any, *, as_grpc: bool = False) -> Options:
 
 
 def service_config(options: Options) -> tuple[Any, Options]:
-    """The service config among the user's options, None if there is none; and the other options."""
+    """Return the service config among the user's options, or None, and the other options."""
     text = next((value for name, value in reversed(options) if name == SERVICE_CONFIG), None)
     return text, tuple(pair for pair in options if pair[0] != SERVICE_CONFIG)
 
@@ -115,7 +115,7 @@ def without_retries(options: Options) -> bool:
 
 
 def balancer(options: Options) -> tuple[str | None, Options]:
-    """The balancer that the user's options name, None if there is none; and the other options."""
+    """Return the balancer that the user's options name, or None, and the other options."""
     named = next((value for name, value in reversed(options) if name == LB_POLICY), None)
     text = named.decode(errors="replace") if isinstance(named, bytes) else named
     if text not in BALANCERS:
@@ -124,7 +124,7 @@ def balancer(options: Options) -> tuple[str | None, Options]:
 
 
 def without_effect(options: Options) -> list[tuple[str, Any, str]]:
-    """Those of the user's options that can have no effect: name, value and why."""
+    """Return the user's options that can have no effect: name, value and reason."""
     found = []
     for name, value in options:
         reason, matters = WITHOUT_EFFECT.get(name, ("", bool))
@@ -134,13 +134,13 @@ def without_effect(options: Options) -> list[tuple[str, Any, str]]:
 
 
 def for_subchannel(options: Options, authority: str | None, *, alternatives: bool = False) -> Options:
-    """The options of the channel to one endpoint.
+    """Return the options of the channel to one endpoint.
 
     Args:
         options: the user's, checked.
-        authority: what ``:authority`` and the TLS name are to be, unless the user's options say.
+        authority: ``:authority`` and the TLS name, unless the user's options set them.
         alternatives: whether the endpoint has several addresses. pick_first connects to one of them (gRFC A61); any
-            other policy would take each for a host of its own.
+            other policy would treat each as a host.
     """
     if alternatives:
         options = (*(pair for pair in options if pair[0] != LB_POLICY), (LB_POLICY, "pick_first"))
@@ -158,16 +158,16 @@ def for_subchannel(options: Options, authority: str | None, *, alternatives: boo
 
 
 def numbered(options: Options, number: int) -> Options:
-    """``options`` that are equal only to those of the same ``number``: C-core gives channels of equal options one
-    connection, and its back-off."""
+    """Make ``options`` equal only to those with the same ``number``: C-core gives channels with equal options one
+    connection, and its backoff."""
     return (*options, ("meshlib.dials", number)) if number else options
 
 
 def native_target(address: str, *alternatives: str) -> str:
-    """The target that makes C-core connect to ``address`` without a look-up, or to the first alternative that it can.
+    """Return the target that makes C-core connect to ``address`` or a working alternative, in order, without a lookup.
 
     It is a URI: C-core decodes it once. A target has addresses of one family, so IPv4 ones among several are written as
-    IPv6; C-core connects to, and reports, the IPv4 address.
+    IPv6. C-core connects to, and reports, the IPv4 address.
     """
     if address.startswith("unix:"):
         return f"unix:{_encoded(address.removeprefix('unix:'))}"
@@ -186,18 +186,18 @@ def _as_ipv6(address: str) -> str:
 
 
 def _encoded(text: str) -> str:
-    """``text`` as the path of a URI (RFC 3986): what is not a part of the path otherwise is percent-encoded."""
+    """Percent-encode ``text`` as the path of a URI (RFC 3986)."""
     return quote(text, safe="/:[],@!$&'()*+;=~")
 
 
 def health_checked(service: str) -> tuple[str, str]:
-    """The option that has C-core watch the health of ``service`` at each server (gRFC A17)."""
+    """Return the option that makes C-core watch the health of ``service`` at each server (gRFC A17)."""
     return SERVICE_CONFIG, json.dumps({"healthCheckConfig": {"serviceName": service}})
 
 
 def _without_retries(text: Any) -> Any:
-    """A service config whose retries are taken out: C-core's would multiply meshlib's. One that cannot be read, which
-    only grpc's own factories let pass, is left for grpc to answer."""
+    """Remove retries from a service config: C-core's would multiply meshlib's. An unreadable one, which only grpc's own
+    factories accept, is left to grpc."""
     try:
         config = json.loads(text)
     except (TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""What grpc says of an attempt that failed, as a core value."""
+"""Failed attempts of grpc as core values."""
 
 import re
 import time
@@ -17,50 +17,50 @@ _NOT_CONNECTED: Final = (
     "connections to all backends failing; last error: ",
     "failed to connect to all addresses; last error: ",
 )
-"""How C-core begins the details of a call it refused because the channel has no connection."""
+"""Start of C-core's details for a call refused because the channel has no connection."""
 
 _LOST_FIRST: Final = re.compile(r"\S+: subchannel lost all connections")
-"""The details of one that waited for its turn on a connection that went away; they begin with the address."""
+"""Details of a call queued on a connection that was lost; they begin with the address."""
 
 _BROKEN: Final = re.compile(
     r"Stream removed|Socket closed|Connection reset|Broken pipe|recvmsg:|sendmsg:|Endpoint|GOAWAY received|"
     r"Delayed close|Received RST_STREAM|RST_STREAM|keepalive watchdog|ping timeout|Internal error from Core|"
     r"failed to connect|connections to all backends failing"
 )
-"""How the details begin where C-core lost the connection, or the stream, before a server had answered."""
+"""Start of the details if C-core lost the connection, or the stream, before a server answered."""
 
 _PLUGIN: Final = re.compile(r"Getting metadata from plugin failed with error: |Illegal metadata$")
-"""The details where a credentials plug-in raised, or gave what cannot be sent."""
+"""Details if a credentials plug-in raised, or returned metadata that cannot be sent."""
 
 _UNSENDABLE: Final = re.compile(
     r"Invalid metadata$|CLIENT: Sent message larger than max |"
     r"Established channel does not have a sufficient security level to transfer call credential"
 )
-"""The details where C-core has refused what it was to send."""
+"""Details if C-core refused to send the request."""
 
 FORKED: Final = "Channel closed due to fork"
-"""grpc's own words in the child of a fork, which must not repeat the calls of its parent."""
+"""grpc's details in the child of a fork, which must not repeat the calls of its parent."""
 
 _EXPIRED: Final = frozenset({"Deadline Exceeded", "Stream removed (Deadline Exceeded)"})
-"""C-core's own words at the deadline."""
+"""C-core's details at the deadline."""
 
 _CORE_BUG: Final = "Internal error from Core"
-"""grpc.aio's own words for a write that lost the race against the status: nothing a server said."""
+"""grpc.aio's details, not a server's, for a write that lost the race against the status."""
 
 
 def failed(error: Any, address: str, trailing: Iterable[Any] | None) -> Outcome:
-    """The outcome of an attempt that ended with ``error``.
+    """Return the outcome of an attempt that ended with ``error``.
 
     Args:
-        error: what the attempt raised, a ``grpc.RpcError`` with ``code()`` and ``details()``.
-        address: the target of the subchannel, ``"ipv4:10.0.0.7:50051"``; C-core names it when it could not connect.
+        error: raised by the attempt, a ``grpc.RpcError`` with ``code()`` and ``details()``.
+        address: the target of the subchannel, ``"ipv4:10.0.0.7:50051"``; C-core names it if it could not connect.
         trailing: the trailing metadata.
     """
     code = error.code()
     details = error.details() or ""
     name = code.name if isinstance(code, grpc.StatusCode) else "UNKNOWN"
     if unconnected(error) and _names(details, address):
-        # The address makes it a proof: a server that passes on such an error of its own names another.
+        # The address is the proof: a server that passes on such an error names another.
         return Outcome(name, details, sent=False, refused=True, error=error)
     metadata = tuple(trailing or ())
     if not metadata and (_PLUGIN.match(details) or _UNSENDABLE.match(details)):
@@ -84,19 +84,19 @@ def failed(error: Any, address: str, trailing: Iterable[Any] | None) -> Outcome:
 
 
 def unconnected(error: Any) -> bool:
-    """Whether C-core refused the attempt because the channel has no connection, or a server says that of its own."""
+    """Whether C-core refused the attempt for lack of a connection, or a server passed on such an error."""
     details = error.details() or ""
     never_sent = details.startswith(_NOT_CONNECTED) or _LOST_FIRST.fullmatch(details) is not None
     return error.code() is grpc.StatusCode.UNAVAILABLE and never_sent
 
 
 def _names(details: str, address: str) -> bool:
-    """Whether C-core's details name this very address: ``ipv4:10.0.0.7:80`` is no part of ``ipv4:10.0.0.7:8080``."""
+    """Whether C-core's details name this address: ``ipv4:10.0.0.7:80`` does not match ``ipv4:10.0.0.7:8080``."""
     return bool(address) and re.search(rf"(?<![\w.:-]){re.escape(address)}(?![\w.-])", details) is not None
 
 
 def pushback(trailing: Iterable[Any] | None) -> float | None:
-    """Seconds the server asks to wait before a retry; negative: it forbids one; None: it said nothing.
+    """Return the seconds a server asks to wait before a retry; negative: it forbids one; None: not set.
 
     "If the value is negative or unparseable, then it will be seen as the server asking the client not to retry at all":
     gRFC A6. A number is decimal, without leading zeros, in 32 bits.

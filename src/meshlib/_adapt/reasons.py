@@ -1,4 +1,4 @@
-"""Why a connection fails, in C-core's words."""
+"""C-core's reason for a failing connection."""
 
 from typing import Final
 
@@ -7,16 +7,16 @@ import grpc
 __all__ = ["PROBE", "PROBE_SECONDS", "reason"]
 
 PROBE: Final = "/meshlib.Probe/Why"
-"""What is called on a connection that fails, for C-core to say why. It refuses the call at once and sends nothing."""
+"""Method called on a failing connection for C-core's reason. It refuses the call at once and sends nothing."""
 
 PROBE_SECONDS: Final = 1.0
-"""Its deadline, should the connection have come up meanwhile; the server then answers UNIMPLEMENTED."""
+"""Its deadline, in case the connection is up again; the server then answers UNIMPLEMENTED."""
 
 _LAST: Final = "last error: "
 
 
 def reason(code: grpc.StatusCode | None, details: str | None) -> str:
-    """What the end of such a call says; empty: nothing, since the connection is not failing any more."""
+    """Return the reason from the end of such a call; empty if the connection no longer fails."""
     if code is not grpc.StatusCode.UNAVAILABLE or not details:
         return ""
     return details.rpartition(_LAST)[2].removeprefix("UNKNOWN: ").removeprefix("UNAVAILABLE: ")

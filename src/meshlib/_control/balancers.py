@@ -1,4 +1,4 @@
-"""The balancers of this process by name, those of installed packages among them."""
+"""The balancers of this process by name, including those of installed packages."""
 
 from collections.abc import Iterable
 from typing import Final
@@ -10,7 +10,7 @@ __all__ = ["REGISTRY"]
 
 
 def _entry_points() -> Iterable[EntryPoint]:
-    from importlib import metadata  # milliseconds that a program without plug-ins need not spend
+    from importlib import metadata  # lazy: it takes milliseconds
 
     return metadata.entry_points(group="meshlib.balancers")
 

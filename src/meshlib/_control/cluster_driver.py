@@ -1,4 +1,4 @@
-"""Drives the machine of one service on an event loop: feeds it answers and time, performs what it asks."""
+"""The driver of a cluster machine: feeds it resolutions and time, and performs its commands."""
 
 import asyncio
 from collections.abc import Callable, Iterable
@@ -34,50 +34,50 @@ class Discovery(Protocol):
     def subscribe(
         self, on_resolved: Callable[[Resolution], None], on_failed: Callable[[str], None]
     ) -> Callable[[], None]:
-        """Tells every answer from now on, the last good one at once if there is one; returns how to stop it."""
+        """Report every resolution, starting with the last good one if any; return a function that unsubscribes."""
         ...
 
     def hurry(self) -> None:
-        """A host became failing: ask again as soon as manners allow."""
+        """Resolve subject to the minimum interval: a host began to fail."""
         ...
 
     def resolve_now(self) -> None:
-        """Ask at once, unless a question is under way."""
+        """Resolve now, unless a resolution is running."""
         ...
 
     @property
     def asked_at(self) -> float | None:
-        """When the last question was put."""
+        """Start of the last resolution."""
         ...
 
     @property
     def next_at(self) -> float | None:
-        """When the next one is due."""
+        """Due time of the next one."""
         ...
 
     @property
     def error(self) -> Exception | None:
-        """Why the last one failed."""
+        """Error of the last one."""
         ...
 
 
 class Pool(Protocol):
-    """Makes and ends subchannels, and hears of the channel's state; the shell's."""
+    """Opens and closes subchannels, and is notified of the channel's state; part of the shell."""
 
     def open(self, host: HostEntry) -> Subchannel:
-        """A subchannel for ``host``, not connected yet."""
+        """Return a subchannel for ``host``, not connected yet."""
         ...
 
     def close(self, host: HostEntry, subchannel: Subchannel) -> None:
-        """Ends ``subchannel``, which is or was that of ``host``, without waiting for it."""
+        """Close ``subchannel``, the current or former one of ``host``, without waiting."""
         ...
 
     def diagnose(self, host: HostEntry, subchannel: Any, told: Callable[[HostEntry, str], None]) -> None:
-        """Asks ``subchannel`` why it fails, without waiting; ``told`` is called on the loop."""
+        """Find out why ``subchannel`` fails, without waiting; ``told`` is called on the loop."""
         ...
 
     def state_changed(self, state: int) -> None:
-        """The channel's own connectivity is ``state`` now."""
+        """The channel's connectivity is now ``state``."""
         ...
 
 
@@ -87,10 +87,10 @@ class ClusterDriver:
 
     Args:
         cluster: the machine to drive.
-        discovery: finds where its endpoints come from; called once, on the loop.
+        discovery: returns the resolution of its target; called once, on the loop.
         pool: performs Open, Close and StateChanged.
-        clock: monotonic seconds, that of the machine.
-        build_aside: whether the balancer is the user's own and builds its pickers in a worker thread, off the loop.
+        clock: the machine's clock, in monotonic seconds.
+        build_aside: whether a worker thread builds the pickers, because the balancer is the user's own.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class ClusterDriver:
         self._stopped = False
 
     def start(self) -> None:
-        """Begins: subscribes to the resolution and runs until :meth:`stop`."""
+        """Subscribe to the resolution and run until :meth:`stop`."""
         if self._stopped or self._loop is not None:
             return
         self._loop = asyncio.get_running_loop()
@@ -127,7 +127,7 @@ class ClusterDriver:
         self._unsubscribe = self._discovery.subscribe(self._on_resolved, self._on_failed)
 
     def attention(self) -> None:
-        """The machine has something to say. Any thread may call this, any number of times."""
+        """Schedule a step of the machine. Any thread may call this, any number of times."""
         loop = self._loop
         if loop is None or self._asked:
             return
@@ -135,24 +135,24 @@ class ClusterDriver:
         try:
             loop.call_soon_threadsafe(self._step)
         except RuntimeError:
-            # The loop was closed between the look and the call: the channel is closing, or its process is ending.
+            # The loop was closed after the check: the channel is closing, or its process is ending.
             self._asked = False
-        except BaseException:  # out of a signal handler: the next one that asks is to be obeyed
+        except BaseException:  # from a signal handler: the next call must schedule a step
             self._asked = False
             raise
 
     @property
     def resolution(self) -> Discovery | None:
-        """Where the endpoints come from, once begun."""
+        """The resolution of the target, once started."""
         return self._discovery
 
     def resolve_now(self) -> None:
-        """Asks the resolver at once."""
+        """Resolve now."""
         if self._discovery is not None:
             self._discovery.resolve_now()
 
     def stop(self) -> None:
-        """Ends it: no more questions, every host closed, every waiting call woken."""
+        """Stop: unsubscribe, close every host, wake every waiting call."""
         if self._stopped:
             return
         self._stopped = True
@@ -183,14 +183,14 @@ class ClusterDriver:
     def _step(self) -> None:
         self._asked = False
         if self._stopped:
-            # What a thread had left to do when the channel closed.
+            # Work that a thread left when the channel closed.
             self._perform(self._cluster.close(now=self._clock()))
             return
         self._perform(self._cluster.on_timer(now=self._clock()))
         self._arm()
 
     def look(self, early: float = 0.0) -> None:
-        """The machine's time has come, or will in ``early`` seconds: most often connections are as they were."""
+        """Handle a timer that is due within ``early`` seconds; most often no connection has changed."""
         if self._stopped:
             return
         if self._cluster.look(now=self._clock(), early=early):
@@ -215,16 +215,16 @@ class ClusterDriver:
     def _perform(self, commands: Iterable[ClusterCommand]) -> None:
         pending = list(commands)
         while pending:
-            # Waiting calls first: nothing that fails may keep them waiting.
+            # Wakes first: a failing command must not delay waiting calls.
             pending.sort(key=lambda command: not isinstance(command, Wake))
             command = pending.pop(0)
             try:
                 pending.extend(self._one(command))
-            except Exception:  # noqa: BLE001 - one command must not keep the others from being performed
+            except Exception:  # noqa: BLE001 - a failed command must not stop the others
                 _log.exception("control plane: failed to execute %s; continuing", repr(command))
 
     def _one(self, command: ClusterCommand) -> Iterable[ClusterCommand]:
-        """Performs one command; returns what follows from it."""
+        """Perform one command; return the commands that follow from it."""
         if isinstance(command, Open):
             return self._open(command.host)
         if isinstance(command, Rebuild):
@@ -249,8 +249,8 @@ class ClusterDriver:
         now = self._clock()
         try:
             subchannel = self._pool.open(host)
-            subchannel.glance()  # it begins to connect, rather than at the first look
-        except Exception:  # noqa: BLE001 - one host must not end the control of the others
+            subchannel.glance()  # starts connecting now, not at the first poll
+        except Exception:  # noqa: BLE001 - a failing host must not stop the driver
             _log.exception("%s: failed to create the grpc channel; the host counts as failing", host.endpoint.address)
             return self._cluster.on_connectivity(host, TRANSIENT_FAILURE, now=now)
         return self._cluster.opened(host, subchannel, now=now)
@@ -266,7 +266,7 @@ class ClusterDriver:
         return ()
 
     async def _rebuild_aside(self) -> None:
-        """The balancer is the user's own: it may take its time, but not that of the loop."""
+        """Build the picker off the loop: the balancer is the user's own and may be slow."""
         try:
             await in_thread(lambda: self._cluster.rebuild_aside(now=self._clock()), "meshlib-picker")
         finally:

@@ -1,4 +1,4 @@
-"""What a gRPC service config says of a channel, beside what its arguments say: each thing is said once."""
+"""The gRPC service config of a channel beside its arguments: each setting may be given once."""
 
 import logging
 from collections.abc import Mapping
@@ -22,16 +22,16 @@ T = TypeVar("T")
 def configured(
     argument: str | Mapping[str, Any] | None, options: Options, *, target: Target, as_grpc: bool
 ) -> tuple[ServiceConfig, Options]:
-    """The service config of a channel, and the options that its subchannels are left with.
+    """Return the service config of a channel, and the remaining options for its subchannels.
 
     Args:
         argument: ``service_config=``.
-        options: the user's, among which there may be one, too.
-        target: one that is grpc's alone keeps its options as they are.
-        as_grpc: behind grpc's own factories one that cannot be followed is left for grpc to answer.
+        options: the user's; they may contain one, too.
+        target: a target that only grpc understands keeps its options.
+        as_grpc: behind grpc's own factories, a config that cannot be followed is left to grpc.
 
     Raises:
-        ConfigError: there are two, or the one cannot be followed.
+        ConfigError: there are two, or one that cannot be followed.
     """
     text, others = service_config(options)
     field, given = (OPTION, text) if argument is None else ("service_config", argument)
@@ -59,7 +59,7 @@ def configured(
 def with_service_config(
     methods: Mapping[str, MethodPolicy] | None, config: ServiceConfig
 ) -> Mapping[str, MethodPolicy]:
-    """The policies of methods from both.
+    """Merge the method policies of both.
 
     Raises:
         ConfigError: both name the same method.
@@ -75,17 +75,17 @@ def with_service_config(
 
 
 def either(field: str, argument: object, default: object, chosen: T, said: T | None) -> T:
-    """What the service config says, if the argument was left alone.
+    """Return the service config's value, or the argument's if it has none.
 
     Args:
-        field: the argument.
-        argument: as it was given.
-        default: what it is if it is not.
-        chosen: what the argument means.
-        said: what the service config says; None: nothing.
+        field: the argument's name.
+        argument: its value as given.
+        default: its default.
+        chosen: its value, resolved.
+        said: the service config's value; None: none.
 
     Raises:
-        ConfigError: both say something.
+        ConfigError: both are given.
     """
     if said is None:
         return chosen

@@ -1,4 +1,4 @@
-"""One question to one name server, over UDP or TCP."""
+"""One query to one name server, over UDP or TCP."""
 
 import socket
 from typing import Final
@@ -13,24 +13,24 @@ from meshlib._core.address import HostPort
 __all__ = ["UNREACHABLE", "UNREADABLE", "exchange", "possible"]
 
 UNREACHABLE: Final = (OSError, EOFError)
-"""What :func:`exchange` raises where a server cannot be reached."""
+"""Raised by :func:`exchange` if a server cannot be reached."""
 
 UNREADABLE: Final = dns.exception.DNSException
-"""What :func:`exchange` raises where an answer cannot be read, or is a ring of aliases."""
+"""Raised by :func:`exchange` if an answer cannot be parsed, or is a loop of aliases."""
 
 
 async def exchange(server: HostPort, name: str, rdtype: RecordType, *, edns: bool, tcp: bool) -> Answer:
-    """Asks over UDP and, if the answer is truncated, again over TCP.
+    """Query over UDP and, if the answer is truncated, again over TCP.
 
-    The socket is connected: the kernel drops packets of other senders, and a closed port is known at once. Packets that
-    do not match the question are ignored.
+    The socket is connected: the kernel drops packets of other senders, and a closed port fails at once. Packets that do
+    not match the query are ignored.
 
     Args:
         server: an address and a port.
         name: absolute, with its final dot.
-        rdtype: what is asked for.
-        edns: whether the question carries EDNS.
-        tcp: ask over TCP at once.
+        rdtype: the record type.
+        edns: whether the query carries EDNS.
+        tcp: use TCP at once.
     """
     backend = dns.asyncbackend.get_backend("asyncio")
     query = question(name, rdtype, edns=edns)
@@ -54,7 +54,7 @@ async def exchange(server: HostPort, name: str, rdtype: RecordType, *, edns: boo
 
 
 def possible(name: str) -> bool:
-    """Whether DNS can have ``name``: a prefix or an alias may make it too long."""
+    """Whether ``name`` is valid in DNS: a prefix or an alias may make it too long."""
     try:
         question(name, "A")
     except dns.exception.DNSException:

@@ -1,9 +1,9 @@
-"""The exit of the interpreter: from then on threads are refused, and whoever waits does the work of the control thread.
+"""Calls while the interpreter exits, when no control thread can start.
 
-An ``atexit`` handler or a finalizer may make the first call of a process, and some handlers run after meshlib's own. At
-that time CPython 3.12 starts no thread any more, later ones none while they finalize, and on 3.11 a thread started then
-never runs. So no thread is started once the main thread has ended, and the thread that waits for a call runs the event
-loop of the control plane itself (:class:`Driver`).
+An ``atexit`` handler or a finalizer may make the first call of a process, and some handlers run after meshlib's own. By
+then CPython 3.12 starts no thread, later versions start none while they finalize, and on 3.11 a thread started then
+never runs. So no thread is started once the main thread has ended. The thread that waits for a call runs the event loop
+of the control plane itself (:class:`Driver`).
 """
 
 import asyncio
@@ -20,16 +20,16 @@ from meshlib._control.timers import monotonic
 __all__ = ["Driver", "spawn", "threadless"]
 
 POLL: Final = 0.005
-"""Seconds between two looks of a thread that waits while another one runs the loop."""
+"""Seconds between two checks of a thread that waits while another one runs the loop."""
 
 finished = False
-"""Meshlib's own ``atexit`` handler has run: the control thread is gone."""
+"""Whether meshlib's own ``atexit`` handler has run: the control thread is gone."""
 
 
 def threadless(finalizing: Callable[[], bool] = sys.is_finalizing) -> bool:
-    """Whether the interpreter exits, so that this thread has to do without others.
+    """Whether the interpreter is exiting, so that this thread cannot start others.
 
-    Other threads than the main one may outlive it by hours, and go on as before where the interpreter lets them.
+    Other threads may outlive the main one by hours. They go on as before if the interpreter lets them.
     """
     if finalizing():
         return True
@@ -40,7 +40,7 @@ def threadless(finalizing: Callable[[], bool] = sys.is_finalizing) -> bool:
 
 
 def spawn(target: Callable[[], object], name: str) -> threading.Thread | None:
-    """Runs ``target`` on a daemon thread; at once on this one, if the interpreter exits or has no thread to give."""
+    """Run ``target`` on a daemon thread; at once on this one if the interpreter exits or no thread starts."""
     if not threadless():
         thread = threading.Thread(target=target, name=name, daemon=True)
         try:
@@ -54,7 +54,7 @@ def spawn(target: Callable[[], object], name: str) -> threading.Thread | None:
 
 
 def _starts() -> bool:
-    """Whether the interpreter starts a thread."""
+    """Whether a new thread starts."""
     if finished:
         return False
     try:
@@ -65,11 +65,11 @@ def _starts() -> bool:
 
 
 def _nothing() -> None:
-    """What the thread does that asks whether threads start."""
+    """Do nothing: the target of the probe thread."""
 
 
 class _Loop(asyncio.SelectorEventLoop):
-    """A loop that nobody closes: handlers that run later may need it. Made without the policy, which may be gone."""
+    """A loop that stays open: later handlers may need it. Made without the policy, which may be gone."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -77,42 +77,42 @@ class _Loop(asyncio.SelectorEventLoop):
         self.set_exception_handler(_reported)
 
     def __del__(self, suppress: Any = suppress) -> None:
-        with suppress(Exception):  # the interpreter is in pieces
+        with suppress(Exception):  # modules may be gone
             self.close()
 
 
 def _reported(
     loop: asyncio.AbstractEventLoop, context: dict[str, Any], finalizing: Callable[[], bool] = sys.is_finalizing
 ) -> None:
-    """Tasks that are under way when the interpreter ends are no error."""
+    """Report an error of the loop; tasks pending when the interpreter ends are none."""
     if not finalizing():
         loop.default_exception_handler(context)
 
 
 @final
 class Driver:
-    """An event loop without a thread of its own: a thread that waits for something runs it, one thread at a time.
+    """An event loop without its own thread: waiting threads run it, one at a time.
 
-    A signal handler or a callback may wait on a thread that is running it. asyncio cannot run a loop inside itself, so
-    such a wait ends by what other threads do, or by its timeout: see :attr:`inside`.
+    A signal handler or a callback may wait on the thread that runs it. asyncio cannot run a loop inside itself, so only
+    other threads or the timeout end such a wait: see :attr:`inside`.
     """
 
     def __init__(self) -> None:
         self.loop: asyncio.AbstractEventLoop = _Loop()
         self._owner = 0
-        """The thread that runs the loop; 0: none."""
+        """Id of the thread that runs the loop; 0: none."""
 
     @property
     def inside(self) -> bool:
-        """Whether the calling thread is inside the loop, so that nobody runs it while this thread waits."""
+        """Whether the calling thread is inside the loop: nothing runs it while this thread waits."""
         return self._owner == threading.get_ident()
 
     def event(self) -> "DrivenEvent":
-        """A flag; waiting for it runs the loop."""
+        """Return a flag whose ``wait`` runs the loop."""
         return DrivenEvent(self)
 
     def run(self, ready: Callable[[], bool], timeout: float | None) -> None:
-        """Runs the loop until something may be :func:`ready`, at most ``timeout`` seconds."""
+        """Run the loop until :func:`ready` may be true, at most ``timeout`` seconds."""
         me = threading.get_ident()
         if self._owner == 0:  # uninterrupted
             self._owner = me  # uninterrupted
@@ -128,7 +128,7 @@ class Driver:
         try:
             if ready():
                 return
-            asyncio._set_running_loop(None)  # an application may call from inside a loop of its own
+            asyncio._set_running_loop(None)  # the application may call from inside its own loop
             timer = None if timeout is None else self.loop.call_later(timeout, self.loop.stop)
             try:
                 self.loop.run_forever()
@@ -139,7 +139,7 @@ class Driver:
             asyncio._set_running_loop(around)
 
     def stop(self) -> None:
-        """Has the thread that runs the loop look whether it is done."""
+        """Make the thread that runs the loop check whether it is done."""
         with suppress(RuntimeError):  # the loop is closed
             self.loop.call_soon_threadsafe(self.loop.stop)
 
@@ -149,7 +149,7 @@ class DrivenEvent:
     """A flag that one thread waits for by running the loop.
 
     Args:
-        driver: has the loop.
+        driver: owns the loop.
     """
 
     __slots__ = ("_driver", "_queue", "_set")
@@ -158,10 +158,10 @@ class DrivenEvent:
         self._driver = driver
         self._set = False
         self._queue: SimpleQueue[None] = SimpleQueue()
-        """Has an item once it is set, for a thread that cannot run the loop."""
+        """Gets an item when set, for a thread that cannot run the loop."""
 
     def set(self) -> None:
-        """Ends every wait."""
+        """Set it, which ends every wait."""
         self._set = True
         self._queue.put(None)
         self._driver.stop()
@@ -171,7 +171,7 @@ class DrivenEvent:
         return self._set
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Runs the loop until set, at most ``timeout`` seconds; whether it is set."""
+        """Run the loop until set, at most ``timeout`` seconds; return whether it is set."""
         end = None if timeout is None else monotonic() + timeout
         while not self._set:
             left = None if end is None else end - monotonic()

@@ -1,4 +1,4 @@
-"""The questions for the A and AAAA records of one name, side by side."""
+"""Concurrent A and AAAA queries for one name."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -13,20 +13,20 @@ __all__ = ["Families", "Ipv6"]
 
 Ask = Callable[[str, RecordType, list[Step]], Awaitable[Answer]]
 HEAD_START: Final = 1.25
-"""Times the time-out of a query that A is waited for where AAAA is not wanted: a second server may answer."""
+"""Query timeouts to wait for A if AAAA is not wanted, so that a second server may answer."""
 
 NAMES: Final = 4096
-"""Names that are remembered."""
+"""Maximum number of cached names."""
 
 QUIET: Final = 30.0
-"""Seconds for which questions for AAAA that got no answer are not put where they are not needed."""
+"""Seconds without AAAA queries, if they are not needed, after some got no answer."""
 
 Question = asyncio.Task[tuple[Outcome, ResolveError | None]]
 
 
 @final
 class Ipv6:
-    """What is known of the AAAA records of names, so that questions that bring nothing are not repeated each time."""
+    """Cache of AAAA results by name, so that useless queries are not repeated each time."""
 
     def __init__(self) -> None:
         self._absent: dict[str, float] = {}
@@ -34,20 +34,20 @@ class Ipv6:
         self._failed: dict[str, int] = {}
 
     def absent(self, name: str) -> bool:
-        """Whether there are none, for as long as the SOA says (RFC 2308)."""
+        """Whether ``name`` has none, for as long as the SOA says (RFC 2308)."""
         return _now() < self._absent.get(name, 0.0)
 
     def quiet(self, name: str) -> bool:
-        """Whether questions for them lately got no answer where those for A did, as behind some firewalls."""
+        """Whether recent AAAA queries got no answer while A did, as behind some firewalls."""
         return _now() < self._quiet.get(name, 0.0)
 
     def note_absent(self, name: str, seconds: float) -> None:
-        """There are none, for so many seconds."""
+        """Record that there are none for ``seconds``."""
         if seconds > 0:
             _remember(self._absent, name, seconds)
 
     def note(self, name: str, *, answered: bool) -> None:
-        """A question was answered, or was not although that for A was. Once may be a lost packet."""
+        """Record whether AAAA was answered when A was. One miss may be a lost packet."""
         failed = 0 if answered else self._failed.pop(name, 0) + 1
         if failed > 1:
             _remember(self._quiet, name, QUIET)
@@ -72,13 +72,13 @@ def _remember(until: dict[str, float], name: str, seconds: float) -> None:
 
 @final
 class Families:
-    """Asks for the addresses of both families.
+    """Queries the addresses of both families.
 
     Args:
-        ask: puts one question; raises ResolveError where no server answers.
-        policy: the knobs; its family is ``"auto"`` or ``"all"``.
-        ipv6: what is known of AAAA records.
-        pair: whether one address of each family makes one host, so that both are wanted.
+        ask: sends one query; raises ResolveError if no server answers.
+        policy: DNS configuration; its family is ``"auto"`` or ``"all"``.
+        ipv6: cache of AAAA results.
+        pair: whether one address of each family makes one host, so both are wanted.
         known: the last good addresses.
     """
 
@@ -90,10 +90,10 @@ class Families:
         self._known = known
 
     async def ask(self, name: str, steps: list[Step]) -> Answer:
-        """The addresses of ``name``, which is absolute.
+        """Return the addresses of ``name``, which is absolute.
 
         Raises:
-            ResolveError: no server knew whether there are any.
+            ResolveError: no server answered with certainty.
         """
         tasks: list[Question] = []
         try:
@@ -113,7 +113,7 @@ class Families:
     async def _second(
         self, name: str, steps: list[Step], tasks: list[Question]
     ) -> tuple[Outcome | None, ResolveError | None]:
-        """The outcome for AAAA, once that for A is there or need not be waited for; None: not asked."""
+        """Query AAAA once A is answered or need not be waited for; None: not queried."""
         v4, timeout = tasks[0], self._policy.query_timeout
         if self._wanted and self._ipv6.absent(name):
             await asyncio.wait([v4])
@@ -121,7 +121,7 @@ class Families:
                 return Outcome(code="NOERROR"), None
         quiet = self._ipv6.quiet(name)
         if not self._wanted or quiet:
-            # The A records that there were must not give way to AAAA because of one lost packet.
+            # One lost packet must not replace known A records by AAAA.
             keep = not self._wanted and bool(of_family(self._known, "v4"))
             await asyncio.wait([v4], timeout=None if keep else HEAD_START * timeout)
             if v4.done():
@@ -157,7 +157,7 @@ class Families:
 
 
 def _ended(task: Question, rdtype: str, name: str, steps: list[Step]) -> tuple[Outcome, ResolveError | None]:
-    """The outcome of a question, which may not have been waited for to its end."""
+    """Return the outcome of a query; one still running failed."""
     if task.done():
         return task.result()
     steps.append(Step(question=f"{rdtype} {name}", source="the name servers", answer="no answer in time"))

@@ -1,4 +1,4 @@
-"""What a channel says to the log, under the logger ``meshlib``."""
+"""Log lines of a channel, under the logger ``meshlib``."""
 
 from typing import final
 
@@ -24,10 +24,11 @@ _log = DeferredLogger("meshlib")
 
 @final
 class ChannelLog:
-    """The log of one channel: changes of its endpoints and hosts that come back at INFO, of single connections and
-    outliers that stay at DEBUG, hosts that cannot be connected, ejections, panic and limits that refuse at WARNING,
-    plug-ins that fail at ERROR, the first time each. Ejection and panic have no effect where there is one host, so
-    nothing but DEBUG is said of them.
+    """The log of one channel.
+
+    INFO: changed endpoints and returned hosts. DEBUG: single connections, and outliers that stay. WARNING: hosts that
+    cannot be connected, ejections, panic, and limits that reject. ERROR: failing plug-ins, the first time each. With a
+    single host, ejection and panic have no effect and are logged at DEBUG only.
 
     Args:
         target: of the channel, named in each line.
@@ -38,7 +39,7 @@ class ChannelLog:
         self._told: set[tuple[str, str]] = set()
 
     def on_channel_event(self, event: ChannelEvent) -> None:
-        """One event of the channel."""
+        """Log one event of the channel."""
         extra = {"meshlib.target": self._target}
         if isinstance(event, EndpointsChanged):
             _log.info("%s: endpoints changed: %s", self._target, _changes(event), extra=extra)

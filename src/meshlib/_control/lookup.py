@@ -1,8 +1,8 @@
-"""Asking DNS: one question to several servers, one name under several domains, each with a deadline.
+"""DNS lookups: one query to several servers, one name under several domains, each with a deadline.
 
-Every result, good or bad, comes with the steps that led to it. "There is no such name" and "no server knows" stay
-distinct to the end, because they are acted upon differently. Sockets live exactly as long as the question, also if it
-is cancelled. Nothing is cached: the TTL of the answer decides when to ask again.
+Every result, good or bad, lists the steps that led to it. "No such name" and "no server answered" stay distinct to the
+end, because they are handled differently. Sockets live exactly as long as the query, even if it is cancelled. Nothing
+is cached: the TTL of the answer decides when to query again.
 """
 
 import asyncio
@@ -24,20 +24,20 @@ from meshlib._core.discovery.steps import ResolveError, Step
 __all__ = ["Addresses", "Inquiry", "Lookup", "Services"]
 
 SOCKETS: Final = 64
-"""Questions in flight at once: a target that lists a thousand names must not use up the process's file descriptors."""
+"""Queries in flight at once: a target that lists a thousand names must not exhaust file descriptors."""
 
 LATE: Final = 30.0
-"""Seconds for which a name server that did not answer is asked after the others. Not for ever: the first of a list may
-be the only one that knows the names of this network."""
+"""Seconds for which a name server that did not answer is queried after the others. Not for ever: the first of a list
+may be the only one with the names of this network."""
 
 PLAIN: Final = 300.0
-"""Seconds for which a name server that refused EDNS is asked without it (RFC 6891 section 6.2.2)."""
+"""Seconds for which a name server that refused EDNS is queried without it (RFC 6891 section 6.2.2)."""
 
 ALIASES: Final = 8
-"""CNAMEs that are followed where a server leaves that to the client."""
+"""Maximum number of CNAMEs followed if a server leaves that to the client."""
 
 _NO_EDNS: Final = frozenset({"FORMERR", "NOTIMP", "BADVERS"})
-"""How name servers refuse EDNS: those that do not know it, and those that know another version."""
+"""Codes that refuse EDNS, of servers without it or with another version."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,10 +46,10 @@ class Addresses:
 
     Args:
         ips: at least one.
-        ttl: seconds; None for what never changes.
-        local: whether no name server was asked.
+        ttl: seconds; None if they never change.
+        local: whether no name server was queried.
         paired: whether they are the IPv4 and the IPv6 address of one host.
-        steps: what was tried.
+        steps: the queries made.
     """
 
     ips: tuple[str, ...]
@@ -60,13 +60,13 @@ class Addresses:
 
     @property
     def hosts(self) -> tuple[tuple[str, ...], ...]:
-        """The addresses host by host: that of the endpoint, then its alternatives."""
+        """The addresses by host: the endpoint's own first, then its alternatives."""
         return (self.ips,) if self.paired else tuple((ip,) for ip in self.ips)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
-    """The SRV records of a name; at least one, which may be the one that says "not here"."""
+    """The SRV records of a name; at least one, which may mean "not here"."""
 
     records: tuple[SrvRecord, ...]
     ttl: float
@@ -75,12 +75,12 @@ class Services:
 
 @final
 class Lookup:
-    """Name servers and how to ask them, for one event loop.
+    """Name servers and their state, for one event loop.
 
     Args:
-        policy: the knobs.
+        policy: DNS configuration.
         files: the machine's configuration.
-        nameservers: the servers to ask; empty: those of ``policy``, and if there are none those of the machine.
+        nameservers: the servers to query; empty: those of ``policy``, else those of the machine.
     """
 
     def __init__(self, policy: DnsPolicy, files: SystemFiles, nameservers: Iterable[str] = ()) -> None:
@@ -93,11 +93,11 @@ class Lookup:
         self.sockets = asyncio.Semaphore(SOCKETS)
 
     def inquire(self) -> "Inquiry":
-        """The questions of one resolution, which share a deadline that begins now."""
+        """Start one resolution, whose queries share a deadline that begins now."""
         return Inquiry(self, asyncio.get_running_loop().time() + self.policy.timeout)
 
     async def servers(self) -> tuple[HostPort, ...]:
-        """The servers to ask; those that did not answer when they were last asked come last.
+        """Return the servers to query; those that did not answer last time come last.
 
         Raises:
             ResolveError: a name server is given by a name that cannot be resolved.
@@ -109,23 +109,23 @@ class Lookup:
         return tuple(sorted(servers, key=lambda server: self._late.get(server, now) > now))
 
     def note(self, server: HostPort, *, useful: bool) -> None:
-        """A server that did not answer is asked after the others for a while, so as not to wait for it each time."""
+        """Record whether ``server`` answered. One that did not is queried last for a while, to save its timeout."""
         if useful:
             self._late.pop(server, None)
         else:
             self._late[server] = asyncio.get_running_loop().time() + LATE
 
     def takes_edns(self, server: HostPort) -> bool:
-        """Whether ``server`` is asked with EDNS."""
+        """Whether ``server`` is queried with EDNS."""
         return self._plain.get(server, 0.0) <= asyncio.get_running_loop().time()
 
     def note_plain(self, server: HostPort, *, refused: bool) -> None:
-        """``server`` answered without EDNS, and before that refused it, or did not answer."""
+        """Record that ``server`` answered without EDNS, after it refused it or did not answer."""
         until = asyncio.get_running_loop().time() + (PLAIN if refused else LATE)
         self._plain[server] = max(until, self._plain.get(server, 0.0))
 
     async def _named_server(self, server: HostPort) -> list[HostPort]:
-        """Name servers of a compose file, ``consul:8600``, are found as this machine finds names."""
+        """Resolve a server's name, such as ``consul:8600`` in a compose file, as this machine does."""
         system = Lookup(replace(self.policy, nameservers=()), self.files)
         try:
             found = await system.inquire().addresses(server.host)
@@ -136,7 +136,7 @@ class Lookup:
 
 @final
 class Inquiry:
-    """The questions of one resolution."""
+    """The queries of one resolution."""
 
     def __init__(self, lookup: Lookup, deadline: float) -> None:
         self._lookup = lookup
@@ -146,16 +146,16 @@ class Inquiry:
     async def addresses(
         self, host: str, *, absolute: bool = False, pair: bool = False, known: tuple[str, ...] = ()
     ) -> Addresses:
-        """The addresses of a host: a literal itself, else from the hosts file, else from DNS with search domains.
+        """Return the addresses of a host: a literal itself, else the hosts file's, else DNS with search domains.
 
         Args:
             host: a name or an address.
             absolute: the name is complete even without a final dot.
             pair: whether one A and one AAAA record make one host with two addresses.
-            known: the last good addresses. Those of a family that no server answers for stay.
+            known: the last good addresses; those of a family without an answer stay.
 
         Raises:
-            ResolveError: there are none, or no server knew.
+            ResolveError: there are none, or no server answered.
         """
         ip = canonical_ip(host)
         if ip is not None:
@@ -188,10 +188,10 @@ class Inquiry:
         raise ResolveError(f"DNS has no address for {host!r}", steps, absent=True, ttl=min(ttls, default=0.0))
 
     async def services(self, service: str, host: str) -> Services:
-        """The SRV records ``service.host``, search domains applied to the host.
+        """Return the SRV records ``service.host``, search domains applied to the host.
 
         Raises:
-            ResolveError: there are none, or no server knew.
+            ResolveError: there are none, or no server answered.
         """
         steps: list[Step] = []
         ttls = []
@@ -220,9 +220,9 @@ class Inquiry:
         return candidates(host, config.search, config.ndots)
 
     async def _host(self, name: str, steps: list[Step], *, pair: bool, known: tuple[str, ...]) -> Answer:
-        """The A and AAAA records of an absolute name, as far as the family needs them.
+        """Return the A and AAAA records of an absolute name, as far as the family needs them.
 
-        Where no server answers for one family, the other is used, and the last good addresses of the first stay.
+        If no server answers for one family, the other is used, and the last good addresses of the first stay.
         """
         policy = self._lookup.policy
         if policy.family in ("v4", "v6"):
@@ -231,7 +231,7 @@ class Inquiry:
         return await families.ask(name, steps)
 
     async def _ask(self, name: str, rdtype: RecordType, steps: list[Step]) -> Answer:
-        """The certain answer to one question, aliases followed."""
+        """Return the certain answer to one query, aliases followed."""
         ttl = float("inf")
         for _ in range(ALIASES):
             if not possible(name):
@@ -245,10 +245,10 @@ class Inquiry:
         raise ResolveError(f"too many CNAMEs in a row, the last to {name}", steps)
 
     async def _ask_servers(self, name: str, rdtype: RecordType, steps: list[Step]) -> Answer:
-        """The first certain answer.
+        """Return the first certain answer.
 
-        A server that does not answer is asked again in the next round, one that refuses EDNS at once, both without it;
-        one that answers anything else is not asked again.
+        A server that does not answer is queried again in the next round, one that refuses EDNS at once, both without
+        it. One that answers anything else is not queried again.
         """
         lookup, loop = self._lookup, asyncio.get_running_loop()
         left = list(await lookup.servers())
@@ -263,7 +263,7 @@ class Inquiry:
                 plain[server] = True
                 left.insert(0, server)
                 continue
-            # A server that answers SERVFAIL for one name may be the only one that knows the others.
+            # A server that answers SERVFAIL for one name may be the only one with the others.
             lookup.note(server, useful=found is not None)
             if found is None and said == self._silence:
                 plain.setdefault(server, False)
@@ -277,7 +277,7 @@ class Inquiry:
     async def _ask_server(
         self, server: HostPort, name: str, rdtype: RecordType, *, edns: bool
     ) -> tuple[Answer | None, str]:
-        """What the server answers, if it does, and how a step reports it."""
+        """Return the server's answer, if any, and its text for a step."""
         tcp = self._lookup.files.dns().tcp
         try:
             async with (

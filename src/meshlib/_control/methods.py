@@ -1,4 +1,4 @@
-"""The methods of a channel, and what is made for each of them once."""
+"""The methods of a channel and their multicallables, each made once."""
 
 import logging
 from collections.abc import Callable, Iterable
@@ -14,14 +14,14 @@ _log = logging.getLogger("meshlib")
 
 @final
 class Method:
-    """One method of a channel as a stub named it: the key of every cache of multicallables.
+    """One method of a channel as named by a stub: the key of every cache of multicallables.
 
     Args:
         kind: ``"unary_unary"``, ``"unary_stream"``, ``"stream_unary"`` or ``"stream_stream"``.
         name: the full method name.
         serializer: of requests; they reach a subchannel as bytes.
         deserializer: of responses.
-        registered: generated code says that C-core should intern the method.
+        registered: generated code asks C-core to intern the method.
     """
 
     __slots__ = ("deserializer", "kind", "name", "registered", "serializer")
@@ -36,10 +36,10 @@ class Method:
 
 @final
 class Multicallables:
-    """The multicallables of one channel, made once: ``grpc.intercept_channel`` asks anew for every call.
+    """The multicallables of one channel, made once: ``grpc.intercept_channel`` requests one for every call.
 
     Args:
-        make: makes the one of a method.
+        make: makes one for a method.
     """
 
     __slots__ = ("_kept", "_made", "_make")
@@ -47,7 +47,7 @@ class Multicallables:
     def __init__(self, make: Callable[[Method], Any]) -> None:
         self._made = made = set[str]()
 
-        def noted(method: Method) -> Any:  # not a method: a cycle would keep a channel that nobody closed
+        def noted(method: Method) -> Any:  # not a method: a cycle would keep an unclosed channel alive
             made.add(method.name)
             return make(method)
 
@@ -55,7 +55,7 @@ class Multicallables:
         self._kept: BoundedCache[Any, Any] = BoundedCache(lambda key: noted(Method(*key)))
 
     def get(self, kind: str, method: str, serializer: Any, deserializer: Any, registered: bool | None) -> Any:
-        """The one of a method as a stub names it."""
+        """Return the multicallable of a method."""
         key = (kind, method, serializer, deserializer, bool(registered))
         try:
             hash(key)
@@ -64,7 +64,7 @@ class Multicallables:
         return self._kept[key]
 
     def report(self, target: str, policies: Iterable[str]) -> None:
-        """Logs the keys of ``methods=`` that match no method here though their service has some; once.
+        """Log once the keys of ``methods=`` that match no method here though their service has some.
 
         Args:
             target: of the channel.

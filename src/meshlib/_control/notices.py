@@ -1,4 +1,4 @@
-"""What an operator should know of a channel when it is made, said once."""
+"""Notices for operators when a channel is made, logged once."""
 
 import logging
 import os
@@ -16,13 +16,13 @@ __all__ = ["announce", "unheeded"]
 _log = logging.getLogger("meshlib")
 
 PROXY_VARIABLES: Final = ("grpc_proxy", "https_proxy", "http_proxy")
-"""What C-core reads, in its order."""
+"""Variables that C-core reads, in its order."""
 
 _told: set[str] = set()
 
 
 def announce(target: Target, options: Options, *, secure: bool, environ: Mapping[str, str] = os.environ) -> None:
-    """Logs that a channel is in plaintext, that a proxy will not be used, and which private parts of grpcio it lacks.
+    """Log that a channel is in plaintext, that a proxy is not used, and which private names of grpcio are missing.
 
     Once per target, per proxy and per process.
     """
@@ -48,7 +48,7 @@ def announce(target: Target, options: Options, *, secure: bool, environ: Mapping
 
 
 def unheeded(target: Target, name: str, value: object, reason: str) -> None:
-    """Logs that an option has no effect, once per target and option."""
+    """Log that an option has no effect, once per target and option."""
     if _first(f"option {name} {target.text}"):
         _log.warning("%s: option (%r, %r) %s", target.text, name, value, reason)
 

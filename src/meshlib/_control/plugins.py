@@ -1,7 +1,7 @@
-"""Resolvers that others wrote: where they are registered, and how one is called without being trusted.
+"""Plug-in resolvers: their registry, and calls that do not trust them.
 
-A plug-in may raise anything, return anything, block for ever. What it does is told with its name; it never ends the
-control plane, and closing a channel never waits for it.
+A plug-in may raise anything, return anything, block for ever. Its errors carry its name. It never stops the control
+plane, and closing a channel never waits for it.
 """
 
 import asyncio
@@ -22,36 +22,36 @@ T = TypeVar("T")
 
 
 def _entry_points() -> Iterable[EntryPoint]:
-    from importlib import metadata  # milliseconds that a program without plug-ins need not spend
+    from importlib import metadata  # lazy: it takes milliseconds
 
     return metadata.entry_points(group="meshlib.resolvers")
 
 
 REGISTRY: Final = ResolverRegistry(_entry_points)
-"""The schemes of this process."""
+"""Resolver schemes of this process."""
 
 
 class TracedResolver(Protocol):
-    """What the control plane asks: a resolver that raises :class:`ResolveError` alone and tells what it tried."""
+    """A resolver that raises only :class:`ResolveError` and records its steps."""
 
     @property
     def steps(self) -> tuple[Step, ...]:
-        """Of the last resolution."""
+        """Steps of the last resolution."""
         ...
 
     @property
     def outdated(self) -> bool:
-        """Whether what the last answer was made from is known to have changed."""
+        """Whether the source of the last answer is known to have changed."""
         ...
 
     async def resolve(self, previous: Resolution | None) -> Resolution:
-        """As :class:`meshlib.discovery.Resolver`."""
+        """See :class:`meshlib.discovery.Resolver`."""
         ...
 
 
 @final
 class FixedResolver:
-    """Endpoints that the target itself names and that need no lookup."""
+    """Endpoints named by the target itself, which need no lookup."""
 
     steps: tuple[Step, ...] = ()
     outdated = False
@@ -60,13 +60,13 @@ class FixedResolver:
         self._resolution = resolution
 
     async def resolve(self, previous: Resolution | None) -> Resolution:
-        """Always the same."""
+        """Return the same endpoints every time."""
         return self._resolution
 
 
 @final
 class PluginResolver:
-    """A user's resolver: ``async def`` on this loop, ``def`` in a thread of its own for each question."""
+    """A user's resolver: ``async def`` runs on this loop, ``def`` in a new thread each time."""
 
     steps: tuple[Step, ...] = ()
     outdated = False
@@ -76,15 +76,15 @@ class PluginResolver:
         self._name = described(resolver)
 
     async def resolve(self, previous: Resolution | None) -> Resolution:
-        """What the plug-in answers, checked."""
+        """Return the plug-in's answer, checked."""
         try:
             answer = await self._ask(previous)
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
-            raise self._failed(error) from error  # raised by the plug-in itself: nobody cancelled us
-        except BaseException as error:  # whatever it is, it ends one question and not the asking
+            raise self._failed(error) from error  # raised by the plug-in itself
+        except BaseException as error:  # any error ends this resolution only
             raise self._failed(error) from error
         return checked(answer, self._resolver)
 
@@ -103,10 +103,10 @@ class PluginResolver:
 
 
 async def in_thread(function: Callable[[], T], name: str) -> T:
-    """Runs ``function`` in a daemon thread of its own; on this one at the exit of the interpreter.
+    """Run ``function`` in a new daemon thread; in this one at the exit of the interpreter.
 
-    If this is cancelled the thread is left behind: nothing can stop it, and nobody may have to wait for it, neither the
-    closing channel nor, as with the workers of an executor, the end of the program.
+    On cancellation the thread is abandoned, since nothing can stop it. Neither a closing channel nor the end of the
+    program waits for it, as the latter would for the workers of an executor.
     """
     loop = asyncio.get_running_loop()
     done: asyncio.Future[tuple[T | None, BaseException | None]] = loop.create_future()
@@ -119,15 +119,15 @@ async def in_thread(function: Callable[[], T], name: str) -> T:
         outcome: tuple[T | None, BaseException | None]
         try:
             outcome = function(), None
-        except BaseException as error:  # noqa: BLE001 - whatever it is, it belongs to the one who asked
+        except BaseException as error:  # noqa: BLE001 - any error is passed to the caller
             outcome = None, error
-        with suppress(RuntimeError):  # the loop was closed meanwhile: nobody waits
+        with suppress(RuntimeError):  # the loop was closed: no task waits
             loop.call_soon_threadsafe(deliver, outcome)
 
     spawn(run, name)
     result, error = await done
     if isinstance(error, Exception):
         raise error
-    if error is not None:  # what would end a program, or this task, ends only the question
+    if error is not None:  # must not end the program or this task
         raise RuntimeError(f"{type(error).__name__}: {error}") from error
     return cast("T", result)

@@ -1,7 +1,7 @@
 """The resolvers of the built-in schemes, and the override by the environment.
 
-They keep the same contract as those of plug-ins and add ``steps``, what the last resolution tried: for
-``python -m meshlib resolve`` and for whoever wonders where an endpoint comes from.
+They follow the contract of plug-in resolvers and add ``steps``, which show where an endpoint comes from, as in
+``python -m meshlib resolve``.
 """
 
 import asyncio
@@ -26,11 +26,11 @@ __all__ = ["DnsResolver", "HostNames", "ListResolver", "Overridable", "SrvResolv
 _log = DeferredLogger("meshlib")
 
 Grouped = tuple[tuple[str, ...], ...]
-"""The addresses of a name, host by host: that of the endpoint, then its alternatives."""
+"""The addresses of a name by host: the endpoint's own first, then its alternatives."""
 
 
 class Found(NamedTuple):
-    """The TTL of several hosts, None if they never change, and what was tried."""
+    """The TTL of several hosts, None if they never change, and the steps."""
 
     ttl: float | None
     steps: tuple[Step, ...]
@@ -38,12 +38,12 @@ class Found(NamedTuple):
 
 @final
 class HostNames:
-    """Several host names, each looked up once. One that fails keeps its last good addresses and holds up no other.
+    """Several host names, each looked up once. A failed one keeps its last good addresses and delays no other.
 
     Args:
         name: of the target, for log lines.
-        policy: the knobs.
-        absolute: the names are complete, as those in DNS records are.
+        policy: DNS configuration.
+        absolute: the names are complete, as in DNS records.
     """
 
     def __init__(self, name: str, policy: DnsPolicy, *, absolute: bool = False) -> None:
@@ -54,10 +54,10 @@ class HostNames:
         self._told: set[str] = set()
 
     async def addresses(self, inquiry: Inquiry, hosts: Iterable[str]) -> tuple[dict[str, Grouped], Found]:
-        """IP addresses by host, those without left out; and the TTL and steps of all.
+        """Return IP addresses by host, without hosts that have none, and the TTL and steps of all.
 
         Raises:
-            ResolveError: none of the hosts could be resolved now.
+            ResolveError: no host could be resolved now.
         """
         hosts = tuple(dict.fromkeys(hosts))
         found = await asyncio.gather(*(self._one(inquiry, host) for host in hosts), return_exceptions=True)
@@ -97,7 +97,7 @@ class HostNames:
 
 @final
 class DnsResolver:
-    """A name, bare or after ``dns:``: SRV records if the target asks for them, then addresses with one port."""
+    """Resolver of a bare or ``dns:`` name: SRV records if requested, else addresses with one port."""
 
     outdated = False
 
@@ -108,11 +108,11 @@ class DnsResolver:
         self._srv = SrvResolver(target, lookup) if target.service else None
         self._good: tuple[str, ...] = ()
         self._served = False
-        """Whether the last good answer was of SRV records."""
+        """Whether the last good answer was SRV records."""
         self._warned = False
 
     async def resolve(self, previous: Resolution | None) -> Resolution:
-        """The endpoints now."""
+        """Return the current endpoints."""
         before: tuple[Step, ...] = ()
         inquiry = self._lookup.inquire()
         if self._srv is not None:
@@ -133,14 +133,14 @@ class DnsResolver:
         return Resolution(endpoints=merge_duplicates(endpoint(ips, port) for ips in found.hosts), ttl=found.ttl)
 
     async def _services(self, inquiry: Inquiry) -> Resolution | None:
-        """The endpoints of the SRV records; None if there are none, which leads on to the addresses.
+        """Return the endpoints of the SRV records; None if there are none, so that addresses are used.
 
-        Only certainty does: if a failure did, one lost packet would send all traffic to whatever else has that name. A
-        name in the hosts file has addresses that no name server is needed for.
+        Only a certain answer is None: otherwise one lost packet would send all traffic to other hosts of that name. The
+        exception is a name in the hosts file, whose addresses need no name server.
         """
         assert self._srv is not None
         host = self._target.host
-        # Endpoints that SRV records named stay while no server answers; the hosts file would send calls elsewhere.
+        # Endpoints from SRV records stay while no server answers; the hosts file would send calls elsewhere.
         listed = not self._served and bool(self._lookup.files.hosts().get(host.lower().removesuffix(".")))
         try:
             found = await self._srv.resolve_within(inquiry, briefly=listed)
@@ -169,28 +169,28 @@ class DnsResolver:
 
 @final
 class SrvResolver:
-    """A set of SRV records, and the addresses of their targets."""
+    """Resolver of SRV records and the addresses of their targets."""
 
     outdated = False
 
     def __init__(self, target: Target, lookup: Lookup) -> None:
         self.steps: tuple[Step, ...] = ()
         self.listed = False
-        """Whether there were records when they were last asked for, whatever became of their targets."""
+        """Whether the last query found records, even if their targets failed."""
         self._target = target
         self._lookup = lookup
         self._hosts = HostNames(str(target), lookup.policy, absolute=True)
 
     async def resolve(self, previous: Resolution | None) -> Resolution:
-        """The endpoints now."""
+        """Return the current endpoints."""
         return await self.resolve_within(self._lookup.inquire())
 
     async def resolve_within(self, inquiry: Inquiry, *, briefly: bool = False) -> Resolution:
-        """The endpoints now, by the deadline of ``inquiry``.
+        """Return the current endpoints, by the deadline of ``inquiry``.
 
         Args:
-            inquiry: puts the questions.
-            briefly: wait for the records no longer than for one answer of a name server.
+            inquiry: sends the queries.
+            briefly: wait for the records no longer than for one query.
         """
         self.listed = False
         self.steps = ()
@@ -223,7 +223,7 @@ class SrvResolver:
 
 @final
 class ListResolver:
-    """The hosts that a target lists; each is its own authority."""
+    """Resolver of the hosts that a target lists; each is its own authority."""
 
     outdated = False
 
@@ -234,11 +234,11 @@ class ListResolver:
         self._hosts = HostNames(str(target), lookup.policy)
 
     async def resolve(self, previous: Resolution | None) -> Resolution:
-        """The endpoints now."""
+        """Return the current endpoints."""
         return await self.endpoints(self._target.entries)
 
     async def endpoints(self, entries: Sequence[HostPort], *, own_authority: bool = True) -> Resolution:
-        """The endpoints of ``entries``, each of which has a port."""
+        """Return the endpoints of ``entries``, each of which has a port."""
         self.steps = ()
         try:
             by_host, found = await self._hosts.addresses(self._lookup.inquire(), (entry.host for entry in entries))
@@ -258,7 +258,7 @@ class ListResolver:
 
 @final
 class Overridable:
-    """Another resolver, unless the environment names endpoints for the host it resolves."""
+    """A resolver whose host's endpoints the environment may override."""
 
     def __init__(self, target: Target, inner: TracedResolver, lookup: Lookup, environ: Mapping[str, str]) -> None:
         self.steps: tuple[Step, ...] = ()
@@ -272,7 +272,7 @@ class Overridable:
 
     @property
     def outdated(self) -> bool:
-        """Whether the environment has another value than at the last resolution."""
+        """Whether the variable has changed since the last resolution."""
         return self._asked and self._read != self._value
 
     @property
@@ -280,7 +280,7 @@ class Overridable:
         return self._environ.get(environment.variable(self._host))
 
     async def resolve(self, previous: Resolution | None) -> Resolution:
-        """The endpoints now. The environment is read each time, so an override has a TTL as well."""
+        """Return the current endpoints. The environment is read each time, so an override has a TTL."""
         self.steps = ()
         self._asked, self._read = True, self._value
         entries = environment.override(self._environ, self._host)
@@ -299,7 +299,7 @@ class Overridable:
 
 
 def _worst(failures: Collection[ResolveError], steps: Iterable[Step]) -> ResolveError:
-    """Several failures as one: it is certain that there is nothing only if that is certain of each."""
+    """Combine several failures; absence is certain only if it is certain for each."""
     told = min(failures, key=lambda error: error.absent)
     reason = told.reason if len(failures) == 1 else f"none of {len(failures)} hosts has an address: {told.reason}"
     return ResolveError(reason, steps, absent=told.absent, ttl=min(error.ttl for error in failures))

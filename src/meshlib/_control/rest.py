@@ -1,4 +1,4 @@
-"""One timer for all channels of an event loop whose connections stand and that nobody calls."""
+"""One timer for all connected and unused channels of an event loop."""
 
 import asyncio
 import weakref
@@ -10,22 +10,22 @@ from meshlib._control.timers import Timer, call_at
 __all__ = ["RestingChannels", "resting_channels"]
 
 SLACK: Final = 0.25
-"""Seconds by which a channel is looked at early, so that many share one turn of the loop."""
+"""Seconds by which a channel is polled early, so that many share one turn of the loop."""
 AT_ONCE: Final = 256
-"""Channels that are looked at in one turn: about a millisecond."""
+"""Channels polled in one turn: about a millisecond."""
 
 
 class Resting(Protocol):
-    """The control plane of a channel at rest."""
+    """The driver of a channel at rest."""
 
     def look(self, early: float) -> None:
-        """Its time has come, or will in ``early`` seconds."""
+        """Handle a timer that is due within ``early`` seconds."""
         ...
 
 
 @final
 class RestingChannels:
-    """When each is to be looked at. On the loop.
+    """Poll times of the channels at rest. Every method runs on the loop.
 
     Args:
         clock: monotonic seconds.
@@ -40,13 +40,13 @@ class RestingChannels:
         self._timer: Timer | None = None
 
     def put(self, channel: Resting, at: float) -> None:
-        """``channel`` is to be looked at then, once."""
+        """Poll ``channel`` once, at ``at``."""
         self._at[channel] = at
         if self._timer is None or at < self._due:
             self._arm(at)
 
     def forget(self, channel: Resting) -> None:
-        """``channel`` is at rest no more."""
+        """Remove ``channel``, no longer at rest."""
         self._at.pop(channel, None)
         if not self._at and self._timer is not None:
             self._timer.cancel()
@@ -62,7 +62,7 @@ class RestingChannels:
     def _run(self) -> None:
         self._timer = None
         now = self._clock()
-        known = list(self._at.items())  # a signal handler may use a channel in the middle
+        known = list(self._at.items())  # a signal handler may use a channel meanwhile
         due = [channel for channel, at in known if at <= now]
         if due:
             due += [channel for channel, at in known if now < at <= now + SLACK]
@@ -74,7 +74,7 @@ class RestingChannels:
                     except BaseException:
                         self._at.setdefault(channel, now + SLACK)
                         raise
-        finally:  # whatever one of them raises, the others are looked at
+        finally:  # if one raises, the others are still polled
             if self._at:
                 self._arm(min(self._at.values()))
 
@@ -82,11 +82,11 @@ class RestingChannels:
 _by_loop: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, weakref.ref[RestingChannels]]" = (
     weakref.WeakKeyDictionary()
 )
-"""Weak both ways: the channels keep theirs, and its timer would keep the loop."""
+"""Weak both ways: the channels keep the value alive, and its timer would keep the loop alive."""
 
 
 def resting_channels(clock: Callable[[], float]) -> RestingChannels:
-    """Those of the running loop."""
+    """Return those of the running loop."""
     loop = asyncio.get_running_loop()
     known = _by_loop.get(loop)
     shared = None if known is None else known()

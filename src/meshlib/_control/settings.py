@@ -1,4 +1,4 @@
-"""What a user says of a channel, checked and settled once: both kinds of channel are built from this value."""
+"""The checked arguments of a channel, from which both kinds of channel are built."""
 
 import sys
 from collections.abc import Iterable, Mapping
@@ -54,17 +54,17 @@ if TYPE_CHECKING:
 __all__ = ["Settings", "settle"]
 
 _GEVENT: Final = ("threading", "queue", "select", "selectors")
-"""Modules that meshlib's threads need as they are; gevent may patch some and not others."""
+"""Modules that meshlib's threads need unpatched; gevent may patch some and not others."""
 
 _KINDS: Final = ("UnaryUnary", "UnaryStream", "StreamUnary", "StreamStream")
 UNSENT_ONLY: Final = RetryPolicy(unsent_only=True)
-"""Retries behind grpc's own factories: of what provably never ran, as grpc's own. Who put meshlib's in place of grpc's
-has not asked for more, and a library may rely on it (``retry=None`` of a Firestore client, an etcd transaction)."""
+"""Retries behind grpc's own factories: like grpc, only calls that provably never ran. An application that swapped the
+factory asked for no more, and a library may rely on it (``retry=None`` of a Firestore client, an etcd transaction)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Everything a channel is built from. The fields are the arguments of ``meshlib.channel``, checked."""
+    """The checked arguments of ``meshlib.channel``, from which a channel is built."""
 
     target: Target
     source: Source
@@ -87,30 +87,30 @@ class Settings:
 
     @property
     def builds_aside(self) -> bool:
-        """Whether the balancer is the user's own, and may take its time to make a picker."""
+        """Whether the balancer is the user's own, and may be slow to make a picker."""
         balancer = self.balancer.balancer if isinstance(self.balancer, Priorities) else self.balancer
         return not isinstance(balancer, BuiltinBalancer)
 
     def subchannel(self, host: HostEntry, sharing: Sharing | None = None) -> tuple[str, Options]:
-        """The target and the options of grpc's channel to ``host``.
+        """Return the target and the options of grpc's channel to ``host``.
 
         Args:
-            host: where it goes.
-            sharing: of the process; None: what is failing is shared, too.
+            host: the host to connect.
+            sharing: of the process; None: failing connections are shared, too.
         """
         if self.target.native:
             target, options = self.target.text, self.options
         else:
             endpoint = host.endpoint
             authority = endpoint.authority or self.target.authority
-            # pick_first, which tries several addresses, watches no health (gRFC A17): a check has the first alone.
+            # pick_first, which tries several addresses, ignores health (gRFC A17): checks use the first only.
             watched = any(name == SERVICE_CONFIG for name, _ in self.options)
             alternatives = () if watched else endpoint.alternatives
             target = native_target(endpoint.address, *alternatives)
             options = for_subchannel(self.options, authority, alternatives=bool(alternatives))
         if sharing is None:
             return target, options
-        # As text, for not every value that grpc's own factories take can be a key.
+        # As text: grpc's own factories also take unhashable values.
         number = sharing.number((target, repr(options), self.credentials), host)
         return target, numbered(options, number)
 
@@ -139,12 +139,12 @@ def settle(
     as_grpc: bool = False,
     aio: bool = False,
 ) -> Settings:
-    """Checks the arguments of a channel.
+    """Check the arguments of a channel.
 
     Args:
-        as_grpc: behind grpc's own factories: every target grpc takes is taken, and answered by grpc at the call; so are
-            interceptors. Only what was never sent is retried, unless a service config says otherwise.
-        aio: for a channel of asyncio, whose interceptors are of other classes.
+        as_grpc: behind grpc's own factories: grpc's targets and interceptors are accepted, and grpc reports bad ones
+            at the call. Only unsent attempts are retried, unless a service config says otherwise.
+        aio: for an asyncio channel, whose interceptors have other classes.
 
     Raises:
         ConfigError: an argument cannot be used; the message names it, its value and what is allowed.
@@ -152,7 +152,7 @@ def settle(
     _refuse_gevent()
     if credentials is not None and not isinstance(credentials, grpc.ChannelCredentials):
         raise ConfigError(
-            # The type alone: what was given by mistake may be a key.
+            # Only the type: a value given by mistake may be a key.
             "credentials",
             type(credentials).__name__,
             "must be grpc.ChannelCredentials, or None for a plaintext connection",
@@ -221,7 +221,7 @@ def settle(
 
 
 def _unheeded(options: Options, target: Target, *, as_grpc: bool) -> None:
-    """Refuses options that can have no effect; grpc's own factories take them, and the log says so."""
+    """Reject options that can have no effect; behind grpc's own factories, log them instead."""
     for name, value, reason in without_effect(options):
         if not as_grpc:
             raise ConfigError(f"options[{name!r}]", value, reason)
@@ -229,14 +229,14 @@ def _unheeded(options: Options, target: Target, *, as_grpc: bool) -> None:
 
 
 def _throttling(argument: RetryBudget | RetryThrottling | None, said: RetryThrottling | None) -> RetryThrottling | None:
-    """That of the service config holds beside a budget, but not beside another throttling."""
+    """Return the throttling; that of the service config applies beside a budget, not beside another one."""
     if not isinstance(argument, RetryThrottling):
         return said
     return either("retry_budget", argument, None, argument, said)
 
 
 def _interceptors(name: str, given: Iterable[Any] | None, *, aio: bool) -> tuple[Any, ...]:
-    """Those of the wrong library would be found out only when the first connection is made, and not by the caller."""
+    """Check interceptors: those of the wrong library would fail at the first connection, not in the caller."""
     library = grpc.aio if aio else grpc
     kinds = tuple(getattr(library, f"{kind}ClientInterceptor") for kind in _KINDS)
     if given is not None and not isinstance(given, Iterable):
@@ -250,7 +250,7 @@ def _interceptors(name: str, given: Iterable[Any] | None, *, aio: bool) -> tuple
 
 
 def _refuse_gevent() -> None:
-    """gevent replaces threads by greenlets, which C-core's threads cannot wake without grpc's own gevent mode."""
+    """Reject gevent: C-core's threads cannot wake its greenlets without grpc's own gevent mode."""
     monkey = sys.modules.get("gevent.monkey")
     patched = [name for name in _GEVENT if monkey is not None and monkey.is_module_patched(name)]
     if patched:

@@ -1,7 +1,7 @@
-"""One resolution for all channels of one event loop that ask the same thing.
+"""One resolution for all channels of one event loop with the same source.
 
-Ten channels to one name put one question a TTL, not ten, and see the same endpoints at the same moment. The machine of
-:mod:`meshlib._core.discovery.refresh` says when; here stand the task that obeys it and the channels that listen.
+Ten channels to one name send one query per TTL, not ten, and see the same endpoints at the same moment. The machine of
+:mod:`meshlib._core.discovery.refresh` decides when; this module holds its task and its subscribers.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ __all__ = ["Resolutions", "SharedResolution"]
 _log = DeferredLogger("meshlib")
 
 PATIENCE: Final = 1.0
-"""Seconds that closing gives to plug-ins that were cancelled; one that ignores it is left to itself."""
+"""Seconds that closing waits for cancelled plug-ins; one that ignores it is abandoned."""
 
 
 @final
@@ -36,10 +36,10 @@ class Resolutions:
     """All resolutions of one event loop; every method runs on it.
 
     Args:
-        clock: monotonic seconds, that of the channels.
+        clock: the channels' clock, in monotonic seconds.
         rng: draws the jitter.
         environ: read at each resolution.
-        files: what the machine says about names; None: /etc/resolv.conf and /etc/hosts.
+        files: the machine's name files; None: /etc/resolv.conf and /etc/hosts.
     """
 
     def __init__(
@@ -60,10 +60,10 @@ class Resolutions:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def get(self, source: Source) -> "SharedResolution":
-        """The resolution of ``source``, shared with others that ask the same thing. Idle until subscribed to.
+        """Return the resolution of ``source``, shared with equal sources. Idle until subscribed to.
 
-        One whose environment has changed since its last question serves those that have it, and looks again; who is new
-        begins afresh.
+        If its environment has changed since the last query, its subscribers keep it and it resolves again; a new
+        subscriber gets a new one.
         """
         shared = self._shared.get(source.key)
         if shared is not None and shared.outdated:
@@ -78,16 +78,16 @@ class Resolutions:
         return shared
 
     def take(self, host: str, resolution: Resolution) -> None:
-        """``resolution`` is the answer to every question for ``host`` that is asked here now, whoever was to answer it.
+        """Use ``resolution`` as the answer of every current resolution of ``host``, whatever its resolver.
 
-        For tests, which know the endpoints and need not wait for the next question.
+        For tests, which know the endpoints and need not wait for the next query.
         """
         for shared in tuple(self._all):
             if shared.source.target.host == host:
                 shared.take(resolution)
 
     async def aclose(self) -> None:
-        """Ends every question. Waits for sockets to be closed, but not for a plug-in that will not end."""
+        """End every query. Waits for sockets to be closed, but not for a plug-in that will not end."""
         tasks = tuple(self._tasks)
         for task in tasks:
             task.cancel()
@@ -98,7 +98,7 @@ class Resolutions:
         await asyncio.sleep(0)  # transports close their sockets in the next turn of the loop
 
     def _refresh(self, source: Source) -> Refresh:
-        """What a plug-in says of its TTL is obeyed; DNS is looked at within ``max_ttl`` whatever the record says."""
+        """Obey the TTL of a plug-in; query DNS again within ``max_ttl`` whatever its TTL."""
         policy = source.policy
         return Refresh(
             rng=self._rng,
@@ -142,7 +142,7 @@ class Resolutions:
 
 @final
 class SharedResolution:
-    """One question, whoever asks it. It runs while somebody is subscribed; every method runs on its event loop."""
+    """The resolution of one source. It runs while it has subscribers; every method runs on its event loop."""
 
     def __init__(
         self,
@@ -160,7 +160,7 @@ class SharedResolution:
         self._tasks = tasks
         self._task: asyncio.Task[None] | None = None
         self._run_now: object = None
-        """Names the task that counts; another for each."""
+        """Identifies the current task; each has its own."""
         self._wake = asyncio.Event()
         self._subscribers: dict[object, tuple[Callable[[Resolution], None], Callable[[str], None]]] = {}
         self._asked_at: float | None = None
@@ -173,43 +173,43 @@ class SharedResolution:
 
     @property
     def error(self) -> ResolveError | None:
-        """Why the last question failed; None if it did not."""
+        """Error of the last query; None if it succeeded."""
         return self._refresh.error
 
     @property
     def outdated(self) -> bool:
-        """Whether what the last answer was made from is known to have changed."""
+        """Whether the source of the last answer is known to have changed."""
         return self._resolver.outdated
 
     @property
     def steps(self) -> tuple[Step, ...]:
-        """What the last question tried."""
+        """Steps of the last resolution."""
         return self._resolver.steps
 
     @property
     def asked_at(self) -> float | None:
-        """When the last question was put, by the clock; None before the first."""
+        """Time of the last query, by the clock; None before the first."""
         return self._asked_at
 
     @property
     def next_at(self) -> float | None:
-        """When the next question is due, by the clock; None while one is put, or if there is no reason for one."""
+        """Time of the next query, by the clock; None while one is in flight, or if none is needed."""
         return self._refresh.next_timer()
 
     def subscribe(
         self, on_resolved: Callable[[Resolution], None], on_failed: Callable[[str], None]
     ) -> Callable[[], None]:
-        """Tells every change from now on, and before it returns the last good answer, if there is one.
+        """Report every change from now on, and the last good answer, if any, before this returns.
 
-        Where there is none, somebody new does not hear why the last question failed, but what comes of the next: it is
-        under way, or put at once, outside the floor.
+        Without one, a new subscriber is not notified of the last failure, but of the next outcome. That query is in
+        flight, or is sent as soon as the floor allows.
 
         Args:
-            on_resolved: other endpoints than before, or the same ones after a failure.
-            on_failed: the reason, at each failure; the last good endpoints stay.
+            on_resolved: gets changed endpoints, or the same ones after a failure.
+            on_failed: gets the reason of each failure; the last good endpoints stay.
 
         Returns:
-            How to end it. With the last subscriber the question ends.
+            A function that unsubscribes. The last one to do so ends the query.
         """
         token = object()
         self._subscribers[token] = on_resolved, on_failed
@@ -224,7 +224,7 @@ class SharedResolution:
         return lambda: self._unsubscribe(token)
 
     def take(self, resolution: Resolution) -> None:
-        """``resolution`` is the answer now, in the place of that of a question under way."""
+        """Use ``resolution`` as the answer now, in place of that of a query in flight."""
         if self._task is not None:
             self._task.cancel()
             self._run_now = None
@@ -233,12 +233,12 @@ class SharedResolution:
                 self._begin()
 
     def hurry(self) -> None:
-        """A host became failing: ask at once, but not more often than the floor allows."""
+        """Resolve as soon as the floor allows: a host began to fail."""
         self._refresh.hurry(now=self._clock())
         self._wake.set()
 
     def resolve_now(self) -> None:
-        """Ask at once, unless a question is under way."""
+        """Resolve now, unless a query is in flight."""
         self._refresh.resolve_now(now=self._clock())
         self._wake.set()
 
@@ -259,8 +259,8 @@ class SharedResolution:
         self._task.add_done_callback(self._tasks.discard)
 
     async def _run(self, run: object) -> None:
-        # A plug-in may swallow the cancellation; its task ends here all the same, and what it says counts no more.
-        # The task itself does not say whether this is the current one: an eager one begins before anybody has it.
+        # A plug-in may swallow the cancellation: its task still ends here, and its answer is ignored.
+        # Not identified by the task itself: an eager one begins before it is assigned.
         while self._run_now is run:
             due = self._refresh.next_timer()
             if due is None or due > self._clock():
@@ -269,7 +269,7 @@ class SharedResolution:
                 await self._ask(run)
 
     async def _sleep(self, until: float | None) -> None:
-        """Until the clock says so, or until there is a reason to look at it again."""
+        """Wait until the clock reaches ``until``, or until woken to check it again."""
         self._wake.clear()
         timer = None
         if until is not None:
@@ -296,13 +296,13 @@ class SharedResolution:
         self._report(self._refresh.error)
         for token, (on_resolved, on_failed) in tuple(self._subscribers.items()):
             if token not in self._subscribers:
-                continue  # left while the others were told
+                continue  # unsubscribed meanwhile
             try:
                 if isinstance(news, Resolution):
                     on_resolved(news)
                 elif news is not None:
                     on_failed(str(news))
-            except Exception:  # noqa: BLE001 - one channel's fault is not to stop the others
+            except Exception:  # noqa: BLE001 - one channel's error must not stop the others
                 _log.exception("%s: a channel failed to apply the resolution; please report this bug", self)
 
     async def _outcome(self, previous: Resolution | None) -> Resolution | ResolveError:
@@ -312,12 +312,12 @@ class SharedResolution:
             if error.absent and self.source.policy.allow_empty:
                 return Resolution(endpoints=(), ttl=error.ttl)
             return error
-        except Exception as error:  # noqa: BLE001 - the control plane outlives even our own mistakes
+        except Exception as error:  # noqa: BLE001 - the control plane survives even our own bugs
             _log.exception("%s: the resolver failed unexpectedly; please report this bug", self)
             return ResolveError(f"{type(error).__name__}: {error}")
 
     def _report(self, error: ResolveError | None) -> None:
-        """A failure is logged when it begins and when it becomes another one, not with each attempt."""
+        """Log a failure when it begins and when it changes, not at each attempt."""
         told = None if error is None else str(error)
         if told == self._logged:
             return

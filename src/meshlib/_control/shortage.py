@@ -1,4 +1,4 @@
-"""The start of a channel in a process that is out of file descriptors or threads: an error of the call, and no loss."""
+"""The start of a channel without file descriptors or threads: an error of the call, not a crash."""
 
 import errno
 import os
@@ -13,20 +13,20 @@ from meshlib._core.view import CallMesh
 __all__ = ["Shortage", "short_of", "starting"]
 
 DESCRIPTORS: Final = 16
-"""What the control thread and C-core open when they start. C-core ends the process if it cannot."""
+"""Descriptors that the control thread and C-core open at start. C-core ends the process if it cannot."""
 
 
 REFUSED: Final = frozenset(
     {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.ENOSPC, errno.EAGAIN, errno.EPERM, errno.EACCES}
 )
-"""What the operating system says then; the last two in a sandbox."""
+"""Error numbers of a shortage; the last two in a sandbox."""
 
 
 class Shortage(Exception):  # noqa: N818 - the shells make the RpcError of it
     """A channel could not start; nothing was sent.
 
     Args:
-        error: what the operating system said.
+        error: the operating system's.
     """
 
     def __init__(self, error: BaseException) -> None:
@@ -38,7 +38,7 @@ class Shortage(Exception):  # noqa: N818 - the shells make the RpcError of it
 
 
 class _Unstarted:
-    """What a call that never began has of a call."""
+    """The call of a :class:`CallMesh` that never began."""
 
     attempts: tuple[()] = ()
     begun = 0.0
@@ -47,10 +47,9 @@ class _Unstarted:
 
 @contextmanager
 def starting(*, first: bool) -> Iterator[None]:
-    """Starts a channel; ``first``: C-core may start with it.
+    """Start a channel; ``first``: C-core may start with it.
 
-    Other errors are raised as they are: a signal handler may raise any, ``TimeoutError`` for one, which is an
-    ``OSError``.
+    Other errors pass unchanged: a signal handler may raise any, such as ``TimeoutError``, which is an ``OSError``.
 
     Raises:
         Shortage: a descriptor or a thread was missing.
@@ -66,7 +65,7 @@ def starting(*, first: bool) -> Iterator[None]:
 
 
 def short_of(error: BaseException) -> str:
-    """What the operating system, or the interpreter that exits, refused; empty: ``error`` is none of that kind."""
+    """Return the resource that the operating system or the exiting interpreter refused; empty: another error."""
     if isinstance(error, OSError):
         return "file descriptors, see ulimit -n" if error.errno in REFUSED else ""
     text = str(error)
@@ -76,8 +75,8 @@ def short_of(error: BaseException) -> str:
 
 
 def _check() -> None:
-    """Whether there are as many free descriptors as it takes."""
-    held: list[FileIO] = []  # not numbers: if a signal handler raises in the middle, the rest close themselves
+    """Raise OSError unless enough descriptors are free."""
+    held: list[FileIO] = []  # not numbers: if a signal handler raises here, the rest close themselves
     try:
         while len(held) < DESCRIPTORS:
             held.append(FileIO(os.devnull))

@@ -1,4 +1,4 @@
-"""Where the endpoints of a channel come from: settled at its construction, asked at its first call."""
+"""The source of a channel's endpoints: made with the channel, resolved at its first call."""
 
 from collections.abc import Hashable
 from dataclasses import dataclass
@@ -18,14 +18,14 @@ __all__ = ["Source", "fixed", "source"]
 @final
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Source:
-    """Where the endpoints of a channel come from; made at its construction, asked at its first call.
+    """The source of a channel's endpoints; made with the channel, resolved at its first call.
 
     Args:
-        target: what the application named.
-        policy: how names are looked up.
-        plugin: the resolver the application gave, or that of a registered scheme; None: a built-in one.
+        target: the application's target.
+        policy: DNS configuration.
+        plugin: the application's resolver, or that of a registered scheme; None: a built-in one.
         name: of the resolver, for messages and snapshots.
-        key: equal for sources that ask the same thing.
+        key: equal for sources that can share a resolution.
     """
 
     target: Target
@@ -36,14 +36,14 @@ class Source:
 
 
 def source(target: Target, policy: DnsPolicy, resolver: Resolver | None = None) -> Source:
-    """The source of ``target``; with ``resolver``, that one instead of the scheme's own.
+    """Return the source of ``target``; with ``resolver``, that one instead of the scheme's own.
 
     Raises:
-        ConfigError: the resolver is none, or the factory of the scheme refused the target.
+        ConfigError: the resolver is invalid, or the scheme's factory rejected the target.
     """
     if resolver is not None:
         checked_resolver("resolver", resolver)
-        # The source keeps the object alive, so that its id stays its own.
+        # The source keeps the object alive, so its id stays unique.
         return Source(
             target=target, policy=policy, plugin=resolver, name=described(resolver), key=(target, policy, id(resolver))
         )
@@ -51,13 +51,13 @@ def source(target: Target, policy: DnsPolicy, resolver: Resolver | None = None) 
     if not target.native and target.scheme and target.scheme not in BUILT_IN_SCHEMES:
         plugin = REGISTRY.resolver(target)
     if plugin is not None or fixed(target) is None:
-        import meshlib._control.resolvers  # noqa: F401 - here, and not while an event loop waits for it
+        import meshlib._control.resolvers  # noqa: F401 - here, so that no event loop waits for it later
     name = described(plugin) if plugin is not None else "native" if target.native else target.scheme or "name"
     return Source(target=target, policy=policy, plugin=plugin, name=name, key=(target, policy))
 
 
 def fixed(target: Target) -> Resolution | None:
-    """The endpoints of a target that names them all by address; None if something is to be looked up."""
+    """Return the endpoints of a target that lists only addresses; None if a lookup is needed."""
     if target.native:
         return _fixed(Endpoint(address=target.text or "dns:///"))
     if target.scheme == "unix":

@@ -1,4 +1,4 @@
-"""The machine's own configuration of names: /etc/resolv.conf and /etc/hosts, read again when they have changed."""
+"""The machine's name configuration: /etc/resolv.conf and /etc/hosts, read again when they change."""
 
 import os
 import socket
@@ -17,7 +17,7 @@ Path = str | os.PathLike[str]
 
 @final
 class SystemFiles:
-    """The two files. Reading them takes microseconds, so it happens where they are needed.
+    """The two files. Reading takes microseconds, so it is done in place.
 
     Args:
         resolv_conf: resolv.conf(5).
@@ -37,19 +37,19 @@ class SystemFiles:
         self._environ = environ
 
     def dns(self) -> DnsConfig:
-        """Name servers and search domains; those of a file that cannot be read are those of an empty one."""
+        """Return name servers and search domains; an unreadable file counts as empty."""
         return self._dns.value((self._environ.get("LOCALDOMAIN"), self._environ.get("RES_OPTIONS")))
 
     def _read_dns(self, path: str) -> DnsConfig:
         return parse_resolv_conf(_text(path), hostname=socket.gethostname(), environ=self._environ)
 
     def hosts(self) -> Mapping[str, tuple[str, ...]]:
-        """Addresses by lower-case name; a file that cannot be read lists none."""
+        """Return addresses by lower-case name; an unreadable file lists none."""
         return self._hosts.value()
 
 
 class _Watched(Generic[T]):
-    """What ``read`` makes of a file, made again when the file or anything else it depends on has changed."""
+    """The result of ``read`` for a file, cached until the file or another dependency changes."""
 
     def __init__(self, path: Path, read: Callable[[str], T]) -> None:
         self.path = os.fspath(path)

@@ -1,7 +1,7 @@
-"""Time that programs which patch the module ``time`` cannot change, and timers of event loops that go by it.
+"""A clock that patches of the module ``time`` do not affect, and event loop timers that use it.
 
-Tests freeze the clock with freezegun, which replaces ``time.monotonic`` in every module. The clock of asyncio's own
-loops stands still then: their timers never fire, or fire all at once, and so would the deadline of a call that waits.
+Tests freeze the clock with freezegun, which replaces ``time.monotonic`` in every module. This stops the clock of
+asyncio's own loops: their timers never fire, or fire all at once, and so would the deadline of a waiting call.
 """
 
 import asyncio
@@ -17,11 +17,11 @@ from weakref import ref
 __all__ = ["Timer", "call_at", "clock_of", "monotonic"]
 
 SKEW: Final = 1.0
-"""Seconds between the clock of a loop and the true one, from which on the loop's timers are of no use."""
+"""Seconds between a loop's clock and the true one from which the loop's timers are unusable."""
 
 
 def _unpatched() -> Callable[[], float]:
-    """``time.monotonic`` of a second copy of the module, which nobody has a reference to."""
+    """Return ``time.monotonic`` of a second copy of the module, which no other code references."""
     spec = find_spec("time")
     if spec is None or spec.loader is None:
         return time.monotonic
@@ -36,8 +36,7 @@ monotonic: Final = _unpatched()
 
 
 def clock_of(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
-    """The clock for what runs on ``loop``: the loop's own time, which for asyncio's own loops is :data:`monotonic`. It
-    holds no reference to the loop."""
+    """Return the loop's own clock, without a reference to the loop: for asyncio's own loops, :data:`monotonic`."""
     if getattr(type(loop), "time", None) is asyncio.BaseEventLoop.time:
         return monotonic
     known = ref(loop)
@@ -52,14 +51,14 @@ def clock_of(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
 
 
 class Timer(Protocol):
-    """What is used of ``asyncio.TimerHandle``."""
+    """The used part of ``asyncio.TimerHandle``."""
 
     def when(self) -> float:
-        """The time it was made for."""
+        """Return its due time."""
         ...
 
     def cancel(self) -> None:
-        """Prevents its callback, if that has not run."""
+        """Cancel its callback, if that has not run."""
         ...
 
 
@@ -70,7 +69,7 @@ def call_at(
     callback: Callable[[], Any],
     context: Context | None = None,
 ) -> Timer:
-    """Has ``loop`` run ``callback`` when the clock ``now`` says ``at``."""
+    """Make ``loop`` run ``callback`` when the clock ``now`` reaches ``at``."""
     skew = loop.time() - now()
     if -SKEW < skew < SKEW:
         return loop.call_at(at, callback, context=context)
@@ -81,7 +80,7 @@ def call_at(
 
 @final
 class _Alarm:
-    """A timer for a loop whose clock is patched: a thread of its own waits. Only tests come here, with few timers."""
+    """A timer for a loop with a patched clock: its own thread waits. Only tests use it, with few timers."""
 
     def __init__(
         self,

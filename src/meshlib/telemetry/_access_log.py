@@ -1,4 +1,4 @@
-"""One line per call, with Envoy's response flags, for those who ask for it."""
+"""The optional access log: one line per call, with Envoy's response flags."""
 
 import logging
 from typing import Final
@@ -21,11 +21,11 @@ FLAGS: Final = {
     "URX": "the call failed and all attempts were used",
     "DC": "the application cancelled the call or closed the channel",
 }
-"""Envoy's response flags that there are, and what each says of a call."""
+"""The supported response flags of Envoy, and their meanings."""
 
 
 def write(call: CallRecord, outcome: Outcome, seconds: float, target: str, *, deferred: bool) -> None:
-    """Logs the end of a call at INFO: never payloads, metadata or the status message.
+    """Log the end of a call at INFO: never payloads, metadata or the status message.
 
     ``deferred``: handlers run on the log thread.
     """
@@ -56,7 +56,7 @@ def write(call: CallRecord, outcome: Outcome, seconds: float, target: str, *, de
 
 
 def flags(call: CallRecord, outcome: Outcome) -> str:
-    """What was the matter with a call, as Envoy abbreviates it; empty: nothing."""
+    """Return Envoy's response flags of a call; empty: no problem."""
     if outcome.code == "OK":
         return ""
     found = []

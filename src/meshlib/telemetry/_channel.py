@@ -1,4 +1,4 @@
-"""The telemetry of one channel: what happens to its calls, as spans, measurements and lines of the access log."""
+"""The telemetry of one channel: spans, measurements and access log lines of its calls."""
 
 import logging
 import math
@@ -35,16 +35,16 @@ _log = logging.getLogger("meshlib")
 _deferred: Final = DeferredLogger("meshlib")
 
 LOOK_INTERVAL: Final = 0.1
-"""Seconds between two looks for a global provider."""
+"""Seconds between two checks for a global provider."""
 
 _CLIENT: Final = SpanKind.CLIENT  # a global, as on 3.11 a member costs 50 ns to look up
 _STATUS: Final = names.STATUS
 
 _SUPPRESS: Final = getattr(context, "_SUPPRESS_INSTRUMENTATION_KEY", "suppress_instrumentation")
 _SUPPRESS_PLAIN: Final = "suppress_instrumentation"
-"""What ``suppress_instrumentation()`` sets; exporters of the SDK set the first of them alone."""
+"""Both are set by ``suppress_instrumentation()``; exporters of the SDK set only the first."""
 
-# One call of C for both keys. A key that is there may be False, so its value has to be read too.
+# One C call for both keys. A present key may be False, so its value must be read, too.
 _has_no_suppression: Final = frozenset({_SUPPRESS, _SUPPRESS_PLAIN}).isdisjoint
 
 _CONTRIB: Final = "opentelemetry.instrumentation.grpc"
@@ -55,17 +55,17 @@ _NO_METERS: Final = NoOpMeterProvider()
 class Telemetry:
     """The telemetry of one channel.
 
-    Without a provider there is nothing to do for a call but to pass on the trace or the baggage that surrounds it. A
-    global provider may be set after the channel was made, and is looked for a few times a second: asking OpenTelemetry
-    for it takes longer than everything else that is done for a call here.
+    Without a provider, a call only passes on the surrounding trace or baggage. A global provider may be set after the
+    channel was made, so it is looked up a few times a second: asking OpenTelemetry for it takes longer than all other
+    work for a call here.
 
     Args:
-        target: of the channel: ``server.address`` is what the application asked for, never the host that answered.
+        target: of the channel: ``server.address`` is the application's target, never the host that answered.
         tracer_provider: None: the global one.
         meter_provider: None: the global one.
-        policy: what is asked for beyond a span and a measurement per call.
-        later: takes what a signal handler raised in the middle of a step of the call, where an event loop must not be
-            left; None: it is raised at once.
+        policy: telemetry beyond a span and a measurement per call.
+        later: takes an exception that a signal handler raised during a step of the call and that must not leave an
+            event loop; None: it is raised at once.
     """
 
     def __init__(
@@ -90,17 +90,17 @@ class Telemetry:
         self._record = self._instruments.duration.record
         self._given = tracer_provider, meter_provider
         self.listens = self._policy.access_log
-        """Whether the end of every call is of interest."""
+        """Whether the end of every call is needed."""
         self._traces = False
-        """Whether there is a provider of traces."""
+        """Whether there is a tracer provider."""
         self._measures = False
-        """Whether there is a provider of metrics."""
+        """Whether there is a meter provider."""
         self._found = False
-        """Whether there is a provider at all."""
+        """Whether there is any provider."""
         self._look_at = -math.inf
-        """Monotonic second of the next look for those that are missing."""
+        """Monotonic second of the next check for missing providers."""
         self._due = -math.inf
-        """Monotonic second from which on a call has something to do here."""
+        """Monotonic second from which a call has work to do here."""
         self._attempts = self._policy.attempt_spans or self._policy.attempt_metrics
         self._addresses = self._policy.host_addresses
         self._access_log = self._policy.access_log
@@ -108,11 +108,11 @@ class Telemetry:
         self._methods: BoundedCache[str, Known] = BoundedCache(partial(Known, self._server, self._uri))
 
     def watch(self, channel: Observed) -> None:
-        """Instruments read ``channel`` from now on, for as long as it lives."""
+        """Make instruments read ``channel`` from now on, while it lives."""
         self._instruments.watch(channel, self._server, self._uri, hosts=self._policy.host_addresses)
 
     def call_started(self, call: CallRecord, metadata: Metadata, now: float) -> Metadata:
-        """Starts the span of a call. Returns the metadata to send: the caller's, and the headers of the propagator for
+        """Start the span of a call. Returns the metadata to send: the caller's, and the headers of the propagator for
         that span, or for the current context if there is no tracer provider."""
         if now < self._due and not get_current():
             return metadata
@@ -147,12 +147,12 @@ class Telemetry:
             if self._policy.attempt_metrics and self._found:
                 call.observer = self
             return with_trace(metadata, surroundings)
-        except Exception as error:  # noqa: BLE001 - what the application plugged in must not fail its calls
+        except Exception as error:  # noqa: BLE001 - the application's plug-ins must not fail its calls
             self._failed(error, raises=True)
             return metadata
 
     def call_ended(self, call: CallRecord, outcome: Outcome, now: float, deferred: bool = False) -> None:
-        """The call ended; told once. Need not be told of a call that succeeded at once while nobody :attr:`listens`.
+        """Record the end of a call, once. Optional for a call that succeeded at once if not :attr:`listens`.
         ``deferred``: this thread is not the caller's, so no log handler may run on it."""
         plain = outcome.code == "OK" and len(call.attempts) == 1
         if not plain or self._access_log:
@@ -185,7 +185,7 @@ class Telemetry:
             self._failed(error)
 
     def on_call_event(self, call: CallRecord, event_: CallEvent) -> None:
-        """What happens to a call between its beginning and its end becomes an event of its span."""
+        """Add what happens during a call to its span, as an event."""
         traced: Traced | None = call.span  # type: ignore[assignment]
         try:
             if traced is not None:
@@ -198,8 +198,8 @@ class Telemetry:
             self._failed(error)
 
     def _look(self, now: float) -> None:
-        """Looks for the providers that are missing."""
-        self._look_at = now + LOOK_INTERVAL  # first: one that raises is not asked again by the next call
+        """Look up the missing providers."""
+        self._look_at = now + LOOK_INTERVAL  # first: the next call must not retry one that raises
         traces, measures = self._given
         self._traces = self._traces or not _stands_in(traces or trace.get_tracer_provider())
         self._measures = self._measures or not _stands_in(measures or metrics.get_meter_provider())
@@ -212,7 +212,7 @@ class Telemetry:
             self._look_at = math.inf
 
     def _retried(self, call: CallRecord, now: float, surroundings: Context | None) -> None:
-        """Measures what was tried again (gRFC A96), by how each attempt beyond the first came to be."""
+        """Measure retries and hedges (gRFC A96), by the cause of each attempt beyond the first."""
         whys = [attempt.why for attempt in call.attempts[1:]]
         attributes = self._methods[call.method].tried
         made = self._instruments
@@ -246,10 +246,10 @@ class Telemetry:
             return instruments(_NO_METERS)
 
     def _write(self, call: CallRecord, outcome: Outcome, now: float, *, plain: bool, deferred: bool) -> None:
-        """Logs the end of a call; a filter or handler of the application's that raises fails no call."""
+        """Log the end of a call; an application's filter or handler that raises fails no call."""
         try:
             if not plain and _log.isEnabledFor(logging.DEBUG):
-                # As text: whoever keeps the record is not to keep the call.
+                # As text: a kept record must not keep the call alive.
                 told = story(call.attempts, outcome.code, call.verdict)
                 log = _deferred if deferred else _log
                 log.debug("%s: %s", call.method, told, extra=self._extra)
@@ -259,11 +259,11 @@ class Telemetry:
             self._failed(error)
 
     def _failed(self, error: Exception, *, raises: bool = False) -> None:
-        """Logs the first failure of the application's telemetry: what fails for one call fails for the next. May run in
-        a locked step.
+        """Log only the first failure of the application's telemetry: the next calls fail alike. May run in a locked
+        step.
 
         Raises:
-            Exception: ``error``, if a signal handler raised it: it is not of telemetry, and meant for the caller.
+            Exception: ``error``, if a signal handler raised it: it is not telemetry's, and meant for the caller.
         """
         if interrupted(error):
             if raises or self._later is None:
@@ -280,13 +280,13 @@ class Telemetry:
 
 
 def _stands_in(provider: object) -> bool:
-    """Whether a provider is one of those that OpenTelemetry's API brings, which do nothing."""
+    """Whether a provider is one of the OpenTelemetry API's own, which do nothing."""
     return type(provider).__module__.startswith(("opentelemetry.trace", "opentelemetry.metrics"))
 
 
 def _of_contrib(around: Context, method: str) -> Span | None:
-    """The current span, if opentelemetry-instrumentation-grpc has made it for this very call: it wraps grpc's
-    factories, and meshlib's in their place."""
+    """Return the current span, if opentelemetry-instrumentation-grpc made it for this call: it wraps grpc's factories,
+    and meshlib's in their place."""
     span: Any = trace.get_current_span(around)
     scope = getattr(span, "instrumentation_scope", None)
     if getattr(scope, "name", None) != _CONTRIB or getattr(span, "kind", None) is not _CLIENT:

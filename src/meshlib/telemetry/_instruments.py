@@ -1,4 +1,4 @@
-"""The instruments of a meter provider: what is recorded as calls end, and what is read when it is collected."""
+"""The instruments of a meter provider: recorded at the end of calls, or read at collection."""
 
 import weakref
 from collections.abc import Callable, Iterable, Sequence
@@ -20,7 +20,7 @@ Attributes = dict[str, str | int]
 
 
 class Live(Protocol):
-    """The live part of a channel, as far as instruments read it."""
+    """The live part of a channel, as read by instruments."""
 
     @property
     def cluster(self) -> "ClusterMachine":
@@ -29,27 +29,27 @@ class Live(Protocol):
 
 
 class Observed(Protocol):
-    """What instruments keep of a channel, weakly."""
+    """A channel as instruments keep it, weakly."""
 
     @property
     def present(self) -> Live | None:
-        """Its live part in this process, if it has been used in it."""
+        """Its live part in this process, if used there."""
         ...
 
 
 Reader = Callable[["ClusterMachine", bool], Iterable[tuple[int, Attributes]]]
-"""Reads a channel; its hosts one by one, with their addresses, or not."""
+"""Reads a channel; if True, host by host, with addresses."""
 
 
 @final
 class Instruments:
     """The instruments of one meter provider, shared by all channels that use it.
 
-    A call that succeeds at once is recorded in one histogram. The others are for calls that were tried again, or are
-    asked for; everything else is integers that the channel counts anyway.
+    A call that succeeds at once is recorded in one histogram. The others are for retried calls, or optional. Everything
+    else is integers that the channel counts anyway.
 
     Args:
-        provider: None: the global one, whether it is set already or only later.
+        provider: None: the global one, set now or later.
     """
 
     def __init__(self, provider: MeterProvider | None) -> None:
@@ -168,7 +168,7 @@ class Instruments:
             create(name, [self._reader(read, name)], unit=unit, description=description)
 
     def watch(self, channel: Observed, server: Attributes, target: str, *, hosts: bool) -> None:
-        """Instruments read ``channel`` from now on; ``hosts``: with the addresses of its hosts."""
+        """Read ``channel`` from now on; ``hosts``: with the addresses of its hosts."""
         self._live[channel] = _About(server, {names.GRPC_TARGET: target}, hosts)
 
     def _reader(self, read: Reader, name: str) -> Callable[[CallbackOptions], Iterable[Observation]]:
@@ -186,7 +186,7 @@ class Instruments:
 
 
 class _About(NamedTuple):
-    """What is said of a channel with everything that is read of it."""
+    """The attributes of all values read from a channel."""
 
     server: Attributes
     target: Attributes
@@ -194,7 +194,7 @@ class _About(NamedTuple):
 
 
 def peer(address: str) -> Attributes:
-    """Where a host is."""
+    """Return the attributes of an address."""
     host, _, port = address.rpartition(":")
     if port.isdigit():
         return {names.PEER_ADDRESS: host.strip("[]"), names.PEER_PORT: int(port)}
@@ -203,7 +203,7 @@ def peer(address: str) -> Attributes:
 
 Channels = weakref.WeakKeyDictionary[Observed, _About]
 
-# No lock: a provider is the application's code, and a channel may be made in a signal handler or a finalizer. Where two
+# No lock: a provider is the application's code, and a channel may be made in a signal handler or a finalizer. If two
 # threads make instruments of one provider at once, OpenTelemetry keeps the first; both read the same channels.
 _live_global: Final[Channels] = weakref.WeakKeyDictionary()
 _live_of: Final[weakref.WeakKeyDictionary[MeterProvider, Channels]] = weakref.WeakKeyDictionary()
@@ -212,7 +212,7 @@ _made_of: Final[weakref.WeakKeyDictionary[MeterProvider, Instruments]] = weakref
 
 
 def instruments(provider: MeterProvider | None) -> Instruments:
-    """Made once per provider: making an instrument of the same name again is an error of OpenTelemetry's."""
+    """Return those of a provider, made once: a second instrument of the same name is an error."""
     if provider is None:
         if not _made:
             _made.append(Instruments(None))

@@ -1,4 +1,4 @@
-"""Which exceptions came out of the application's telemetry, and which only passed through it."""
+"""Detection of exceptions that only passed through the application's telemetry."""
 
 __all__ = ["interrupted"]
 

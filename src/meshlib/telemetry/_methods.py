@@ -1,4 +1,4 @@
-"""What telemetry says alike of every call of a method, made once."""
+"""The attributes common to all calls of a method, made once."""
 
 from typing import final
 
@@ -10,11 +10,11 @@ __all__ = ["Known"]
 
 @final
 class Known(dict[str, Attributes]):
-    """The attributes of calls of one method that have ended, by their status.
+    """The attributes of ended calls of one method, by status.
 
     Args:
-        server: the attributes of what was asked for.
-        uri: the same as gRPC A66 names it.
+        server: the attributes of the target.
+        uri: the target in the form of gRPC A66.
         method: its full name.
     """
 
@@ -24,9 +24,9 @@ class Known(dict[str, Attributes]):
         super().__init__()
         self.name = method[1:]
         self.begun: Attributes = {names.SYSTEM: "grpc", names.METHOD: self.name, **server}
-        """Those of a call that has not ended."""
+        """Those of a call in flight."""
         self.tried: Attributes = {names.GRPC_METHOD: self.name, names.GRPC_TARGET: uri}
-        """Those of its attempts, by the names of gRPC A66."""
+        """Those of attempts, with the names of gRPC A66."""
 
     def __missing__(self, code: str) -> Attributes:
         made = {**self.begun, names.STATUS: code}

@@ -1,5 +1,5 @@
 """Names of spans, attributes and instruments: those of OpenTelemetry's RPC conventions 1.44 and of gRPC's proposals
-A66, A94 and A96 where they have one; what begins with ``meshlib.`` is our own."""
+A66, A94 and A96 if they have one; those that begin with ``meshlib.`` are ours."""
 
 from typing import Final
 
@@ -51,7 +51,7 @@ RETRIES_BOUNDS: Final = (1.0, 2.0, 3.0, 4.0, 5.0)
 TRANSPARENT_RETRIES_BOUNDS: Final = (*RETRIES_BOUNDS, 10.0)
 RETRY_DELAY: Final = "grpc.client.call.retry_delay"
 
-# Read when they are collected.
+# Read at collection.
 CONNECTED: Final = "grpc.subchannel.connection_attempts_succeeded"
 NOT_CONNECTED: Final = "grpc.subchannel.connection_attempts_failed"
 DISCONNECTED: Final = "grpc.subchannel.disconnections"

@@ -23,7 +23,7 @@ _deferred: Final = DeferredLogger("meshlib")
 
 
 class Traced:
-    """The span of one call, and the context in which it is the current one.
+    """The span of one call, and the context in which it is current.
 
     Args:
         span: gets the events of the call.
@@ -33,7 +33,7 @@ class Traced:
     __slots__ = ("attempts", "context", "span")
     ours = True
     attempts: dict[int, Span]
-    """The spans of the attempts in flight; set with ``attempt_spans`` alone, as most calls have none."""
+    """The spans of the attempts in flight; set only with ``attempt_spans``, as most calls have none."""
 
     def __init__(self, span: Span, context: Context) -> None:
         self.span = span
@@ -42,7 +42,7 @@ class Traced:
 
 @final
 class Theirs(Traced):
-    """A span that another instrumentation made for the call, and ends; it gets the events alone."""
+    """A span that another instrumentation makes and ends; it only gets events."""
 
     __slots__ = ()
     ours = False
@@ -59,7 +59,7 @@ SUPPRESSED: Final = _Suppressed()
 
 
 def event(span: Span, told: CallEvent) -> None:
-    """What happened, as an event of ``span``; one that has ended takes none."""
+    """Add an event to ``span``; one that has ended takes none."""
     if not span.is_recording():
         return
     if isinstance(told, AttemptStarted):
@@ -84,7 +84,7 @@ def event(span: Span, told: CallEvent) -> None:
 
 
 def attempt_event(tracer: Tracer, traced: Traced, call: CallRecord, told: CallEvent) -> None:
-    """An attempt begins or ends, and with it a span of its own, below that of the call (gRFC A72)."""
+    """Start or end the span of an attempt, a child of the call's (gRFC A72)."""
     if isinstance(told, AttemptStarted):
         span = tracer.start_span(
             f"Attempt.{call.method[1:]}",
@@ -103,7 +103,7 @@ def attempt_event(tracer: Tracer, traced: Traced, call: CallRecord, told: CallEv
 
 
 def end(span: Span, call: CallRecord, outcome: Outcome) -> None:
-    """Ends the span of a call. The spans of attempts in flight end with their attempts."""
+    """End the span of a call. The spans of attempts in flight end with their attempts."""
     _end(span, outcome.code, outcome.details, call.attempts[-1].host.endpoint.address if call.attempts else "")
 
 
@@ -114,7 +114,7 @@ _left_out: Final[set[object]] = set()
 
 
 def with_trace(metadata: Metadata, surroundings: Context | None) -> Metadata:
-    """Returns ``metadata``, followed by those headers of the propagator that it does not contain.
+    """Return ``metadata``, followed by the propagator's headers that it does not contain.
 
     HTTP headers may contain capitals (AWS X-Ray's does), metadata must not.
     """
@@ -129,12 +129,12 @@ def with_trace(metadata: Metadata, surroundings: Context | None) -> Metadata:
         return tuple(pairs)
     known = {key for key, _ in metadata}
     if "traceparent" in known:
-        known.add("tracestate")  # the two belong together: ours says nothing of the caller's trace
+        known.add("tracestate")  # they are a pair: ours is not of the caller's trace
     return (*metadata, *[pair for pair in pairs if pair[0] not in known])
 
 
 def _sendable(carrier: Iterable[tuple[Any, Any]]) -> Iterator[tuple[str, Any]]:
-    """The headers in lower case, without those that gRPC would refuse, and the call with them."""
+    """Return the headers in lower case, without those for which gRPC would refuse the call."""
     for key, value in carrier:
         try:
             pair = (key.lower(), value)

@@ -1,29 +1,29 @@
-"""The only package that touches grpcio's private names. Each is checked before it is used (``features.py``); if it is
-missing or different, a public way is taken (``public.py``), and a line of the log says so.
+"""The only package that uses grpcio's private names. Each is checked before use (``features.py``). If it is missing or
+different, a public alternative is used (``public.py``) and logged.
 
-They are used because the public way costs what a mesh cannot pay, or is not there:
+They are used because the public alternative is too slow for a mesh, or missing:
 
-- ``grpc._channel.Channel`` and ``grpc.aio._channel.Channel`` are what the public factories return. Instrumentation
+- ``grpc._channel.Channel`` and ``grpc.aio._channel.Channel`` are the classes of the public factories. Instrumentation
   packages replace the factories, and would then trace every attempt as if it were a call.
-- ``check_connectivity_state`` asks a connection in a third of a microsecond; ``subscribe`` costs a thread per channel
+- ``check_connectivity_state`` polls a connection in a third of a microsecond; ``subscribe`` costs a thread per channel
   and makes closing take a tenth of a second.
 - grpc's locks are entered in Python, where a signal handler may raise and leave them locked
-  (:mod:`meshlib._adapt.grpcio.locks`); a fork waits for who has one in hand (:data:`glances`).
-- ``_InactiveRpcError`` is what blocking calls raise, and applications catch it by that name.
-- ``_credentials`` tells TLS from the credentials of a plaintext channel (:func:`transport`).
-- ``_UnaryOutcome`` is what ``with_call`` gives on a channel with interceptors; the call is inside (:func:`inner`).
+  (:mod:`meshlib._adapt.grpcio.locks`). A fork waits for threads that hold one (:data:`glances`).
+- ``_InactiveRpcError`` is raised by blocking calls, and applications catch it by that name.
+- ``_credentials`` distinguishes TLS from the credentials of a plaintext channel (:func:`transport`).
+- ``_UnaryOutcome`` is the result of ``with_call`` on a channel with interceptors; the call is inside (:func:`inner`).
 - Calls at the exit of the interpreter have no thread: ``_SingleThreadedUnaryStreamMultiCallable`` makes streams without
   one, and ``segregated_call`` sends requests without one (:func:`threadless`).
-- A thread that grpc cannot start leaves a channel that never says how calls end: ``_run_channel_spin_thread`` starts it
-  later (:func:`deliver`).
+- If grpc cannot start a thread, its channel never reports how calls end: ``_run_channel_spin_thread`` starts it later
+  (:func:`deliver`).
 - ``debug_error_string()`` of a call that grpc itself ended blocks for ever; ``_state`` has the answer.
-- A stream that C-core could not send anywhere a second time, after a GOAWAY that refused it, gets its status and never
-  the end of its messages: ``next()`` blocks for ever, past the deadline. ``_call`` cancels what it waits for; the
-  public ``cancel()`` does nothing once there is a status.
-- A stream of requests whose call the server has ended meanwhile is cancelled by grpc.aio, or said to be an INTERNAL
-  error, and what the server said is lost. ``_cython_call`` sends them without that (:func:`sending`).
+- A stream that C-core could not resend after a GOAWAY that refused it gets its status but never the end of its
+  messages: ``next()`` blocks for ever, past the deadline. ``_call`` cancels the pending operations; the public
+  ``cancel()`` does nothing once there is a status.
+- If a server ends a call during its requests, grpc.aio cancels the call or reports an INTERNAL error, and the server's
+  status is lost. ``_cython_call`` sends requests without that (:func:`sending`).
 - Of the Python in a blocking call six instructions in ten would be grpc's. ``segregated_call`` and the operations of
-  ``cygrpc`` are what they come down to (:class:`UnaryUnary`).
+  ``cygrpc`` do the same work (:class:`UnaryUnary`).
 """
 
 from meshlib._adapt.grpcio.aio import aio_channel, aio_intercepted, aio_state, sending

@@ -23,7 +23,7 @@ def aio_channel(
     compression: grpc.Compression | None,
     interceptors: Sequence[Any] = (),
 ) -> grpc.aio.Channel:
-    """grpc.aio's own channel, to be made inside the loop it will serve."""
+    """Make grpc.aio's own channel; call it inside the loop that will run it."""
     if not AIO_CHANNEL:
         return public.aio_channel(target, options, credentials, compression, interceptors)
     core = None if credentials is None else credentials._credentials  # type: ignore[attr-defined]
@@ -32,7 +32,7 @@ def aio_channel(
 
 
 def aio_state(channel: grpc.aio.Channel) -> Callable[[bool], int]:
-    """How to ask a channel of grpc.aio for its connectivity, as :func:`~meshlib._adapt.grpcio.sync_state`."""
+    """Return a function that polls a grpc.aio channel, as :func:`~meshlib._adapt.grpcio.sync_state`."""
     if not AIO_STATE:
         return public.aio_state(channel)
     ask: Callable[[bool], int] = channel._channel.check_connectivity_state  # type: ignore[attr-defined]
@@ -40,8 +40,8 @@ def aio_state(channel: grpc.aio.Channel) -> Callable[[bool], int]:
 
 
 def sending(made: Any) -> Callable[..., Any]:
-    """What makes a call of grpc.aio's ``made``, a multicallable with a stream of requests and without interceptors: a
-    server that ends the call before it has them all is heard.
+    """Return ``made``, a grpc.aio multicallable with a request stream and without interceptors, in a form that keeps
+    the status of a server that ends the call early.
     """
 
     if not AIO_REQUESTS:
@@ -56,9 +56,7 @@ def sending(made: Any) -> Callable[..., Any]:
 
 
 async def _send(call: Any, requests: AsyncIterator[bytes]) -> None:
-    """Sends ``requests``. They are to end when the call does, for grpc.aio does not always cancel the task that sends
-    them.
-    """
+    """Send ``requests``. They must end with the call: grpc.aio does not always cancel the sending task."""
     try:
         await call._metadata_sent.wait()
         async for request in requests:
@@ -68,8 +66,8 @@ async def _send(call: Any, requests: AsyncIterator[bytes]) -> None:
         if not call.done():
             await call._cython_call.send_receive_close()
     except cygrpc.InternalError:
-        pass  # C-core has ended the call, and is about to say how
-    except Exception:  # noqa: BLE001 - a request that is no bytes, which ends the call as in grpc.aio
+        pass  # C-core has ended the call; its status follows
+    except Exception:  # noqa: BLE001 - a request that is not bytes ends the call, as in grpc.aio
         _log.debug("request stream: sending failed", exc_info=True)
         call.cancel()
     except BaseException:  # the loop ends, or a signal handler has raised KeyboardInterrupt
@@ -79,13 +77,13 @@ async def _send(call: Any, requests: AsyncIterator[bytes]) -> None:
 
 
 class _Innermost:
-    """Makes grpc.aio's interceptors run around a call of ours: what stands for the channel is the way to make one."""
+    """Runs grpc.aio's interceptors around a call of ours: a function that makes it replaces the channel."""
 
     _channel: Callable[[Any, Any], Any]
 
     @property
     def mesh(self) -> Any:
-        """That of the call which the interceptors let through last; None before."""
+        """``mesh`` of the last call that the interceptors let through; None before."""
         return getattr(getattr(self, "_last_returned_call_from_interceptors", None), "mesh", None)
 
     async def _run_interceptor(self, interceptors: Sequence[Any], *rest: Any) -> Any:
@@ -99,7 +97,7 @@ class _Innermost:
 
 @cache
 def _intercepted(kind: str) -> Any:
-    """grpc.aio's class of intercepted calls of that kind, around a call of ours."""
+    """Return grpc.aio's class of intercepted calls of ``kind``, around a call of ours."""
     base = getattr(private("aio._interceptor"), f"Intercepted{KINDS[kind]}Call")
     return type(f"_{KINDS[kind]}", (_Innermost, base), {})
 
@@ -118,7 +116,7 @@ def aio_intercepted(
     deserializer: Any,
     loop: Any,
 ) -> Any:
-    """A call of grpc.aio's that runs ``interceptors`` and then ``innermost(client_call_details, request)``."""
+    """Make a grpc.aio call that runs ``interceptors`` and then ``innermost(client_call_details, request)``."""
     if not AIO_INTERCEPTED:
         return public.aio_intercepted(
             kind,

@@ -1,4 +1,4 @@
-"""The short blocking call: what most calls of most applications are."""
+"""The short blocking call, used for most calls of most applications."""
 
 from itertools import starmap
 from time import perf_counter, time
@@ -15,7 +15,7 @@ _channel: Final = private("_channel")
 _common: Final = private("_common")
 _observability: Final = private("_observability")
 
-# As globals: an attribute of a module is a dictionary of its own to look into, once cold. What is missing is None; then
+# As globals: a module attribute is in another dictionary, which may be cold. If one is missing it is None; then
 # BLOCKING is false, and nothing here is used.
 _DEFAULTS: Final[Any] = getattr(getattr(cygrpc, "PropagationConstants", None), "GRPC_PROPAGATE_DEFAULTS", None)
 _Headers: Final[Any] = getattr(cygrpc, "SendInitialMetadataOperation", None)
@@ -25,23 +25,23 @@ _Response: Final[Any] = getattr(cygrpc, "ReceiveMessageOperation", None)
 _Status: Final[Any] = getattr(cygrpc, "ReceiveStatusOnClientOperation", None)
 _Close: Final[Any] = getattr(cygrpc, "SendCloseFromClientOperation", None)
 _NO_MORE: Final[Any] = _Close and _Close(0)
-"""It has no state, so one does for all calls."""
+"""Stateless, so all calls share it."""
 _OK: Final = grpc.StatusCode.OK
 _UNREADABLE: Final = "Exception deserializing response!"
-"""What grpc answers, to the letter."""
+"""grpc's own answer, verbatim."""
 
 
 @final
 class UnaryUnary:
-    """A multicallable of grpc's whose blocking call is a short one.
+    """A multicallable of grpc's with a short blocking call.
 
-    For each call grpc makes what only a future needs (a condition, a set of what is due, callbacks), and looks a second
-    time, under a lock, for a plug-in of ``grpcio-observability``. This one hands C-core the same operations in the same
-    way, and reads the answer from them. Whatever is no plain success is told by grpc's own code, call objects are
-    grpc's, and what is rare is left to it altogether: so results and errors are the same, to the letter.
+    For each call grpc makes objects that only a future needs (a condition, a set of what is due, callbacks), and checks
+    a second time, under a lock, for a plug-in of ``grpcio-observability``. This one passes C-core the same operations
+    in the same way, and reads the answer from them. grpc's own code reports everything but plain success, makes the
+    call objects and handles rare cases, so results and errors are identical.
 
     Args:
-        made: grpc's own, of a channel that nobody has wrapped.
+        made: grpc's own, of an unwrapped channel.
     """
 
     __slots__ = ("_context", "_deserialize", "_made", "_method", "_registered", "_start")
@@ -64,11 +64,11 @@ class UnaryUnary:
         compression: grpc.Compression | None = None,
         with_call: bool = False,
     ) -> Any:
-        """The response; ``with_call``, the response and the call.
+        """Return the response; ``with_call``, the response and the call.
 
         Raises:
             grpc.RpcError: the call failed.
-            ValueError: the channel is closed, or the metadata is no sequence of pairs.
+            ValueError: the channel is closed, or the metadata is not a sequence of pairs.
         """
         if (
             compression is not None
@@ -80,8 +80,8 @@ class UnaryUnary:
             return send(request, timeout, metadata, credentials, wait_for_ready, compression)
         initial, response, status = _InitialMetadata(0), _Response(0), _Status(0)
         operations = _Headers(metadata, 0), _Request(request, 0), _NO_MORE, initial, response, status
-        # Called and kept in C: CPython does not look for signals in between, and grpc would keep a call for ever that a
-        # signal handler raised away. From next_event() on it ends the call itself.
+        # Called and stored in C: CPython checks no signals in between. If a handler raised there, grpc would keep the
+        # call for ever. From next_event() on it ends the call itself.
         [call] = starmap(
             self._start,
             (
@@ -105,7 +105,7 @@ class UnaryUnary:
         if message is not None and self._deserialize is not None:
             try:
                 message = self._deserialize(message)
-            except Exception as error:  # noqa: BLE001 - it is the application's
+            except Exception as error:  # noqa: BLE001 - the application's
                 _log(error)
                 message = None
             if message is None:
@@ -123,7 +123,7 @@ class UnaryUnary:
         wait_for_ready: bool | None = None,
         compression: grpc.Compression | None = None,
     ) -> Any:
-        """The response and the call."""
+        """Return the response and the call."""
         return self(request, timeout, metadata, credentials, wait_for_ready, compression, True)
 
     @property
@@ -132,20 +132,20 @@ class UnaryUnary:
         return self._made.future
 
     def _error(self, event: Any, code: grpc.StatusCode | None = None, details: str | None = None) -> grpc.RpcError:
-        """What grpc would raise: as ``event`` says, unless a ``code`` is given."""
+        """Return the error that grpc would raise: that of ``event``, unless a ``code`` is given."""
         state: Any = _channel._RPCState(_channel._UNARY_UNARY_INITIAL_DUE, None, None, code, details)
         state.method = _common.decode(self._method)
         state.target = _common.decode(self._made._target)
         state.rpc_start_time = perf_counter()  # for a plug-in, if one has been registered meanwhile
         _channel._handle_event(event, state, None if code else self._deserialize)
         if code:
-            state.response = None  # what could not be read is not kept
+            state.response = None  # an unreadable one is not kept
         error: Any = _channel._InactiveRpcError
         return cast("grpc.RpcError", error(state))
 
 
 def _log(error: Exception) -> None:
-    """Has grpc log what a deserializer has raised, in its own words."""
+    """Make grpc log a deserializer's error in its own words."""
 
     def again(_: bytes) -> None:
         raise error
@@ -154,7 +154,7 @@ def _log(error: Exception) -> None:
 
 
 def _ended(call: Any, response: Any, initial: Any, status: Any) -> Any:
-    """grpc's call object of a call that succeeded, but for what a plug-in alone would ask."""
+    """Return grpc's call object of a successful call, without the parts that only a plug-in reads."""
     state: Any = _channel._RPCState((), initial.initial_metadata(), status.trailing_metadata(), _OK, status.details())
     state.response = response
     state.debug_error_string = status.error_string()
@@ -164,13 +164,14 @@ def _ended(call: Any, response: Any, initial: Any, status: Any) -> Any:
 
 _METHODS: Final = ("__call__", "with_call", "_blocking", "_prepare")
 _FUNCTIONS: Final = ("_handle_event", "_end_unary_response_blocking")
-"""What grpc's own call goes through."""
+"""Functions on the path of grpc's own call."""
 
 
 def shortened(made: Any) -> Any:
-    """A multicallable of ours for one of grpc's, with a short blocking call where there is a way to shorten it: not
-    where there are interceptors, nor where an agent that watches the process has replaced or wrapped what grpc's own
-    call goes through, and is to hear of it. Who does that later does not hear of connections that stand.
+    """Return grpc's multicallable with a short blocking call if possible, else unchanged.
+
+    It is unchanged if there are interceptors, or if an agent has replaced or wrapped functions on the path of grpc's
+    own call to observe it. An agent that does so later does not observe existing connections.
     """
     steps: list[tuple[Any, str]] = [
         *((getattr(type(made), name, None), f"_UnaryUnaryMultiCallable.{name}") for name in _METHODS),
@@ -180,7 +181,7 @@ def shortened(made: Any) -> Any:
 
 
 def _is_grpcs(function: Any, name: str) -> bool:
-    """Whether it is grpc's function of that name: what stands in for it may copy the name, or look into its code."""
+    """Whether it is grpc's function of that name: a replacement may copy the name, or expose its code."""
     return (
         type(function) is FunctionType
         and function.__code__.co_qualname == name

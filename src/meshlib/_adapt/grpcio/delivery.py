@@ -1,8 +1,8 @@
-"""grpc's futures and streams in a process that has no thread to give.
+"""grpc's futures and streams in a process that cannot start threads.
 
-grpc starts the call in C-core first, then the thread that delivers what happens to the calls of the channel, then the
-one that reads the requests. If a thread cannot be started it raises and forgets the call. Nobody can cancel that one
-then; and without the first thread no later call of the channel ends, and ``close()`` waits for all of them for ever.
+grpc starts the call in C-core first, then the thread that delivers events to the calls of the channel, then the one
+that reads the requests. If a thread cannot be started, grpc raises and drops the call, which cannot be cancelled then.
+Without the first thread no later call of the channel ends, and ``close()`` waits for all of them for ever.
 """
 
 from typing import Any, Final, NamedTuple
@@ -17,16 +17,16 @@ _channel: Final = private("_channel")
 
 
 class Unstarted(NamedTuple):
-    """How far a call came that could not be started."""
+    """Progress of a call that could not be started."""
 
     sent: bool
-    """C-core has it; it may have left."""
+    """C-core has it and may have sent it."""
     silent: bool
-    """The thread is missing that would deliver its end: see :func:`deliver`."""
+    """The thread that delivers its end is missing: see :func:`deliver`."""
 
 
 def unstarted(error: BaseException) -> Unstarted:
-    """How far the call came for which grpc raised ``error``. If C-core has it, it is cancelled there."""
+    """Return the progress of the call for which grpc raised ``error``; cancel it if C-core has it."""
     if not DELIVERY:
         return Unstarted(sent=True, silent=False)
     silent = False
@@ -46,9 +46,9 @@ def unstarted(error: BaseException) -> Unstarted:
 
 
 def deliver(channel: Any) -> None:
-    """Starts the thread that delivers what happens to the calls of ``channel``, if it was missing.
+    """Start the thread that delivers events to the calls of ``channel``, if it was missing.
 
     Raises:
-        RuntimeError: it cannot be started now either.
+        RuntimeError: it still cannot be started.
     """
     _channel._run_channel_spin_thread(channel._call_state)

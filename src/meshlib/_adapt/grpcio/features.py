@@ -1,7 +1,7 @@
-"""Checks of grpcio's private names: one that is missing, or is not as it was, is not used.
+"""Checks of grpcio's private names: a missing or changed one is not used.
 
 Each feature is checked once, when the first channel is built or at its first use: by shape, and by behaviour where that
-needs no connection. Where a check fails a public way is taken, which is slower (``docs/reference/stability.md``).
+needs no connection. If a check fails, a slower public alternative is used (``docs/reference/stability.md``).
 """
 
 import importlib
@@ -38,11 +38,11 @@ KINDS: Final = {
     "stream_unary": "StreamUnary",
     "stream_stream": "StreamStream",
 }
-"""How grpc.aio names its classes for each kind of method."""
+"""Part of grpc.aio's class names for each kind of method."""
 
 
 def private(name: str) -> Any:
-    """A private module of grpc; one without names if there is none."""
+    """Return a private module of grpc, or an empty one if there is none."""
     try:
         return importlib.import_module(f"grpc.{name}")
     except ImportError:
@@ -54,10 +54,10 @@ cygrpc: Final = private("_cython.cygrpc")
 
 @final
 class Feature:
-    """A private part of grpcio. It is true if the part is there, and as it was.
+    """A private part of grpcio; true if the part exists unchanged.
 
     Args:
-        name: what the part is for.
+        name: purpose of the part.
         check: returns False or raises if it is missing or different.
     """
 
@@ -72,12 +72,12 @@ class Feature:
         if self._present is None:
             try:
                 self._present = self._check() is not False
-            except Exception:  # noqa: BLE001 - whatever the check met is not what was known
+            except Exception:  # noqa: BLE001 - any error means that the part has changed
                 self._present = False
         return self._present
 
     def lose(self) -> None:
-        """Record that the part does not behave as it did; it is not used from now on."""
+        """Record that the part's behaviour has changed; it is not used from now on."""
         self._present = False
 
 
@@ -249,5 +249,5 @@ ALL: Final = (CHANNEL, STATE, ERRORS, BLOCKING, DELIVERY, EXIT, AIO_CHANNEL, AIO
 
 
 def lost() -> list[str]:
-    """The names of what this grpcio does not have."""
+    """Return the names of the features that this grpcio lacks."""
     return [feature.name for feature in ALL if not feature]

@@ -1,18 +1,18 @@
-"""The locks inside grpc's channels, made safe to be interrupted.
+"""The locks inside grpc's channels, made safe to interrupt.
 
 grpc guards each channel by a ``threading.Condition``, which is entered and left in Python. A signal handler that raises
-there, after the lock was taken or before it is given back, leaves it locked for ever, and with it every call on the
-channel. Entered and left in C it is not: CPython does not run a handler between a ``with`` in C and its body.
+there, after the lock is acquired or before it is released, leaves it locked for ever, and every call on the channel
+blocks. Entered and left in C it is safe: CPython does not run a handler between a ``with`` in C and its body.
 
-The start of a call that does not block is guarded by a plain lock besides, under which grpc starts a thread. A second
-one that is begun meanwhile on the same thread, in a signal handler, would wait for itself. A re-entrant lock there does
-no harm: what it guards is one counter.
+A plain lock also guards the start of a non-blocking call, and grpc starts a thread under it. A second call started
+meanwhile on the same thread, in a signal handler, would deadlock. A re-entrant lock is safe there: it guards one
+counter.
 
-Each is done where it is as expected, and left alone elsewhere.
+A lock is changed only if it is as expected.
 
-One thread delivers what happens to all calls of a channel that do not block, and waits for the lock of a call that
-another thread is inside. A signal handler that interrupts a thread in there, and waits for a call of its own on that
-channel, would wait for itself. :func:`depth` says that it is so, and such a call goes over a channel of its own.
+One thread delivers the events of all non-blocking calls of a channel, and waits for the lock of a call that another
+thread is inside. If a signal handler interrupts the thread inside, and waits for its own call on that channel, it
+deadlocks. :func:`depth` detects this, and such a call uses a separate channel.
 """
 
 import gc
@@ -35,7 +35,7 @@ _RLOCK: Final = type(threading.RLock())
 
 
 class _Condition(threading.Condition):
-    """One that is entered and left in C."""
+    """A condition that is entered and left in C."""
 
     __slots__ = ()
     __enter__ = property(attrgetter("_lock.__enter__"))
@@ -43,7 +43,7 @@ class _Condition(threading.Condition):
 
 
 def interruptible(channel: Any) -> None:
-    """Makes the locks of ``channel``, one of grpc's that has just been made, safe to be interrupted."""
+    """Make the locks of ``channel``, a new one of grpc's, safe to interrupt."""
     condition = _condition(channel)
     if condition is not None and type(condition) is threading.Condition:
         condition.__class__ = _Condition
@@ -54,23 +54,23 @@ def interruptible(channel: Any) -> None:
 
 @final
 class Glances:
-    """Who is looking at a channel, with its lock in hand. In the child of a fork that is made meanwhile the lock would
-    be nobody's to give back, and grpc waits for it there."""
+    """The polls in progress, which hold a channel's lock. In the child of a fork made meanwhile no thread would release
+    it, and grpc waits for it there."""
 
     __slots__ = ("inside", "refused")
 
     def __init__(self) -> None:
         self.inside = 0
         self.refused = False
-        """A fork is prepared: nobody is to begin."""
+        """A fork is being prepared: no poll may begin."""
 
 
 glances: Final = Glances()
 
 
 def glancing(channel: Any, ask: Callable[[bool], int]) -> Callable[[], int | None]:
-    """How to ``ask`` a channel for its connectivity without waiting for a thread that is inside it, or that has left
-    its lock behind; None is the answer then. For threads on which no signal handler runs."""
+    """Return a function that polls a channel by ``ask`` without waiting for its lock: it returns None while a thread is
+    inside, or left it locked. For threads on which no signal handler runs."""
     condition = _condition(channel)
     if condition is None:
         return lambda: ask(True)
@@ -92,14 +92,14 @@ def glancing(channel: Any, ask: Callable[[bool], int]) -> Callable[[], int | Non
 
 
 _OUTSIDE: Final = frozenset({"channel_spin", "handle_event", "consume_request_iterator"})
-"""Functions of grpc's that call the application outside of every lock."""
+"""grpc's functions that call the application outside of every lock."""
 _INSIDE: Final = frozenset(
     {blocking.__file__, *(str(Path(grpc.__file__).with_name(name)) for name in ("_channel.py", "_common.py"))}
 )
 
 
 def depth() -> int:
-    """How many times the calling thread is inside a call of grpc's, one in the middle of the other."""
+    """Return the number of nested calls of grpc's that the calling thread is inside."""
     found = 0
     inside = False
     frame: FrameType | None = sys._getframe(1)
@@ -114,7 +114,7 @@ def depth() -> int:
 
 
 def _condition(channel: Any) -> threading.Condition | None:
-    """The condition of a channel; None: it is not where it was. Cython shows it to nobody but the collector."""
+    """Return the condition of a channel; None: it has moved. Cython exposes it only to the collector."""
     core = getattr(channel, "_channel", None)
     for state in gc.get_referents(core):
         if type(state).__name__ == "_ChannelState":

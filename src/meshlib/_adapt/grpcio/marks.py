@@ -1,4 +1,4 @@
-"""What grpc's own objects say of themselves: credentials, and calls that interceptors have wrapped."""
+"""Properties of grpc's own objects: credentials, and calls wrapped by interceptors."""
 
 import sys
 from typing import Any, Final
@@ -13,20 +13,20 @@ _OTHERS: Final = {
     "ALTSChannelCredentials": "ALTS",
     "XDSChannelCredentials": "xDS",
 }
-"""cygrpc's classes that do not stand for TLS."""
+"""cygrpc's credentials classes other than TLS."""
 
 
 def transport(credentials: grpc.ChannelCredentials | None) -> str:
-    """How connections are protected, in a word."""
+    """Return the protection of connections, in a word."""
     if credentials is None:
         return "plaintext"
     core: Any = getattr(credentials, "_credentials", None)
-    while (inside := getattr(core, "_channel_credentials", None)) is not None:  # with call credentials around them
+    while (inside := getattr(core, "_channel_credentials", None)) is not None:  # wrapped in call credentials
         core = inside
     return _OTHERS.get(type(core).__name__, "TLS")
 
 
 def inner(call: object) -> object:
-    """The call that grpc's interceptors have wrapped, None if ``call`` is not such a wrapper of grpc's."""
+    """Return the call that grpc's interceptors wrapped; None if ``call`` is not such a wrapper."""
     module = sys.modules.get("grpc._interceptor")
     return getattr(call, "_call", None) if isinstance(call, getattr(module, "_UnaryOutcome", ())) else None

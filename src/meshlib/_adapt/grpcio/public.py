@@ -1,4 +1,4 @@
-"""Public ways that stand in for private names of grpcio which are missing or different. They do the same, slower."""
+"""Public alternatives to missing or changed private names of grpcio. They do the same, slower."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ def channel(
     credentials: grpc.ChannelCredentials | None,
     compression: grpc.Compression | None,
 ) -> grpc.Channel:
-    """A channel of grpc's public factories, which instrumentation may have replaced."""
+    """Make a channel by grpc's public factories, which instrumentation may have replaced."""
     if credentials is None:
         return grpc.insecure_channel(target, options, compression)
     return grpc.secure_channel(target, credentials, options, compression)
@@ -38,7 +38,7 @@ def aio_channel(
     compression: grpc.Compression | None,
     interceptors: Sequence[Any],
 ) -> grpc.aio.Channel:
-    """The same for grpc.aio."""
+    """Make a grpc.aio channel likewise."""
     if credentials is None:
         return grpc.aio.insecure_channel(target, options, compression, interceptors or None)
     return grpc.aio.secure_channel(target, credentials, options, compression, interceptors or None)
@@ -46,9 +46,9 @@ def aio_channel(
 
 @final
 class Subscribed:
-    """The connectivity of a sync channel, by subscription: a thread for each channel, and looks that may be late.
+    """The connectivity of a sync channel, by subscription: a thread for each channel, and states that may be late.
 
-    Called, it gives C-core's number of the last state it heard of; with True an idle channel starts to connect.
+    Called, it returns C-core's number of the last known state; with True an idle channel starts to connect.
     """
 
     __slots__ = ("_channel", "_latest", "_lock")
@@ -56,7 +56,7 @@ class Subscribed:
     def __init__(self, channel: grpc.Channel) -> None:
         self._channel = channel
         self._latest = _IDLE
-        self._lock = threading.RLock()  # a signal handler may ask, too
+        self._lock = threading.RLock()  # a signal handler may poll, too
         channel.subscribe(self._heard)
 
     def __call__(self, connect: bool) -> int:
@@ -71,7 +71,7 @@ class Subscribed:
 
 
 def aio_state(channel: grpc.aio.Channel) -> Callable[[bool], int]:
-    """How to ask a channel of grpc.aio for its connectivity."""
+    """Return a function that polls a grpc.aio channel."""
 
     def ask(connect: bool) -> int:
         return channel.get_state(connect).value[0]
@@ -81,14 +81,14 @@ def aio_state(channel: grpc.aio.Channel) -> Callable[[bool], int]:
 
 @final
 class _Innermost:
-    """Makes the call itself, where grpc would make one of its own."""
+    """Makes the call in place of grpc's own."""
 
     def __init__(self, made: Callable[[Any, Any], Any]) -> None:
         self._made = made
         self.last: Any = None
 
     def interceptor(self, kind: str) -> Any:
-        """One of grpc.aio's for calls of that kind; it has to be the last."""
+        """Return a grpc.aio interceptor for calls of ``kind``; it must be the last."""
 
         async def intercept(continuation: Any, details: Any, request: Any) -> Any:  # noqa: ARG001 - grpc's contract
             self.last = self._made(details, request)
@@ -98,14 +98,14 @@ class _Innermost:
 
 
 def _of_kind(kind: str, intercept: Callable[..., Any]) -> Any:
-    """An interceptor for calls of that kind alone: grpc.aio uses one that is made for several for the first of them."""
+    """Return an interceptor for calls of ``kind`` only: grpc.aio uses one for several kinds only for the first."""
     base = getattr(grpc.aio, f"{KINDS[kind]}ClientInterceptor")
     return type("Interceptor", (base,), {f"intercept_{kind}": staticmethod(intercept)})()
 
 
 @cache
 def _with_mesh(kind: Any) -> Any:
-    """A class of calls with ``mesh``, that of the call which the interceptors let through last; None before."""
+    """Return a class of calls with the ``mesh`` of the last call the interceptors let through; None before."""
     return type(kind.__name__, (kind,), {"mesh": property(lambda call: getattr(call._meshlib[0].last, "mesh", None))})
 
 
@@ -119,7 +119,7 @@ def aio_intercepted(
     deserializer: Any,
     **arguments: Any,
 ) -> Any:
-    """A call that runs ``interceptors`` and then ``made(client_call_details, request)``: that of a channel which never
+    """Make a call that runs ``interceptors`` and then ``made(client_call_details, request)``, on a channel that never
     connects. grpc.aio closes the channel when the call is gone.
     """
     innermost = _Innermost(made)
@@ -128,5 +128,5 @@ def aio_intercepted(
     call = getattr(channel, kind)(method, serializer, deserializer)(request, **arguments)
     kind_of_call: Any = type(call)
     call.__class__ = _with_mesh(kind_of_call)
-    call._meshlib = innermost, channel  # grpc.aio closes a channel that is collected, and its calls with it
+    call._meshlib = innermost, channel  # grpc.aio closes a collected channel and its calls
     return call

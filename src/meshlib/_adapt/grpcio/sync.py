@@ -1,4 +1,4 @@
-"""grpc's channels for threads, and their calls."""
+"""grpc's sync channels, and their calls."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Final, cast, final
@@ -13,14 +13,14 @@ from meshlib._adapt.grpcio.locks import depth, glancing, interruptible
 __all__ = ["Compressing", "channel", "debug_string", "depth", "inactive", "let_go", "sync_glance", "sync_state"]
 
 _COMPRESSION = "grpc-internal-encoding-request"
-"""The metadata by which C-core is asked to compress a call, which it takes out (``grpc/compression.h``)."""
+"""Metadata that makes C-core compress a call, and that it removes (``grpc/compression.h``)."""
 _ALGORITHMS = {grpc.Compression.Deflate: "deflate", grpc.Compression.Gzip: "gzip"}
 
 _channel: Final = private("_channel")
 
 _UNSEEN: Final = grpc.experimental.ChannelOptions.SingleThreadedUnaryStream
-"""An option of grpc's Python that makes streams whose end only their readers see: a mesh could neither retry nor count
-them. Without it nothing changes for the reader, except that ``code()`` waits for the end instead of raising."""
+"""An option of grpc's Python for streams whose end only their readers see: a mesh could neither retry nor count them.
+Without it nothing changes for the reader, except that ``code()`` waits for the end instead of raising."""
 
 
 def channel(
@@ -29,7 +29,7 @@ def channel(
     credentials: grpc.ChannelCredentials | None,
     compression: grpc.Compression | None,
 ) -> grpc.Channel:
-    """grpc's own channel, whatever has replaced ``grpc.insecure_channel`` and ``grpc.secure_channel``."""
+    """Make grpc's own channel, even if ``grpc.insecure_channel`` and ``grpc.secure_channel`` were replaced."""
     options = [option for option in options if option[0] != _UNSEEN]
     if not CHANNEL:
         made: Any = public.channel(target, options, credentials, compression)
@@ -42,7 +42,7 @@ def channel(
 
 
 def sync_state(channel: grpc.Channel) -> Callable[[bool], int]:
-    """How to ask a sync channel for its connectivity: C-core's number, with True an idle one starts to connect."""
+    """Return a function that polls a sync channel for C-core's number; with True an idle one connects."""
     if not STATE:
         return public.Subscribed(channel)
     ask: Callable[[bool], int] = channel._channel.check_connectivity_state  # type: ignore[attr-defined]
@@ -50,12 +50,12 @@ def sync_state(channel: grpc.Channel) -> Callable[[bool], int]:
 
 
 def sync_glance(channel: grpc.Channel) -> Callable[[], int | None]:
-    """The same for a sweep: it starts an idle one to connect, and does not wait for others; None: it would have to."""
+    """Return such a function for a sweep: an idle one connects, and None means that it would have to wait."""
     return glancing(channel, sync_state(channel))
 
 
 def inactive(call: Any) -> Any:
-    """The error that a blocking call would raise, of a call object that failed; if it is not grpc's own, itself."""
+    """Return a failed call object as the error of a blocking call; one that is not grpc's own, itself."""
     if not ERRORS:
         return call
     rendezvous: Any = _channel._MultiThreadedRendezvous
@@ -64,7 +64,7 @@ def inactive(call: Any) -> Any:
 
 
 def debug_string(call: Any) -> str:
-    """C-core's account of a call that has ended, empty if there is none. Does not block."""
+    """Return C-core's debug string of an ended call, empty if there is none. Does not block."""
     text = getattr(getattr(call, "_state", None), "debug_error_string", None)
     if isinstance(text, bytes):
         return text.decode("utf-8", "replace")
@@ -72,7 +72,7 @@ def debug_string(call: Any) -> str:
 
 
 def let_go(call: Any) -> None:
-    """Wakes whoever still waits for messages of a call that C-core has refused."""
+    """Wake readers that wait for messages of a call that C-core has refused."""
     if not ERRORS:
         call.cancel()
     elif getattr(getattr(call, "_state", None), "due", None):
@@ -81,10 +81,10 @@ def let_go(call: Any) -> None:
 
 @final
 class Compressing:
-    """The multicallables of a channel of grpc's, each of which compresses when asked to.
+    """The multicallables of a grpc channel, each with compression per call.
 
     Args:
-        channel: grpc's own, or what stands for it.
+        channel: grpc's own, or a replacement.
     """
 
     def __init__(self, channel: Any) -> None:
@@ -94,13 +94,13 @@ class Compressing:
         self._stream_unary = channel.stream_unary
 
     def stream_unary(self, *arguments: Any) -> "_StreamUnary":
-        """One with a stream of requests and one response."""
+        """Return one with a stream of requests and one response."""
         return _StreamUnary(self._stream_unary(*arguments))
 
 
 @final
 class _StreamUnary(grpc.StreamUnaryMultiCallable):  # type: ignore[type-arg]
-    """grpc's own, whose ``future`` drops the compression of the call."""
+    """Wraps grpc's own, whose ``future`` drops the call's compression."""
 
     def __init__(self, made: Any) -> None:
         self._made = made

@@ -1,8 +1,8 @@
-"""grpc's calls without grpc's threads: at the exit of the interpreter none is started any more.
+"""grpc's calls without grpc's threads, which do not start at the exit of the interpreter.
 
-A future of grpc's is answered by a thread of its channel, and requests of a stream are read on another one. On CPython
-3.12 their start fails in ``atexit``, after the request was sent. So a future becomes a blocking call, a stream of
-responses the one that grpc has for a single thread, and requests are sent before the first response is read.
+A thread of the channel completes a future of grpc's, and another one reads the requests of a stream. On CPython 3.12
+their start fails in ``atexit``, after the request was sent. So a future becomes a blocking call, a stream of responses
+uses grpc's single-threaded class, and requests are sent before the first response is read.
 """
 
 from collections.abc import Callable, Iterable
@@ -23,9 +23,9 @@ Multicallable = Callable[..., Any]
 
 
 def threadless(made: Any) -> Multicallable:
-    """How to start a call of ``made``, a multicallable of grpc's, on the thread that waits for it.
+    """Return a function that starts a call of ``made``, a multicallable of grpc's, on the thread that waits for it.
 
-    Where interceptors stand before grpc's own, or grpcio is another one than this knows, that is what grpc does.
+    With interceptors before grpc's own, or an unknown version of grpcio, it is grpc's own call.
     """
     if isinstance(made, grpc.StreamUnaryMultiCallable):
         made = getattr(made, "_made", made)  # ours, which compresses
@@ -50,7 +50,7 @@ def _future(made: Any) -> Multicallable:
         except grpc.RpcError as error:
             if not hasattr(error, "trailing_metadata"):
                 raise
-            return error  # which is grpc's call object, too
+            return error  # also grpc's call object
 
     return send
 
@@ -71,11 +71,11 @@ def _stream(made: Any) -> Multicallable:
 
 
 class _Requests:
-    """A multicallable with a stream of requests, all of which are sent by the call itself.
+    """A multicallable with a stream of requests, all sent by the call itself.
 
     Args:
         made: grpc's own.
-        one_response: whether there is one response, for which the call waits as well.
+        one_response: whether there is one response, which the call awaits, too.
     """
 
     def __init__(self, made: Any, *, one_response: bool) -> None:
@@ -91,7 +91,7 @@ class _Requests:
         wait_for_ready: bool | None = None,
         compression: grpc.Compression | None = None,
     ) -> Any:
-        """The call, with every request sent."""
+        """Return the call, with every request sent."""
         made, grpcs, types = self._made, _channel, cygrpc.OperationType
         deadline = grpcs._deadline(timeout)
         due = grpcs._STREAM_UNARY_INITIAL_DUE if self._one_response else grpcs._STREAM_STREAM_INITIAL_DUE
@@ -131,7 +131,7 @@ class _Requests:
 
 
 def _sent(call: Any, state: Any, operation: Any, kind: Any, read: Any) -> bool:
-    """Sends one thing; False if the call has ended before."""
+    """Send one operation; False if the call has already ended."""
     if state.code is not None or not call.operate((operation,), None):
         return False
     state.due.add(kind)

@@ -1,1 +1,1 @@
-"""Trying again: whether, when, and how many at a time."""
+"""Retries and hedges: whether, when, and how many."""

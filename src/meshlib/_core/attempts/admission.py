@@ -1,4 +1,4 @@
-"""Whether a retry may be made now: the budget, the throttling and the circuit breaker of one channel together."""
+"""Admission of retries: the budget, the throttling and the circuit breaker of one channel together."""
 
 import math
 from collections.abc import Callable
@@ -16,14 +16,14 @@ __all__ = ["Admission"]
 
 @final
 class Admission:
-    """What calls ask before they try again.
+    """Admits or rejects the retries of calls.
 
     Args:
-        budget: counts the places.
-        throttle: counts the tokens; None: there is no throttling.
-        waiting: knows who backs off.
-        active: how many attempts are under way or calls wait for a host.
-        note: hears that retries are refused.
+        budget: counts the slots.
+        throttle: counts the tokens; None: no throttling.
+        waiting: holds the calls in backoff.
+        active: returns the number of attempts in flight and calls waiting for a host.
+        note: is notified of rejected retries.
     """
 
     __slots__ = ("_active", "_budget", "_note", "_refusals", "_waiting", "throttle")
@@ -45,8 +45,8 @@ class Admission:
         self._refusals: dict[str, Refusals] = {}
 
     def acquire(self, holder: Holder, resting: Waiter | None = None) -> bool | None:
-        """A place in the retry budget for ``holder``, if there is one; None: the circuit breaker allows no more. But
-        for that the closing channel wakes ``resting``, a call that backs off now."""
+        """Take a slot of the retry budget for ``holder``, if there is one; None: the circuit breaker allows no more.
+        Unless None, the closing channel wakes ``resting``, a call that backs off now."""
         if self._budget.full:
             return None
         if resting is not None:
@@ -54,15 +54,15 @@ class Admission:
         return self._budget.acquire(self._active() + 1, holder)
 
     def force(self, holder: Holder) -> bool:
-        """A place beyond the retry budget, for a call that its host took with it; the circuit breaker's limit holds."""
+        """Take a slot beyond the retry budget, for a call whose host was lost; the circuit breaker's limit holds."""
         return self._budget.force(holder)
 
     def release(self, holder: Holder) -> None:
-        """The place is free again."""
+        """Release the slot."""
         self._budget.release(holder)
 
     def refuse(self, why: str, *, now: float) -> str:
-        """A retry was not made, for want of a place or of tokens; returns ``why``."""
+        """Record a retry rejected for lack of slots or tokens; return ``why``."""
         event = self._refusals.setdefault(why, Refusals(why)).one_more(now=now)
         if event is not None:
             self._note(event)
@@ -70,17 +70,17 @@ class Admission:
 
     @property
     def remaining(self) -> int | None:
-        """Retries that the budget would allow now; None: there is no limit."""
+        """Retries that the budget would allow now; None: no limit."""
         limit = min(self._budget.limit(self._active()), self._budget.most)
         return None if limit == math.inf else max(0, int(limit) - self._budget.held)
 
     @property
     def refused(self) -> int:
-        """Retries that were not made, so far."""
+        """Retries rejected so far."""
         return sum(refusals.count for refusals in tuple(self._refusals.values()))
 
     def throttled(self, *, ok: bool) -> bool:
-        """An attempt of a call that may be tried again ended, well or not. Whether retries are held back."""
+        """Record the end of an attempt of a retriable call; return whether retries are throttled."""
         throttle = self.throttle
         if throttle is None:
             return False

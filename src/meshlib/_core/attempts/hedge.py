@@ -1,4 +1,4 @@
-"""When the next copy of a hedged call is due."""
+"""The schedule of a hedged call's attempts."""
 
 import math
 from typing import final
@@ -11,7 +11,7 @@ __all__ = ["Hedges"]
 
 @final
 class Hedges:
-    """The copies of one call beyond the first (gRFC A6).
+    """The attempts of one hedged call beyond the first (gRFC A6).
 
     Args:
         policy: the method's.
@@ -23,30 +23,30 @@ class Hedges:
         self._policy = policy
         self._left = policy.max_attempts - 1
         self.due = math.inf
-        """Monotonic second at which the next copy is to be sent; infinite: none is."""
+        """Monotonic second at which the next one is sent; infinite: none is."""
         self.why = f"all {policy.max_attempts} hedged attempts failed"
-        """Why there is none, once all have failed."""
+        """Why none follows, once all have failed."""
 
     def sent(self, *, now: float) -> None:
-        """A copy was sent, or the original: the next follows after the delay."""
+        """Schedule the next attempt after the delay: one was sent."""
         self.due = now + self._policy.hedging_delay if self._left else math.inf
 
     def take(self) -> None:
-        """The next copy is being sent."""
+        """Count the next attempt: it is being sent."""
         self._left -= 1
         self.due = math.inf
 
     def stop(self, why: str) -> None:
-        """The copies under way are all there will be."""
+        """Send no attempts beyond those in flight."""
         self._left = 0
         self.due = math.inf
         self.why = why
 
     def failed(self, outcome: Outcome, *, now: float) -> bool:
-        """A copy failed. Returns whether the others may still succeed; :attr:`due` says when the next is sent.
+        """Record a failure; return whether the others may still succeed. :attr:`due` is the time of the next.
 
         "If any hedge receives a non-fatal status, the next is sent immediately", unless the server pushes back: then
-        after that long, or, where it forbids it, never.
+        after that delay, or never if it forbids it.
         """
         if outcome.code not in self._policy.non_fatal_status_codes:
             return False

@@ -65,7 +65,7 @@ class RetryPolicy:
     stop: Callable[[Any], bool] | None = None
     when: Callable[[Any], bool] | None = None
 
-    if TYPE_CHECKING:  # what is accepted is wider than what the fields hold
+    if TYPE_CHECKING:  # it accepts more than the fields hold
 
         def __init__(
             self,
@@ -240,7 +240,7 @@ class RetryThrottling:
 
     def __post_init__(self) -> None:
         whole("max_tokens", self.max_tokens, 1, 1000)
-        # Less would be nothing at all, and more than all the tokens there can be is no more than all of them.
+        # Less would count as nothing, and more than the maximum of tokens has no further effect.
         number("token_ratio", self.token_ratio, 0.001, 1000)
 
 

@@ -1,4 +1,4 @@
-"""The requests of a stream, kept for as long as another attempt may need them."""
+"""The requests of a stream, buffered while another attempt may need them."""
 
 from typing import final
 
@@ -10,7 +10,7 @@ class Replay:
     """Serialised requests by their index in the stream, from the first that may still be needed.
 
     Args:
-        limit: bytes that are kept for another attempt; 0: none.
+        limit: bytes buffered for another attempt; 0: none.
     """
 
     __slots__ = ("_first", "_messages", "half_closed", "limit", "size")
@@ -18,17 +18,17 @@ class Replay:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.size = 0
-        """Bytes of all messages so far, the dropped ones too: what an attempt would have to send again."""
+        """Bytes of all messages so far, the dropped ones too, which another attempt would have to send."""
         self.half_closed = False
-        """No more messages follow."""
+        """Whether no more messages follow."""
         self._messages: list[bytes | None] = []
         self._first = 0
 
     def append(self, message: bytes | None) -> bool:
-        """One more request; whether all of them still fit, so that another attempt could be sent them.
+        """Add a request; return whether all of them still fit, so that another attempt could send them.
 
-        The message is kept either way: it is still to be sent once. None is what a failed serializer left, which grpc
-        sends as an empty message.
+        The message is kept either way: it must still be sent once. None is from a failed serializer; grpc sends it as
+        an empty message.
         """
         self.size += 0 if message is None else len(message)
         self._messages.append(message)
@@ -36,26 +36,26 @@ class Replay:
 
     @property
     def replayable(self) -> bool:
-        """Whether another attempt could be sent all of them."""
+        """Whether another attempt could send all of them."""
         return self._first == 0 and self.size <= self.limit
 
     @property
     def end(self) -> int:
-        """The index the next message will have."""
+        """The index of the next message."""
         return self._first + len(self._messages)
 
     def __getitem__(self, index: int) -> bytes | None:
-        """The message at ``index``.
+        """Return the message at ``index``.
 
         Raises:
-            IndexError: it was dropped, or is not there yet.
+            IndexError: it was dropped, or does not exist yet.
         """
         if index < self._first:
             raise IndexError(f"message {index} was dropped; the first one kept is {self._first}")
         return self._messages[index - self._first]
 
     def drop(self, index: int) -> None:
-        """Nothing before ``index`` will be needed again: the attempt that counts has sent it."""
+        """Drop messages before ``index``: the committed attempt has sent them."""
         if index > self._first:
             del self._messages[: index - self._first]
             self._first = index

@@ -1,4 +1,4 @@
-"""Whether a failed attempt is tried again, and after how long."""
+"""Whether a failed attempt is retried, and after what delay."""
 
 import math
 import re
@@ -16,24 +16,24 @@ __all__ = ["LOCAL", "AttemptState", "Retries", "backoff", "carries", "reset_afte
 Metadata = Sequence[tuple[str, str | bytes]]
 
 TIMER_SLACK: Final = 0.005
-"""An attempt that ended DEADLINE_EXCEEDED this close to its own limit, in seconds, was ended by that limit: grpc rounds
+"""Seconds; an attempt that ended DEADLINE_EXCEEDED this close to its own limit was ended by that limit: grpc rounds
 deadlines to the millisecond, so its clock and ours may differ by a little."""
 
 LOCAL: Final = "the attempt failed in this process; another attempt would fail in the same way"
 """Why a failure such as that of a credentials plug-in is not retried."""
 
 SHORTEST_RESET: Final = 0.001
-"""Seconds; a server that asks for no more is not heard (Envoy)."""
+"""Seconds; a reset that is not longer is ignored (Envoy)."""
 
 
 @final
 class AttemptState:
-    """What a tenacity strategy may ask about a call: tenacity's ``RetryCallState`` without its clock.
+    """The state of a call for tenacity strategies: tenacity's ``RetryCallState`` without its clock.
 
-    tenacity's own object reads the time itself; this one is told, so the same strategies run in virtual time.
+    tenacity's own object reads the time itself; this one is given it, so the same strategies run in virtual time.
 
     Args:
-        outcome: the failure that is being judged.
+        outcome: the failure to judge.
         attempt_number: attempts so far, that one included.
         seconds_since_start: since the call began.
         idle_for: seconds spent backing off so far.
@@ -49,24 +49,24 @@ class AttemptState:
         self.seconds_since_start = seconds_since_start
         self.idle_for = idle_for
         self.upcoming_sleep = 0.0
-        """Seconds until the next attempt, known when ``stop`` is asked (tenacity ``stop_before_delay``)."""
+        """Seconds until the next attempt, set when ``stop`` is called (tenacity ``stop_before_delay``)."""
 
     @property
     def outcome(self) -> "AttemptState":
-        """The finished future of the attempt, as tenacity calls it."""
+        """The finished future of the attempt, in tenacity's terms."""
         return self
 
     @property
     def failed(self) -> bool:
-        """Strategies are asked after failures only."""
+        """True: strategies run after failures only."""
         return True
 
     def exception(self) -> object:
-        """The error of the attempt, a ``grpc.RpcError``."""
+        """Return the error of the attempt, a ``grpc.RpcError``."""
         return self._outcome.error
 
     def result(self) -> Any:
-        """What ``Future.result()`` would do."""
+        """Raise the error, as ``Future.result()``."""
         raise self._outcome.error  # type: ignore[misc]
 
 
@@ -77,7 +77,7 @@ class Retries:
     Args:
         policy: the method's.
         rng: draws the jitter.
-        note: hears of a strategy of the user's that failed.
+        note: is notified of a failed strategy of the user's.
     """
 
     __slots__ = ("_idle", "_note", "_policy", "_rng", "_row", "throttling")
@@ -90,27 +90,27 @@ class Retries:
         """Retries since the start or the last pushback."""
         self._idle = 0.0
         self.throttling = False
-        """Whether the failure judged last is one that retry throttling counts."""
+        """Whether retry throttling counts the last failure."""
 
     def decide(self, attempt: StartAttempt, outcome: Outcome, *, count: int, elapsed: float, now: float) -> float | str:
-        """What follows a failure.
+        """Decide whether a failed attempt is retried.
 
         Args:
-            attempt: the one that failed.
-            outcome: how.
+            attempt: the failed one.
+            outcome: its failure.
             count: attempts so far, that one included.
             elapsed: seconds since the call began.
             now: monotonic seconds.
 
         Returns:
-            The seconds to wait before the next attempt; or why there is to be none, in words.
+            The seconds to wait before the next attempt; or why there is none, in words.
         """
         policy = self._policy
         expired = timed_out(policy, attempt, outcome, now=now)
         state = AttemptState(outcome, attempt_number=count, seconds_since_start=elapsed, idle_for=self._idle)
         forbidden = outcome.pushback is not None and outcome.pushback < 0
         refusal = "" if forbidden else self._unfit(state, outcome, expired, now)
-        # By what the failure is, not by whether attempts are left, and also where another is forbidden: gRFC A6.
+        # By the failure alone, even if no attempt is left or another is forbidden: gRFC A6.
         self.throttling = not refusal
         if forbidden:
             return "server pushback forbids a retry"
@@ -131,7 +131,7 @@ class Retries:
         return delay
 
     def _unfit(self, state: AttemptState, outcome: Outcome, expired: bool, now: float) -> str:
-        """Why a failure is none that is tried again; empty: it is one."""
+        """Return why a failure is not retriable; empty: it is."""
         policy = self._policy
         if outcome.local:
             return LOCAL
@@ -161,10 +161,10 @@ class Retries:
     def _asked(
         self, strategy: Callable[[Any], Any], doing: str, state: AttemptState, otherwise: object, now: float
     ) -> object:
-        """What a strategy of the user's says; ``otherwise`` if it raises."""
+        """Call a strategy of the user's; return ``otherwise`` if it raises."""
         try:
             return strategy(state)
-        except Exception as error:  # noqa: BLE001 - a plug-in's failure must not be a call's
+        except Exception as error:  # noqa: BLE001 - a failed plug-in must not fail the call
             self._failed(strategy, doing, error, now)
             return otherwise
 
@@ -175,7 +175,7 @@ class Retries:
 
 def timed_out(policy: RetryPolicy, attempt: StartAttempt, outcome: Outcome, *, now: float) -> bool:
     """Whether ``per_attempt_timeout`` ended the attempt, rather than the deadline of the call or the server. Such an
-    attempt is retried like one that was UNAVAILABLE."""
+    attempt is retried as UNAVAILABLE."""
     if attempt.dropped:
         return True
     limit = policy.attempt_limit
@@ -185,12 +185,12 @@ def timed_out(policy: RetryPolicy, attempt: StartAttempt, outcome: Outcome, *, n
 
 
 def carries(metadata: Metadata, headers: Sequence[str | tuple[str, str]]) -> bool:
-    """Whether any of ``headers``, names or pairs of name and value, is in ``metadata``."""
+    """Whether ``metadata`` has any of ``headers``, names or pairs of name and value."""
     return bool(headers) and any(key in headers or (key, value) in headers for key, value in metadata)
 
 
 def reset_after(policy: RetryPolicy, outcome: Outcome) -> float | None:
-    """Seconds after which the server wants to see the call again, by ``reset_headers``; None: it does not say."""
+    """Return the seconds that ``reset_headers`` ask to wait; None: there are none."""
     for name, kind in policy.reset_headers:
         for key, value in outcome.metadata:
             if key != name or not isinstance(value, str) or not re.fullmatch(r"[0-9]{1,18}", value):
@@ -202,7 +202,7 @@ def reset_after(policy: RetryPolicy, outcome: Outcome) -> float | None:
 
 
 def backoff(policy: RetryPolicy, retry: int, *, rng: Random) -> float:
-    """Seconds before the ``retry``-th retry (1 is the first) since the start or the last pushback.
+    """Return the seconds before the ``retry``-th retry (1 is the first) since the start or the last pushback.
 
     Envoy ``JitteredExponentialBackOffStrategy``: full jitter below a bound that doubles up to its maximum.
     """

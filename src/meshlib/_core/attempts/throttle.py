@@ -1,4 +1,4 @@
-"""Whether enough attempts succeed for others to be retried: gRPC's retry throttling."""
+"""gRPC's retry throttling: retries only while enough attempts succeed."""
 
 import math
 from fractions import Fraction
@@ -16,7 +16,7 @@ TOKEN: Final = 1000
 class Throttle:
     """The tokens of one channel.
 
-    The first attempt of a call is never held back, and an attempt that grpc made anew by itself counts for nothing.
+    The first attempt of a call is never throttled, and an attempt that grpc itself resent does not count.
 
     Args:
         policy: None: no limit.
@@ -26,14 +26,14 @@ class Throttle:
 
     def __init__(self, policy: RetryThrottling | None) -> None:
         self._policy = policy
-        # By way of text: 1.001 is a little less than it says, and must not come to a thousandth less.
+        # Via text: the float 1.001 is a little less, and must not become a thousandth less.
         self._ratio = 0 if policy is None else int(Fraction(str(float(policy.token_ratio))) * TOKEN)
         self._most = 0 if policy is None else policy.max_tokens * TOKEN
         self._left = self._most
 
     @property
     def tokens(self) -> float:
-        """What is left; infinite without a policy."""
+        """Tokens left; infinite without a policy."""
         return math.inf if self._policy is None else self._left / TOKEN
 
     @property
@@ -42,13 +42,13 @@ class Throttle:
         return self._policy is None or 2 * self._left > self._most
 
     def failed(self) -> None:
-        """An attempt failed with a status that its policy retries or calls non-fatal, or with a pushback that forbids
-        another. Other failures say something of the request, not of the server, and are not told."""
+        """Record an attempt that failed with a retriable or non-fatal status, or with a pushback that forbids another.
+        Other failures concern the request, not the server, and are not recorded."""
         left = self._left - TOKEN  # uninterrupted
         self._left = left if left > 0 else 0  # noqa: FURB136 # uninterrupted
 
     def succeeded(self) -> None:
-        """An attempt ended with OK."""
+        """Record an attempt that ended with OK."""
         left = self._left + self._ratio  # uninterrupted
         self._left = left if left < self._most else self._most  # noqa: FURB136 # uninterrupted
 

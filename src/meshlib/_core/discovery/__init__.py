@@ -1,1 +1,1 @@
-"""Finding the endpoints of a service: when to ask again, and what an answer means."""
+"""Service discovery: when to resolve again, and the meaning of answers."""

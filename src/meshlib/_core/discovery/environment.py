@@ -1,7 +1,7 @@
 """Endpoints from the environment: ``MESHLIB_SVC_A_ENDPOINTS=127.0.0.1:5001,127.0.0.1:5002``.
 
-For tests and for a developer's machine, where neither DNS nor a registry knows the service. It precedes everything
-else. It is read at each resolution, and a channel that is new never gets the endpoints of an earlier value.
+For tests and developers' machines, where neither DNS nor a registry has the service. It precedes everything else. It is
+read at each resolution, and a new channel never gets the endpoints of an earlier value.
 """
 
 import re
@@ -14,12 +14,12 @@ __all__ = ["override", "variable"]
 
 
 def variable(host: str) -> str:
-    """The variable that stands for ``host``: ``svc-a.example.com`` -> ``MESHLIB_SVC_A_EXAMPLE_COM_ENDPOINTS``."""
+    """Return the variable of ``host``: ``svc-a.example.com`` -> ``MESHLIB_SVC_A_EXAMPLE_COM_ENDPOINTS``."""
     return f"MESHLIB_{re.sub('[^A-Za-z0-9]', '_', host.removesuffix('.')).upper()}_ENDPOINTS"
 
 
 def override(environ: Mapping[str, str], host: str) -> tuple[HostPort, ...]:
-    """What the environment says about ``host``, each entry with a port; nothing if the variable is unset or empty.
+    """Return the entries for ``host``, each with a port; none if the variable is unset or empty.
 
     Raises:
         ResolveError: an entry is malformed.

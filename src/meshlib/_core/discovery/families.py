@@ -1,7 +1,7 @@
-"""The two address families of a host: which addresses count, and what one family is worth without the other.
+"""The two address families of a host: which addresses count, and what happens if one family fails.
 
-Where no name server answers for one family, the other is used. Load balancers that answer SERVFAIL to AAAA, and
-firewalls that drop the question, are common.
+If no name server answers for one family, the other is used. Load balancers that answer SERVFAIL to AAAA, and firewalls
+that drop the query, are common.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,18 +13,18 @@ from meshlib._core.discovery.policy import Family
 __all__ = ["RETRY", "Outcome", "combined", "grouped", "of_family", "patience"]
 
 RETRY: Final = 5.0
-"""Seconds until the next look-up if a part of this one failed."""
+"""Seconds until the next lookup if a part of this one failed."""
 
 PAIR_GRACE: Final = 0.25
-"""Seconds that the second address of a host is waited for once the first is known (RFC 8305 section 3 has 0.05)."""
+"""Seconds to wait for the second address of a host once the first is known (RFC 8305 section 3 has 0.05)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What came of the question for one family.
+    """The outcome of the query for one family.
 
     Args:
-        code: ``"NOERROR"`` or ``"NXDOMAIN"``; None where no server answered.
+        code: ``"NOERROR"`` or ``"NXDOMAIN"``; None if no server answered.
         addresses: the records.
         ttl: seconds.
     """
@@ -35,7 +35,7 @@ class Outcome:
 
 
 def of_family(addresses: Iterable[str], family: Family) -> tuple[str, ...]:
-    """The addresses that count; ``auto`` takes IPv4 if there is any."""
+    """Return the addresses that count; ``auto`` takes IPv4 if there is any."""
     addresses = tuple(addresses)
     v4 = tuple(address for address in addresses if ":" not in address)
     v6 = tuple(address for address in addresses if ":" in address)
@@ -43,10 +43,10 @@ def of_family(addresses: Iterable[str], family: Family) -> tuple[str, ...]:
 
 
 def grouped(addresses: Sequence[str], family: Family, *, pair: bool) -> tuple[tuple[str, ...], bool]:
-    """The addresses that count, and whether they are those of one host.
+    """Return the addresses that count, and whether they belong to one host.
 
-    With ``pair``, exactly one IPv4 and one IPv6 address are one host with two addresses. Of several addresses of a
-    family DNS does not say which belong together.
+    With ``pair``, exactly one IPv4 and one IPv6 address are one host with two addresses. DNS does not pair several
+    addresses of a family.
     """
     v4, v6 = of_family(addresses, "v4"), of_family(addresses, "v6")
     if pair and family in ("auto", "all") and len(v4) == len(v6) == 1:
@@ -55,12 +55,12 @@ def grouped(addresses: Sequence[str], family: Family, *, pair: bool) -> tuple[tu
 
 
 def patience(v4: Outcome | None, v6: Outcome | None, family: Family, *, query_timeout: float) -> float | None:
-    """How many seconds more the missing outcome of two is waited for; None: until the deadline of the resolution."""
+    """Return the seconds left to wait for the missing outcome; None: until the deadline of the resolution."""
     first = v4 or v6
     assert first is not None
     if first.code is None:
         return None
-    if v4 is None:  # a packet may be lost: time enough to ask once more
+    if v4 is None:  # a packet may be lost: time for one more query
         return 2 * query_timeout if first.addresses else None
     if v4.addresses:
         return 2 * query_timeout if family == "all" else min(PAIR_GRACE, query_timeout)
@@ -68,14 +68,14 @@ def patience(v4: Outcome | None, v6: Outcome | None, family: Family, *, query_ti
 
 
 def combined(v4: Outcome, v6: Outcome | None, family: Family, *, known: Sequence[str], skipped: bool) -> Outcome | None:
-    """The two outcomes as one; None if no server knew whether there are addresses.
+    """Combine two outcomes; None if it is unknown whether there are addresses.
 
     Args:
         v4: of the A records.
-        v6: of the AAAA records; None if they were not asked for.
+        v6: of the AAAA records; None if not queried.
         family: which addresses count.
-        known: the last good addresses: those of a family that no server answered for stay.
-        skipped: the AAAA records were wanted, but not asked for.
+        known: the last good addresses: those of a family without an answer stay.
+        skipped: AAAA records were wanted, but not queried.
     """
     asked = [v4] if v6 is None else [v4, v6]
     answered = [outcome for outcome in asked if outcome.code is not None]
@@ -89,6 +89,6 @@ def combined(v4: Outcome, v6: Outcome | None, family: Family, *, known: Sequence
     first = v4.addresses if v4.code is not None else of_family(known, "v4")
     lost = skipped if v6 is None else v6.code is None
     second = of_family(known, "v6") if lost else () if v6 is None else v6.addresses
-    # Of a host with an A record the AAAA record is an extra: that it fails is no reason to ask more often.
+    # Beside an A record the AAAA record is an extra: its failure is no reason to query more often.
     soon = v4.code is None or (failed and family == "all")
     return Outcome(code="NOERROR", addresses=first + second, ttl=min(ttl, RETRY) if soon else ttl)

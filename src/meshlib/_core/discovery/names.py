@@ -1,6 +1,6 @@
-"""What precedes a question to a name server: the hosts file and search domains.
+"""The hosts file and search domains, which precede a query to a name server.
 
-A stub resolver has to do these things itself; each follows the manual page that administrators know.
+A stub resolver must handle them itself; each follows the manual page that administrators know.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,10 +14,10 @@ LONGEST = 253
 
 
 def candidates(name: str, search: Sequence[str], ndots: int) -> tuple[str, ...]:
-    """The absolute names to try, in order (resolv.conf(5), ``search`` and ``ndots``).
+    """Return the absolute names to try, in order (resolv.conf(5), ``search`` and ``ndots``).
 
-    A name that ends with a dot is absolute already. One with at least ``ndots`` dots is tried as it stands first, any
-    other last.
+    A name that ends with a dot is absolute already. One with at least ``ndots`` dots is tried as is first, any other
+    last.
     """
     if name.endswith("."):
         return (name,)
@@ -27,7 +27,7 @@ def candidates(name: str, search: Sequence[str], ndots: int) -> tuple[str, ...]:
 
 
 def parse_hosts(text: str) -> dict[str, tuple[str, ...]]:
-    """Addresses by lower-case name (hosts(5)): all of a name's lines count, lines that make no sense do not."""
+    """Return addresses by lower-case name (hosts(5)): all of a name's lines count, invalid ones do not."""
     found: dict[str, dict[str, None]] = {}
     for line in text.splitlines():
         address, *names = line.partition("#")[0].split() or [""]
@@ -39,24 +39,24 @@ def parse_hosts(text: str) -> dict[str, tuple[str, ...]]:
 
 
 def is_localhost(name: str) -> bool:
-    """Whether ``name`` means this machine wherever it is asked for (RFC 6761 section 6.3)."""
+    """Whether ``name`` always means this machine (RFC 6761 section 6.3)."""
     return name.lower().removesuffix(".").rpartition(".")[2] == "localhost"
 
 
 def listed(hosts: Mapping[str, tuple[str, ...]], name: str) -> tuple[str, ...]:
-    """The addresses of ``name`` that need no name server: those of the hosts file, and of localhost both loopbacks.
+    """Return the addresses of ``name`` without a name server: the hosts file's; for localhost, both loopbacks.
 
-    Many hosts files have one line for localhost, ``127.0.0.1``, and servers may listen on ``::1``. That of macOS has
-    ``fe80::1%lo0`` besides.
+    Many hosts files have one line for localhost, ``127.0.0.1``, but servers may listen on ``::1``. That of macOS also
+    has ``fe80::1%lo0``.
     """
     found = hosts.get(name.lower().removesuffix("."), ())
     return LOOPBACK if is_localhost(name) and (not found or set(found) & set(LOOPBACK)) else found
 
 
 def still_to_try(name: str, names: Sequence[str]) -> tuple[str, ...]:
-    """Those of ``names``, the candidates that are left, that are tried after one that no server answered for.
+    """Return those of ``names``, the remaining candidates, to try after one without an answer.
 
     The name as written, if it has a dot. Not a further search domain: its service of that name is another one, and one
-    lost answer would send it the traffic. glibc goes on after SERVFAIL.
+    lost answer would send it the traffic. glibc continues after SERVFAIL.
     """
     return tuple(each for each in names if each == f"{name}." and "." in name)

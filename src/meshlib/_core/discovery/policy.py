@@ -40,7 +40,7 @@ class DnsPolicy:
     max_ttl: float = 30.0
     allow_empty: bool = False
 
-    if TYPE_CHECKING:  # what is accepted is wider than what the field holds
+    if TYPE_CHECKING:  # it accepts more than the field holds
 
         def __init__(
             self,

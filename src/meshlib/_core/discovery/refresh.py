@@ -1,13 +1,13 @@
-"""When to ask a resolver again, and what its answer changes.
+"""When to resolve again, and what an answer changes.
 
-Nothing here waits or asks: the shell calls :meth:`Refresh.begin` when :meth:`Refresh.next_timer` has come, puts the
-question, and reports the answer. The rules, all from the experience of those who had no rules:
+Nothing here waits or queries: the shell calls :meth:`Refresh.begin` when :meth:`Refresh.next_timer` is due, calls the
+resolver, and reports the answer. The rules come from experience without them:
 
-* An answer is asked for again at its TTL, not before and not much later; a floor keeps a TTL of 0 (Consul's default)
-  from becoming a storm of queries, a ceiling keeps a TTL of a day from hiding a deployment.
-* A little jitter, so that a thousand clients started by one deployment do not ask at the same instant for ever after.
-* What worked stays: a resolver that fails, or that suddenly knows nothing, takes no endpoint away.
-* A host that *becomes* failing is a reason to ask at once, once; one that stays dead in DNS is none.
+* A name is resolved again at its TTL, not before and not much later. A floor keeps a TTL of 0 (Consul's default) from
+  causing a storm of queries; a ceiling keeps a TTL of a day from hiding a deployment.
+* A little jitter keeps a thousand clients started by one deployment from querying at the same instant for ever after.
+* Good endpoints stay: a resolver that fails, or suddenly returns none, removes no endpoint.
+* A host that *begins* to fail causes one resolution at once; one that stays dead in DNS causes none.
 """
 
 import math
@@ -32,9 +32,9 @@ class Refresh:
 
     Args:
         rng: draws the jitter.
-        floor: least seconds between the starts of two questions, unless :meth:`resolve_now` asks.
-        ceiling: most seconds between a good answer and the next question; infinite: whatever the TTL says.
-        allow_empty: whether an answer without endpoints is believed.
+        floor: least seconds between the starts of two queries, except by :meth:`resolve_now`.
+        ceiling: most seconds between a good answer and the next query; infinite: only the TTL counts.
+        allow_empty: whether an answer without endpoints is accepted.
     """
 
     def __init__(
@@ -58,30 +58,30 @@ class Refresh:
 
     @property
     def error(self) -> ResolveError | None:
-        """Why the last question failed; None after a good answer."""
+        """Error of the last query; None after a good answer."""
         return self._error
 
     @property
     def asking(self) -> bool:
-        """Whether a question is under way."""
+        """Whether a query is in flight."""
         return self._asking
 
     def next_timer(self) -> float | None:
-        """When to :meth:`begin`; None while a question is under way, and when only a reason to ask again would help."""
+        """Return when to :meth:`begin`; None while a query is in flight, or until there is a reason for one."""
         return None if self._asking else self._due
 
     def begin(self, *, now: float) -> Resolution | None:
-        """A question is put now. Returns what the resolver is to be told: the last good answer."""
+        """Start a query. Returns the last good answer, for the resolver."""
         self._asking = True
         self._asked_at = now
         return self._current
 
     def on_answer(self, answer: Resolution, *, now: float) -> Resolution | ResolveError | None:
-        """The resolver answered.
+        """Record an answer.
 
         Returns:
-            What is new: the answer, if it names other endpoints than before or ends a failure; an error, if it names
-            none and that is not believed; else None.
+            The answer, if it has other endpoints than before or ends a failure; an error, if it has none and that is
+            not accepted; else None.
         """
         if not answer.endpoints and not self._allow_empty:
             return self.on_failure(ResolveError("the resolver returned no endpoints", absent=True), now=now)
@@ -94,7 +94,7 @@ class Refresh:
         return None if same else answer
 
     def on_failure(self, error: ResolveError, *, now: float) -> ResolveError:
-        """The resolver failed: the last good answer stays, and the next question backs off."""
+        """Record a failure: the last good answer stays, and the next query backs off."""
         self._asking = False
         self._error = error
         base = min(BACKOFF_FIRST * BACKOFF_MULTIPLIER ** min(self._failures, 10), BACKOFF_LAST)
@@ -104,31 +104,31 @@ class Refresh:
         return error
 
     def hurry(self, *, now: float) -> None:
-        """There is reason to doubt the endpoints, or somebody new waits for them: ask at once, outside the floor.
+        """Resolve as soon as the floor allows: the endpoints are in doubt, or a new subscriber waits for them.
 
-        No question is put while one is under way. A back-off is cut short, but not forgotten.
+        No query starts while one is in flight. A backoff is cut short, but not reset.
         """
         at = max(now, self._asked_at + self._floor)
         self._due = at if self._due is None else min(self._due, at)
 
     def resolve_now(self, *, now: float) -> None:
-        """Somebody asked in person: ask at once, unless a question is under way."""
+        """Resolve at once on request, unless a query is in flight."""
         self._due = now
 
     def abandon(self) -> None:
-        """The last subscriber left, and with him the question under way. The next one is due at once, and whoever waits
-        for it is to hear its outcome: an old failure says nothing of now."""
+        """Reset after the last subscriber leaves; its query was cancelled. The next one is due at once, and its outcome
+        is reported: an old failure is outdated."""
         self._asking = False
         self._error = None
         self._failures = 0
         self._due = -math.inf
 
     def _after(self, ttl: float, now: float) -> float:
-        """The floor counts from the last question: a watch that waited longer than that may be put again at once."""
+        """Return when to resolve next. The floor counts from the last query: a longer watch restarts at once."""
         delay = min(max(ttl, self._asked_at + self._floor - now, 0.0), self._ceiling)
         return now + delay + self._rng.uniform(0.0, min(JITTER * delay, JITTER_MAX))
 
 
 def _content(resolution: Resolution) -> frozenset[Endpoint]:
-    """DNS servers rotate their records; the order says nothing."""
+    """Ignore the order: DNS servers rotate their records."""
     return frozenset(resolution.endpoints)

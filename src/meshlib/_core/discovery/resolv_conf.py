@@ -1,6 +1,6 @@
 """The resolver configuration of the machine: /etc/resolv.conf, ``LOCALDOMAIN`` and ``RES_OPTIONS`` (resolv.conf(5)).
 
-The file is read as glibc reads it. A line or a word that glibc skips is skipped, so no file can end name resolution.
+The file is read as by glibc. Lines and words that glibc skips are skipped, so no file can break name resolution.
 """
 
 import re
@@ -20,13 +20,13 @@ _NUMBER = re.compile(r"\s*([+-]?\d+)")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DnsConfig:
-    """The name servers of the machine, and how a relative name is completed.
+    """The name servers of the machine, and the completion of relative names.
 
     Args:
-        nameservers: in the order in which they are asked.
+        nameservers: in the order of queries.
         search: domains, without a final dot.
         ndots: a name with at least so many dots is tried as written before the search domains, any other after them.
-        tcp: ask over TCP only (option ``use-vc``).
+        tcp: query over TCP only (option ``use-vc``).
     """
 
     nameservers: tuple[HostPort, ...]
@@ -36,13 +36,13 @@ class DnsConfig:
 
 
 def parse_resolv_conf(text: str, *, hostname: str = "", environ: Mapping[str, str] | None = None) -> DnsConfig:
-    """The configuration in ``text``.
+    """Parse the configuration in ``text``.
 
-    Without a name server it is the one on this machine; without ``search`` and ``domain`` the domain of ``hostname`` is
-    searched.
+    Without a name server, the one on this machine is used. Without ``search`` and ``domain``, the domain of
+    ``hostname`` is searched.
 
     Args:
-        text: of the file; empty where there is none.
+        text: of the file; empty if there is none.
         hostname: of the machine.
         environ: ``LOCALDOMAIN`` replaces the search domains, ``RES_OPTIONS`` follows the options of the file.
     """
@@ -73,12 +73,12 @@ def parse_resolv_conf(text: str, *, hostname: str = "", environ: Mapping[str, st
 
 
 def _domains(words: Iterable[str]) -> tuple[str, ...]:
-    """The domains that a name can have; the root adds nothing."""
+    """Return the valid domains; the root adds nothing."""
     return tuple(dict.fromkeys(domain for word in words if is_name(domain := word.removesuffix("."))))
 
 
 def _ndots(options: Iterable[str]) -> int:
-    """The last ``ndots:n`` counts. glibc takes what is no number for 0, and at most 15."""
+    """Return the last ``ndots:n``. As in glibc, a non-number is 0, and 15 the most."""
     ndots = 1
     for option in options:
         if option.startswith("ndots:"):
@@ -88,7 +88,7 @@ def _ndots(options: Iterable[str]) -> int:
 
 
 def _ip(word: str) -> str | None:
-    """An address as inet_aton(3) and inet_pton(3) read it; None if it is none, a host name for instance."""
+    """Parse an address as inet_aton(3) and inet_pton(3) do; None if it is a host name, for instance."""
     if ":" in word:
         return canonical_ip(word)
     parts = word.split(".")
@@ -103,7 +103,7 @@ def _ip(word: str) -> str | None:
 
 
 def _c_number(text: str) -> int | None:
-    """Decimal, octal after a 0, hexadecimal after 0x, as in C."""
+    """Parse decimal, octal after a 0, hexadecimal after 0x, as in C."""
     for pattern, base in (("0[xX][0-9a-fA-F]+", 16), ("0[0-7]*", 8), ("[1-9][0-9]*", 10)):
         if re.fullmatch(pattern, text):
             return int(text, base)

@@ -1,7 +1,7 @@
-"""What a set of SRV records says about endpoints (RFC 2782).
+"""Endpoints from a set of SRV records (RFC 2782).
 
-Priority becomes a tier, weight a share within it. RFC 2782 has a client draw one record at random for each connection;
-a mesh keeps a connection to every target, so the same proportions are handed to the balancer as weights instead.
+Priority becomes a tier, weight a share within it. RFC 2782 has a client draw one record at random for each connection.
+A mesh keeps a connection to every target, so the balancer gets the same proportions as weights instead.
 """
 
 import math
@@ -16,12 +16,12 @@ from meshlib._core.endpoint import MAX_WEIGHT, Endpoint
 __all__ = ["SrvRecord", "endpoints", "targets"]
 
 ZERO_SHARE = Fraction(1, 100)
-"""What a record of weight 0 gets beside others, as a part of the smallest: "a very small chance of being selected"."""
+"""Share of a record of weight 0, as a part of the smallest other: "a very small chance of being selected"."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
 class SrvRecord:
-    """One SRV record. ``target`` is lower case and without its last dot; empty stands for ``"."``."""
+    """One SRV record. ``target`` is lower case without its final dot; empty means ``"."``."""
 
     priority: int
     weight: int
@@ -30,22 +30,22 @@ class SrvRecord:
 
 
 def targets(records: Iterable[SrvRecord]) -> tuple[str, ...]:
-    """The host names to look up, each once. A target of ``"."`` means that the service is not offered: none."""
+    """Return the host names to look up, each once. A target of ``"."``, not offered, has none."""
     return tuple(dict.fromkeys(record.target for record in records if record.target and record.port))
 
 
 def endpoints(records: Iterable[SrvRecord], hosts: Mapping[str, Sequence[Sequence[str]]]) -> tuple[Endpoint, ...]:
-    """The endpoints behind the records.
+    """Return the endpoints of the records.
 
     Args:
         records: the whole set, in any order.
-        hosts: the hosts of each target, each by its IP addresses: that of the endpoint, then its alternatives. A target
-            that is missing has no endpoint now.
+        hosts: the hosts of each target, each as its IP addresses: the endpoint's own, then its alternatives. A missing
+            target has no endpoint now.
 
     Returns:
-        Endpoints in order of priority. A target with several hosts divides its weight among them; equal addresses
-        of one tier are one endpoint, their weights added, and of several tiers they stand in the first; the weights of
-        a tier are scaled to whole numbers.
+        Endpoints in order of priority. A target with several hosts divides its weight among them. Equal addresses of
+        one tier are one endpoint, their weights added; of several tiers, they belong to the first. The weights of a
+        tier are scaled to whole numbers.
     """
     found: dict[str, Endpoint] = {}
     usable = sorted(record for record in records if record.port and hosts.get(record.target))
@@ -74,7 +74,7 @@ def _shares(tier: Sequence[SrvRecord]) -> list[Fraction]:
 
 
 def _whole(shares: Sequence[Fraction]) -> list[int]:
-    """The same proportions in whole numbers, as exactly as 32 bits can hold them."""
+    """Scale to whole numbers, as exactly as 32 bits can hold them."""
     scale = Fraction(math.lcm(*(share.denominator for share in shares)))
     largest = max(shares) * scale
     if largest > MAX_WEIGHT:

@@ -1,4 +1,4 @@
-"""What a resolution tried, step by step: the part of an error that lets a reader repeat it by hand."""
+"""The steps of a resolution, listed in errors so that a reader can repeat them by hand."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -9,14 +9,14 @@ __all__ = ["ResolveError", "Step"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """One question and what came of it.
+    """One query and its result.
 
     Args:
         question: ``"SRV _grpc._tcp.svc-a.example.com."``
-        source: whom it was put to: ``"10.0.0.2:53"``, ``"/etc/hosts"``, ``"the environment"``.
+        source: its destination: ``"10.0.0.2:53"``, ``"/etc/hosts"``, ``"the environment"``.
         answer: ``"3 records"``, ``"NXDOMAIN"``, ``"no answer within 1 s"``.
-        ttl: seconds, where records were found. Not told in errors: it counts down in caches, and an error that changes
-            with each look would be logged with each look.
+        ttl: seconds, if records were found. Not part of errors: it counts down in caches, and an error that changes
+            each time would be logged each time.
     """
 
     question: str
@@ -29,13 +29,13 @@ class Step:
 
 
 class ResolveError(Exception):
-    """A resolution that named no endpoints. Its text is what the call's ``details()`` and the log say.
+    """A resolution without endpoints. Its text appears in the call's ``details()`` and in the log.
 
     Args:
-        reason: one clause: what is wrong and, where somebody can cure it, how.
-        steps: what was tried, in order.
-        absent: it is certain that there is nothing (NXDOMAIN or no such record), as opposed to not known.
-        ttl: for how many seconds that holds (RFC 2308).
+        reason: one clause: what is wrong and, if it can be fixed, how.
+        steps: the queries made, in order.
+        absent: it is certain that there is nothing (NXDOMAIN or no such record), as opposed to unknown.
+        ttl: seconds for which that holds (RFC 2308).
     """
 
     def __init__(self, reason: str, steps: Iterable[Step] = (), *, absent: bool = False, ttl: float = 0.0) -> None:
@@ -50,6 +50,6 @@ class ResolveError(Exception):
 
 
 def _told(steps: Iterable[Step]) -> list[str]:
-    """A question that was repeated is told once, with its number: three time-outs in a row are one line."""
+    """Merge repeated steps with their count: three timeouts in a row are one line."""
     counted = Counter(map(str, steps))
     return [step if times == 1 else f"{step} ({times} times)" for step, times in counted.items()]

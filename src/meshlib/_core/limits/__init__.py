@@ -1,1 +1,1 @@
-"""How much a channel may have under way."""
+"""Limits on a channel's work in flight."""

@@ -1,4 +1,4 @@
-"""Whether a call may go on: Envoy's circuit breaker (``ResourceManager``)."""
+"""Envoy's circuit breaker (``ResourceManager``)."""
 
 import math
 from collections.abc import Callable
@@ -14,7 +14,7 @@ __all__ = ["Breaker"]
 
 @final
 class Breaker:
-    """The limits of one channel, and how its calls are told of them.
+    """The limits of one channel, and the outcomes of rejected calls.
 
     Args:
         policy: None: no limits.
@@ -42,20 +42,20 @@ class Breaker:
         self._waiting = Refusals(self.waiting_full.details)
 
     def refuse_request(self, note: Callable[[ChannelEvent], None], *, now: float) -> Outcome:
-        """There are as many attempts in flight as may be; how the one too many ends."""
+        """Reject an attempt above the limit in flight; return its outcome."""
         return _told(self._requests, self.requests_full, note, now)
 
     def refuse_waiting(self, note: Callable[[ChannelEvent], None], *, now: float) -> Outcome:
-        """There wait as many calls as may; how the one too many ends."""
+        """Reject a call above the limit of waiting ones; return its outcome."""
         return _told(self._waiting, self.waiting_full, note, now)
 
     @property
     def refused(self) -> int:
-        """Attempts and calls refused so far, retries apart."""
+        """Attempts and calls rejected so far, without retries."""
         return self._requests.count + self._waiting.count
 
     def says(self, outcome: Outcome) -> bool:
-        """Whether ``outcome`` is a refusal of this circuit breaker."""
+        """Whether this circuit breaker rejected the call with ``outcome``."""
         return outcome is self.requests_full or outcome is self.waiting_full
 
 

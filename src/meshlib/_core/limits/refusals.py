@@ -1,4 +1,4 @@
-"""How often a limit has refused something, told without flooding whoever listens."""
+"""Rejections by a limit, reported at a limited rate."""
 
 import math
 from typing import Final, final
@@ -8,15 +8,15 @@ from meshlib._core.events import Refusing
 __all__ = ["Refusals"]
 
 PAUSE: Final = 10.0
-"""Seconds between two tellings."""
+"""Seconds between two reports."""
 
 
 @final
 class Refusals:
-    """What one limit has refused.
+    """The rejections by one limit.
 
     Args:
-        why: which limit, in words.
+        why: the limit, in words.
     """
 
     __slots__ = ("_told_at", "count", "why")
@@ -27,7 +27,7 @@ class Refusals:
         self._told_at = -math.inf
 
     def one_more(self, *, now: float) -> Refusing | None:
-        """It refuses one more; what to tell, if it is time to."""
+        """Count a rejection; return an event if a report is due."""
         self.count += 1  # uninterrupted
         if now - self._told_at < PAUSE:  # uninterrupted
             return None

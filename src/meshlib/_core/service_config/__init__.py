@@ -1,4 +1,4 @@
-"""A gRPC service config, read into meshlib's own policies."""
+"""A gRPC service config as meshlib's own policies."""
 
 from meshlib._core.service_config.parse import ServiceConfig, parse
 

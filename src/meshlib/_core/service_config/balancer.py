@@ -1,4 +1,4 @@
-"""The balancer that a service config asks for."""
+"""The balancer of a service config."""
 
 from collections.abc import Callable, Mapping
 from typing import Final
@@ -15,14 +15,14 @@ from meshlib._core.service_config.schema import BALANCER, fields, made
 __all__ = ["first_known", "of_name"]
 
 MAX_CHOICES: Final = 10
-"""What gRFC A48 makes of more."""
+"""gRFC A48 reduces more to it."""
 
 
 def first_known(node: Node) -> Balancer:
-    """The balancer of ``loadBalancingConfig``.
+    """Return the balancer of ``loadBalancingConfig``.
 
-    "Clients will iterate through the list in order and stop at the first policy that they support": gRFC A24. What the
-    others are told is theirs to check.
+    "Clients will iterate through the list in order and stop at the first policy that they support": gRFC A24. The
+    configs of others are not checked.
     """
     balancer = None
     for name, config in [entry.only() for entry in node.items()]:
@@ -34,7 +34,7 @@ def first_known(node: Node) -> Balancer:
 
 
 def of_name(node: Node) -> Balancer:
-    """The balancer of the deprecated ``loadBalancingPolicy``, a name in any case."""
+    """Return the balancer of the deprecated ``loadBalancingPolicy``, a name in any case."""
     name = node.text()
     if name.lower() not in _BALANCERS:
         raise unknown_name(node.path, name, _BALANCERS)

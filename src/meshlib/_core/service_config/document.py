@@ -1,7 +1,7 @@
-"""A JSON document that is read with care: every refusal names the path, the value and what is allowed.
+"""A JSON document, checked strictly: every error names the path, the value and what is allowed.
 
-Numbers and durations are read as proto3's JSON mapping has them, since what describes such documents is a ``.proto``
-file: null is as good as absent, a number may be written as a string, and a duration is a string, ``"1.5s"``.
+Numbers and durations follow proto3's JSON mapping, since a ``.proto`` file describes such documents: null means absent,
+a number may be a string, and a duration is a string, ``"1.5s"``.
 """
 
 import json
@@ -23,9 +23,9 @@ _DURATION: Final = re.compile(r"[0-9]*(\.[0-9]{1,9})?(?<=[0-9])s")
 _WHOLE: Final = re.compile(r"-?[0-9]{1,18}")
 _NUMBER: Final = re.compile(r"-?[0-9]{1,18}(\.[0-9]{1,18})?([eE][+-]?[0-9]{1,3})?")
 _TWICE: Final = object()
-"""The field of an object that names another which was given twice."""
+"""Key of an object for the name of a field that was given twice."""
 _SHOWN: Final = 80
-"""Characters of a name that are worth a place in a path."""
+"""Maximum characters of a name in a path."""
 
 
 @final
@@ -33,8 +33,8 @@ class Node:
     """One value of a document.
 
     Args:
-        path: where it stands, ``"service_config.methodConfig[0].timeout"``.
-        value: as the JSON module makes it.
+        path: such as ``"service_config.methodConfig[0].timeout"``.
+        value: as parsed by the JSON module.
     """
 
     __slots__ = ("path", "value")
@@ -44,18 +44,18 @@ class Node:
         self.value = value
 
     def refused(self, allowed: str) -> ConfigError:
-        """The error for this value."""
+        """Return the error for this value."""
         return ConfigError(self.path, self.value, allowed)
 
     def fields(
         self, known: Collection[str], required: Collection[str], problem: Callable[[str], str]
     ) -> dict[str, "Node"]:
-        """The fields of an object that are there.
+        """Return the fields of an object.
 
         Args:
-            known: names that may be.
-            required: names that must be.
-            problem: what is wrong with a name that may not.
+            known: allowed names.
+            required: required names.
+            problem: describes an unknown name.
         """
         value = self._object()
         for name in value:
@@ -68,7 +68,7 @@ class Node:
         return found
 
     def only(self) -> tuple[str, "Node"]:
-        """The name and the value of an object's one field."""
+        """Return the name and the value of an object's one field."""
         value = self._object()
         if len(value) != 1:
             raise self.refused("must have exactly one field")
@@ -76,25 +76,25 @@ class Node:
         return name, Node(f"{self.path}.{name[:_SHOWN]}", child)
 
     def items(self) -> list["Node"]:
-        """The items of an array."""
+        """Return the items of an array."""
         if not isinstance(self.value, list | tuple):
             raise self.refused("must be a JSON array")
         return [Node(f"{self.path}[{index}]", item) for index, item in enumerate(self.value)]
 
     def text(self) -> str:
-        """A string."""
+        """Return a string."""
         if not isinstance(self.value, str):
             raise self.refused("must be a string")
         return self.value
 
     def flag(self) -> bool:
-        """True or false."""
+        """Return true or false."""
         if not isinstance(self.value, bool):
             raise self.refused("must be true or false")
         return self.value
 
     def whole(self) -> int:
-        """A whole number, as it is or as a string; 3.0 is one."""
+        """Return a whole number, perhaps from a string; 3.0 is one."""
         value = self.value
         if isinstance(value, str) and _WHOLE.fullmatch(value):
             return int(value)
@@ -105,19 +105,19 @@ class Node:
         return value
 
     def number(self) -> float:
-        """A finite number, as it is or as a string."""
+        """Return a finite number, perhaps from a string."""
         value = self.value
         if isinstance(value, str) and _NUMBER.fullmatch(value):
             value = float(value)
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise self.refused("must be a number")
-        # Of floats alone: a whole number may be too large for the question.
+        # Only floats: an int may be too large for isfinite.
         if isinstance(value, float) and not math.isfinite(value):
             raise self.refused("must be a number")
         return value
 
     def duration(self, *, zero: bool = False) -> float:
-        """Seconds from a string such as ``"1.5s"``."""
+        """Return the seconds of a string such as ``"1.5s"``."""
         value = self.value
         if isinstance(value, str) and _DURATION.fullmatch(value):
             seconds = float(value[:-1])
@@ -140,14 +140,14 @@ class Node:
 
 
 def load(given: object, field: str) -> Node:
-    """The document in a text, or in what the JSON module has made of it.
+    """Return the document in a text, or in a mapping parsed by the JSON module.
 
     Args:
         given: the text or the mapping.
-        field: what it is called; where the paths begin.
+        field: its name, where the paths begin.
 
     Raises:
-        ConfigError: it is neither, or no JSON.
+        ConfigError: it is neither, or not JSON.
     """
     if isinstance(given, Mapping):
         return Node(field, given)
@@ -157,14 +157,14 @@ def load(given: object, field: str) -> Node:
         return Node(field, json.loads(given, object_pairs_hook=_object, parse_constant=_no_number))
     except json.JSONDecodeError as error:
         problem = f"{error.msg} at line {error.lineno}, column {error.colno}"
-    # A number or a nesting that is too much for Python.
+    # A number or a nesting beyond Python's limits.
     except (ValueError, RecursionError) as error:
         problem = str(error)
     raise ConfigError(field, given, f"must be JSON: {problem}")
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[Any, Any]:
-    """A JSON object that is marked where a name was given twice; a plain one forgets all values but the last."""
+    """Make an object that records a name given twice; a plain one keeps only the last value."""
     made: dict[Any, Any] = dict(pairs)
     if len(made) < len(pairs):
         made[_TWICE] = Counter(name for name, _ in pairs).most_common(1)[0][0]

@@ -1,4 +1,4 @@
-"""What a service config says of methods."""
+"""The method policies of a service config."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -18,7 +18,7 @@ _OFF: Final[Mapping[str, Any]] = {"retry": None, "timeout": None, "wait_for_read
 
 
 def methods(node: Node) -> Mapping[str, MethodPolicy]:
-    """The policies of ``methodConfig``, by the names that a ``MethodTable`` has for methods."""
+    """Return the policies of ``methodConfig``, by a ``MethodTable``'s names of methods."""
     policies: dict[str, MethodPolicy] = {}
     paths: dict[str, str] = {}
     for entry in node.items():
@@ -41,8 +41,8 @@ def methods(node: Node) -> Mapping[str, MethodPolicy]:
 
 
 def _alone(key: str, policies: Mapping[str, MethodPolicy]) -> MethodPolicy:
-    """The entry as one that counts alone, though a ``MethodTable`` combines them field by field: what it leaves out and
-    a less specific one has is off."""
+    """Make an entry count alone, although a ``MethodTable`` merges entries field by field: a field that only a less
+    specific entry has is off."""
     policy = policies[key]
     others = [policies[name] for name in (f"{key.rpartition('/')[0]}/*", "*") if name in policies and name != key]
     left_out = {
@@ -87,7 +87,7 @@ def _retry_policy(given: Mapping[str, Node]) -> RetryPolicy:
     limit = given.get("perAttemptRecvTimeout")
     seconds = None if limit is None else limit.duration()
     if limit is not None and "UNAVAILABLE" not in codes:
-        # C-core retries it whatever the codes. Added to them unasked, the code would retry much else.
+        # C-core retries it whatever the codes. Adding the code unasked would retry much else.
         raise limit.refused('is retried like UNAVAILABLE: add "UNAVAILABLE" to retryableStatusCodes')
     return made(
         given,

@@ -1,17 +1,18 @@
-"""A gRPC service config in meshlib's own policies.
+"""Parsing of a gRPC service config into meshlib's own policies.
 
-What grpc reads past is refused: a field that does not exist, or stands where it means nothing. Else a policy that was
-meant to protect is found missing on the day it is needed.
+A field that grpc ignores is rejected: one that does not exist, or has no meaning where it is. Otherwise a protective
+policy would be found missing on the day it is needed.
 
-Where meshlib means something else than grpc:
+Differences from grpc:
 
-- ``maxAttempts`` may be 100, in ``hedgingPolicy`` too, where grpc makes 5 of more. ``backoffMultiplier`` is at least 1.
-- The wait before a retry is drawn from U[0, bound), Envoy's full jitter, where gRFC A6 has U(0.8, 1.2) times the bound.
-- ``timeout`` is for calls that pass none; grpc takes the lesser of the two.
-- ``perAttemptRecvTimeout`` needs no experimental argument, and ends an attempt as if it had been UNAVAILABLE.
-- A whole ``tokenRatio`` is a number of tokens; C-core takes 1 for a thousandth.
-- A ``retryPolicy`` left out leaves the method with the channel's ``retry``, unless a less specific entry has one: of
-  the entries the most specific counts alone, as in grpc, so that a method can be kept out of the policy of the others.
+- ``maxAttempts`` may be 100, in ``hedgingPolicy`` too; grpc reduces more than 5 to 5. ``backoffMultiplier`` is at least
+  1.
+- The wait before a retry is drawn from U[0, bound), Envoy's full jitter; gRFC A6 has U(0.8, 1.2) times the bound.
+- ``timeout`` applies to calls that pass none; grpc takes the lesser of the two.
+- ``perAttemptRecvTimeout`` needs no experimental argument, and ends an attempt as UNAVAILABLE.
+- A whole ``tokenRatio`` is a number of tokens; C-core reads 1 as a thousandth.
+- Without a ``retryPolicy`` the channel's ``retry`` applies, unless a less specific entry has one. Only the most
+  specific entry counts, as in grpc, so that a method can be excluded from the policy of the others.
 """
 
 from collections.abc import Mapping
@@ -32,14 +33,13 @@ __all__ = ["ServiceConfig", "parse"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceConfig:
-    """What a service config says; what it leaves out is the channel's to say.
+    """The settings of a service config; the channel supplies the missing ones.
 
     Args:
         methods: by ``"/pkg.Svc/Method"``, ``"/pkg.Svc/*"`` or ``"*"``.
-        retry_throttling: None: nothing is said of it.
-        balancer: None: nothing is said of it.
-        health_check_service: what servers are asked for the health of (gRFC A17); ``""``: the server as a whole; None:
-            nothing is asked.
+        retry_throttling: None: not set.
+        balancer: None: not set.
+        health_check_service: the service whose health is watched (gRFC A17); ``""``: the whole server; None: none.
     """
 
     methods: Mapping[str, MethodPolicy] = field(default_factory=lambda: MappingProxyType({}))
@@ -49,15 +49,14 @@ class ServiceConfig:
 
 
 def parse(given: str | Mapping[str, Any], *, field: str = "service_config") -> ServiceConfig:
-    """Reads a service config.
+    """Parse a service config.
 
     Args:
-        given: JSON text, or the mapping that it stands for.
-        field: what the argument is called; where the paths in errors begin.
+        given: JSON text, or an equivalent mapping.
+        field: the argument's name, where the paths in errors begin.
 
     Raises:
-        ConfigError: it is no service config that meshlib can follow to the letter; the message names the path, the
-            value and what is allowed.
+        ConfigError: meshlib cannot follow it exactly; the message names the path, the value and what is allowed.
     """
     top = fields(load(given, field), TOP)
     balancer = None

@@ -1,4 +1,4 @@
-"""Which fields a service config has, and where: what is none of them is refused, with what may have been meant."""
+"""The fields of a service config, by place. Any other is rejected, with a suggestion."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -52,7 +52,7 @@ _UNSUPPORTED: Final[Mapping[str, str]] = {
 
 
 def fields(node: Node, place: str) -> dict[str, Node]:
-    """The fields of the object at ``node``, by the rules for its ``place`` in a service config."""
+    """Return the fields of the object at ``node``, by the rules for its ``place``."""
 
     def problem(name: str) -> str:
         if name in _UNSUPPORTED:
@@ -64,7 +64,7 @@ def fields(node: Node, place: str) -> dict[str, Node]:
 
 
 def made(given: Mapping[str, Node], make: Callable[[], T]) -> T:
-    """What ``make`` makes of fields; what a policy refuses is told by path and as it was written.
+    """Call ``make``; report a field that a policy rejects by its path and as written.
 
     A policy has the fields of the service config in snake_case.
     """
@@ -78,7 +78,7 @@ def made(given: Mapping[str, Node], make: Callable[[], T]) -> T:
 
 
 def _advice(name: str, known: tuple[str, ...]) -> str:
-    """Where a field that exists belongs, else which may have been meant."""
+    """Suggest where an existing field belongs, else a similar name."""
     homes = [place for place, names in _FIELDS.items() if name in names]
     if homes:
         return f"; it belongs in {' or '.join(home or 'the service config itself' for home in homes)}"
