@@ -107,7 +107,7 @@ sys.addaudithook(_keep_to_loopback)
 
 # --- what was begun is ended ---------------------------------------------------------
 
-_DEADLINE = 5.0  # seconds for what ends in the background: a socket the peer closes, a thread on its way out
+_DEADLINE = 20.0  # seconds for what ends in the background: a socket the peer closes, C-core on a busy machine
 _POLL = 0.01  # seconds
 
 
