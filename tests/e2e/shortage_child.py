@@ -52,7 +52,7 @@ def short() -> Iterator[None]:
 
 def told(error: Any) -> list[object]:
     """The asserted parts of an error."""
-    return [isinstance(error, grpc.RpcError), error.code().name, error.mesh.local, "could not" in error.details()]
+    return [isinstance(error, grpc.RpcError), error.code().name, error.mesh.local, "failed to start" in error.details()]
 
 
 def call(channel: Any) -> Any:

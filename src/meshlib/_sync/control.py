@@ -145,10 +145,13 @@ class Process:
         control = self._attached.pop(runtime, None)
         if control is None:
             return
-        control.soon(last)
         if self.clock.linger == 0.0:
+            control.soon(last)
             self._end_unused(control)
-        elif not self._attached:
+        elif self._attached:
+            control.soon(last)
+        else:
+            control.finish(last)
             self._idle_since = self.clock.now()
             if not control.lingers:
                 control.lingers = True
@@ -255,6 +258,20 @@ class _Control:
             self.loop.call_soon_threadsafe(step)
         except RuntimeError:
             return
+
+    def finish(self, step: Callable[[], object]) -> None:
+        """Has ``step`` called on it, and waits a moment for that."""
+        done = self._clock.event()
+
+        def last() -> None:
+            try:
+                step()
+            finally:
+                done.set()
+
+        self.soon(last)
+        if self.thread is not None and self.thread is not threading.current_thread() and self.thread.is_alive():
+            done.wait(EXIT_PATIENCE)
 
     def end(self) -> None:
         """Ends it, and waits a moment for that."""
