@@ -107,11 +107,7 @@ sys.addaudithook(_keep_to_loopback)
 
 # --- clean-up ------------------------------------------------------------------------
 
-<<<<<<< HEAD
-_DEADLINE = 5.0  # seconds for background clean-up: a socket closed by the peer, a thread that is exiting
-=======
-_DEADLINE = 20.0  # seconds for what ends in the background: a socket the peer closes, C-core on a busy machine
->>>>>>> lead
+_DEADLINE = 20.0  # seconds for background clean-up: a socket closed by the peer, C-core on a busy machine
 _POLL = 0.01  # seconds
 
 
