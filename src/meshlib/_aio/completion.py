@@ -136,7 +136,7 @@ class Completion(AttemptRunner):
     def error(self) -> BaseException:
         """The exception of a failed call: grpc's own if there was one attempt, else one that describes all.
 
-        Made anew each time, as in grpc.aio. Do not keep it in a variable: once raised it holds the frames it passed,
+        A new one each time, as in grpc.aio. Do not keep it in a variable: once raised it holds the frames it passed,
         and they hold the call.
         """
         assert self.outcome is not None

@@ -35,7 +35,7 @@ _log = logging.getLogger("meshlib")
 GC_DETAILS: Final = "Cancelled upon garbage collection!"
 RAISED: Final = local("CANCELLED", "an exception was raised inside the call, for example by a signal handler")
 MOST_REPAIRS: Final = 8
-"""How often a call is repaired after exceptions: one that is raised each time comes from no signal handler."""
+"""Maximum repairs after exceptions: one raised each time does not come from a signal handler."""
 INSECURE: Final = "Call credentials are only valid on secure channels"
 """grpc.aio's own words."""
 
@@ -68,7 +68,7 @@ class Engine(Completion):
     """A timer has been requested before."""
     _condition: Condition | None = None
     _repairs: int = 0
-    """How often the call was repaired after an exception."""
+    """Number of repairs after exceptions."""
     _ending: Finish | None = None
     """The machine's final command, if an exception interrupted it."""
     _told: bool = False
@@ -278,7 +278,7 @@ class Engine(Completion):
 
     @property
     def mesh(self) -> CallMesh:
-        """What the mesh did for the call so far."""
+        """The mesh's record of the call so far."""
         return CallMesh(self.call, self.outcome)
 
     def __repr__(self) -> str:

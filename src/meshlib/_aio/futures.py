@@ -122,7 +122,7 @@ class Handle:
 
     @property
     def mesh(self) -> CallMesh:
-        """What the mesh did for the call so far."""
+        """The mesh's record of the call so far."""
         known: CallMesh = self._engine.mesh
         return known
 

@@ -36,7 +36,7 @@ __all__ = ["ChannelHandle", "Runtime"]
 _log = DeferredLogger("meshlib")
 
 MOST_SHUTDOWNS: Final = 8
-"""How often the shutdown restarts after exceptions: one that is raised each time comes from no signal handler."""
+"""Maximum restarts of the shutdown after exceptions: one raised each time does not come from a signal handler."""
 SECOND_LOOP = (
     "This channel belongs to the event loop of its first call, which is still open; this call runs on another loop. "
     "Make one channel per event loop, or close the first loop: the channel then restarts on the next loop."

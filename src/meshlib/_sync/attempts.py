@@ -1,7 +1,7 @@
 """The attempts of a non-blocking call: start them with grpc, cancel them, report their ends.
 
-Several threads may act on an attempt at once. So each step sets its mark first: one cancels an attempt while another
-starts it, and an attempt is reported once.
+Several threads may act on an attempt at once, so each step sets its mark first: an attempt may be cancelled while it
+starts, and is reported once.
 """
 
 import contextvars
@@ -64,14 +64,14 @@ class Attempt:
         self.ended = False
         """grpc has ended it; a reader may still have to report what it read before."""
         self.mended = False
-        """Its end was fed to the machine after an exception cut a step short; it must not be sent."""
+        """The machine got its end after an exception cut a step short; it must not be sent."""
         self.readers = 0
         """Threads inside its ``next()``."""
         self.reported = False
         self.target = ""
         """The address it was sent to. When it ends, its host may have another connection, or none."""
         self.starter: tuple[int, ThreadContext] | None = None
-        """The thread that is starting it: shows whether grpc's callback runs on the same thread."""
+        """The thread that is starting it; grpc's callback may run on the same."""
 
     @property
     def stands(self) -> bool:

@@ -103,7 +103,7 @@ class Process:
         """The control thread, while there is one."""
         self.runtimes: weakref.WeakSet[ThreadRuntime] = weakref.WeakSet()
         self.live: weakref.WeakSet[object] = weakref.WeakSet()
-        """Calls under way on futures and streams; a child must not collect them."""
+        """Calls in flight on futures and streams; a child must not collect them."""
         self._attached: dict[ThreadRuntime, _Control] = {}
         self._idle_since = 0.0
         """When the last runtime was detached."""

@@ -43,7 +43,7 @@ _log = DeferredLogger("meshlib")
 
 ABANDONED: Final = local("CANCELLED", "Cancelled upon garbage collection!")
 MOST_RESUMPTIONS: Final = 8
-"""How often a call is resumed after exceptions: one that is raised each time comes from no signal handler."""
+"""Maximum resumptions after exceptions: one raised each time does not come from a signal handler."""
 RAISED: Final = local("CANCELLED", "an exception was raised inside the call, for example by a signal handler")
 
 
@@ -67,7 +67,7 @@ class Engine(Completion):
     """
 
     _resumptions = 0
-    """How often the call was resumed after an exception."""
+    """Number of resumptions after exceptions."""
 
     def __init__(
         self,
@@ -176,7 +176,7 @@ class Engine(Completion):
     def _on_reading(self) -> None:
         self.call.on_reading(now=self.runtime.now())
         due = self.call.next_timer()
-        # A timer that is already set for an earlier time will do nothing but set the next one.
+        # An earlier timer stays: it will do nothing but set the next one.
         if due is not None and (self._due is None or due < self._due):
             self._arm(due)
 

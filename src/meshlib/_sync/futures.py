@@ -40,12 +40,12 @@ class Handle(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg]
     """A call in flight, or ended. Collecting it cancels the call."""
 
     def __init__(self, engine: Engine) -> None:
-        self._engine = engine  # first: it can be collected whatever is raised here
+        self._engine = engine  # first: __del__ needs it, whatever is raised here
         super().__init__()
 
     @property
     def mesh(self) -> CallMesh:
-        """What the mesh did for the call so far."""
+        """The mesh's record of the call so far."""
         return CallMesh(self._engine.call, self._engine.outcome)
 
     # grpc.RpcContext
