@@ -5,8 +5,8 @@ cluster also hold the engine while they have events for it. None of them holds t
 call, as with grpc's own.
 
 Several threads feed the machine, one step at a time. A signal handler or a finalizer may do so in the middle of a step:
-the interrupted step then runs the new one too (:mod:`meshlib._core.serial`). Commands are performed outside of steps,
-by the first thread that takes them, so several threads may perform commands at once.
+its step is queued behind the interrupted one (:mod:`meshlib._core.serial`). Commands are performed outside of steps, by
+the first thread that takes them, so several threads may perform commands at once.
 
 A signal handler may also raise between any two lines. The control thread then performs the interrupted command; a
 machine that was cut short in a step is ended.
