@@ -1,4 +1,4 @@
-"""The attempts of an asyncio call: starts them with grpc.aio, cancels them, and reports how they ended."""
+"""The attempts of an asyncio call: start them with grpc.aio, cancel them, report their ends."""
 
 import asyncio
 from collections.abc import Callable
@@ -25,16 +25,16 @@ LOCAL_DETAILS: Final = "Locally cancelled by application!"
 
 
 class AttemptRunner:
-    """The attempts of one call. The kinds of calls say how an attempt is sent and when it has ended."""
+    """The attempts of one call. Each kind of call defines how an attempt is sent and when it has ended."""
 
     call: Call
     method: Method
     outcome: Outcome | None
     last: int
     attempts: dict[int, Any]
-    """grpc's call objects by number, as long as they are of use."""
+    """grpc's call objects by number, while they are needed."""
     given_up: frozenset[int] = frozenset()
-    """Attempts that the mesh itself, or the application, has cancelled."""
+    """Attempts that the mesh or the application has cancelled."""
     _now: Callable[[], float]
     _metadata: Metadata
     _credentials: grpc.CallCredentials | None
@@ -42,15 +42,15 @@ class AttemptRunner:
     _condition: Condition | None
 
     def feed(self, step: Step) -> None:
-        """Feeds the machine one input, and performs its commands."""
+        """Feed the machine one input, and perform its commands."""
         raise NotImplementedError
 
     def counts(self, n: int) -> bool:
-        """Whether what attempt ``n`` says may reach the application: it is under way, or its end is the call's."""
+        """Whether the answers of attempt ``n`` may reach the application: it is in flight, or its end is the call's."""
         return self.call.attempts[n - 1].outcome is None or self.last == n
 
     def live(self) -> list[int]:
-        """The attempts to listen to: the one that counts if that is settled, else all under way."""
+        """The attempts to await: the committed or last one if there is one, else all in flight."""
         if self.outcome is not None:
             return [self.last] if self.last in self.attempts else []
         committed = self.call.committed
@@ -59,18 +59,18 @@ class AttemptRunner:
         return [n for n in tuple(self.attempts) if self.call.attempts[n - 1].outcome is None]
 
     def request(self, n: int) -> Any:
-        """What attempt ``n`` is to send, in grpc's form. The kind's."""
+        """The request of attempt ``n``, in grpc's form. Defined by each kind."""
         raise NotImplementedError
 
     def follow(self, n: int, attempt: Any) -> None:
-        """Hears when attempt ``n`` has ended. The kind's."""
+        """Watch for the end of attempt ``n``. Defined by each kind."""
         raise NotImplementedError
 
     def left(self) -> None:
-        """An attempt, or the call, has ended. The kind's."""
+        """Called when an attempt, or the call, has ended. Defined by each kind."""
 
     def attempt_ended(self, n: int, error: BaseException | None) -> None:
-        """Attempt ``n`` ended, with ``error`` or well. Told more than once, the first counts."""
+        """Report the end of attempt ``n``, with ``error`` or success. Only the first report counts."""
         attempt = self.call.attempts[n - 1]
         if attempt.seconds is not None:
             return
@@ -89,7 +89,7 @@ class AttemptRunner:
                 outcome = local("CANCELLED", LOCAL_DETAILS)
                 self.feed(partial(self.call.on_cancel, outcome, now=now))
         else:
-            # Bad metadata, a request that is no bytes: what grpc.aio raised is what the caller is to see.
+            # Bad metadata, a request that is not bytes: the caller gets the exception of grpc.aio.
             outcome = Outcome("INTERNAL", f"{type(error).__name__}: {error}", sent=False, local=True, error=error)
         self.feed(partial(self._report, attempt, outcome, now))
         if self.outcome is None:
@@ -103,7 +103,7 @@ class AttemptRunner:
     def _start(self, command: StartAttempt) -> None:
         subchannel: Any = command.host.subchannel
         try:
-            # Known before it is followed: an exception may be raised between the two.
+            # Recorded before it is followed: an exception may be raised between the two.
             self.attempts[command.n] = attempt = subchannel.multicallables[self.method](
                 self.request(command.n),
                 timeout=command.timeout,
@@ -112,7 +112,7 @@ class AttemptRunner:
                 compression=self._compression,
             )
             self.follow(command.n, attempt)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the place at the host is to be freed
+        except Exception as error:  # noqa: BLE001 - whatever it is, the in-flight count must be decremented
             self.give_up(command.n)  # grpc may have it
             self.attempt_ended(command.n, error)
             return
@@ -123,7 +123,7 @@ class AttemptRunner:
         self.given_up |= {n}
         attempt = self.attempts.get(n)
         if attempt is not None:
-            attempt.cancel()  # first: an exception in between is to leave no attempt that nobody knows
+            attempt.cancel()  # first: an exception in between must leave no attempt that is in no table
             if n != self.call.committed:
                 self.attempts.pop(n, None)
 

@@ -50,7 +50,7 @@ class Channel(grpc.aio.Channel):
     """
 
     def __init__(self, settings: Settings, *, factory: Factory = aio_channel) -> None:
-        # Here and not above: `import meshlib` is to be quick, and OpenTelemetry's API is not.
+        # Not at the top: `import meshlib` must be fast, and OpenTelemetry's API is slow to import.
         from meshlib.telemetry._channel import Telemetry
 
         telemetry = Telemetry(
@@ -121,7 +121,7 @@ class Channel(grpc.aio.Channel):
         runtime = self._lease.present
         return CLOCK.loop() if runtime is None else runtime.loop
 
-    # google-api-core appends to these lists and replaces them, pymilvus puts its authentication there.
+    # google-api-core appends to these lists and replaces them; pymilvus adds its authentication.
     _unary_unary_interceptors = _Interceptors()
     _unary_stream_interceptors = _Interceptors()
     _stream_unary_interceptors = _Interceptors()
@@ -138,7 +138,7 @@ class Channel(grpc.aio.Channel):
 
     async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
         lease = self._lease
-        lease.refresh()  # now: who began to wait before the next first call would be forgotten at it
+        lease.refresh()  # now: at the next first call it would drop earlier waits
         runtime = lease.present
         if runtime is not None and not runtime.closed:
             runtime.hurry()
@@ -191,7 +191,7 @@ class Channel(grpc.aio.Channel):
                 call.cancel()
             runtime.shutdown()
             self._lease.release()
-        await asyncio.sleep(0)  # what was cancelled ends in the next turn of the loop
+        await asyncio.sleep(0)  # cancelled calls end in the next turn of the loop
 
     async def __aenter__(self) -> Self:
         return self

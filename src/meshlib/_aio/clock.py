@@ -1,4 +1,4 @@
-"""Where the asyncio shell gets loops, chance and locks from: one place, so a test can put another world there."""
+"""Loops, randomness and locks of the asyncio shell, in one place so that tests can replace them."""
 
 import asyncio
 import random
@@ -10,10 +10,10 @@ __all__ = ["CLOCK", "Clock"]
 
 
 class Clock:
-    """The real world. Time is the loop's own, so it is no part of it."""
+    """The real loops and locks. Time is the loop's own, so it is not part of this."""
 
     def rng(self) -> random.Random:
-        """What draws jitter and lots."""
+        """The generator for jitter and random choices."""
         return random.Random()
 
     def lock(self) -> AbstractContextManager[Any]:
@@ -21,7 +21,7 @@ class Clock:
         return threading.Lock()
 
     def loop(self) -> asyncio.AbstractEventLoop:
-        """The loop a call is made on: the running one, else the one that is current, as in grpc.aio.
+        """The event loop of a call: the running one, else the current one, as in grpc.aio.
 
         Raises:
             RuntimeError: there is none.

@@ -1,4 +1,4 @@
-"""The end of an asyncio call: its outcome, the tasks and callbacks that wait for it, and what it says afterwards."""
+"""The end of an asyncio call: its outcome, the tasks and callbacks that wait for it, and its final status."""
 
 import asyncio
 import logging
@@ -24,26 +24,26 @@ class Completion(AttemptRunner):
     """The end of one call."""
 
     outcome: Outcome | None = None
-    """How the call ended; None while it has not."""
+    """The outcome; None while the call runs."""
     last: int = 0
     """The attempt whose end is the call's; 0: none."""
     holder: Callable[[], Any] | None = None
-    """Of a call with a stream: what the application holds; answers None once it let go."""
+    """For a call with a stream: returns the application's handle; None once that was released."""
     _callbacks: tuple[Callable[[Any], None], ...] = ()
     _waiters: tuple["asyncio.Future[None]", ...] = ()
-    """Of those who wait for the end."""
+    """One for each wait for the end."""
     loop: asyncio.AbstractEventLoop
 
     def _arm(self) -> None:
-        """Sets the timer of the machine."""
+        """Set the machine's timer."""
         raise NotImplementedError
 
     def handle(self) -> Any:
-        """What the application holds, for its callbacks; None once it let go."""
+        """The application's handle, for its callbacks; None once released."""
         return self if self.holder is None else self.holder()
 
     async def finished(self) -> Outcome:
-        """Waits for the end of the call."""
+        """Wait for the end of the call."""
         if self.failed:
             await self.turn()
         while self.outcome is None:
@@ -63,8 +63,8 @@ class Completion(AttemptRunner):
         return waiter
 
     async def turn(self) -> None:
-        """Lets others run. A call that is refused on the spot has waited for nothing: who makes the next one at once,
-        and so on, would have the loop to himself, and the resolver's answer, which would help, would never come."""
+        """Let other tasks run. A rejected call waits for nothing: an application that repeats it in a loop would block
+        the event loop, and the resolver's answer would never arrive."""
         await asyncio.sleep(0)
 
     def cancelled(self) -> bool:
@@ -86,7 +86,7 @@ class Completion(AttemptRunner):
             _log.exception("%s: a done callback raised; the other callbacks still run", self.method.name)
 
     def _call_back(self) -> None:
-        """Runs the callbacks, each once."""
+        """Run the callbacks, each once."""
         while self._callbacks:
             callback, *rest = self._callbacks
             self._callbacks = tuple(rest)
@@ -103,7 +103,7 @@ class Completion(AttemptRunner):
         attempt = self.attempts.get(self.call.committed)
         known: grpc.aio.Metadata
         if self.locally_cancelled and attempt is not None:
-            known = await attempt.initial_metadata()  # it had come before the call was cancelled
+            known = await attempt.initial_metadata()  # received before the call was cancelled
         else:
             known = await self._said("initial_metadata", grpc.aio.Metadata())
         return known
@@ -128,22 +128,22 @@ class Completion(AttemptRunner):
 
     @property
     def failed(self) -> bool:
-        """Whether it ended in an error, of which :attr:`error` tells."""
+        """Whether the call ended in an error: that is :attr:`error`."""
         outcome = self.outcome
         return outcome is not None and outcome.code != "OK" and not self.locally_cancelled
 
     @property
     def error(self) -> BaseException:
-        """What a call that failed raises: grpc's own error if there was one attempt, else one that tells of all.
+        """The exception of a failed call: grpc's own if there was one attempt, else one that describes all.
 
-        Another one each time, as in grpc.aio, and for no variable: what is raised holds the frames that it went
-        through, and they hold the call.
+        A new one each time, as in grpc.aio. Do not keep it in a variable: once raised it holds the frames it passed,
+        and they hold the call.
         """
         assert self.outcome is not None
         return _failure(self.call, self.outcome)
 
     async def raise_for_status(self) -> None:
-        """Waits for the end and raises it, unless it is a good one."""
+        """Wait for the end, and raise it unless the call succeeded."""
         await self.finished()
         if self.locally_cancelled:
             raise asyncio.CancelledError
@@ -151,7 +151,7 @@ class Completion(AttemptRunner):
             raise self.error
 
     async def _said(self, what: str, otherwise: Any) -> Any:
-        """What the error, or the attempt that ended the call well, says of ``what``."""
+        """``what`` of the error, or of the attempt that ended the call with success."""
         await self.finished()
         if self.failed:
             told = getattr(self.error, what, None)
@@ -166,7 +166,7 @@ def _failure(call: Call, outcome: Outcome) -> BaseException:
     error: Any = outcome.error
     if error is None or isinstance(error, grpc.aio.AioRpcError):
         details = call.details(outcome)
-        # What grpc.aio calls INTERNAL for a lost race is no server's word.
+        # INTERNAL, which grpc.aio reports for a lost race, does not come from a server.
         several = len(call.attempts) > 1 or details != outcome.details
         if error is None or several or error.code().name != outcome.code:
             return AioMeshRpcError(outcome, details, mesh, call.explain(outcome))

@@ -1,4 +1,4 @@
-"""The state of a channel for those who wait for it to change."""
+"""Connectivity of a channel, and waits for its changes."""
 
 import asyncio
 from contextlib import suppress
@@ -12,7 +12,7 @@ from meshlib._core.connectivity import IDLE, SHUTDOWN
 __all__ = ["CLOSED_CHANNEL", "STATES", "Connectivity"]
 
 CLOSED_CHANNEL = "Channel is closed."
-"""What grpc.aio raises as ``UsageError``, to the letter."""
+"""grpc.aio's text of the ``UsageError``, to the letter."""
 
 STATES: Final = (
     grpc.ChannelConnectivity.IDLE,
@@ -25,7 +25,7 @@ STATES: Final = (
 
 @final
 class Connectivity:
-    """The state, and the waits for another one. All on the channel's loop."""
+    """The state, and the waits for another one, all on the channel's loop."""
 
     def __init__(self) -> None:
         self.state = IDLE
@@ -33,11 +33,11 @@ class Connectivity:
 
     @property
     def watched(self) -> bool:
-        """Whether anybody waits."""
+        """Whether any task waits."""
         return bool(self._waiters)
 
     def changed(self, state: int) -> None:
-        """The channel is in ``state`` now. SHUTDOWN is the last."""
+        """Set the channel's state and wake the waiting tasks. SHUTDOWN is final."""
         if self.state == SHUTDOWN:
             return
         self.state = state
@@ -47,12 +47,12 @@ class Connectivity:
                 waiter.set_result(None)
 
     def renew(self) -> None:
-        """The channel starts anew, on another loop or in another process: who waited there is no more."""
+        """Reset for a channel that starts again on another loop or in another process: the old waits are gone."""
         self.state = IDLE
         self._waiters = []
 
     async def left(self, state: grpc.ChannelConnectivity) -> None:
-        """Waits until the channel is in another state than ``state``.
+        """Wait until the channel is in another state than ``state``.
 
         Raises:
             grpc.aio.UsageError: the channel is closed already.

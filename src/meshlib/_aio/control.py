@@ -1,8 +1,8 @@
-"""What a process has of the asyncio shell: one set of resolutions per event loop, and what happens to it at a fork.
+"""Process-wide state of the asyncio shell: one set of resolutions per event loop, and its handling of forks.
 
-C-core's objects and event loops do not survive a fork reliably. So everything hangs on one :class:`Process` behind one
-global. The child parks the inherited one, which from then on is neither used nor closed nor collected, and starts
-afresh; each channel compares identity at each call.
+C-core's objects and event loops do not survive a fork reliably. So all state belongs to one :class:`Process` behind
+one global. The child parks the inherited one, which is never again used, closed or collected, and makes a new one;
+each channel compares identity at each call.
 """
 
 import asyncio
@@ -24,17 +24,17 @@ class LoopRuntime(Protocol):
 
     @property
     def calls(self) -> Collection[object]:
-        """Its calls under way."""
+        """Its calls in flight."""
         ...
 
 
 @final
 class Process:
-    """Everything meshlib has on the event loops of one process.
+    """The state of meshlib on the event loops of one process.
 
     Args:
         clock: locks and loops.
-        sharing: which of its subchannels share a connection; None: that of a process that has inherited none.
+        sharing: which of its subchannels share a connection; None: for a process that has inherited none.
     """
 
     def __init__(self, clock: Clock = CLOCK, sharing: Sharing | None = None) -> None:
@@ -46,7 +46,7 @@ class Process:
         )
 
     def resolutions(self, loop: asyncio.AbstractEventLoop) -> Resolutions:
-        """What the channels of ``loop`` look up, shared among them."""
+        """The resolutions that the channels of ``loop`` share."""
         known = self._resolutions.get(loop)
         if known is None:
             known = self._resolutions[loop] = Resolutions(clock=clock_of(loop), rng=self.clock.rng())
@@ -54,11 +54,11 @@ class Process:
 
     @property
     def loops(self) -> "list[tuple[asyncio.AbstractEventLoop, Resolutions]]":
-        """The loops that channels have been used on, and what they look up there."""
+        """The loops that channels have been used on, with their resolutions."""
         return list(self._resolutions.items())
 
     def inherited(self) -> list[object]:
-        """Everything that a child must not let go of."""
+        """The objects that a child must not release."""
         runtimes = list(self.runtimes)
         return [self, runtimes, [list(runtime.calls) for runtime in runtimes], list(self._resolutions.items())]
 

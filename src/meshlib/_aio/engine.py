@@ -1,7 +1,7 @@
-"""What drives the machine of one call: performs its commands, feeds it time, hosts and the ends of attempts.
+"""The driver of one call's machine: performs its commands and feeds it timers, hosts and the ends of attempts.
 
-There is no task per call: the ends of attempts, timers of the loop and the cluster's wake-ups each feed the machine and
-perform what it answers.
+A call has no task: the ends of attempts, the loop's timers and the cluster's wake-ups each feed the machine and perform
+its commands.
 """
 
 import contextvars
@@ -35,22 +35,22 @@ _log = logging.getLogger("meshlib")
 GC_DETAILS: Final = "Cancelled upon garbage collection!"
 RAISED: Final = local("CANCELLED", "an exception was raised inside the call, for example by a signal handler")
 MOST_REPAIRS: Final = 8
-"""How often a call is repaired after exceptions: what raises each time is no signal handler."""
+"""Maximum repairs after exceptions: one raised each time does not come from a signal handler."""
 INSECURE: Final = "Call credentials are only valid on secure channels"
 """grpc.aio's own words."""
 
 
 class Engine(Completion):
-    """One call under way. The kinds of calls say how an attempt is sent and when it has ended.
+    """One call in flight. Each kind of call defines how an attempt is sent and when it has ended.
 
     Args:
-        lease: of the channel; kept, so that a call under way keeps the channel alive.
+        lease: the channel handle; held, so that a call in flight keeps the channel alive.
         method: the method.
         plan: its policies.
         timeout: seconds for the whole call.
         metadata: the caller's.
-        credentials: of the call.
-        wait_for_ready: None: as the plan says.
+        credentials: the call's.
+        wait_for_ready: None: the plan's.
         compression: of the requests.
         streaming: the response is a stream.
 
@@ -59,20 +59,20 @@ class Engine(Completion):
             credentials.
     """
 
-    # What few calls ever need has its value here, so that the others do not pay for it.
+    # Class attributes for state that few calls need, so that the others do not pay for it.
 
     _todo: list[Step] | None = None
-    """The input under way and those queued behind it; None between inputs."""
+    """The current input and those queued behind it; None between inputs."""
     _timer: Timer | None = None
     _armed: bool = False
-    """It has asked for a timer before."""
+    """A timer has been requested before."""
     _condition: Condition | None = None
     _repairs: int = 0
-    """How often it was repaired after an exception."""
+    """Number of repairs after exceptions."""
     _ending: Finish | None = None
-    """How the machine has the call end, if an exception interrupted that."""
+    """The machine's final command, if an exception interrupted it."""
     _told: bool = False
-    """Telemetry knows that the call has ended, where it is interested."""
+    """Telemetry has recorded the end of the call, if it records any."""
 
     def __init__(
         self,
@@ -116,21 +116,21 @@ class Engine(Completion):
     # The machine.
 
     def begin(self) -> None:
-        """The call starts: a connected host gets its attempt before this returns."""
+        """Start the call: an attempt on a connected host starts before this returns."""
         try:
             now = self._now()
             self._metadata = self.runtime.telemetry.call_started(self.call, self._metadata, now)
             self.runtime.calls.add(self)
             self.feed(partial(self.call.begin, now))
         except BaseException:
-            self.cut_short()  # the caller gets what was raised, and no call
+            self.cut_short()  # the caller gets the exception, and no call
             raise
 
     def feed(self, step: Step) -> None:
-        """Feeds the machine one input, and performs its commands and whatever follows from them.
+        """Feed the machine one input, and perform its commands and all that follow.
 
-        A signal handler or a finalizer may feed another input in the middle of this, and so does an attempt that ends
-        while it is started or cancelled. The machine takes one input at a time: the other one is queued.
+        The machine takes one input at a time. Others that come meanwhile are queued: from a signal handler, a
+        finalizer, or an attempt that ends while it is started or cancelled.
 
         A signal handler may also raise between any two lines. That ends the call: see :meth:`cut_short`.
         """
@@ -140,7 +140,7 @@ class Engine(Completion):
         self._todo = todo = [step]
         commands: CallCommands = ()
         try:
-            for step in todo:  # it grows meanwhile
+            for step in todo:  # grows meanwhile
                 commands = step()
                 for command in commands:
                     if type(command) is StartAttempt:
@@ -152,24 +152,24 @@ class Engine(Completion):
             if self.outcome is None:
                 self._arm()
             self._todo = None
-            if todo[-1] is not step:  # it came after the loop
+            if todo[-1] is not step:  # queued after the loop ended
                 self._postpone(todo[todo.index(step) + 1 :])
-        except BaseException:  # out of a signal handler, or of the observer's code
+        except BaseException:  # from a signal handler, or from the observer
             self._todo = None
             self.cut_short(commands)
             raise
 
     def _postpone(self, steps: list[Step]) -> None:
-        """The loop performs inputs that came too late for the one under way."""
+        """Leave inputs that were queued too late to the event loop."""
         for step in steps:
             if not self.loop.is_closed():
                 self.loop.call_soon_threadsafe(guarded(self.feed, self.cut_short), step)
 
     def cut_short(self, commands: CallCommands = ()) -> None:
-        """An exception was raised in the middle of the call, which is left half done. The loop ends the call.
+        """End, on the event loop, a call that an exception interrupted and left half done.
 
         Args:
-            commands: the last ones of the machine; if the call was about to end, it ends like that.
+            commands: the machine's last ones; if they end the call, it ends like that.
         """
         for command in commands:
             if type(command) is Finish:
@@ -179,8 +179,8 @@ class Engine(Completion):
             self.loop.call_soon_threadsafe(guarded(lambda _: self.feed(self._abandon), self.cut_short), None)
 
     def _abandon(self) -> CallCommands:
-        """The input that ends a call whose machine, or whose commands, were interrupted. Whatever is counted is given
-        back at once; what was done before is not done again."""
+        """The input that ends a call whose machine or commands were interrupted. It reverts all counts at once, and
+        repeats nothing that was done before."""
         call, now = self.call, self._now()
         if not call.attempts:
             call.begun = call.begun or now
@@ -193,19 +193,19 @@ class Engine(Completion):
 
     @property
     def condition(self) -> Condition:
-        """Told when an attempt starts or ends, and when the call ends."""
+        """Notified when an attempt starts or ends, and when the call ends."""
         if self._condition is None:
             self._condition = Condition(self.loop)
         return self._condition
 
     def commit(self, n: int, why: str) -> None:
-        """Attempt ``n`` is the one that counts."""
+        """Commit the call to attempt ``n``."""
         self.feed(partial(self.call.on_commit, n, why, now=self._now()))
 
     def _finish(self, outcome: Outcome, n: int) -> None:
         self.runtime.calls.discard(self)
-        # What has ended is in no cycle. Else its attempt lives on until Python looks for cycles, and keeps a connection
-        # of a closed channel known to C-core, which has a new channel to the same host refused while that backs off.
+        # Break the cycles of an ended call. Else its attempt lives until the next cyclic collection, and C-core keeps
+        # a connection of a closed channel: a new channel to the same host fails while that backs off.
         self.call.waker = None
         if self._timer is not None:
             self._timer.cancel()
@@ -223,7 +223,7 @@ class Engine(Completion):
         try:
             if (self.runtime.telemetry.listens or outcome is not OK or len(self.call.attempts) > 1) and not self._told:
                 self._told = True
-                self.runtime.telemetry.call_ended(self.call, outcome, self._now())  # before anybody told runs
+                self.runtime.telemetry.call_ended(self.call, outcome, self._now())  # before any notified task runs
         finally:
             if self._callbacks:
                 self._call_back()
@@ -231,7 +231,7 @@ class Engine(Completion):
             self.holder = weakref.ref(held)
 
     def _wake(self) -> None:
-        """The cluster has news for a call that waits. It may be in the midst of telling others."""
+        """Feed the machine soon, after a change of hosts. The cluster may be in the middle of waking other calls."""
         if not self.loop.is_closed():
             self.loop.call_soon(guarded(self._on_endpoints, self.cut_short), None, context=self.context)
 
@@ -263,10 +263,10 @@ class Engine(Completion):
             timer.cancel()
             self._timer = None
 
-    # What an application may ask of any call.
+    # Called by the application, on any kind of call.
 
     def cancel(self, details: str = LOCAL_DETAILS) -> bool:
-        """Ends the call; whether there was anything to end."""
+        """End the call; return False if it has ended already."""
         if self.outcome is not None:
             return False
         self.feed(partial(self.call.on_cancel, local("CANCELLED", details), now=self._now()))
@@ -278,7 +278,7 @@ class Engine(Completion):
 
     @property
     def mesh(self) -> CallMesh:
-        """What the mesh did for the call, so far."""
+        """The mesh's record of the call so far."""
         return CallMesh(self.call, self.outcome)
 
     def __repr__(self) -> str:

@@ -1,7 +1,7 @@
-"""What an application holds of a call, and what ``await`` gives for it.
+"""The application's handle of a call, and its ``await``.
 
-Of a call with a stream it holds a handle and not the engine: nothing else holds that, so that a call whose handle is
-collected is cancelled.
+For a call with a stream the application holds a handle and not the engine. Nothing else holds that handle, so its
+collection cancels the call.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ class UnaryResponse(Engine):
     _response: Any = None
 
     def follow(self, n: int, attempt: Any) -> None:
-        """By awaiting it."""
+        """Await the attempt."""
         follow(attempt.__await__(), partial(self._followed, n), self.cut_short)
 
     def _followed(self, n: int, response: Any, error: BaseException | None) -> None:
@@ -57,12 +57,12 @@ class UnaryResponse(Engine):
 
 
 class Handle:
-    """What an application holds of a call with a stream."""
+    """The application's handle of a call with a stream."""
 
     _engine: Any
 
     def hold(self, engine: Engine, *, kept: bool = False) -> None:
-        """``engine`` is the one of this call; ``kept``: it goes on without the application's reference."""
+        """Start ``engine``, the one of this call; ``kept``: it runs on without the application's reference."""
         self._engine = engine
         known = weakref.ref(self)
         engine.holder = (lambda: self) if kept else known
@@ -76,7 +76,7 @@ class Handle:
         if loop.is_closed() or sys.is_finalizing():
             return
         engine.holder = lambda: self
-        # Not here: this may run in the middle of anything, on any thread.
+        # Not here: this may run at any point of any thread.
         with suppress(RuntimeError):  # another thread closed the loop just now
             loop.call_soon_threadsafe(guarded(engine.cancel, engine.cut_short), GC_DETAILS)
 
@@ -122,7 +122,7 @@ class Handle:
 
     @property
     def mesh(self) -> CallMesh:
-        """What the mesh did for the call, so far."""
+        """The mesh's record of the call so far."""
         known: CallMesh = self._engine.mesh
         return known
 

@@ -1,4 +1,4 @@
-"""The requests of a stream on their way to attempts: taken from the application once, sent as often as it needs."""
+"""The request stream of a call: read once from the application, sent by each attempt."""
 
 import asyncio
 import logging
@@ -26,9 +26,9 @@ HALF_CLOSED: Final = 'RPC is half closed after calling "done_writing".'
 
 
 def serialized(request: Any, method: Method) -> Any:
-    """The request as bytes, made once however many attempts follow.
+    """The request as bytes, made once for all attempts.
 
-    A serializer that fails is logged and leaves None, which is sent as an empty message: what grpc.aio does.
+    A failure of the serializer is logged. The result is None, which is sent as an empty message, as in grpc.aio.
     """
     if method.serializer is None:
         return request
@@ -56,7 +56,7 @@ class Feed:
     async def __anext__(self) -> Any:
         try:
             requests, replay = self._requests, self._requests.replay
-            requests.sent(self)  # that it asks for the next one says so
+            requests.sent(self)  # those before, since grpc.aio asks for the next one
             while True:
                 seen = requests.notified
                 if self.index < replay.end:
@@ -71,7 +71,7 @@ class Feed:
             raise
         except (GeneratorExit, asyncio.CancelledError):
             raise
-        except BaseException:  # raised by a signal handler: what sends them ends, and so must the call
+        except BaseException:  # raised by a signal handler: the sending task ends, and so must the call
             self._requests.cut_short()
             raise
 
@@ -80,21 +80,20 @@ class Feed:
 class Requests:
     """The requests of one call: pulled from the application's iterator, or written by it.
 
-    One task at most pulls, whichever attempt asks, and not before one does; what an attempt asked for that is given up
-    meanwhile is the next one's.
+    At most one task pulls, once an attempt asks. If that attempt is given up meanwhile, the next one gets the request.
 
     Args:
         engine: the call.
-        method: its serializer.
-        iterator: the application's; None: it writes.
-        limit: bytes that are kept for another attempt.
+        method: has the serializer.
+        iterator: the application's; None: the application writes.
+        limit: bytes kept for another attempt.
         context: the caller's, for the iterator.
     """
 
     def __init__(self, engine: "Engine", method: Method, iterator: Any, limit: int, context: Context) -> None:
         self.replay = Replay(limit)
         self._engine: Engine | None = engine
-        """None once the call has ended: the two are in no cycle then."""
+        """None once the call has ended: that breaks the cycle of the two."""
         self._method = method
         self._iterator = iterator
         self._written = iterator is None
@@ -107,20 +106,20 @@ class Requests:
 
     @property
     def half_closed(self) -> bool:
-        """Whether no more follow."""
+        """Whether the stream of requests has ended."""
         return self.replay.half_closed
 
     @property
     def notified(self) -> int:
-        """How often there was news of them, for :meth:`more`."""
+        """Number of changes, for :meth:`more`."""
         return self._condition.notified
 
     def feed(self, n: int) -> Feed:
-        """All of them, for attempt ``n``."""
+        """All requests, for attempt ``n``."""
         return Feed(self, n)
 
     def sent(self, feed: Feed) -> None:
-        """Every message that ``feed`` was given is on its way."""
+        """Note that every message that ``feed`` returned has been sent."""
         engine, replay = self._engine, self.replay
         if engine is None:
             return
@@ -133,22 +132,22 @@ class Requests:
             self._condition.notify()
 
     def told_all(self) -> None:
-        """An attempt has every message and knows that no more follow."""
+        """Note that an attempt has every message, and the end of the stream."""
         self._told = True
         self._condition.notify()
 
     def cut_short(self) -> None:
-        """An exception was raised in what sends them."""
+        """End the call after an exception in a sending task."""
         if self._engine is not None:
             self._engine.cut_short()
 
     def wanted(self, n: int) -> bool:
-        """Whether attempt ``n`` is still under way."""
+        """Whether attempt ``n`` is in flight."""
         engine = self._engine
         return engine is not None and engine.call.attempts[n - 1].outcome is None
 
     async def more(self, seen: int) -> None:
-        """Waits until there is another message than when :attr:`told` was ``seen``, or none will be."""
+        """Wait for another message, or the end, since :attr:`notified` was ``seen``."""
         self._asked.set()  # before the task, which may be an eager one
         if self._pull is None and not self._written:
             self._pull = asyncio.get_running_loop().create_task(self._consume(), context=self._context)
@@ -158,7 +157,7 @@ class Requests:
         await self._condition.wait(seen)
 
     async def write(self, request: Any) -> None:
-        """The application's ``write()``: returns when an attempt has taken the message.
+        """Send a message for the application's ``write()``; return when an attempt has taken it.
 
         Raises:
             grpc.aio.UsageError: the call was given an iterator.
@@ -190,7 +189,7 @@ class Requests:
             raise
 
     async def done_writing(self) -> None:
-        """The application's ``done_writing()``: returns when an attempt has heard of it.
+        """End the stream for the application's ``done_writing()``; return when an attempt has received the end.
 
         Raises:
             grpc.aio.UsageError: the call was given an iterator.
@@ -211,12 +210,12 @@ class Requests:
             raise
 
     def left(self) -> None:
-        """An attempt ended, and with the last of them the call: then nothing is pulled any more. Who waits is told."""
+        """Wake all waiters after the end of an attempt; after the end of the call, stop pulling."""
         if self._engine is not None and self._engine.outcome is not None:
             if self._pull is not None:
                 self._pull.cancel()
             self._engine = None
-            self._asked.set()  # for a task that an exception kept from being known here
+            self._asked.set()  # for a task that an exception kept from being stored here
         self._condition.notify()
 
     async def _consume(self) -> None:
@@ -245,7 +244,7 @@ class Requests:
             raise asyncio.CancelledError
 
     def _pulled(self, task: "asyncio.Task[None]") -> None:
-        """It may have been interrupted before its first line."""
+        """End the call if the task was interrupted before its first line."""
         if not task.cancelled() and task.exception() is not None:
             self._cancel()
 

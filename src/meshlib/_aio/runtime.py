@@ -1,4 +1,4 @@
-"""One channel on one event loop: its machine, its control plane, its subchannels and the calls under way."""
+"""One channel on one event loop: its machine, its cluster driver, its subchannels and its calls in flight."""
 
 import asyncio
 import weakref
@@ -36,7 +36,7 @@ __all__ = ["ChannelHandle", "Runtime"]
 _log = DeferredLogger("meshlib")
 
 MOST_SHUTDOWNS: Final = 8
-"""How often the end is begun anew after exceptions: what raises each time is no signal handler."""
+"""Maximum restarts of the shutdown after exceptions: one raised each time does not come from a signal handler."""
 SECOND_LOOP = (
     "This channel belongs to the event loop of its first call, which is still open; this call runs on another loop. "
     "Make one channel per event loop, or close the first loop: the channel then restarts on the next loop."
@@ -44,10 +44,10 @@ SECOND_LOOP = (
 
 
 class LiveCall(Protocol):
-    """A call under way."""
+    """A call in flight."""
 
     def cancel(self) -> bool:
-        """Ends it; whether there was anything to end."""
+        """End the call; return False if it has ended already."""
         ...
 
 
@@ -56,11 +56,11 @@ class Runtime:
     """The live part of a channel, made at its first call and left behind with its loop or at a fork.
 
     Args:
-        settings: what the channel is built from.
+        settings: the channel's.
         process: whose resolutions it shares.
         loop: the application's own.
-        connectivity: told the channel's own state whenever it changes.
-        telemetry: of the channel.
+        connectivity: notified of each change of the channel's state.
+        telemetry: the channel's.
         factory: makes channels of grpc.aio.
     """
 
@@ -81,14 +81,14 @@ class Runtime:
         self.telemetry = telemetry
         self.closed = False
         self.calls: set[LiveCall] = set()
-        """Those under way."""
+        """The calls in flight."""
         self._probes: dict[HostEntry, Any] = {}
-        """Calls that ask subchannels why they fail."""
+        """Calls that probe why subchannels fail."""
         self._ended = False
-        """Its shutdown is over."""
+        """The shutdown is complete."""
         self._shutdowns = 0
         self._subchannels: set[Subchannel] = set()
-        """Those that are open."""
+        """The open ones."""
         self._factory = factory
         self._connectivity = connectivity
         self.cluster = ClusterMachine(
@@ -117,18 +117,18 @@ class Runtime:
     # The pool.
 
     def open(self, host: HostEntry) -> Subchannel:
-        """A subchannel for ``host``."""
+        """Make a subchannel for ``host``."""
         subchannel = Subchannel(host, self.settings, self.process.sharing, self._factory)
         self._subchannels.add(subchannel)
         return subchannel
 
     def close(self, host: HostEntry, subchannel: Any) -> None:
-        """Ends a subchannel."""
+        """Close a subchannel."""
         subchannel.close()
         self._subchannels.discard(subchannel)
 
     def diagnose(self, host: HostEntry, subchannel: Any, told: Callable[[HostEntry, str], None]) -> None:
-        """Asks a subchannel why it fails."""
+        """Ask a subchannel why it fails."""
         if subchannel.state(False) != TRANSIENT_FAILURE:
             return
 
@@ -142,25 +142,25 @@ class Runtime:
             self._probes[host] = call
 
     def state_changed(self, state: int) -> None:
-        """The channel's own state is another."""
+        """Pass on the channel's new state."""
         self._connectivity.changed(state)
 
     def hurry(self) -> None:
-        """Somebody begins to wait for the channel to be ready."""
+        """Connect soon: a caller starts to wait for the channel to be ready."""
         self.cluster.hurry(now=self.now())
         self.driver.attention()
 
     def resolve_now(self) -> None:
-        """Has the name looked up at once."""
+        """Resolve the name at once."""
         with suppress(RuntimeError):  # another thread closed the loop just now
             self.loop.call_soon_threadsafe(self.driver.resolve_now)
 
     # The end.
 
     def shutdown(self) -> None:
-        """Ends every call, closes every connection, asks no more. Idempotent; on the loop.
+        """End every call, close every connection, stop resolving. Idempotent; on the loop.
 
-        What is left when a signal handler raises in the middle is done by the next one, which the loop begins.
+        If a signal handler raises in the middle, the event loop starts the shutdown again, which does the rest.
         """
         if self._ended:
             return
@@ -169,7 +169,7 @@ class Runtime:
             for call in self.calls.copy():
                 call.cancel()
             self.driver.stop()
-            # What an exception has kept the control plane from; twice, as it may come here, too.
+            # Those that an exception kept the control plane from closing; twice, as one may be raised here, too.
             for subchannel in [*self._subchannels, *self._subchannels]:
                 self._close(subchannel)
             self._ended = True
@@ -181,11 +181,11 @@ class Runtime:
 
     @property
     def shut_down(self) -> bool:
-        """Whether its :meth:`shutdown` is over."""
+        """Whether :meth:`shutdown` is complete."""
         return self._ended
 
     def _close(self, subchannel: Subchannel) -> None:
-        """Closes one that the control plane has left open, as it does when an exception interrupts it."""
+        """Close a subchannel that the control plane left open when an exception interrupted it."""
         try:
             subchannel.close()
             self._subchannels.discard(subchannel)
@@ -193,23 +193,23 @@ class Runtime:
             _log.exception("control plane: failed to execute %s; continuing", f"<close {subchannel.target}>")
 
     def discard(self) -> None:
-        """The same for one that was never used: the channel has another, and its state."""
+        """Shut down an unused runtime: the channel has another, which owns its state."""
         self._connectivity = Connectivity()
         self.shutdown()
 
     def abandon(self) -> None:
-        """The same for a channel that was collected, on whatever thread and in whatever process that happened.
+        """Shut down after the channel was collected, on any thread and in any process.
 
-        What belongs to a loop that is closed is let go of: nothing can run there any more, and grpc.aio's own channels
-        close themselves.
+        Leave the objects of a closed loop alone: nothing can run there any more, and grpc.aio's own channels close
+        themselves.
         """
         if self.process is control.current() and not self._ended and not self.loop.is_closed():
             with suppress(RuntimeError):  # another thread closed the loop just now
                 self.loop.call_soon_threadsafe(self.shutdown)
 
     def leave(self) -> None:
-        """Releases the connections of a runtime whose loop was closed, instead of leaving them to the next cyclic
-        collection. Until then grpc.aio keeps the loop: every one, if a channel is used on one loop after the other."""
+        """Release the connections of a runtime whose loop was closed, before the next cyclic collection. Until then
+        grpc.aio keeps the loop: every one, if a channel is used on one loop after the other."""
         self.closed = self._ended = True
         self._subchannels.clear()
         for command in self.cluster.close(now=0.0):
@@ -222,13 +222,13 @@ class Runtime:
 
 @final
 class ChannelHandle:
-    """What a channel shares with its multicallables and its calls: the way to the runtime.
+    """The part of a channel that its multicallables and calls share: access to the runtime.
 
-    When the last of them is collected and nobody closed the channel, the runtime ends, as grpc's channel would.
+    If the last of them is collected and the channel was not closed, the runtime ends, as grpc's channel would.
 
     Args:
-        settings: what the channel is built from.
-        telemetry: of the channel.
+        settings: the channel's.
+        telemetry: the channel's.
         factory: makes channels of grpc.aio.
 
     Raises:
@@ -257,7 +257,7 @@ class ChannelHandle:
         """By kind of call. The lists are live: libraries append to them, and replace them, as those of grpc.aio."""
         by_kind(settings.attempt_interceptors)
         self.intercepted: weakref.WeakSet[Any] = weakref.WeakSet()
-        """Calls whose interceptors may still be at it."""
+        """Calls whose interceptors may still be running."""
         self._factory = factory
         self._runtime: Runtime | None = None
         self._finalizer: weakref.finalize[[], ChannelHandle] | None = None
@@ -272,7 +272,7 @@ class ChannelHandle:
         return runtime
 
     def refresh(self) -> None:
-        """Lets go of a runtime whose loop was closed, or which a parent process has: the channel starts anew."""
+        """Drop a runtime whose loop was closed, or which belongs to a parent process: the channel starts again."""
         left = self._runtime
         if left is not None and self.present is None and not self.closed:
             self._runtime = None
@@ -282,12 +282,12 @@ class ChannelHandle:
             self.release()
 
     def release(self) -> None:
-        """The runtime has ended: the finalizer, which would keep it until this is collected, has nothing to end."""
+        """Detach the finalizer of an ended runtime: it would keep the runtime until this is collected."""
         if self._finalizer is not None:
             self._finalizer.detach()
 
     def runtime(self) -> Runtime:
-        """The runtime on the loop of the caller, made at the first call there.
+        """The runtime on the caller's loop, made at the first call there.
 
         Raises:
             grpc.aio.UsageError: the channel is closed, or serves another loop that is still open.

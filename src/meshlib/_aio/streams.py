@@ -24,12 +24,12 @@ Accept = Callable[[int, Any], bool]
 
 
 class _Streaming(Engine):
-    """What calls with a stream share: headers that come before the end, and attempts that are heard meanwhile."""
+    """Common part of calls with a stream: headers before the end, and reading from attempts in flight."""
 
     requests: Requests | None = None
 
     async def initial_metadata(self) -> grpc.aio.Metadata:
-        """Those of the attempt that counts; that they are handed out makes it so."""
+        """The metadata of the attempt that counts; returning it commits the call to that attempt."""
 
         async def ask(n: int) -> Any:
             metadata = await self.attempts[n].initial_metadata()
@@ -54,7 +54,7 @@ class _Streaming(Engine):
         return await super().initial_metadata() if metadata is None else metadata
 
     async def _shown_for_long(self, n: int) -> None:
-        """Waits until attempt ``n`` is sure to have no initial metadata: it has ended, or has not for long enough."""
+        """Wait until attempt ``n`` surely has no initial metadata: it has ended, or had none for long enough."""
         until = self._now() + EMPTY_PATIENCE
         timer = call_at(self.loop, self._now, until, self._notify, self.context)
         try:
@@ -78,7 +78,7 @@ class _Streaming(Engine):
             await self.raise_for_status()
 
     async def _first(self, ask: Ask, accept: Accept) -> Any:
-        """What ``ask`` gets from the first attempt whose answer is accepted; None if the call ends before."""
+        """The first accepted result of ``ask`` among the attempts; None if the call ends before."""
         condition = self.condition
         while True:
             seen = condition.notified
@@ -96,16 +96,16 @@ class _Streaming(Engine):
                 return answer
             seen = condition.notified
             if self.outcome is None and n in self.live():
-                # It says no more and has not ended: an attempt interceptor may stop reading. Its status is to come.
+                # No more messages, and no end: an attempt interceptor may stop reading. The status will follow.
                 await self._or_cancel(condition.wait(seen))
 
     async def heard(self, n: int, answer: Coroutine[Any, Any, Any], *, alone: bool = True) -> Any:
-        """What attempt ``n`` answers; None if it ends instead, and then the machine knows.
+        """The answer of attempt ``n``; None if it ends instead, which is then reported to the machine.
 
-        grpc.aio may swallow the cancellation of the task: if that comes while an attempt fails, it cancels the attempt,
-        which has ended, and goes on. So requests for cancellation are counted.
+        grpc.aio may swallow the cancellation of the task: if it comes while an attempt fails, grpc.aio cancels the
+        ended attempt and goes on. So requests for cancellation are counted.
 
-        Not ``alone``, it is asked in a task of its own, whose cancellation is no wish of the application's.
+        If not ``alone``, this runs in a separate task, whose cancellation does not come from the application.
         """
         task = asyncio.current_task() if alone else None
         before = 0 if task is None else task.cancelling()
@@ -129,7 +129,7 @@ class _Streaming(Engine):
         return said
 
     async def _race(self, ask: Ask, accept: Accept) -> Any:
-        """Asks all hedges; the first answer that is accepted. The one place with tasks: several are waited for."""
+        """The first accepted answer of all hedges. Only this needs tasks: it waits for several."""
         tasks: dict[int, asyncio.Task[Any]] = {}
         pending: set[asyncio.Future[Any]] = set()
         try:
@@ -155,7 +155,7 @@ class _Streaming(Engine):
                 task.cancel()
 
     async def _or_cancel(self, waited: Awaitable[Any]) -> Any:
-        """A task that is cancelled while it waits for the call cancels the call, as in grpc.aio."""
+        """Await; a task that is cancelled meanwhile cancels the call, as in grpc.aio."""
         try:
             return await waited
         except asyncio.CancelledError:
@@ -167,8 +167,8 @@ class _ResponseStream(_Streaming):
     """A call that returns messages.
 
     Args:
-        data: the request; None: ``requests`` says.
-        iterator: the application's; None: it writes.
+        data: the request; None: ``requests`` has them.
+        iterator: the application's; None: the application writes.
         arguments: those of :class:`Engine`.
     """
 
@@ -210,14 +210,14 @@ class _ResponseStream(_Streaming):
                 return first[0]
 
     def _accept(self, n: int, message: Any) -> bool:
-        """Whether a first message may be handed out. It commits the call to its attempt."""
+        """Whether a first message may be returned. It commits the call to its attempt."""
         if message[0] is EOF or not self.counts(n):
             return False
         self.commit(n, "message")
         return True
 
     async def _after_end(self) -> Any:
-        """What the attempt that ended the call has still to say, to an application that had not read before."""
+        """The next message of the attempt that ended the call, for an application that had not read before."""
         if self.last in self.attempts and not self.locally_cancelled:
             message = await self.heard(self.last, self._read(self.last))
             if message is not None:
@@ -239,7 +239,7 @@ class _ResponseStream(_Streaming):
         return None if message is EOF else (message,)
 
     def _on_status(self, n: int, attempt: Any) -> None:
-        """grpc has the status of attempt ``n``, so what is asked here needs no wait."""
+        """Report the end of attempt ``n``. grpc has its status, so the calls here need no wait."""
         try:
             code = completed(attempt.code())
             if code is grpc.StatusCode.OK:
@@ -247,7 +247,7 @@ class _ResponseStream(_Streaming):
                 return
             account = completed(attempt.debug_error_string())
             if code is grpc.StatusCode.CANCELLED and not account:
-                # C-core gives an account of every failure but those that it was asked for here.
+                # C-core describes every failure, except cancellations from here.
                 self.attempt_ended(n, asyncio.CancelledError())
                 return
             error = grpc.aio.AioRpcError(
@@ -283,7 +283,7 @@ class _StreamUnary(UnaryResponse, _Streaming):
 
 
 class _Reading(Handle):
-    """The side of the responses."""
+    """The responses of a handle."""
 
     _iterator: AsyncIterator[Any] | None = None
     _reads = False
@@ -317,11 +317,11 @@ class _Reading(Handle):
 
 
 class _Writing(Handle):
-    """The side of the requests."""
+    """The requests of a handle."""
 
     @property
     def _done_writing_flag(self) -> bool:
-        """grpc.aio's interceptors look at it."""
+        """Read by grpc.aio's interceptors."""
         return bool(self._engine.requests.half_closed)
 
     async def write(self, request: Any) -> None:
@@ -343,7 +343,7 @@ class UnaryStreamCall(_Reading, grpc.aio.UnaryStreamCall):  # type: ignore[type-
 
 @final
 class StreamUnaryCall(_Writing, grpc.aio.StreamUnaryCall):  # type: ignore[type-arg]
-    """A stream of requests, one response. With an iterator it needs the application no more and runs to its end."""
+    """A stream of requests, one response. With an iterator it runs to its end without the application's reference."""
 
     def __init__(self, iterator: Any, *arguments: Any) -> None:
         engine = _StreamUnary(*arguments)

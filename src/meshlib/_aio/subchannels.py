@@ -31,9 +31,9 @@ class Subchannel:
     """One channel of grpc.aio to one address. Made on the loop it serves.
 
     Args:
-        host: whose connection it is.
+        host: the host it connects to.
         settings: the channel's.
-        sharing: of the process.
+        sharing: the process's.
         factory: makes the channel of grpc.aio.
     """
 
@@ -49,25 +49,25 @@ class Subchannel:
         self.multicallables: BoundedCache[Method, Any] = BoundedCache(
             partial(_multicallable, self._channel, bool(interceptors))
         )
-        """grpc's multicallables by method: they take bytes, and return messages."""
+        """grpc's multicallables by method, from bytes to messages."""
 
     def glance(self) -> int | None:
-        """The state now. grpc.aio has no lock that one might wait for."""
+        """The current state. grpc.aio has no lock to wait for."""
         return self.state(True)
 
     def probe(self, told: Callable[[str], None]) -> Any:
-        """Asks why the connection fails, and tells; an empty reason: it does not. Returns the call that asks, to be
-        kept until then."""
+        """Ask why the connection fails, and pass the reason to ``told``; empty: it does not fail. Returns the call, to
+        be kept until then."""
         assert self._channel is not None, "never after its Close"
         call = self._channel.unary_unary(PROBE)(b"", timeout=PROBE_SECONDS)
         call.add_done_callback(lambda call: told(reason(completed(call.code()), completed(call.details()))))
         return call
 
     def close(self) -> None:
-        """Ends the connection and every call on it. Without a grace grpc.aio has nothing to wait for.
+        """Close the connection and end every call on it. Without a grace period grpc.aio waits for nothing.
 
-        It also lets go of grpc's channel: what is in a cycle with this is freed later, and for as long as one channel
-        lives grpc.aio keeps every event loop.
+        It also releases grpc's channel: objects in a cycle with this one are freed later, and grpc.aio keeps every
+        event loop while one channel lives.
         """
         if self._channel is not None:
             self.state = _shutdown
@@ -77,12 +77,12 @@ class Subchannel:
 
 
 def _shutdown(_: bool) -> int:
-    """The state of a subchannel that is closed."""
+    """The state of a closed subchannel."""
     return SHUTDOWN
 
 
 def _closed(_: Method) -> Any:
-    """The multicallables of a subchannel that is closed.
+    """The multicallables of a closed subchannel.
 
     Raises:
         grpc.aio.UsageError: as those of grpc.aio's closed channel.

@@ -14,8 +14,8 @@ __all__ = ["UnaryUnaryCall"]
 class UnaryUnaryCall(UnaryResponse, grpc.aio.UnaryUnaryCall):  # type: ignore[type-arg]
     """One request, one response.
 
-    It is its own engine. That makes it cheap, and an application may let go of it and it runs to its end, as in
-    grpc.aio: fire and forget.
+    It is its own engine, which makes it cheap. An application may drop it, and it runs to its end, as in grpc.aio: fire
+    and forget.
     """
 
     def __init__(self, request: Any, *arguments: Any) -> None:

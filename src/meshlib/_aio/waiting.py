@@ -1,4 +1,4 @@
-"""Waiting without a task of one's own, and without waiting where there is nothing to wait for."""
+"""Waiting without an extra task, and without a wait if the result is there."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Generator
@@ -11,12 +11,12 @@ Failed = Callable[[], None]
 
 
 def follow(steps: Generator[Any, None, Any], done: Done, failed: Failed) -> None:
-    """Runs what ``await`` would run and calls ``done`` with its result or its error: a task without a task.
+    """Run an awaitable without a task, and call ``done`` with its result or its error.
 
     An attempt is a future of grpc.aio's around a task of grpc.aio's; one more task around it would cost as much again.
 
     Args:
-        steps: of the awaitable.
+        steps: the awaitable's.
         done: called at its end.
         failed: called if a signal handler raises meanwhile, so that ``done`` may not be called.
     """
@@ -34,7 +34,7 @@ def follow(steps: Generator[Any, None, Any], done: Done, failed: Failed) -> None
 
 
 def _follow(steps: Generator[Any, None, Any], done: Done, failed: Failed) -> Generator[None, Any, None]:
-    """What :func:`follow` does when the future is done; a generator for the reason of :func:`guarded`."""
+    """Continue :func:`follow` when the future is done; a generator for the reason of :func:`guarded`."""
     try:
         yield
         follow(steps, done, failed)
@@ -43,15 +43,15 @@ def _follow(steps: Generator[Any, None, Any], done: Done, failed: Failed) -> Gen
     except BaseException:
         failed()
         raise
-    yield  # not the end: nobody expects a StopIteration
+    yield  # not the end: the caller expects no StopIteration
 
 
 def guarded(
     run: Callable[[Any], object], failed: Failed, raised: Callable[[BaseException], object] | None = None
 ) -> Callable[[Any], object]:
-    """A callback for one call that runs ``run``, and ``failed`` if a signal handler raises at any place of it.
+    """A one-time callback that calls ``run``, and ``failed`` if a signal handler raises anywhere in it.
 
-    A function may be interrupted before its first ``try``. A generator is resumed inside of its own.
+    A function may be interrupted before its first ``try``. A generator resumes inside its own.
 
     Args:
         run: called with the argument of the callback.
@@ -69,7 +69,7 @@ def _guard(
     try:
         argument = yield
         run(argument)
-        yield  # not the end: nobody expects a StopIteration
+        yield  # not the end: the caller expects no StopIteration
     except GeneratorExit:  # collected
         raise
     except BaseException as error:
@@ -81,7 +81,7 @@ def _guard(
 
 
 def completed(awaitable: Awaitable[Any]) -> Any:
-    """The result of what can be awaited without waiting.
+    """The result of an awaitable that is done.
 
     Raises:
         RuntimeError: it would have to wait after all.
@@ -96,13 +96,13 @@ def completed(awaitable: Awaitable[Any]) -> Any:
 
 @final
 class Condition:
-    """A condition variable of one event loop: each waiter looks again when something has changed.
+    """A condition of one event loop: each waiter checks again after a change.
 
-    A signal handler or a finalizer may call :meth:`tell` between any two lines. So a waiter reads :attr:`told` before
-    it looks, and passes it to :meth:`wait`, which returns at once if there was a change since.
+    A signal handler or a finalizer may call :meth:`notify` between any two lines. So a waiter reads :attr:`notified`
+    before it checks, and passes it to :meth:`wait`, which returns at once if there was a change since.
 
     Args:
-        loop: where they wait.
+        loop: the loop of the waiters.
     """
 
     __slots__ = ("_loop", "_waiters", "notified")
@@ -110,11 +110,11 @@ class Condition:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self.notified = 0
-        """How often there was a change."""
-        self._waiters: dict[asyncio.Future[None], None] = {}  # a set in order: who came first is told first
+        """Number of changes."""
+        self._waiters: dict[asyncio.Future[None], None] = {}  # an ordered set: the first to wait is woken first
 
     async def wait(self, seen: int) -> None:
-        """Waits for the first :meth:`tell` after :attr:`told` was ``seen``."""
+        """Wait for the first :meth:`notify` after :attr:`notified` was ``seen``."""
         waiter = self.waiter()
         try:
             if self.notified == seen:
@@ -123,20 +123,20 @@ class Condition:
             self.forget(waiter)
 
     def waiter(self) -> "asyncio.Future[None]":
-        """Done at the next :meth:`tell`; to be forgotten by who gives it up before."""
+        """A future that is done at the next :meth:`notify`. Pass it to :meth:`forget` if it is dropped before."""
         waiter = self._loop.create_future()
         self._waiters[waiter] = None
         return waiter
 
     def forget(self, waiter: "asyncio.Future[None]") -> None:
-        """Nobody waits for ``waiter`` any more."""
+        """Drop ``waiter``."""
         self._waiters.pop(waiter, None)
 
     def notify(self) -> None:
-        """Ends every wait."""
+        """End every wait."""
         self.notified += 1
         if self._waiters:
             for waiter in tuple(self._waiters):
                 if not waiter.done():
                     waiter.set_result(None)
-                self._waiters.pop(waiter, None)  # last, so that who tells again after an exception misses nobody
+                self._waiters.pop(waiter, None)  # last: after an exception the next notify() still finds it

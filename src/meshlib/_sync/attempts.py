@@ -1,7 +1,7 @@
-"""The attempts of a call that blocks nobody: starts them with grpc, cancels them, and reports how they ended.
+"""The attempts of a non-blocking call: start them with grpc, cancel them, report their ends.
 
-Several threads may do so at once, so an attempt is marked before it is touched: cancelled while it starts, reported
-once.
+Several threads may act on an attempt at once, so each step sets its mark first: an attempt may be cancelled while it
+starts, and is reported once.
 """
 
 import contextvars
@@ -31,11 +31,11 @@ __all__ = ["CANCELLED", "Attempt", "AttemptRunner", "GrpcCall"]
 
 CANCELLED: Final = local("CANCELLED", "Locally cancelled by application!")
 CANCELLED_HERE: Final = Outcome("CANCELLED", "Locally cancelled by application!", local=True)
-"""The end of an attempt that was cancelled here; a server may have seen it."""
+"""The outcome of an attempt that was cancelled locally; a server may have seen it."""
 
 
 class GrpcCall(Protocol):
-    """What is used of the object that grpc gives for an attempt."""
+    """The part of grpc's call object that an attempt uses."""
 
     def code(self) -> Any: ...
     def details(self) -> Any: ...
@@ -50,32 +50,32 @@ class GrpcCall(Protocol):
 
 @final
 class Attempt:
-    """What the shell keeps of an attempt, beside the machine's record of it."""
+    """One attempt: the shell's state, beside the machine's record."""
 
     __slots__ = ("aside", "call", "cancelled", "command", "ended", "mended", "readers", "reported", "starter", "target")
 
     def __init__(self, command: StartAttempt) -> None:
         self.command = command
         self.call: GrpcCall | None = None
-        """grpc's, once it has been started."""
+        """grpc's call, once started."""
         self.aside = False
-        """It is counted as one that no thread is blocked in."""
+        """Counted as an attempt that blocks no thread."""
         self.cancelled = False
         self.ended = False
-        """grpc says it has ended; a reader may have yet to say what it found before."""
+        """grpc has ended it; a reader may still have to report what it read before."""
         self.mended = False
-        """The machine has been told of its end, after an exception cut a step short; it is not to be sent any more."""
+        """The machine got its end after an exception cut a step short; it must not be sent."""
         self.readers = 0
         """Threads inside its ``next()``."""
         self.reported = False
         self.target = ""
-        """Where it was sent: its host may have another connection by the time it ends, or none."""
+        """The address it was sent to. When it ends, its host may have another connection, or none."""
         self.starter: tuple[int, ThreadContext] | None = None
-        """The thread that is starting it, to tell whether grpc's callback comes on that one."""
+        """The thread that is starting it; grpc's callback may run on the same."""
 
     @property
     def stands(self) -> bool:
-        """Whether its answer may still count."""
+        """Whether its outcome may still count."""
         return not self.reported and self.command.outcome is None and not self.command.dropped
 
 
@@ -83,12 +83,13 @@ class AttemptRunner:
     """The attempts of one call.
 
     Args:
-        runtime: of the channel.
+        runtime: the channel's.
         call: the machine.
-        method: what is called.
+        method: the method called.
         request: the request as bytes, or the stream of them.
-        metadata: the application's, and telemetry's.
-        credentials: of the call.
+        metadata: the application's and telemetry's.
+        credentials: the call's.
+        compression: the call's.
         compression: of the call.
     """
 
@@ -111,34 +112,34 @@ class AttemptRunner:
         self._credentials = credentials
         self._compression = compression
         self._context = contextvars.copy_context()
-        """The caller's, for attempts that are started on other threads."""
+        """The caller's context, for attempts started on other threads."""
         self._attempts: dict[int, Attempt] = {}
 
     def _run(self, step: Callable[..., CallCommands], thread: ThreadContext) -> bool:
-        """Feeds the machine, and performs its commands."""
+        """Feed the machine and perform its commands."""
         raise NotImplementedError
 
     def commit(self, n: int, why: str) -> bool:
-        """Attempt ``n`` counts from now on; False if it no longer can."""
+        """Commit the call to attempt ``n``; False if that is no longer possible."""
         raise NotImplementedError
 
     def fail(self, outcome: Outcome) -> None:
-        """The application's requests failed."""
+        """End the call: the application's requests failed."""
         raise NotImplementedError
 
     def _resume(self, report: tuple[Attempt, Outcome] | None = None) -> None:
-        """Performs, on the control thread, what an exception left undone."""
+        """Perform, on the control thread, the steps that an exception left undone."""
         raise NotImplementedError
 
     def current(self) -> Attempt | None:
-        """The attempt whose answer may count, the newest if there are several."""
+        """The attempt whose outcome may count; the newest if there are several."""
         for attempt in reversed(list(self._attempts.values())):
             if attempt.stands and attempt.call is not None:
                 return attempt
         return None
 
     def report(self, attempt: Attempt, thread: ThreadContext, outcome: Outcome | None = None) -> None:
-        """Attempt has ended; only the first to say so is heard."""
+        """Report the end of an attempt. Only the first report counts."""
         if attempt.reported:
             return
         call = attempt.call
@@ -168,7 +169,7 @@ class AttemptRunner:
             raise
 
     def _launch(self, attempt: Attempt, thread: ThreadContext) -> BaseException | None:
-        """Starts an attempt here, or on a thread of its own where it might have to wait or runs interceptors."""
+        """Start an attempt here, or on its own thread if it might block or runs interceptors."""
         if thread is ThreadContext.USER or thread is ThreadContext.ASIDE:
             if gate.closed:
                 gate.wait()
@@ -179,14 +180,14 @@ class AttemptRunner:
         return self._send(attempt, thread)
 
     def _send(self, attempt: Attempt, thread: ThreadContext) -> BaseException | None:
-        """Hands an attempt to grpc; returns what grpc raised."""
+        """Pass an attempt to grpc; return the exception that grpc raised."""
         command = attempt.command
         request: Any = self._request
         runtime = self.runtime
         subchannel: Any = None
         depth = grpcio.depth()
         if attempt.aside or attempt.reported:  # uninterrupted
-            return None  # it has been begun, and an exception kept that from being known
+            return None  # an earlier try, cut short by an exception, started it
         attempt.aside = True  # uninterrupted
         runtime.aside += 1  # uninterrupted
         if attempt.cancelled:
@@ -233,11 +234,14 @@ class AttemptRunner:
         return None
 
     def started(self, attempt: Attempt) -> None:
-        """Grpc has the attempt."""
+        """Called when grpc has accepted the attempt."""
 
     def _on_done(self, attempt: Attempt, _: object) -> None:
-        """grpc's callback. While a reader is inside the attempt's first ``next()``, it alone knows whether a message
-        came before the end, and reports; also if large requests or headers have committed the call to the attempt."""
+        """grpc's callback for the end of an attempt.
+
+        A reader inside the attempt's first ``next()`` reports instead: only the reader can see whether a message came
+        first. This also holds if large requests or headers have committed the call to the attempt.
+        """
         if outcomes.unconnected(attempt.call):
             let_go(attempt.call)
         attempt.ended = True  # uninterrupted
@@ -247,20 +251,20 @@ class AttemptRunner:
         self.report(attempt, starter[1] if starter is not None and starter[0] == get_ident() else ThreadContext.GRPC)
 
     def _stop(self, attempt: Attempt, thread: ThreadContext) -> None:
-        attempt.cancelled = True  # before its call is looked for: whoever starts it looks the other way round
+        attempt.cancelled = True  # before reading its call: the starting thread sets the call, then reads this mark
         call = attempt.call
         if call is not None:
-            # In this order: to the end of its requests grpc would answer with the end of the stream.
+            # Cancel first: grpc would send the end of the requests as the end of the stream.
             call.cancel()
             if isinstance(self._request, Requests):
                 self._request.stop(attempt.command.n)
-            if attempt.ended:  # left to a reader, which an exception may have ended
+            if attempt.ended:  # its report was left to a reader, which an exception may have ended
                 self.report(attempt, thread)
         elif threadless() and isinstance(self._request, Requests):
-            self._request.stop(attempt.command.n)  # this thread is sending them
+            self._request.stop(attempt.command.n)  # this thread is sending the requests
 
     def _aside(self, target: Callable[[], object]) -> None:
-        """Does something on a short-lived thread."""
+        """Run ``target`` on a short-lived thread."""
 
         def run() -> None:
             target()

@@ -32,7 +32,7 @@ class _Plain(grpc.Channel):
     """Channel below the interceptors of the application."""
 
     def __init__(self, settings: Settings, clock: Clock, factory: Factory) -> None:
-        # Here and not above: `import meshlib` is to be quick, and OpenTelemetry's API is not.
+        # Not at the top: `import meshlib` must be fast, and OpenTelemetry's API is slow to import.
         from meshlib.telemetry._channel import Telemetry
 
         telemetry = Telemetry(

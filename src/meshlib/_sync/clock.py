@@ -1,4 +1,4 @@
-"""Where the sync shell gets time, chance, locks and threads from: one place, so a test can put another world there."""
+"""Time, randomness, events and threads of the sync shell, in one place so that tests can replace them."""
 
 import asyncio
 import random
@@ -17,31 +17,31 @@ __all__ = ["CLOCK", "Clock", "Event", "ExitClock"]
 
 PAUSE: Final = 0.0002
 PAUSES: Final = 100
-"""How long, and how often, a thread waits for another to leave a step: that one may be beneath a signal handler, and
-away for as long as that takes."""
+"""Interval and number of polls while a thread waits for another to leave a step: that thread may be running a signal
+handler for as long."""
 _MILLISECOND: Final = 0.001
 
 
 class Event(Protocol):
-    """What is used of ``threading.Event``."""
+    """The part of ``threading.Event`` that the shell uses."""
 
     def set(self) -> None:
-        """Ends every wait."""
+        """End every wait."""
         ...
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Waits until set, at most ``timeout`` seconds; whether it is set."""
+        """Wait until set, at most ``timeout`` seconds; return whether it is set."""
         ...
 
 
 _selector: Callable[[], selectors.BaseSelector] | None = None
-"""What the loop of the control plane waits by; None: whatever asyncio has."""
+"""Selector of the control thread's loop; None: asyncio's default."""
 
-# Where gevent has taken it away this module can be imported all the same: settings.py says why there is no channel.
+# gevent may have removed epoll. This module must import all the same: settings.py reports why there is no channel.
 if sys.platform == "linux" and hasattr(selectors, "EpollSelector"):
 
     class _Selector(selectors.EpollSelector):
-        """epoll counts in whole milliseconds, rounded up, and a connection to loopback takes less than one."""
+        """Sleep below a millisecond: epoll rounds up to whole ones, and a connection to loopback takes less."""
 
         def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
             if timeout is None or not 0 < timeout < _MILLISECOND:
@@ -57,8 +57,8 @@ if sys.platform == "linux" and hasattr(selectors, "EpollSelector"):
 
 @final
 class _Flag:
-    """A flag that may be set, and waited for, in the middle of being set or waited for. ``threading.Event`` has a lock
-    in Python, so that a signal handler that sets one waits for itself."""
+    """A reentrant flag: a signal handler may set it, or wait for it, in the middle of either. ``threading.Event`` has a
+    lock in Python, so a signal handler that sets one would deadlock."""
 
     __slots__ = ("_queue",)
 
@@ -73,26 +73,26 @@ class _Flag:
             self._queue.get(timeout=None if timeout is None else max(0.0, timeout))
         except Empty:
             return False
-        self._queue.put(None)  # it stays set
+        self._queue.put(None)  # stay set
         return True
 
 
 class Clock:
-    """The real world."""
+    """The real clock and threads."""
 
     now: Callable[[], float] = staticmethod(monotonic)
     linger = 1.0
-    """Seconds that the control thread stays when the last channel has closed: some programs make one for each call."""
+    """Seconds the control thread stays after the last channel closed: some programs make a channel for each call."""
 
     def rng(self) -> random.Random:
-        """What draws jitter and lots."""
+        """The generator for jitter and random choices."""
         return random.Random()
 
     ident: Callable[[], int] = staticmethod(threading.get_ident)
-    """The calling thread."""
+    """The identifier of the calling thread."""
 
     def pause(self, turn: int) -> bool:
-        """Waits a moment for another thread, ``turn`` times before this one; False: long enough."""
+        """Pause for another thread, as poll number ``turn``; False after the last poll."""
         time.sleep(PAUSE)
         return turn < PAUSES
 
@@ -102,15 +102,15 @@ class Clock:
 
     @property
     def inside_loop(self) -> bool:
-        """Whether this thread is inside the loop of the control plane, which nobody runs while it waits."""
+        """Whether this thread is inside the control loop, which no other thread runs while this one waits."""
         return False
 
     def spawn(self, target: Callable[[], None], name: str) -> threading.Thread | None:
-        """Starts a daemon thread; without one, at exit or for lack of resources, does what it would do at once."""
+        """Start a daemon thread; at exit, or if none can start, run ``target`` at once."""
         return spawn(target, name)
 
     def control(self, target: Callable[[], None]) -> threading.Thread | None:
-        """Starts the control thread; None: whoever waits does its work.
+        """Start the control thread; None: the thread that waits runs the loop.
 
         Raises:
             RuntimeError: no thread could be started.
@@ -120,7 +120,7 @@ class Clock:
         return thread
 
     def loop(self) -> asyncio.AbstractEventLoop:
-        """An event loop for the control thread, whose timers go by :attr:`now`."""
+        """An event loop for the control thread, whose timers use :attr:`now`."""
         loop: Any = asyncio.new_event_loop() if _selector is None else asyncio.SelectorEventLoop(_selector())
         try:
             if clock_of(loop) is monotonic:
@@ -131,13 +131,13 @@ class Clock:
         return loop  # type: ignore[no-any-return]
 
     def discard(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Closes a loop that no thread has run."""
+        """Close a loop that no thread has run."""
         loop.close()
 
 
 @final
 class ExitClock(Clock):
-    """The world of an interpreter that exits: no threads; whoever waits for an event runs the loop."""
+    """The clock of an exiting interpreter. It has no threads: the thread that waits for an event runs the loop."""
 
     linger = 0.0
 
@@ -150,18 +150,18 @@ class ExitClock(Clock):
 
     @property
     def inside_loop(self) -> bool:
-        """Whether this thread is inside it."""
+        """Whether this thread is inside the loop."""
         return self._driver.inside
 
     def control(self, target: Callable[[], None]) -> None:
-        """None is started."""
+        """Start no thread."""
 
     def loop(self) -> asyncio.AbstractEventLoop:
-        """The loop that is run while somebody waits."""
+        """The loop, run while a thread waits."""
         return self._driver.loop
 
     def discard(self, loop: asyncio.AbstractEventLoop) -> None:
-        """It stays: there is one for all that run at the exit."""
+        """Keep the loop: all channels at exit share it."""
 
 
 CLOCK = Clock()

@@ -1,4 +1,4 @@
-"""The end of a call that blocks nobody: its outcome, and the threads and callbacks that wait for it."""
+"""The end of a non-blocking call: its outcome, and the threads and callbacks that wait for it."""
 
 import math
 from collections import deque
@@ -22,7 +22,7 @@ T = TypeVar("T")
 _log = DeferredLogger("meshlib")
 
 LATE: Final = 0.5
-"""Seconds after its deadline at which a thread that waits for a call ends it, if grpc does not."""
+"""Seconds after the deadline at which a waiting thread ends the call, if grpc does not."""
 
 
 class Completion(AttemptRunner):
@@ -35,26 +35,26 @@ class Completion(AttemptRunner):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.outcome: Outcome | None = None
-        """How the call ended, from then on."""
+        """The outcome; None while the call runs."""
         self.source: GrpcCall | None = None
-        """The attempt that speaks for the call, once it has ended."""
+        """The attempt whose metadata and response are the call's, once it has ended."""
         self._callbacks: deque[Callable[[], None]] = deque()
-        """Each is called by the thread that takes it out."""
+        """Each is called by the thread that removes it."""
         self._due: float | None = None
-        """Monotonic second at which the timer of the machine is due."""
+        """When the machine's timer is due, in monotonic seconds."""
 
     def cancel(self, outcome: Outcome, thread: ThreadContext = ThreadContext.USER) -> bool:
-        """Ends the call with ``outcome``; False if it has ended already."""
+        """End the call with ``outcome``; False if it has ended already."""
         raise NotImplementedError
 
     def _expired(self, *, now: float) -> CallCommands:
-        """The input for the timer."""
+        """The machine's input for its timer."""
         raise NotImplementedError
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Blocks until the call has ended; False if it has not after ``timeout`` seconds."""
+        """Block until the call has ended; False if it has not after ``timeout`` seconds."""
         if timeout is not None and not timeout <= LONGEST:
-            timeout = None  # as grpc, which waits in steps: no clock of the system takes as much
+            timeout = None  # as grpc, which waits in steps: no system clock takes so long a timeout
         if self.outcome is not None:
             return True
         deadline = self.call.deadline
@@ -62,15 +62,15 @@ class Completion(AttemptRunner):
         if left is None or (timeout is not None and timeout <= left):
             return self.wait_for(lambda: self.outcome, timeout) is not None
         if self.wait_for(lambda: self.outcome, left) is None:
-            # grpc's thread that would say so waits for a thread that is beneath this one.
+            # grpc's thread, which would report the end, waits for a thread that this one interrupted.
             self.cancel(self._late())
         return self.outcome is not None
 
     def wait_for(self, ready: Callable[[], T | None], timeout: float | None = None) -> T | None:
-        """Blocks until ``ready()`` returns something, which is returned; None after ``timeout`` seconds."""
+        """Block until ``ready()`` returns something and return that; None after ``timeout`` seconds."""
         if not self.runtime.clock.inside_loop:
             return self.monitor.wait_for(ready, timeout)
-        # Nobody runs the timers of the call but this thread.
+        # No other thread runs the call's timers.
         end = math.inf if timeout is None else self.runtime.now() + timeout
         while True:
             due = math.inf if self._due is None else self._due
@@ -87,20 +87,20 @@ class Completion(AttemptRunner):
                 self._run(self._expired, ThreadContext.USER)
 
     def _turn(self, ready: Callable[[], object], due: float | None, endless: bool) -> object:
-        """Something, if the wait is over or has another end than before."""
+        """Not None if the wait is over or its end has moved."""
         return True if ready() is not None or self._due != due or (endless and self._idle()) else None
 
     def _idle(self) -> bool:
-        """Whether no attempt is under way that could end the call."""
+        """Whether no attempt in flight could end the call."""
         return all(attempt.reported for attempt in list(self._attempts.values()))
 
     def _late(self) -> Outcome:
-        """The end of a call whose deadline passed while nobody said how its attempt ended."""
+        """The outcome of a call whose deadline passed without a report of its attempt's end."""
         call = self.call
         return deadline_exceeded(call.method, call.cluster.name, None, "grpc has not said how the call ended", "")
 
     def add_callback(self, callback: Callable[[], None]) -> bool:
-        """Has ``callback`` called once at the end of the call; False, and it is not, if that is over."""
+        """Call ``callback`` once at the end of the call; if that has come, return False without calling it."""
         if self.outcome is not None:
             return False
         once = partial(callback)  # equal to no other
@@ -109,18 +109,18 @@ class Completion(AttemptRunner):
             return True
         try:
             self._callbacks.remove(once)
-        except ValueError:  # it has been taken out to be called
+        except ValueError:  # another thread took it out and calls it
             return True
         return False
 
     def _call_back(self) -> None:
-        """Runs the callbacks, each once."""
+        """Run the callbacks, each once."""
         while self._callbacks:
             try:
                 callback = self._callbacks.popleft()
-            except IndexError:  # another thread was quicker
+            except IndexError:  # another thread was faster
                 return
             try:
                 callback()
-            except Exception:  # noqa: BLE001 - it is the application's, and others wait for their turn
+            except Exception:  # noqa: BLE001 - the application's; the other callbacks still run
                 _log.exception("call: a callback raised: callback=%s", repr(callback))

@@ -1,4 +1,4 @@
-"""The state of a channel for those who watch it: ``subscribe`` and what grpc builds on it."""
+"""Connectivity of a channel for its subscribers: ``subscribe`` and what grpc builds on it."""
 
 from collections.abc import Callable
 from typing import Final, final
@@ -28,7 +28,7 @@ Callback = Callable[[grpc.ChannelConnectivity], None]
 
 @final
 class Connectivity:
-    """Tells subscribers the state, each change once and in order, on a thread that lives while there is news.
+    """Notifies subscribers of the state: each change once, in order, on a thread that lives while changes are pending.
 
     Args:
         clock: spawns the thread.
@@ -41,16 +41,16 @@ class Connectivity:
         self._serializer = WorkSerializer(clock)
         self._subscribers: list[tuple[Callback, list[int]]] = []
         self._untold = False
-        """There is something to tell."""
+        """A notification is pending."""
         self._delivering = False
 
     @property
     def watched(self) -> bool:
-        """Whether anybody is told."""
+        """Whether there are subscribers."""
         return bool(self._subscribers)
 
     def changed(self, state: int) -> None:
-        """The channel is in ``state`` now."""
+        """Set the channel's state and notify the subscribers."""
 
         def step() -> None:
             if self.state != SHUTDOWN:
@@ -62,7 +62,7 @@ class Connectivity:
         self._run(step)
 
     def subscribe(self, callback: Callback) -> None:
-        """``callback`` is told the state of now and every later one."""
+        """Notify ``callback`` of the current state and of every later one."""
 
         def step() -> None:
             self._subscribers.append((callback, [self.state]))
@@ -71,7 +71,7 @@ class Connectivity:
         self._run(step)
 
     def unsubscribe(self, callback: Callback) -> None:
-        """``callback`` is told no more."""
+        """Stop notifying ``callback``."""
 
         def step() -> None:
             for position, (known, _) in enumerate(self._subscribers):
@@ -82,7 +82,7 @@ class Connectivity:
         self._run(step)
 
     def close(self) -> None:
-        """The channel is closed, and nobody is told any more."""
+        """Set the final state and drop all subscribers."""
 
         def step() -> None:
             self.state = SHUTDOWN
@@ -91,13 +91,13 @@ class Connectivity:
         self._run(step)
 
     def _run(self, step: Callable[[], None]) -> None:
-        """Runs ``step``, or leaves it to the step beneath; then whatever there is to tell is told."""
+        """Run ``step``, or leave it to the step that this one interrupts; then deliver pending notifications."""
         self._own()
         self._serializer.run(step, None)
         self._deliver()
 
     def _own(self) -> None:
-        """Starts afresh in a forked child: a thread that is not here may be inside a step, and the state is that of the
+        """Reset in a forked child: a thread that does not exist here may be inside a step, and the state is that of the
         parent's connections."""
         if self._process is control.current():
             return
@@ -118,10 +118,10 @@ class Connectivity:
         while True:
             due = self._serializer.run(self._take, None, later=False)
             if due is None:
-                continue  # another thread is inside, and has been waited for
+                continue  # after waiting for a thread that is inside a step
             if not due:
                 self._delivering = False
-                self._deliver()  # for what came after the look
+                self._deliver()  # for changes since the check
                 return
             for callback, state in due:
                 try:

@@ -1,14 +1,12 @@
-"""What a process has of meshlib: one control thread, from the first call to a moment after the close of the last
-channel, and what happens to it at a fork.
+"""Process-wide state of meshlib: one control thread, shared by all sync channels, and its handling of forks.
 
-The control thread is a daemon that runs an asyncio loop for the discovery, sweeps and timers of every sync channel.
-No user code runs on it.
+The control thread runs from the first call until a moment after the last channel closes. It is a daemon and runs an
+asyncio loop for the discovery, sweeps and timers of every sync channel. No user code runs on it.
 
-A fork copies none of the threads, and C-core's objects do not survive one reliably. So everything hangs on one
-:class:`Process` behind one global. The child parks the inherited one, which from then on is neither used nor closed
-nor collected, and starts afresh; each channel compares identity at each call. Before a fork the parent holds back new
-attempts and waits a moment for the ones its threads are blocked in, because C-core skips its fork handlers while a
-thread is inside a call.
+A fork copies none of the threads, and C-core's objects do not survive one reliably. So all state belongs to one
+:class:`Process` behind one global. The child parks the inherited one, which is never again used, closed or collected,
+and makes a new one; each channel compares identity at each call. Before a fork the parent holds back new attempts and
+waits a moment for blocking ones, because C-core skips its fork handlers while a thread is inside a call.
 """
 
 import asyncio
@@ -32,11 +30,11 @@ from meshlib._sync.clock import CLOCK, Clock, Event, ExitClock
 __all__ = ["Process", "current", "gate", "usable"]
 
 FORK_PATIENCE: Final = 1.0
-"""Seconds a fork waits for attempts that threads are blocked in, and for looks at connections. Calls of the child may
-hang if it does not wait long enough, and only a call that takes longer makes it wait that long."""
+"""Seconds a fork waits for blocking attempts and for reads of connection states. If it waits too short, calls of the
+child may hang; only a call that takes longer makes it wait that long."""
 
 FORK_POLLS: Final = 100
-"""Polls that it waits for them at least: on a machine that stalls, that long may pass without any of them running."""
+"""Minimum number of polls meanwhile: on a machine that stalls, the seconds may pass without any thread running."""
 
 _FORK_POLL: Final = 0.001  # seconds
 
@@ -44,23 +42,23 @@ _GATE_PATIENCE: Final = 10.0
 """Seconds an attempt waits for a fork."""
 
 EXIT_PATIENCE: Final = 1.0
-"""Seconds that whoever ends the control thread waits for it, as at the exit of the interpreter."""
+"""Seconds to wait for the end of the control thread, for example at the exit of the interpreter."""
 
 
 class ThreadRuntime(Protocol):
     """A channel in use in this process."""
 
     live: bool
-    """It is neither closed nor left behind at a fork."""
+    """Neither closed nor left behind at a fork."""
 
     def blocked(self) -> int:
-        """Attempts that threads are blocked in."""
+        """Number of attempts that block a thread."""
         ...
 
 
 @final
 class Gate:
-    """Holds back new attempts while a fork is prepared. Open, it costs one look at an attribute."""
+    """Holds back new attempts while a fork is prepared. An open gate costs one attribute read."""
 
     __slots__ = ("_opened", "closed", "held")
 
@@ -70,31 +68,31 @@ class Gate:
         self._opened = CLOCK.event()
 
     def shut(self) -> None:
-        """New attempts wait from now on. A signal handler may fork while a fork is prepared."""
+        """Make new attempts wait. A signal handler may fork while a fork is prepared."""
         if not self.closed:
-            self.held = 0  # who came as the last fork ended may have counted itself after that
+            self.held = 0  # a thread that arrived as the last fork ended may have counted itself afterwards
             self._opened = CLOCK.event()
             self.closed = True
 
     def open(self) -> None:
-        """They go on."""
+        """Let the attempts continue."""
         self.closed = False
         self.held = 0
         self._opened.set()
 
     def wait(self) -> None:
-        """Waits until the fork is done; bounded, since a fork is."""
+        """Wait until the fork is done; bounded, as the fork is."""
         self.held += 1
         self._opened.wait(_GATE_PATIENCE)
 
 
 @final
 class Process:
-    """Everything meshlib has in one process.
+    """The state of meshlib in one process.
 
     Args:
         clock: time, locks and threads.
-        sharing: which of its subchannels share a connection; None: that of a process that has inherited none.
+        sharing: which of its subchannels share a connection; None: for a process that has inherited none.
     """
 
     def __init__(self, clock: Clock = CLOCK, sharing: Sharing | None = None) -> None:
@@ -105,22 +103,22 @@ class Process:
         """The control thread, while there is one."""
         self.runtimes: weakref.WeakSet[ThreadRuntime] = weakref.WeakSet()
         self.live: weakref.WeakSet[object] = weakref.WeakSet()
-        """Calls under way on futures and streams; a child must not collect them."""
+        """Calls in flight on futures and streams; a child must not collect them."""
         self._attached: dict[ThreadRuntime, _Control] = {}
         self._idle_since = 0.0
-        """When the last one was detached."""
+        """When the last runtime was detached."""
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop | None:
-        """That of the control thread, if there is one."""
+        """The loop of the control thread, if there is one."""
         control = self._control
         return None if control is None else control.loop
 
     def attach(self, runtime: ThreadRuntime) -> tuple[asyncio.AbstractEventLoop, Resolutions]:
-        """``runtime`` needs the control thread from now on: its loop, and what the channels look up on it.
+        """Register ``runtime`` with the control thread; return its loop and its resolutions.
 
-        Two threads, or a thread and its signal handler, may start one at once. There is no lock that one of them could
-        wait for: one of the two is ended again.
+        Two threads, or a thread and its signal handler, may each start a control thread at once. A lock could deadlock
+        here, so one of the two is ended again.
         """
         try:
             self.runtimes.add(runtime)
@@ -133,7 +131,7 @@ class Process:
                 self._attached[runtime] = control
                 if self._control is control:
                     return control.loop, control.resolutions
-                # Its last runtime was detached this moment.
+                # Its last runtime was detached just now.
                 self._attached.pop(runtime, None)
         except BaseException:  # also what a signal handler raises
             self._attached.pop(runtime, None)
@@ -141,7 +139,7 @@ class Process:
             raise
 
     def detach(self, runtime: ThreadRuntime, last: Callable[[], None]) -> None:
-        """``runtime`` needs it no more: ``last`` runs on the loop, which ends a moment after the last runtime."""
+        """Detach ``runtime``: run ``last`` on the loop, and end the loop a moment after the last runtime."""
         control = self._attached.pop(runtime, None)
         if control is None:
             return
@@ -158,7 +156,7 @@ class Process:
                 control.soon(partial(self._linger, control))
 
     def _linger(self, control: "_Control") -> None:
-        """On its loop: ends it once no channel has needed it for a while."""
+        """On the loop: end it once no channel has needed it for a while."""
         if self._attached:  # uninterrupted
             control.lingers = False  # uninterrupted
             return
@@ -169,11 +167,11 @@ class Process:
             self._end_unused(control)
 
     def end_unused(self) -> None:
-        """Ends the control thread at once, if no channel needs it."""
+        """End the control thread at once, if no channel needs it."""
         self._end_unused(self._control)
 
     def _started(self) -> "_Control | None":
-        """A control thread that this process has from now on; None: another was there first."""
+        """Start the control thread of this process; None: another thread was faster."""
         made = _Control(self.clock)
         try:
             made.start()
@@ -186,8 +184,8 @@ class Process:
         return None
 
     def _end_unused(self, control: "_Control | None") -> None:
-        """Ends the control thread if it is the present one and no runtime is attached. Another thread that is just
-        attaching one looks again."""
+        """End the control thread if it is the current one and no runtime is attached. A thread that is attaching one
+        checks again."""
         if control is not None and not self._attached and self._control is control:  # uninterrupted
             self._control = None  # uninterrupted
             control.end()
@@ -199,19 +197,19 @@ class Process:
 
     @property
     def resolutions(self) -> "Resolutions | None":
-        """What the channels look up on the control thread, if there is one."""
+        """The resolutions on the control thread, if there is one."""
         control = self._control
         return None if control is None else control.resolutions
 
     def blocked(self) -> int:
-        """Attempts that threads are inside of."""
+        """Number of attempts that block a thread."""
         return sum(runtime.blocked() for runtime in self.runtimes)
 
 
 @final
 class _Control:
-    """The control thread, its loop, and what the channels look up on it: that lives and ends with the loop, whose tasks
-    and events are of no use on another.
+    """The control thread, its loop, and its resolutions. These live and end with the loop: their tasks and events are
+    unusable on another.
 
     Args:
         clock: of the process.
@@ -226,20 +224,20 @@ class _Control:
             raise
         self.thread: threading.Thread | None = None
         self.lingers = False
-        """It is to end if no channel needs it for a while."""
+        """It ends if no channel needs it for a while."""
         self._clock = clock
         self._claims: deque[None] = deque([None])
-        """The loop belongs to the one that takes this out: its thread, or the one that could not start it."""
+        """Taken by the owner of the loop: its thread, or the thread that failed to start it."""
 
     def start(self) -> None:
-        """Starts its thread. Whatever is raised, also by a signal handler: :meth:`discard` ends it."""
+        """Start the thread. After any exception, also a signal handler's, :meth:`discard` ends it."""
         started = self._clock.event()
         self.thread = self._clock.control(lambda: self._run(started))
         if self.thread is not None:
             started.wait(EXIT_PATIENCE)
 
     def discard(self) -> None:
-        """Ends one that nobody uses, and whose thread may not have been started."""
+        """End an unused one, whose thread may not have been started."""
         if self._claimed():
             self._clock.discard(self.loop)
         else:
@@ -253,7 +251,7 @@ class _Control:
         return True
 
     def soon(self, step: Callable[[], object]) -> None:
-        """Has ``step`` called on it, if it has not ended."""
+        """Call ``step`` on the loop, if it has not ended."""
         try:
             self.loop.call_soon_threadsafe(step)
         except RuntimeError:
@@ -274,7 +272,7 @@ class _Control:
             done.wait(EXIT_PATIENCE)
 
     def end(self) -> None:
-        """Ends it, and waits a moment for that."""
+        """Stop the loop, and wait a moment for the thread."""
         self.soon(self.loop.stop)
         if self.thread is not None and self.thread is not threading.current_thread():
             self.thread.join(EXIT_PATIENCE)
@@ -304,8 +302,8 @@ def current() -> Process:
 
 
 def usable() -> Process:
-    """The state of this process, for a channel that starts: with a control thread, or able to have one; else that of a
-    process that exits."""
+    """The state of this process, for a channel that starts: with a control thread, or able to start one; else the
+    state of an exiting process."""
     global _process
     if _process.loop is None and exits.threadless():
         _process = Process(ExitClock(), _process.sharing)
@@ -313,8 +311,8 @@ def usable() -> Process:
 
 
 def _inside() -> bool:
-    """Whether another thread is inside grpc: in a call, or with the lock of a channel, which it asks for its state. The
-    child would wait for that lock without end."""
+    """Whether another thread is inside a grpc call, or reads a channel's state and so holds its lock. The child would
+    wait for that lock forever."""
     if _process.blocked() > gate.held or glances.inside:
         return True
     me = threading.get_ident()
@@ -341,7 +339,7 @@ def _after_fork_in_parent() -> None:
 
 def _after_fork_in_child() -> None:
     global _process
-    gate.__init__()  # nobody is there who would open it
+    gate.__init__()  # no thread exists here that would open it
     glances.__init__()
     if _process.runtimes or _process.loop is not None:
         runtimes = list(_process.runtimes)
@@ -353,8 +351,8 @@ def _after_fork_in_child() -> None:
 
 
 def _at_exit() -> None:
-    """Ends the control thread of an application that closed nothing, so that it cannot run into a dying interpreter.
-    The main thread may go on calling, in handlers that run later: its channels start anew, without threads."""
+    """End the control thread of an application that closed no channel, so that it cannot run in a dying interpreter.
+    The main thread may still call in later exit handlers: its channels start again, without threads."""
     exits.finished = True
     process = _process
     control = process._control

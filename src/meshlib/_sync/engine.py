@@ -1,14 +1,14 @@
-"""A call that blocks nobody: its machine, the attempts that grpc runs for it, and those who wait for its end.
+"""A non-blocking call: its machine, its attempts in grpc, and the threads and callbacks that wait for its end.
 
-The application holds a handle, the handle holds the engine, and grpc's callbacks, the control thread's timers and the
-cluster hold the engine while they have something to tell it. None of them holds the handle: collecting that cancels the
-call, as it does with grpc's own.
+The application holds a handle and the handle holds the engine. grpc's callbacks, the control thread's timers and the
+cluster also hold the engine while they have events for it. None of them holds the handle: its collection cancels the
+call, as with grpc's own.
 
-Several threads feed the machine, one step at a time, and in the middle of any of them a signal handler or a finalizer
-may do so too: its step is then left to the one beneath (:mod:`meshlib._core.serial`). Commands are performed outside of
-steps, by the thread that comes first, so several may perform at once.
+Several threads feed the machine, one step at a time. A signal handler or a finalizer may do so in the middle of a step:
+its step is queued behind the interrupted one (:mod:`meshlib._core.serial`). Commands are performed outside of steps, by
+the first thread that takes them, so several threads may perform commands at once.
 
-A signal handler may also raise between any two lines. What was about to be done is then done by the control thread; a
+A signal handler may also raise between any two lines. The control thread then performs the interrupted command; a
 machine that was cut short in a step is ended.
 """
 
@@ -43,7 +43,7 @@ _log = DeferredLogger("meshlib")
 
 ABANDONED: Final = local("CANCELLED", "Cancelled upon garbage collection!")
 MOST_RESUMPTIONS: Final = 8
-"""How often a call is taken up again after exceptions: what raises each time is no signal handler."""
+"""Maximum resumptions after exceptions: one raised each time does not come from a signal handler."""
 RAISED: Final = local("CANCELLED", "an exception was raised inside the call, for example by a signal handler")
 
 
@@ -51,15 +51,15 @@ class Engine(Completion):
     """One call.
 
     Args:
-        lease: of the channel, which is not collected before the call has ended.
-        method: what is called.
+        lease: the channel handle, which is not collected before the call has ended.
+        method: the method called.
         plan: its policies.
         request: the request as bytes, or the stream of them.
         timeout: seconds; None: the policy's.
         metadata: the application's.
-        credentials: of the call.
+        credentials: the call's.
         wait_for_ready: None: the policy's.
-        compression: of the call.
+        compression: the call's.
 
     Raises:
         ValueError: the channel is closed, or the metadata is no sequence of pairs.
@@ -67,7 +67,7 @@ class Engine(Completion):
     """
 
     _resumptions = 0
-    """How often the call was taken up again after an exception."""
+    """Number of resumptions after exceptions."""
 
     def __init__(
         self,
@@ -106,20 +106,20 @@ class Engine(Completion):
         self._lease: ChannelHandle | None = lease
         self._serializer = WorkSerializer(runtime.clock)
         self._commands: deque[CallCommand] = deque()
-        """What is still to be performed."""
+        """Commands still to be performed."""
         self._ending: Finish | None = None
-        """How the machine has the call end."""
+        """The machine's final command."""
         self._told = False
-        """Telemetry knows that the call has ended."""
+        """Telemetry has recorded the end of the call."""
         self._timer: Timer | None = None
 
-    # What the handle does.
+    # Called by the handle.
 
     def begin(self) -> None:
-        """Starts the call, on the caller's thread.
+        """Start the call, on the caller's thread.
 
         Raises:
-            Exception: what grpc raised at the invocation of the first attempt.
+            Exception: raised by grpc when the first attempt started.
         """
         try:
             self.runtime.process.live.add(self)
@@ -129,25 +129,25 @@ class Engine(Completion):
                 return
             self._run(self.call.begin, ThreadContext.USER, raising=True)
         except BaseException:
-            self.runtime.soon(self._give_up)  # the caller gets what was raised, and no handle
+            self.runtime.soon(self._give_up)  # the caller gets the exception, and no handle
             raise
 
     def cancel(self, outcome: Outcome, thread: ThreadContext = ThreadContext.USER) -> bool:
-        """Ends the call with ``outcome``; False if it has ended already."""
+        """End the call with ``outcome``; False if it has ended already."""
         if self.outcome is not None:
             return False
         return self._run(partial(self.call.on_cancel, outcome), thread)
 
     def abandon(self) -> None:
-        """The handle was collected. That may happen on any thread at any point of it, so this only has the call
-        cancelled soon; in the child of a fork, and at the end of the interpreter, nothing is done at all."""
+        """Cancel the call soon: its handle was collected, on any thread and at any point of it. Do nothing in a forked
+        child, or at the end of the interpreter."""
         if self.outcome is None:
             self.runtime.soon(partial(self.cancel, ABANDONED, ThreadContext.CONTROL))
 
-    # What streams need to know, and tell.
+    # Called by streams.
 
     def commit(self, n: int, why: str) -> bool:
-        """Attempt ``n`` counts from now on, whatever comes; False if it no longer can."""
+        """Commit the call to attempt ``n``; False if that is no longer possible."""
         attempt = self._attempts[n]
 
         def step() -> bool:
@@ -168,36 +168,38 @@ class Engine(Completion):
         return stands
 
     def reading(self) -> None:
-        """The application waits for a message, of a stream whose plan has a limit."""
+        """Note that the application waits for a message of a stream whose plan has a limit."""
         self._serializer.run(self._on_reading, None)
-        if self._commands:  # steps of other threads were left to this one
+        if self._commands:  # from steps that other threads left to this one
             self._perform(ThreadContext.USER)
 
     def _on_reading(self) -> None:
         self.call.on_reading(now=self.runtime.now())
         due = self.call.next_timer()
-        # A timer that is due earlier will find that there is nothing to do yet, and be set anew.
+        # An earlier timer stays: it will do nothing but set the next one.
         if due is not None and (self._due is None or due < self._due):
             self._arm(due)
 
     def read(self) -> None:
-        """The application has its message."""
+        """Note that the application has its message."""
         self._serializer.run(self.call.on_message, None)
         if self._commands:
             self._perform(ThreadContext.USER)
 
     def fail(self, outcome: Outcome) -> None:
-        """The application's requests failed."""
+        """End the call: the application's requests failed."""
         self.cancel(outcome)
 
-    # Driving the machine.
+    # The machine.
 
     def _feed(self, step: Callable[..., CallCommands], thread: ThreadContext) -> None:
         self._run(step, thread)
 
     def _run(self, step: Callable[..., CallCommands], thread: ThreadContext, *, raising: bool = False) -> bool:
-        """Feeds the machine, and performs what it commands; with ``raising`` what grpc raises at the start of an
-        attempt is raised. Returns whether it commands anything, as far as that is known yet."""
+        """Feed the machine and perform its commands; with ``raising``, raise the exception of an attempt's start.
+
+        Returns whether the machine gave commands, as far as is known yet.
+        """
         try:
             found = self._serializer.run(partial(self._on_step, step), True)
             self.monitor.notify()
@@ -214,15 +216,15 @@ class Engine(Completion):
         return bool(commands)
 
     def _give_up(self) -> None:
-        """Ends a call whose beginning was cut short, on the control thread."""
+        """End, on the control thread, a call whose start was cut short."""
         self.cancel(ABANDONED, ThreadContext.CONTROL)
         self._resume()
 
     def _resume(self, report: tuple[Attempt, Outcome] | None = None) -> None:
-        """Does what was left undone when an exception was raised, on the control thread.
+        """Finish, on the control thread, the steps that an exception cut short.
 
         Args:
-            report: the end of an attempt that the machine may not have been told of.
+            report: the end of an attempt that the machine may not have recorded.
         """
         self._resumptions += 1
         if self._resumptions > MOST_RESUMPTIONS:
@@ -234,7 +236,7 @@ class Engine(Completion):
         for attempt in list(self._attempts.values()):
             if attempt.ended and not attempt.readers:
                 self.report(attempt, ThreadContext.CONTROL)
-            # CallCommands may have been taken out and not been performed; what has been done is not done again.
+            # Its command may have been taken and not performed; a performed one is not repeated.
             elif not attempt.aside and not attempt.reported:
                 self._commands.append(attempt.command)
             elif attempt.command.dropped and not attempt.cancelled:
@@ -245,7 +247,7 @@ class Engine(Completion):
         self.monitor.notify()
 
     def _mend(self) -> None:
-        """Ends the call, whose machine was cut short in a step."""
+        """End the call after its machine was cut short in a step."""
         self._serializer.torn = False
         now = self.runtime.now()
         for command in self.call.abandon(RAISED, now=now):
@@ -259,7 +261,7 @@ class Engine(Completion):
         self._ending = Finish(RAISED, 0)
 
     def _settled(self, commands: CallCommands) -> CallCommands:
-        """What follows from a step of the machine, as part of it."""
+        """Register attempts, the end and the timer, as part of a step."""
         for command in commands:
             if type(command) is StartAttempt:
                 self._attempts[command.n] = Attempt(command)
@@ -284,19 +286,19 @@ class Engine(Completion):
         return self.call.on_timer(now=now)
 
     def _perform(self, thread: ThreadContext, *, raising: bool = False) -> None:
-        """Performs what was commanded and nobody has yet."""
+        """Perform the pending commands."""
         while self._commands:
             try:
                 command = self._commands.popleft()
-            except IndexError:  # another thread was quicker
+            except IndexError:  # another thread was faster
                 return
             try:
                 error = self._one(command, thread)
             except BaseException:
-                self._commands.appendleft(command)  # whatever has been done of it is not done again
+                self._commands.appendleft(command)  # its performed parts are not repeated
                 raise
             if error is not None and raising:
-                self.cancel(CANCELLED)  # a policy might retry what the caller is being told of
+                self.cancel(CANCELLED)  # a policy might retry while the caller gets the exception
                 raise error
             if error is not None and not isinstance(error, Exception):
                 raise error  # KeyboardInterrupt
@@ -306,7 +308,7 @@ class Engine(Completion):
             return self._launch(self._attempts[command.n], thread)
         if type(command) is CancelAttempt:
             attempt = self._attempts.get(command.n)
-            if attempt is None:  # an exception cut the step short that began it
+            if attempt is None:  # an exception cut short the step that began it
                 self._run(partial(self.call.on_outcome, command.n, RAISED), thread)
             else:
                 self._stop(attempt, thread)

@@ -1,4 +1,4 @@
-"""What the application holds of a call that does not block it: ``grpc.Call``, ``grpc.Future`` and ``grpc.RpcError``.
+"""The handle of a non-blocking call: ``grpc.Call``, ``grpc.Future`` and ``grpc.RpcError``.
 
 grpc's call object is all three at once, and so is this: ``result()`` raises the object itself.
 """
@@ -33,19 +33,19 @@ _log = logging.getLogger("meshlib")
 H = TypeVar("H", bound="Handle")
 
 CLOSED_FUTURE = "Cannot invoke RPC: Channel closed!"
-"""What grpc raises as ``ValueError`` where the call would not have blocked, to the letter."""
+"""grpc's text of the ``ValueError`` for a non-blocking call on a closed channel, to the letter."""
 
 
 class Handle(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg]
-    """A call under way, or ended. Collecting it cancels the call."""
+    """A call in flight, or ended. Collecting it cancels the call."""
 
     def __init__(self, engine: Engine) -> None:
-        self._engine = engine  # first: whatever is raised here, it can be collected
+        self._engine = engine  # first: __del__ needs it, whatever is raised here
         super().__init__()
 
     @property
     def mesh(self) -> CallMesh:
-        """What the mesh did for the call, up to now."""
+        """The mesh's record of the call so far."""
         return CallMesh(self._engine.call, self._engine.outcome)
 
     # grpc.RpcContext
@@ -66,10 +66,9 @@ class Handle(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg]
     # grpc.Call
 
     def initial_metadata(self) -> Any:
-        """Blocks until there is some that may be handed on: that of an attempt which counts from then on, or of the
-        call that has ended.
+        """Block until metadata is final: that of an attempt, which commits the call to it, or of the ended call.
 
-        Empty metadata commits to nothing, and has to stay empty for a while: grpc shows it a moment before it shows
+        Empty metadata commits to nothing, and must stay empty for a while: grpc shows it a moment before it shows
         that an attempt failed without any.
         """
         engine = self._engine
@@ -103,7 +102,7 @@ class Handle(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg]
         return engine.call.details(outcome)
 
     def debug_error_string(self) -> str:
-        """What the mesh did, where there is something to tell, and C-core's account of the last attempt."""
+        """The mesh's account of a failure, if it adds anything, and C-core's of the last attempt."""
         outcome, engine = self._outcome(), self._engine
         said = grpcio.debug_string(engine.source)
         if outcome.code == "OK" or self._plain(outcome):
@@ -128,7 +127,7 @@ class Handle(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg]
             try:
                 raise self
             finally:
-                del self  # its traceback holds this frame, which is not to hold it
+                del self  # its traceback holds this frame, which must not hold it
         source = self._engine.source
         assert source is not None
         return source.result()
@@ -166,7 +165,7 @@ class Handle(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg]
         return len(call.attempts) == 1 and outcome.error is not None and call.details(outcome) == outcome.details
 
     def _failed(self, timeout: float | None) -> bool:
-        """Waits for the end; whether it is a failure."""
+        """Wait for the end; return whether the call failed."""
         if not self._engine.wait(timeout):
             raise grpc.FutureTimeoutError
         if self.cancelled():
@@ -190,7 +189,7 @@ class Handle(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg]
 
 
 def _shown(engine: Engine, attempt: Attempt) -> object:
-    """Something that says whether an attempt without initial metadata failed."""
+    """Not None once it is known whether an attempt without initial metadata failed."""
     return attempt.reported or engine.outcome or engine.call.committed == attempt.command.n or None
 
 
@@ -200,8 +199,8 @@ class Future(Handle):
 
 
 def begun(handle: H) -> H:
-    """Starts a call without waiting for anything. Its handle is there before: if a signal handler raises anywhere, that
-    is collected, and the call cancelled."""
+    """Start a call without waiting. Its handle exists before: if a signal handler raises anywhere, the handle is
+    collected and the call cancelled."""
     handle._engine.begin()
     return handle
 
@@ -219,20 +218,20 @@ def made(
     compression: grpc.Compression | None,
     closed: str = CLOSED_FUTURE,
 ) -> Engine:
-    """A call that is to begin.
+    """An engine for a call that has not begun.
 
     Args:
-        kind: of engine.
-        lease: the channel's.
-        method: what is called.
+        kind: the class of the engine.
+        lease: the channel handle.
+        method: the method called.
         plan: its policies.
-        request: the application's request, or its iterator of them.
+        request: the application's request, or its iterator of requests.
         timeout: seconds.
         metadata: the application's.
-        credentials: of the call.
+        credentials: the call's.
         wait_for_ready: None: the policy's.
-        compression: of the call.
-        closed: what to say if the channel is.
+        compression: the call's.
+        closed: error text if the channel is closed.
 
     Raises:
         grpc.RpcError: the request could not be serialised.
@@ -251,7 +250,7 @@ def made(
         raise ValueError(closed)
     if streamed:
         serializer = method.serializer
-        if threadless():  # there is no thread that could read them meanwhile
+        if threadless():  # no thread could read them meanwhile
             request, serializer = gathered(request, method), None
         data = Requests(request, serializer, method.name, plan.buffer_size, control.current().clock)
     return kind(lease, method, plan, data, timeout, given(metadata), credentials, wait_for_ready, compression)
@@ -272,10 +271,10 @@ def gathered(requests: Iterable[Any], method: Method) -> Iterator[bytes]:
 
 
 def result(engine: Engine) -> Any:
-    """Starts a call, blocks until it has ended, and returns its response.
+    """Start a call, block until it has ended, and return its response.
 
     Raises:
-        grpc.RpcError: it failed.
+        grpc.RpcError: the call failed.
     """
     try:
         engine.begin()
@@ -290,6 +289,6 @@ def result(engine: Engine) -> Any:
         return source.result()
     error: Any = outcome.error
     if error is not None:
-        error.initial_metadata()  # grpc may tell of the end before it tells of these; the copy is to have them
+        error.initial_metadata()  # grpc may report the end before these; the copy needs them
         outcome.error = grpcio.inactive(error)
     raise failure(engine.call, outcome)

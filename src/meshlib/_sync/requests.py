@@ -1,10 +1,10 @@
-"""The requests of a call with a stream of them: taken from the application once, sent by each attempt.
+"""The request stream of a call: read once from the application, sent by each attempt.
 
-grpc reads the requests of an attempt on a thread of its own, as it does on any channel. Here that thread reads what is
-kept of earlier attempts first, and then takes turns at the application's iterator with those of other attempts: one
-pulls at a time, and what it gets is there for all. None of them takes a lock: the application's threads stop them and
-commit the call, also from a signal handler. So a request that the thread of a failed attempt was waiting for
-goes to the next attempt.
+grpc reads the requests of an attempt on a separate thread, as on any channel. Here that thread first reads the
+buffered requests. Then it takes turns at the application's iterator with the threads of other attempts: one thread
+pulls at a time, and all attempts get its request. So a request that a failed attempt's thread was waiting for goes to
+the next attempt. No thread takes a lock: application threads stop attempts and commit the call, also from a signal
+handler.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,20 +24,20 @@ ITERATING_FAILED: Final = local("UNKNOWN", "Exception iterating requests!")
 SERIALIZING_FAILED: Final = local("INTERNAL", "Exception serializing request!")
 
 _PULL: Final = object()
-"""It is this thread's turn at the application's iterator."""
+"""This thread may pull from the application's iterator."""
 _END: Final = object()
-"""Nothing more is to be sent."""
+"""There is nothing more to send."""
 
 
 class Consumer(Protocol):
-    """The call the requests are for."""
+    """The call that sends the requests."""
 
     def commit(self, n: int, why: str) -> bool:
-        """Attempt ``n`` is the last one; False if it no longer can be."""
+        """Commit the call to attempt ``n``; False if that is no longer possible."""
         ...
 
     def fail(self, outcome: Outcome) -> None:
-        """The call ends with ``outcome``: there is nothing to send."""
+        """End the call with ``outcome``: there is nothing to send."""
         ...
 
 
@@ -47,10 +47,10 @@ class Requests:
 
     Args:
         iterator: the application's.
-        serializer: makes bytes of a request; None: it is bytes.
-        method: the name, for messages.
-        limit: bytes kept for a replay.
-        clock: of the channel.
+        serializer: converts a request to bytes; None: requests are bytes.
+        method: its name, for messages.
+        limit: bytes kept for replay.
+        clock: the channel's.
     """
 
     __slots__ = (
@@ -81,9 +81,9 @@ class Requests:
     def feed(self, call: Consumer, n: int) -> Iterator[bytes]:
         """The requests for attempt ``n``, from the first.
 
-        It ends with the stream of requests, and for an attempt that was stopped. Between the end of a call and the stop
-        of its attempt it waits, because grpc takes the end of this iterator for the end of the stream, and would tell a
-        server so that had not got all of it.
+        It ends with the stream of requests, or when the attempt is stopped. Between the end of a call and the stop of
+        its attempt it waits: grpc takes the end of this iterator for the end of the stream, and would half-close a
+        stream that the server has not received in full.
         """
         index = 0
         while (message := self._message(call, n, index)) is not None:
@@ -91,23 +91,23 @@ class Requests:
             yield message
 
     def stop(self, n: int) -> None:
-        """Attempt ``n`` is cancelled or has ended: the thread that reads for it is to end."""
+        """End the iterator of attempt ``n``, which was cancelled or has ended."""
         self._stopped.add(n)
         self._monitor.notify()
 
     def committed(self, n: int) -> None:
-        """No other attempt than ``n`` will need the requests it has sent."""
+        """Keep requests for attempt ``n`` only: no other needs those it has sent."""
         self._committed = n
 
     def close(self) -> None:
-        """The call is over: the iterator is let go of."""
+        """Release the application's iterator: the call has ended."""
         self._over = True
         self._iterator = None
 
     def _message(self, call: Consumer, n: int, index: int) -> bytes | None:
-        # That grpc asks for another one says that those before it are on their way.
+        # When grpc asks for the next request, those before are on their way.
         if index and self._committed != n and not self._buffer.replayable and not call.commit(n, "buffer"):
-            # It is being stopped: wait for that, and send nothing.
+            # The attempt is being stopped: wait for that, and send nothing.
             self._monitor.wait_for(lambda: n in self._stopped or None)
         while True:
             turn = self._monitor.wait_for(lambda: self._turn(n, index))
@@ -119,7 +119,7 @@ class Requests:
             self._pull(call)
 
     def _turn(self, n: int, index: int) -> object:
-        """What the thread of attempt ``n`` does next; None: it waits."""
+        """The next action of attempt ``n``'s thread; None: it waits."""
         if n in self._stopped:
             return _END
         if self._over:
@@ -129,30 +129,30 @@ class Requests:
             buffer.drop(index)
         elif self._committed:
             return None
-        half_closed = buffer.half_closed  # before the messages: those come first
+        half_closed = buffer.half_closed  # read before the messages, which come first
         if index < buffer.end:
             try:
                 return buffer[index]
             except IndexError:
-                return None  # the call has been committed to another attempt this moment
+                return None  # the call was just committed to another attempt
         if half_closed:
             return _END
         if self._pulling:  # uninterrupted
             return None
         self._pulling = True  # uninterrupted
-        if index < buffer.end or buffer.half_closed:  # another thread has pulled it this moment
+        if index < buffer.end or buffer.half_closed:  # another thread has just pulled it
             self._pulling = False
-            self._monitor.notify()  # another attempt may have found it taken
+            self._monitor.notify()  # another thread may have seen the turn as taken
             return self._turn(n, index)
         return _PULL
 
     def _pull(self, call: Consumer) -> None:
-        """Takes one request from the application, whichever attempt will send it."""
+        """Take one request from the application, for all attempts."""
         failure: Outcome | None = None
         data: bytes | None = None
         iterator = self._iterator
         if iterator is None:
-            return  # the call ended a moment ago; this thread is being stopped
+            return  # the call has just ended; this thread is being stopped
         try:
             request = next(iterator)
         except StopIteration:

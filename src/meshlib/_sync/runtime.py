@@ -1,4 +1,4 @@
-"""One channel in one process: its machine, its control plane and its subchannels."""
+"""One channel in one process: its machine, its cluster driver and its subchannels."""
 
 import contextlib
 import os
@@ -36,19 +36,19 @@ INSIDE_LOOP: Final[Outcome] = local(
     "no connection can be made: the interpreter is exiting, and the only thread that could connect is inside an outer "
     "call; make no calls in signal handlers and callbacks at exit, or set a timeout",
 )
-"""The end of a call without a deadline that would wait for ever."""
+"""The outcome of a call without a deadline that would wait forever."""
 
 
 @final
 class Runtime:
-    """The live part of a channel, made at its first call and left behind at a fork. Nobody knows of it before
+    """The live part of a channel, made at its first call and left behind at a fork. It has no effect before
     :meth:`start`.
 
     Args:
-        settings: what the channel is built from.
+        settings: the channel's.
         process: whose control thread it uses.
-        connectivity: told the channel's own state whenever it changes, on the control thread.
-        telemetry: of the channel.
+        connectivity: notified of each change of the channel's state, on the control thread.
+        telemetry: the channel's.
         factory: makes grpc channels.
     """
 
@@ -68,9 +68,9 @@ class Runtime:
         self.now = process.clock.now
         self.closed = False
         self.live = True
-        """Of use: neither closed nor left behind at a fork."""
+        """Usable: neither closed nor left behind at a fork."""
         self.aside = 0
-        """Attempts no thread is blocked in: those of futures and streams."""
+        """Number of attempts that block no thread: those of futures and streams."""
         self._factory = factory
         self._connectivity = connectivity
         self.cluster = ClusterMachine(
@@ -95,44 +95,44 @@ class Runtime:
         )
 
     def start(self) -> None:
-        """Begins, on the control thread. A signal handler may raise in the middle: :meth:`shutdown` then ends it."""
+        """Start on the control thread. After a signal handler's exception in the middle, :meth:`shutdown` ends it."""
         self.loop, self._resolutions = self.process.attach(self)
         self.loop.call_soon_threadsafe(self.driver.start)
 
     # The pool, on the control thread.
 
     def open(self, host: HostEntry) -> Subchannel:
-        """A subchannel for ``host``."""
+        """Make a subchannel for ``host``."""
         return Subchannel(host, self.settings, self.process.sharing, self._factory)
 
     def close(self, host: HostEntry, subchannel: Any) -> None:
-        """Ends a subchannel, on a thread of its own: grpc may wait for callbacks of the user's."""
+        """Close a subchannel, on a separate thread: grpc may wait for the user's callbacks."""
         self.clock.spawn(subchannel.close, f"meshlib-close-{host.endpoint.address}")
 
     def diagnose(self, host: HostEntry, subchannel: Any, told: Callable[[HostEntry, str], None]) -> None:
-        """Asks a subchannel why it fails, on a thread of its own."""
+        """Ask a subchannel why it fails, on a separate thread."""
 
         def ask() -> None:
             reason = subchannel.reason()
-            with contextlib.suppress(RuntimeError):  # the loop has ended, and nobody wants to know
+            with contextlib.suppress(RuntimeError):  # the loop has ended, and the reason is not needed
                 self.loop.call_soon_threadsafe(told, host, reason)
 
         self.clock.spawn(ask, f"meshlib-diagnose-{host.endpoint.address}")
 
     def state_changed(self, state: int) -> None:
-        """The channel's own state is another."""
+        """Pass on the channel's new state."""
         self._connectivity.changed(state)
 
     def hurry(self) -> None:
-        """Somebody begins to wait for the channel to be ready."""
+        """Connect soon: a caller starts to wait for the channel to be ready."""
         self.cluster.hurry(now=self.now())
         self.driver.attention()
 
     # Calls.
 
     def wait(self, call: Call) -> bool:
-        """Blocks the calling thread until ``call`` is woken or its timer is due. False: neither would ever be, since
-        this thread would have to wake it."""
+        """Block the calling thread until ``call`` is woken or its timer is due. False: neither could happen, since only
+        this thread could wake it."""
         event = self.clock.event()
         call.waker = event.set
         if not call.woken:
@@ -143,44 +143,44 @@ class Runtime:
         return True
 
     def call_at(self, when: float, fn: Callable[[], None]) -> Timer | None:
-        """Has the control thread call ``fn`` at ``when``, a monotonic second; None if there is no such thread any more.
-        Any thread may ask for it."""
+        """Call ``fn`` on the control thread at ``when``, in monotonic seconds; None if that thread has ended. Any
+        thread may call this."""
         try:
             return Timer(self.loop, self.clock, when, fn)
         except RuntimeError:
             return None
 
     def soon(self, fn: Callable[[], object]) -> None:
-        """Has the control thread call ``fn``, if there still is one in this process. Any thread may ask for it."""
+        """Call ``fn`` on the control thread, if this process still has one. Any thread may call this."""
         if self.process is control.current() and not sys.is_finalizing():
             with contextlib.suppress(RuntimeError):  # the loop has ended with the last channel, and all calls with it
                 self.loop.call_soon_threadsafe(fn)
 
     def resolve_now(self) -> None:
-        """Has the name looked up at once."""
+        """Resolve the name at once."""
         self.loop.call_soon_threadsafe(self.driver.resolve_now)
 
     def blocked(self) -> int:
-        """Attempts that threads are inside of."""
+        """Number of attempts that block a thread."""
         return max(0, self.cluster.in_flight - self.aside)
 
     # The end.
 
     def shutdown(self) -> None:
-        """Closes the channel: waiting calls end at once, attempts are cancelled, connections closed. Idempotent."""
+        """Close the channel: end waiting calls at once, cancel attempts, close connections. Idempotent."""
         self.closed = True
         self.live = False
         self._end(lambda _, subchannel: subchannel.close())
         self.process.detach(self, self.driver.stop)
 
     def abandon(self) -> None:
-        """The same for a channel that was collected: nobody is there to wait, so a thread does it. At the exit of the
-        interpreter nothing is done: it takes the connections with it."""
+        """Shut down on a separate thread: the channel was collected, so no caller can wait. Do nothing at the exit of
+        the interpreter, which closes the connections."""
         if self.process.pid == os.getpid() and not self.closed and not exits.threadless():
             self.clock.spawn(self.shutdown, "meshlib-abandoned")
 
     def _end(self, close: Callable[[HostEntry, Any], None]) -> None:
-        """Performs what the end of the channel asks for."""
+        """Perform the machine's commands for the end of the channel."""
         commands = self.cluster.close(now=self.now())
         for command in commands:
             if isinstance(command, Wake):
@@ -192,7 +192,7 @@ class Runtime:
 
     def _attention(self) -> None:
         if self.closed:
-            # A thread had something left to do when the channel closed, and the control thread may be gone.
+            # A thread had a step left to do when the channel closed, and the control thread may have ended.
             self._end(self.close)
         else:
             self.driver.attention()
@@ -200,14 +200,14 @@ class Runtime:
 
 @final
 class ChannelHandle:
-    """What a channel shares with its multicallables and its calls: the way to the runtime.
+    """The part of a channel that its multicallables and calls share: access to the runtime.
 
-    When the last of them is collected and nobody closed the channel, the runtime ends, as grpc's channel would.
+    If the last of them is collected and the channel was not closed, the runtime ends, as grpc's channel would.
 
     Args:
-        settings: what the channel is built from.
-        connectivity: told the channel's own state whenever it changes.
-        telemetry: of the channel.
+        settings: the channel's.
+        connectivity: notified of each change of the channel's state.
+        telemetry: the channel's.
         factory: makes grpc channels.
     """
 
@@ -227,7 +227,7 @@ class ChannelHandle:
         self._connectivity = connectivity
         self._factory = factory
         self.latest: Runtime | None = None
-        """The last one made: in use as long as it is live."""
+        """The last runtime made: in use while it is live."""
         telemetry.watch(self)
 
     @property
@@ -249,7 +249,7 @@ class ChannelHandle:
         return runtime
 
     def renew(self) -> Runtime:
-        """Makes the runtime, if it is not there yet. Two threads, or a thread and its signal handler, may do so at
+        """Make the runtime, if there is none yet. Two threads, or a thread and its signal handler, may each make one at
         once: one of the two is shut down again.
 
         Raises:
@@ -283,11 +283,11 @@ class ChannelHandle:
                 if finalizer is not None:
                     finalizer.detach()
                 made.shutdown()
-        # One that was closed meanwhile ends the call as CANCELLED: it had begun.
+        # A runtime that was closed meanwhile ends the call as CANCELLED: it had begun.
         return made if self.closed else self.renew()
 
     def close(self) -> None:
-        """Closes the channel in this process. Idempotent."""
+        """Close the channel in this process. Idempotent."""
         self.closed = True
         runtime = self.present
         if runtime is not None and not runtime.closed:

@@ -1,8 +1,8 @@
 """Calls with a stream of responses.
 
-Messages are read on the application's thread, inside grpc's own ``next()``. Until one has come the call may still be
-tried again: the reader that gets the first message commits the call to its attempt, and a reader that gets a failure
-waits for what the machine makes of it. From the first message on reading is grpc's, and costs one frame more.
+Messages are read on the application's thread, inside grpc's own ``next()``. Until the first message the call may be
+retried. The reader that gets the first message commits the call to its attempt. A reader that gets a failure waits for
+the machine's decision. After the first message grpc does the reading, at the cost of one more frame.
 """
 
 from collections.abc import Callable
@@ -24,10 +24,10 @@ class StreamEngine(Engine):
     """A call whose response is a stream."""
 
     _ahead: tuple[Attempt, Any] | None = None
-    """The first message of a hedged call, read before anybody asked for it."""
+    """The first message of a hedged call, read before the application asked for it."""
 
     def first(self) -> tuple[Attempt, Any] | None:
-        """Blocks until the first message, whichever attempt it comes from; None if the call ends without one."""
+        """Block until the first message of any attempt; None if the call ends without one."""
         if self.call.plan.attempt_limit is not None:
             self.reading()
         if self.call.plan.hedging is not None:
@@ -42,12 +42,12 @@ class StreamEngine(Engine):
                 return found
 
     def started(self, attempt: Attempt) -> None:
-        """The attempts of a hedged call are read at once, each on a thread of its own: the first message wins."""
+        """Read the attempts of a hedged call at once, each on a separate thread: the first message wins."""
         if self.call.plan.hedging is not None:
             self._aside(lambda: self._read_ahead(attempt))
 
     def _readable(self) -> Any:
-        """An attempt to read from."""
+        """An attempt to read from, or _OVER; None: wait."""
         return self.current() if self.outcome is None else _OVER
 
     def _found(self) -> Any:
@@ -62,7 +62,7 @@ class StreamEngine(Engine):
             self.monitor.notify()
 
     def _read(self, attempt: Attempt, thread: ThreadContext) -> tuple[Attempt, Any] | None:
-        """Reads the first message of ``attempt``; None if it has none, or no longer counts."""
+        """Read the first message of ``attempt``; None if it has none, or no longer counts."""
         assert attempt.call is not None
         found: tuple[Attempt, Any] | None = None
         failed = entered = False
@@ -116,10 +116,10 @@ class ResponseStream(Handle):
         try:
             raise self
         finally:
-            del read, self  # its traceback holds this frame, which is not to hold it
+            del read, self  # its traceback holds this frame, which must not hold it
 
     def next(self) -> Any:
-        """grpc's call object has it too."""
+        """Return the next message, as grpc's call object does."""
         return self.__next__()
 
     def _first(self) -> Any:
@@ -134,7 +134,7 @@ class ResponseStream(Handle):
         return message
 
     def _timed(self) -> Any:
-        """One message, by ``per_attempt_idle_timeout``."""
+        """Read one message, limited by ``per_attempt_idle_timeout``."""
         attempt = self._attempt
         assert attempt is not None
         assert attempt.call is not None

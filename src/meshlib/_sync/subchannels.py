@@ -22,7 +22,7 @@ __all__ = ["CLOSED_CHANNEL", "Subchannel"]
 _log = DeferredLogger("meshlib")
 
 CLOSED_CHANNEL = "Cannot invoke RPC on closed channel!"
-"""What grpc raises as ``ValueError`` for a call on a closed channel, to the letter."""
+"""grpc's text of the ``ValueError`` for a call on a closed channel, to the letter."""
 
 Factory = Callable[[str, tuple[tuple[str, Any], ...], grpc.ChannelCredentials | None, grpc.Compression | None], Any]
 
@@ -32,9 +32,9 @@ class Subchannel:
     """One grpc channel to one address.
 
     Args:
-        host: whose connection it is.
+        host: the host it connects to.
         settings: the channel's.
-        sharing: of the process.
+        sharing: the process's.
         factory: makes the grpc channel.
     """
 
@@ -51,10 +51,10 @@ class Subchannel:
         self._made = [_Registry(self._channel, settings)]
         self._nested = partial(_Registry, settings=settings)
         self.multicallables: BoundedCache[Method, Any] = self._made[0].multicallables
-        """grpc's multicallables by method: they take bytes, and return messages. ``ValueError``: the channel is closed,
-        in grpc's own words."""
+        """grpc's multicallables by method, from bytes to messages. ``ValueError``: the channel is closed, in grpc's own
+        words."""
         self.silent = False
-        """A thread is missing that says how futures and streams end: see :meth:`deliver`."""
+        """The thread that delivers the ends of futures and streams is missing: see :meth:`deliver`."""
 
     def reason(self) -> str:
         """Why the connection fails; empty: it does not, or the channel is closed."""
@@ -65,12 +65,12 @@ class Subchannel:
         except grpc.RpcError as error:
             return reason(error.code(), error.details())
         except ValueError:
-            pass  # it was closed this moment
+            pass  # the channel was closed just now
         return ""
 
     def nested(self, depth: int) -> BoundedCache[Method, Any]:
-        """The multicallables of a call that does not block, for a thread that is inside so many calls of grpc's: of a
-        grpc channel of its own, over the same connection."""
+        """The multicallables of a non-blocking call, for a thread that is inside ``depth`` calls of grpc's. They belong
+        to a separate grpc channel over the same connection."""
         while len(self._made) <= depth:
             self._made.append(self._nested(self._make()))
             if self._made[0].closed:
@@ -78,17 +78,17 @@ class Subchannel:
         return self._made[depth].multicallables
 
     def unstarted(self, depth: int, error: BaseException) -> bool:
-        """A call of :meth:`nested` of ``depth`` could not be started; whether C-core has had it all the same."""
+        """Note that a call of :meth:`nested` failed to start; return whether C-core has it nonetheless."""
         sent, silent = grpcio.unstarted(error)
         if silent:
             self._made[depth].silent = self.silent = True
         return sent
 
     def deliver(self) -> None:
-        """Starts the threads that are missing.
+        """Start the missing threads.
 
         Raises:
-            RuntimeError: the process still has none to give.
+            RuntimeError: the process still cannot start one.
         """
         self.silent = False
         try:
@@ -99,11 +99,11 @@ class Subchannel:
             raise
 
     def close(self) -> None:
-        """Ends the connection and every call on it."""
+        """Close the connection and end every call on it."""
         if self.silent:
             try:
                 self.deliver()
-            except RuntimeError:  # grpc would wait for ever
+            except RuntimeError:  # grpc would wait forever
                 _log.warning("%s: connection left open: no thread could be started to close it", self.target)
                 return
         for registry in list(self._made):
@@ -112,8 +112,10 @@ class Subchannel:
 
 @final
 class _Registry:
-    """C-core registers a method with its channel, and crashes if that is being closed: never both at once. Nobody waits
-    for that: whoever is last to register one closes the channel.
+    """Registers methods with one grpc channel, and closes it.
+
+    C-core crashes if a method is registered while the channel is being closed. No thread waits: the last one to
+    register a method closes the channel.
 
     Args:
         channel: grpc's.
@@ -127,17 +129,17 @@ class _Registry:
         calls: Any = grpcio.Compressing(channel)
         self._calls = grpc.intercept_channel(calls, *interceptors) if interceptors else calls
         self._close: deque[Callable[[], object]] = deque([channel.close])
-        """How to close the channel: taken by the one who does."""
+        """Closes the channel; taken by the thread that calls it."""
         self._channel = channel
         self._registering = 0
         self.silent = False
-        """The thread is missing that delivers what happens to its calls."""
+        """The thread that delivers the events of its calls is missing."""
         self.closed = False
-        """It is to be closed."""
+        """The channel is to be closed."""
         self.multicallables: BoundedCache[Method, Any] = BoundedCache(self._multicallable)
 
     def _multicallable(self, method: Method) -> Any:
-        """One that is new to this channel."""
+        """Register a method that is new to this channel."""
         entered = False
         try:
             if not self.closed:  # uninterrupted
@@ -152,7 +154,7 @@ class _Registry:
             self._close_unused()
 
     def deliver(self) -> None:
-        """Starts the thread that is missing, if it is."""
+        """Start the missing thread, if any."""
         if self.silent:  # uninterrupted
             self.silent = False  # uninterrupted
             try:
@@ -162,7 +164,7 @@ class _Registry:
                 raise
 
     def close(self) -> None:
-        """None any more: the channel is closed, here or on the thread that is registering one."""
+        """Close the channel, here or on the thread that is registering a method."""
         self.closed = True
         self._close_unused()
 
@@ -170,6 +172,6 @@ class _Registry:
         if self.closed and self._close and not self._registering:
             try:
                 close = self._close.popleft()
-            except IndexError:  # another thread was quicker
+            except IndexError:  # another thread was faster
                 return
             close()

@@ -1,17 +1,18 @@
 """Blocking calls with one request and one response: the hot path.
 
-Where two attempts can never be in flight, an attempt is a blocking call on the caller's own thread: no queue, no hop,
-no future. ``future().result()`` would cost two and a half times the CPU.
+Without hedging at most one attempt is in flight, so it runs as a blocking call on the caller's thread: no queue, no
+hop, no future. ``future().result()`` would cost two and a half times the CPU.
 
-The rest of the path is shaped by one observation: whoever waited for a server wakes up on a cold processor, where an
-instruction of the interpreter takes several times as long as in a loop that does nothing else. So what counts is
-how few there are, and ``tests/e2e/test_hot_path.py`` counts them. What is the same for every call of a method is made
-once (plan, multicallables, attributes); what few calls need is made when they need it, and has a class's attribute
-until then (:class:`~meshlib._core.call.Call`, :class:`~meshlib._core.commands.StartAttempt`); a success at the first
-attempt ends with the one shared ``ANSWERED``; hosts are asked for their state in place; telemetry is not entered where
-no provider is; and what grpc's own Python does for a call is cut to what a blocking call needs
-(:class:`~meshlib._adapt.grpcio.UnaryUnary`). Arguments on this path are positional, since CPython matches keywords one
-by one.
+After blocking on I/O the CPU caches are cold: an instruction of the interpreter takes several times as long as in a
+tight loop. So only the number of instructions matters, and ``tests/e2e/test_hot_path.py`` counts them:
+
+- The plan, multicallables and attributes of a method are made once.
+- State that few calls need is made on demand, and is a class attribute until then
+  (:class:`~meshlib._core.call.Call`, :class:`~meshlib._core.commands.StartAttempt`).
+- A success at the first attempt ends with the one shared ``ANSWERED``.
+- Hosts are asked for their state in place. Telemetry is not entered without a provider.
+- grpc's own Python code is reduced to the needs of a blocking call (:class:`~meshlib._adapt.grpcio.UnaryUnary`).
+- Arguments are positional, since CPython matches keywords one by one.
 """
 
 import logging
@@ -43,7 +44,7 @@ RAISED = Outcome("CANCELLED", "the call ended with an exception that was raised 
 
 
 def serialized(request: Any, method: Method) -> Any:
-    """The request as bytes, made once however many attempts follow.
+    """The request as bytes, made once for all attempts.
 
     Raises:
         MeshRpcError: the serializer failed: INTERNAL, in grpc's own words.
@@ -61,7 +62,7 @@ def serialized(request: Any, method: Method) -> Any:
 
 
 def unserialized(lease: ChannelHandle, method: Method, plan: Plan, metadata: Any, error: MeshRpcError) -> None:
-    """Records a call that ended with ``error`` before its first attempt: its request could not be serialized."""
+    """Record a call that ended with ``error`` before its first attempt: its request could not be serialized."""
     if lease.closed:
         return
     runtime = lease.runtime()
@@ -85,14 +86,14 @@ def blocking(
     compression: grpc.Compression | None,
     with_call: bool,
 ) -> Any:
-    """Performs one call on the calling thread; returns the response, or with ``with_call`` the response and the call.
+    """Perform one call on the calling thread; return the response, or with ``with_call`` the response and the call.
 
     Raises:
         grpc.RpcError: the call failed.
         TypeError: the metadata is of a wrong type.
         ValueError: the metadata is no sequence of pairs.
     """
-    # grpc would raise the same, and never free the call: its connection outlives a closed channel.
+    # grpc would raise the same, but never free the call: its connection outlives a closed channel.
     sendable = not metadata or valid(metadata)
     now = runtime.now
     started = now()
@@ -158,19 +159,19 @@ def blocking(
             return result
         raise failure(call, command.outcome)
     except BaseException:
-        # Bad metadata, a closed channel, an interceptor, or what a signal handler raised between any two lines: the
-        # caller gets what was raised, and the host its place back.
+        # Bad metadata, a closed channel, an interceptor, or a signal handler's exception between any two lines: the
+        # caller gets the exception, and the host's in-flight count is decremented.
         if not told:
             try:
                 abandon(runtime, call)
             except BaseException:
-                runtime.soon(partial(abandon, runtime, call))  # raised a second time, in the middle of that
+                runtime.soon(partial(abandon, runtime, call))  # a second exception interrupted it
                 raise
         raise
 
 
 def abandon(runtime: Runtime, call: Call) -> None:
-    """Ends a call inside which something was raised, and which may be half ended. No retry follows."""
+    """End a call that an exception interrupted, and which may be half ended. No retry follows."""
     now = runtime.now()
     for attempt in call.abandon(RAISED, now=now):
         call.on_outcome(attempt.n, RAISED, now)
@@ -178,15 +179,15 @@ def abandon(runtime: Runtime, call: Call) -> None:
 
 
 def attempt_failed(error: Any, subchannel: Subchannel) -> Outcome:
-    """What ``error`` means for the call."""
+    """The outcome of an attempt that failed with ``error``."""
     trailing = error.trailing_metadata()
     return outcomes.failed(error, subchannel.target, trailing)
 
 
 def failure(call: Call, outcome: Outcome) -> grpc.RpcError:
-    """The error of a failed call: grpc's own if it is that of the only attempt, else one that tells of all of them.
+    """The error of a failed call: grpc's own if it belongs to the only attempt, else one that describes all of them.
 
-    The call lets go of its errors. One that holds the call by ``.mesh`` would be in a cycle with it, and keep the
+    The call releases its errors. One that holds the call by ``.mesh`` would be in a cycle with it, and keep the
     frames of its caller alive until the next cyclic collection.
     """
     mesh = CallMesh(call, outcome)

@@ -1,4 +1,4 @@
-"""How threads wait for one another: a condition without a lock, a timer on the control thread, and who may wait."""
+"""Waiting between threads: a condition without a lock, a timer on the control thread, and which threads may wait."""
 
 import asyncio
 from collections.abc import Callable
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 class ThreadContext(Enum):
-    """Whose thread is at work, and so what may be done on it."""
+    """The kind of the current thread, which decides what may be done on it."""
 
     USER = "the application's, inside one of our methods: no callbacks, it may hold locks they need"
     GRPC = "grpc's, which delivers events: no waiting, other calls depend on it"
@@ -23,7 +23,7 @@ class ThreadContext(Enum):
 
 @final
 class Monitor:
-    """A condition variable without a lock: signal handlers and finalizers may wait and notify in the middle of either.
+    """A reentrant condition without a lock: signal handlers and finalizers may wait and notify in the middle of either.
 
     Args:
         clock: makes the events.
@@ -36,10 +36,10 @@ class Monitor:
         self._waiters: dict[Event, None] = {}
 
     def wait_for(self, ready: Callable[[], T | None], timeout: float | None = None) -> T | None:
-        """Blocks until ``ready()`` returns something. It is asked by several threads at once, and in its own middle.
+        """Block until ``ready()`` returns something. Several threads may call ``ready`` at once, also reentrantly.
 
         Returns:
-            That, or None after ``timeout`` seconds.
+            That value, or None after ``timeout`` seconds.
         """
         found = ready()
         if found is not None:
@@ -48,7 +48,7 @@ class Monitor:
         while True:
             event = self._clock.event()
             try:
-                self._waiters[event] = None  # before it is asked again: what comes then sets the event
+                self._waiters[event] = None  # before the next check: a later change then sets the event
                 found = ready()
                 if found is not None:
                     return found
@@ -60,7 +60,7 @@ class Monitor:
                 self._waiters.pop(event, None)
 
     def notify(self) -> None:
-        """Has everyone who waits ask again."""
+        """Wake all waiters, so that they check again."""
         for event in list(self._waiters):
             event.set()
 
@@ -71,9 +71,9 @@ class Timer:
 
     Args:
         loop: the control thread's.
-        clock: what ``when`` is told in.
+        clock: the clock of ``when``.
         when: monotonic second.
-        fn: what to call.
+        fn: the function to call.
 
     Raises:
         RuntimeError: the loop is closed.
@@ -90,7 +90,7 @@ class Timer:
         loop.call_soon_threadsafe(self._arm)
 
     def cancel(self) -> None:
-        """It is not wanted any more; what it would have called is let go of at once."""
+        """Cancel the timer, and release its function at once."""
         self._fn = None
         try:
             self._loop.call_soon_threadsafe(self._disarm)
