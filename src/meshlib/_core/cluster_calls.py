@@ -177,8 +177,7 @@ class ClusterCalls:
     def report(
         self, host: HostEntry, outcome: Outcome, seconds: float, now: float, attempt: StartAttempt | None = None
     ) -> str:
-        """Report that an attempt on ``host`` ended after ``seconds``; decrements the in-flight count and updates
-        ``attempt``.
+        """Record the end of an attempt on ``host`` and decrement its in-flight count.
 
         Returns:
             Why this ejected the host; empty: it did not.
