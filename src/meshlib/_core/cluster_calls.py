@@ -145,7 +145,7 @@ class ClusterCalls:
                 chosen = self._pick_failing(call, wait, now)
             if type(chosen) is HostEntry:
                 # The host may have been removed since its connection was read. From here on the call holds the
-                # in-flight count, whatever is raised before an attempt does.
+                # in-flight count, until an attempt does.
                 if chosen.removed or chosen.subchannel is None:  # uninterrupted
                     continue
                 in_flight = self.in_flight  # uninterrupted
@@ -288,7 +288,7 @@ class ClusterCalls:
         return self.hosts.failing(call.tried) or local("UNAVAILABLE", self.situation(), self.hosts.describe())
 
     def _wait(self, call: Caller, now: float) -> Outcome | None:
-        """Register ``call`` to wait for a host, unless too many do."""
+        """Queue ``call`` until a host is ready, unless too many wait."""
         alone = not self._pending.calls
         if not self._pending.add(call, most=self.breaker.max_pending_requests):
             return self.breaker.refuse_waiting(self.note, now=now)

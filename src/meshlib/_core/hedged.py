@@ -18,8 +18,8 @@ __all__ = ["HedgedCall", "machine"]
 
 @final
 class HedgedCall(Call):
-    """Call of a method with a hedging policy. Hedges count as retries in the budget, and have no attempt timeout: the
-    first final answer cancels the others."""
+    """Call of a method with a hedging policy. Hedges count as retries in the budget, and are never cancelled for being
+    slow."""
 
     def __init__(self, cluster: Any, plan: Plan, method: str, **rest: Any) -> None:
         super().__init__(cluster, plan, method, **rest)
