@@ -54,7 +54,7 @@ class ClusterMachine(ClusterCalls):
             if self.outliers is not None:
                 self.outliers.begin(now=now)
             self._steps.commands += map(Open, self.hosts.replace(merge_duplicates(resolution.endpoints), now=now))
-            # Last: a caller in the middle of this step would take hosts not yet added for an empty resolution.
+            # Set last: a caller in the middle of this step would see a resolved target without hosts.
             self.resolved = True
             self._settle(now)
 

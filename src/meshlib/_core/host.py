@@ -25,7 +25,7 @@ class Subchannel(Protocol):
         ...
 
     def glance(self) -> int | None:
-        """The same with ``connect``, but without waiting for another thread: then None."""
+        """Like ``state(True)``; None: it cannot be read without waiting for another thread."""
         ...
 
 

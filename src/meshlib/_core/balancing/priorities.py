@@ -46,7 +46,7 @@ def loads(counts: Sequence[tuple[int, int]], *, factor: float | None, threshold:
         factor: overprovisioning; None: strict.
         threshold: percent of healthy hosts below which a tier panics; 0: never.
     """
-    # An empty tier panics, too (Envoy): else the rule for when all tiers panic would never apply.
+    # An empty tier panics, too (Envoy): else it would disable the rule for when all tiers panic.
     low = [100 * healthy < threshold * max(total, 1) for healthy, total in counts]
     if factor is None:
         return _strict(counts, low)

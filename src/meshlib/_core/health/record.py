@@ -56,7 +56,7 @@ class Record:
         self.unbroken = 0
         """Attempts in flight at :attr:`broke_at` that it has not ended so far."""
         self.times = 0
-        """Multiplier of the next ejection time; one less after each interval without ejection."""
+        """Ejections that count in the length of the next; one less per interval without ejection."""
 
     @property
     def failed_lately(self) -> bool:
