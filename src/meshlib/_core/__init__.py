@@ -1,5 +1,5 @@
-"""Every decision meshlib takes, and nothing else: no I/O, no clock, no thread, no global random.
+"""Sans-I/O core: all policy decisions, without I/O, clock, threads or global random.
 
-Inputs are methods that are told the time (``now``, monotonic seconds, keyword-only); outputs are values that a shell
-performs. That is why the same decisions serve threads and asyncio, and why their tests need neither a sleep nor grpc.
+Inputs are methods that take the time as an argument (``now``, monotonic seconds, keyword-only). Outputs are values that
+a shell performs. So threads and asyncio share one core, and its tests need neither a sleep nor grpc.
 """

@@ -1,7 +1,7 @@
-"""Text such as ``host:50051`` and ``[::1]:50051``, taken apart and put together in one way everywhere.
+"""Parsing and formatting of addresses such as ``host:50051`` and ``[::1]:50051``.
 
-Two spellings of one IP address must compare equal, or one server would get two seats in a channel; so addresses are
-written canonically (RFC 5952) wherever an endpoint is made.
+Two spellings of one IP address must compare equal, or one server would be two hosts of a channel. So every endpoint has
+its address in canonical form (RFC 5952).
 """
 
 import ipaddress
@@ -17,7 +17,7 @@ _LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostPort:
-    """A host (name or IP literal without brackets) and a port, None where none was written."""
+    """A host (name or IP literal without brackets) and an optional port."""
 
     host: str
     port: int | None = None
@@ -33,7 +33,7 @@ class HostPort:
 
 @lru_cache(1024)
 def canonical_ip(host: str) -> str | None:
-    """The one spelling of an IP literal (RFC 5952), or None if ``host`` is a name. A zone (``%eth0``) is kept."""
+    """Canonical form of an IP literal (RFC 5952), or None if ``host`` is a name. Keeps a zone (``%eth0``)."""
     try:
         return str(ipaddress.ip_address(host))
     except ValueError:
@@ -41,7 +41,7 @@ def canonical_ip(host: str) -> str | None:
 
 
 def join(host: str, port: int) -> str:
-    """``host:port``, with an IPv6 literal in brackets and in its canonical spelling."""
+    """Format ``host:port``, with an IPv6 literal in brackets and in canonical form."""
     host = canonical_ip(host) or host
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
@@ -58,7 +58,7 @@ def is_endpoint_address(address: str) -> bool:
 
 
 def is_name(text: str) -> bool:
-    """Whether ``text`` can be a host or domain name: one that a name server can be asked for."""
+    """Whether ``text`` is a valid host or domain name, which a name server can be queried for."""
     try:
         _check_name(text)
     except ValueError:
@@ -67,10 +67,10 @@ def is_name(text: str) -> bool:
 
 
 def parse_host_port(text: str) -> HostPort:
-    """Take ``host``, ``host:port``, ``[v6]``, ``[v6]:port`` or a bare IPv6 literal apart.
+    """Parse ``host``, ``host:port``, ``[v6]``, ``[v6]:port`` or a bare IPv6 literal.
 
     Raises:
-        ValueError: with a sentence that says what is wrong and what is allowed.
+        ValueError: invalid text; the message names the error and what is allowed.
     """
     if text.startswith("["):
         host, bracket, rest = text[1:].partition("]")
@@ -96,7 +96,7 @@ def _port(text: str, port: str) -> int:
 
 
 def _check_name(host: str) -> None:
-    """The limits of RFC 1035 section 2.3.4, told while the configuration is read and not by a name server later."""
+    """Check the limits of RFC 1035 section 2.3.4 early, before a name server rejects the name."""
     if not host:
         raise ValueError("the host name is empty")
     if _DOTTED_QUAD.fullmatch(host):

@@ -1,4 +1,4 @@
-"""What is made once for a key, such as a method, and kept: but not without end."""
+"""Bounded cache of values made from their keys, such as one per method."""
 
 from collections.abc import Callable
 from typing import Final, TypeVar, final
@@ -6,7 +6,7 @@ from typing import Final, TypeVar, final
 __all__ = ["BoundedCache"]
 
 MOST: Final = 1024
-"""More than an application has of methods, unless it makes up names, or a serializer for each call."""
+"""More methods than an application has, unless it invents names, or makes a serializer for each call."""
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -14,10 +14,10 @@ V = TypeVar("V")
 
 @final
 class BoundedCache(dict[K, V]):
-    """What was made, by key: made when it is first asked for; the oldest makes room.
+    """Cache that makes a missing value on first use and evicts the oldest.
 
     Args:
-        make: makes what belongs to a key.
+        make: makes the value of a key.
     """
 
     __slots__ = ("_make",)

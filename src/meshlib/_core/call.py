@@ -1,9 +1,9 @@
-"""The machine of one call: its attempts, waits, deadline and end.
+"""State machine of one call: attempts, waits, deadline and end.
 
-Inputs are methods told the time; each returns the commands a shell is to perform, in order. An empty answer means: wait
-for the next input, which may be :meth:`Call.on_timer` at :meth:`Call.next_timer`. Any input is legal at any time: what
-no longer matters is ignored, and every :class:`StartAttempt` is answered by exactly one :meth:`Call.on_outcome`, which
-alone frees its place at the host. One thread at a time feeds a call.
+Inputs are methods that take the time; each returns the commands that the shell performs, in order. An empty result
+means: wait for the next input, which may be :meth:`Call.on_timer` at :meth:`Call.next_timer`. Any input is legal at any
+time; an obsolete one is ignored. Every :class:`StartAttempt` needs exactly one :meth:`Call.on_outcome`, which alone
+decrements the host's in-flight count. One thread at a time feeds a call.
 """
 
 import math
@@ -28,28 +28,27 @@ __all__ = ["Call", "CallCommands", "CallObserver", "State"]
 
 
 class Call(CallRecord):
-    """One call, with retries or without; :class:`~meshlib._core.hedged.HedgedCall` is the one with hedges. Its methods
-    are its inputs."""
+    """One call, with or without retries; :class:`~meshlib._core.hedged.HedgedCall` adds hedging."""
 
     def begin(self, now: float) -> CallCommands:
-        """The call starts."""
+        """Start the call."""
         if self.state is not NEW:
             return NOTHING
         self.begun = now
         return self._start("first", now)
 
     def on_endpoints(self, *, now: float) -> CallCommands:
-        """Hosts changed while the call waits for one, or the channel closed while it waits for anything."""
+        """Handle changed hosts while the call waits for one, or a closed channel while it waits for anything."""
         self.woken = False
         if self.state is WAITING or (self.state is BACKOFF and self.cluster.closed):
             return self._start(self._why, now)
         return NOTHING
 
     def on_commit(self, n: int, why: str, *, now: float) -> CallCommands:
-        """Attempt ``n`` is the one whose answer counts: a ``"message"`` or the ``"headers"`` of it reach the
-        application, or its requests can no longer be replayed (``"buffer"``).
+        """Commit the call to attempt ``n``: its ``"message"`` or ``"headers"`` reach the application, or its requests
+        can no longer be replayed (``"buffer"``).
 
-        Ignored for an attempt that no longer counts itself: afterwards :attr:`committed` says whether it does.
+        Ignored for an attempt that has ended or was dropped; :attr:`committed` names the committed attempt.
         """
         attempt = self.attempts[n - 1]
         if attempt.outcome is not None or attempt.dropped:
@@ -60,14 +59,14 @@ class Call(CallRecord):
         return self._drop(but=attempt)
 
     def on_reading(self, *, now: float) -> None:
-        """The application waits for a message, or for the end: from now on an attempt may be too slow. This and
-        :meth:`on_message` are to be told of streams whose plan has a limit."""
+        """The application waits for a message, or for the end: start the attempt timeouts. Called, as is
+        :meth:`on_message`, for streams whose plan has a limit."""
         self.reading = True
         for attempt in self.attempts:
             attempt.active = now
 
     def on_message(self) -> None:
-        """The application has its message, and waits for none."""
+        """The application has its message and waits for none: stop the attempt timeouts."""
         self.reading = False
         for attempt in self.attempts:
             attempt.active = math.inf
@@ -100,7 +99,7 @@ class Call(CallRecord):
         return self._finish(outcome, n)
 
     def on_timer(self, *, now: float) -> CallCommands:
-        """The time of :meth:`next_timer` has come."""
+        """The time of :meth:`next_timer` is reached."""
         timer = self.next_timer()
         if timer is None or now < timer:
             return NOTHING
@@ -118,7 +117,7 @@ class Call(CallRecord):
         return self._finish(outcome)
 
     def next_timer(self) -> float | None:
-        """The monotonic second of the next :meth:`on_timer`, or None."""
+        """Monotonic second of the next :meth:`on_timer`, or None."""
         if self.state is BACKOFF:
             return self._resume_at
         if self.state is WAITING:
@@ -134,10 +133,10 @@ class Call(CallRecord):
             timer = min(timer, attempt.active + limit)
         return None if timer == math.inf else timer
 
-    # An attempt begins.
+    # Start of an attempt.
 
     def _start(self, why: str, now: float) -> CallCommands:
-        """Sends the next attempt, if a host can be had."""
+        """Send the next attempt, or wait for a host."""
         if self.deadline is not None and not now < self.deadline:
             return self._expire(now)
         chosen = self.cluster.pick(self, now)
@@ -161,7 +160,7 @@ class Call(CallRecord):
             count = len(self.attempts)
             attempt = StartAttempt(count + 1, host, timeout, why, now, count - self._refused)
             self.tried = (*self.tried, host)
-            # It is either the place of the call or that of an attempt, whatever is raised where.
+            # Either the call or the attempt holds the in-flight count, wherever an exception is raised.
             self.attempts = (*self.attempts, attempt)
             self.picked = None  # uninterrupted
             holder = self if self.holds else self._failure
@@ -187,7 +186,7 @@ class Call(CallRecord):
         return attempt
 
     def _tell_end(self, attempt: StartAttempt, outcome: Outcome, seconds: float, now: float) -> None:
-        """Tells of the end of an attempt, and of what it did to its host."""
+        """Notify the observer of the end of an attempt, and of an ejection by it."""
         assert self.observer is not None
         n, address = attempt.n, attempt.host.endpoint.address
         ended = AttemptEnded(at=now, n=n, address=address, code=outcome.code, seconds=seconds)
@@ -195,7 +194,7 @@ class Call(CallRecord):
         if attempt.ejected:
             self.observer.on_call_event(self, Ejected(at=now, n=n, address=address, why=attempt.ejected))
 
-    # An attempt ended in failure, and the call has not.
+    # Failure of an attempt.
 
     def _failed(self, attempt: StartAttempt, outcome: Outcome, now: float) -> CallCommands:
         self._failure = attempt
@@ -211,8 +210,8 @@ class Call(CallRecord):
         return self._again(attempt, outcome, now)
 
     def _repick(self, attempt: StartAttempt, now: float) -> CallCommands | None:
-        """A refused attempt is sent again at once (gRFC A6 transparent retry): at most once per host, and only while a
-        host looks ready or the call would wait for one anyway. None: it is a failure like others."""
+        """Retry a refused attempt transparently (gRFC A6): at once, at most once per host, and only while a host is
+        ready or the call would wait for one anyway. None: handle it like any failure."""
         refusals = sum(a.host is attempt.host and a.outcome is not None and a.outcome.refused for a in self.attempts)
         if refusals > 1 or not (self.cluster.ready or self.wait_for_ready):
             return None
@@ -228,7 +227,7 @@ class Call(CallRecord):
         return (self._send(host, "refused", now),)
 
     def _again(self, attempt: StartAttempt, outcome: Outcome, now: float) -> CallCommands:
-        """What the policy of the method makes of a failure."""
+        """Apply the retry policy of the method to a failure."""
         policy = self.plan.retry
         if policy is None:
             return self._final(attempt, "retries are disabled", now)
@@ -244,12 +243,12 @@ class Call(CallRecord):
         return self._back_off(attempt, decision, "retry", now)
 
     def _back_off(self, attempt: StartAttempt, delay: float, why: str, now: float) -> CallCommands:
-        """Another attempt follows after ``delay``, its place in the budget held meanwhile."""
+        """Wait ``delay`` for the next attempt, which counts against the budget meanwhile."""
         admitted = self.cluster.retries.acquire(attempt, self)
         if admitted is None:
             return self._final(attempt, self.cluster.retries.refuse(RETRIES_FULL, now=now), now)
         if not admitted:
-            # Judged when the back-off ends: by then it shows whether the host was lost.
+            # Decided when the back-off ends: by then a lost host is known.
             delay = max(delay, LOSS_SHOWS)
         self.state = BACKOFF
         self._polls = 0
@@ -259,12 +258,12 @@ class Call(CallRecord):
         self._why = why
         if self.observer is not None:
             self.observer.on_call_event(self, Retrying(at=now, n=attempt.n, delay=delay))
-        # Closed while this was decided: nobody would wake it.
+        # The channel closed meanwhile: nothing would wake this call.
         return self._start(why, now) if self.cluster.closed else NOTHING
 
     def _resume(self, attempt: StartAttempt, now: float) -> CallCommands:
-        """The back-off is over. A retry beyond the budget goes ahead if its host was lost: the budget keeps hosts that
-        answer with errors from being hammered, and must not fail the calls that a host took with it when it died."""
+        """End the back-off. A retry beyond the budget is allowed if its host was lost: the budget protects hosts that
+        answer with errors, and must not fail the calls of a host that crashed."""
         if not attempt.holds:
             assert attempt.outcome is not None
             cut = says_lost(attempt.outcome)
@@ -278,7 +277,7 @@ class Call(CallRecord):
         return self._start(self._why, now)
 
     def _may_yet_be_lost(self, attempt: StartAttempt, now: float) -> bool:
-        """Whether a connection that grpc calls lost has time to show that it is."""
+        """Whether there is time left to confirm a lost connection that grpc reported."""
         assert attempt.seconds is not None
         if self.deadline is not None and now + LOSS_SHOWS >= self.deadline:
             return False
@@ -286,7 +285,7 @@ class Call(CallRecord):
         return self._polls < LOSS_POLLS or now + LOSS_SHOWS < attempt.start + attempt.seconds + LOSS_PATIENCE
 
     def _give_up(self, attempt: StartAttempt, now: float) -> CallCommands:
-        """A stream's attempt brought nothing for too long: it no longer counts."""
+        """Time out a stream's attempt that received no message: cancel and drop it."""
         retry = self.plan.retry
         assert retry is not None
         idle = self.plan.idle

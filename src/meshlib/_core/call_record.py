@@ -1,4 +1,4 @@
-"""The state of one call: its attempts, its outcome, and how it ends."""
+"""State of one call: attempts, outcome and end."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ __all__ = ["BACKOFF", "DONE", "FLYING", "NEW", "WAITING", "CallObserver", "CallR
 
 
 class State(Enum):
-    """Where a call is."""
+    """State of a call."""
 
     NEW = "new"
     WAITING = "waiting for a host"
@@ -28,74 +28,74 @@ class State(Enum):
     DONE = "done"
 
 
-NEW, WAITING, FLYING, BACKOFF, DONE = State  # as globals: on 3.11 a member costs 50 ns to look up
+NEW, WAITING, FLYING, BACKOFF, DONE = State  # as globals: on 3.11 looking up a member costs 50 ns
 
 
 class CallObserver(Protocol):
-    """Receives the events of calls, on the thread that feeds the call."""
+    """Observer of call events, on the thread that feeds the call."""
 
     def on_call_event(self, call: "CallRecord", event: CallEvent) -> None:
-        """One event of one call."""
+        """Handle one event of a call."""
         ...
 
 
 class CallRecord:
-    """The state of one call. It is also the ``PickInfo`` of its picks, so that nothing is allocated for a pick.
+    """State of one call; also the ``PickInfo`` of its picks, so that a pick allocates nothing.
 
     Args:
-        cluster: the service it is for.
+        cluster: the cluster it is sent to.
         plan: the policies of its method.
         method: the full method name.
         metadata: the caller's request metadata.
         deadline: monotonic second by which it must end, or None.
         wait_for_ready: wait for a host rather than fail while none can be reached.
-        streaming: the response is a stream, whose attempts are timed here: they outlive ``per_attempt_timeout`` once a
-            message has come.
-        observer: hears its events.
+        streaming: the response is a stream, whose attempts are timed here: after the first message
+            ``per_attempt_timeout`` no longer applies.
+        observer: receives its events.
     """
 
-    # What few calls ever need has its value here, so that the others do not pay for it.
+    # Defaults of rarely used attributes are on the class, so that other calls do not pay for them.
 
     hash: int | None = None
     streaming: bool = False
     observer: CallObserver | None = None
     every_event: bool = True
-    """Whether the observer is also told what nearly every call is: its first attempt begins, an attempt ends well."""
+    """Whether the observer also receives the events of nearly every call: first attempt started, attempt ended OK."""
     state: State = NEW
     attempts: tuple[StartAttempt, ...] = ()
     tried: tuple[HostEntry, ...] = ()
     """Hosts it was sent to, oldest first."""
     picked: HostEntry | None = None
-    """Where it has a place for an attempt that has not been made yet."""
+    """Host that counts an attempt in flight which has not been made yet."""
     holds: bool = False
-    """It holds a place in the retry budget for such an attempt."""
+    """Such an attempt counts against the retry budget."""
     span: object = None
-    """Whatever telemetry keeps for the call."""
+    """State of telemetry for the call."""
     waker: Callable[[], None] | None = None
-    """How the shell is told that a waiting call should be fed :meth:`on_endpoints`."""
+    """Called when the shell should call :meth:`on_endpoints` of a waiting call."""
     woken: bool = False
-    """The same, for a shell that looks."""
+    """The same, for a shell that polls."""
     waited: bool = False
     """It waits for a host, or has since its last attempt."""
     reading: bool = True
-    """The application waits for a message of a stream, so that time may run against its attempts."""
+    """The application waits for a message of a stream, so attempt timeouts run."""
     begun: float = 0.0
     """Monotonic second of its start."""
     committed: int = 0
-    """The attempt whose answer counts, whatever it is; 0 while there is none."""
+    """Number of the committed attempt; 0: none."""
     verdict: str = ""
-    """Why its failure was not tried again, in words."""
+    """Why its failure was not retried, in words."""
     _flying: int = 0
     """Attempts in flight that count."""
     _refused: int = 0
-    """Attempts that count for nothing, because grpc refused them and another was sent in their place."""
+    """Attempts that do not count: grpc refused them, and another was sent instead."""
     _failure: StartAttempt | None = None
-    """The last attempt that failed; while another is to follow, it keeps the place in the retry budget for that."""
+    """The last attempt that failed; during a back-off it counts against the retry budget for the next one."""
     _why: str = "first"
-    """What the attempt that is waited for will be."""
+    """Kind of the next attempt."""
     _resume_at: float = math.inf
     _polls: int = 0
-    """How often the connection of its last failure was judged."""
+    """Number of checks whether the connection of the last failure was lost."""
     _commitment: str = ""
     _retries: Retries | None = None
 
@@ -123,7 +123,7 @@ class CallRecord:
             self.observer = observer
 
     def wake(self) -> None:
-        """A waiting call should be fed :meth:`on_endpoints`: tells the shell, or leaves ``woken`` for it to find."""
+        """Request :meth:`on_endpoints` from the shell: sets ``woken`` and calls the waker, if there is one."""
         self.woken = True
         waker = self.waker
         if waker is not None:
@@ -131,19 +131,19 @@ class CallRecord:
 
     @property
     def reselections(self) -> int | None:
-        """How often a balancer that names a host the call has been to is asked again; None: until it names another."""
+        """Number of further picks if the balancer picks a host that was tried; None: until it picks another."""
         retry = self.plan.retry
         return None if retry is None else retry.host_selection_retry_max_attempts
 
     @property
     def used_up(self) -> bool:
-        """Whether it failed though it was tried as often as its policy allows, and more than once."""
+        """Whether it failed after the maximum number of attempts of its policy, which is more than one."""
         policy = self.plan.retry or self.plan.hedging
         count = len(self.attempts) - self._refused
         return policy is not None and 1 < policy.max_attempts <= count and self.state is DONE
 
     def _expire(self, now: float) -> CallCommands:
-        """The deadline passed while nothing was in flight."""
+        """End the call whose deadline passed while no attempt was in flight."""
         self.verdict = "the deadline passed"
         if self.deadline is not None and math.isnan(self.deadline):
             self.verdict = INVALID_TIMEOUT.details
@@ -154,8 +154,8 @@ class CallRecord:
         return self._finish(deadline_exceeded(self.method, self.cluster.name, self._failure, situation, hosts))
 
     def _unreachable(self, outcome: Outcome, now: float) -> CallCommands:
-        """There is no host, and there will be none, or the circuit breaker refuses the attempt. What the last server
-        said says more, unless the channel closed."""
+        """End the call: no host is available, or the circuit breaker rejected the attempt. The last server's error is
+        more useful, unless the channel closed."""
         self._broken(outcome, now)
         if self._failure is not None and not self.cluster.closed:
             return self._final(self._failure, outcome.details, now)
@@ -163,12 +163,12 @@ class CallRecord:
         return self._finish(outcome)
 
     def _broken(self, outcome: Outcome, now: float) -> None:
-        """Tells of a refusal by the circuit breaker, if it is one."""
+        """Notify the observer of a rejection by the circuit breaker, if it is one."""
         if self.observer is not None and self.cluster.breaker.says(outcome):
             self.observer.on_call_event(self, Broken(at=now, why=outcome.details))
 
     def _final(self, attempt: StartAttempt, why: str, now: float) -> CallCommands:
-        """A failure that is not tried again."""
+        """End the call with a failure that is not retried."""
         assert attempt.outcome is not None
         self.verdict = why
         if self.observer is not None:
@@ -184,7 +184,7 @@ class CallRecord:
         return (*self._drop(), Finish(outcome, n))
 
     def _drop(self, but: StartAttempt | None = None) -> CallCommands:
-        """Cancels what is in flight: its outcomes no longer count."""
+        """Cancel the attempts in flight; their outcomes no longer count."""
         dropped = [a for a in self.attempts if a.outcome is None and not a.dropped and a is not but]
         for attempt in dropped:
             attempt.dropped = True
@@ -193,15 +193,15 @@ class CallRecord:
         return tuple(CancelAttempt(attempt.n) for attempt in dropped)
 
     def _free(self, attempt: StartAttempt) -> None:
-        """Gives its place in the retry budget back, if it holds one."""
+        """Release the retry budget that an attempt holds."""
         if attempt.holds:
             self.cluster.retries.release(attempt)
 
     def abandon(self, outcome: Outcome, *, now: float) -> "tuple[StartAttempt, ...]":
-        """The call ends with ``outcome``, after an exception was raised between any two lines of its machine, and what
-        the machine was doing is left half done. Returns the attempts that are still to be reported.
+        """End the call with ``outcome`` after an exception interrupted its machine between any two lines.
 
-        Raised it was by a signal handler of the application's; what has been counted is given back.
+        Such an exception comes from a signal handler of the application. Releases all counts, and returns the attempts
+        that are still to be reported.
         """
         self.state = DONE
         self.cluster.leave(self)
@@ -217,13 +217,13 @@ class CallRecord:
         return tuple(attempt for attempt in self.attempts if attempt.seconds is None)
 
     def details(self, outcome: Outcome) -> str:
-        """The details of the error of a call that ended with ``outcome``: the last server's words, untouched. Where the
-        deadline passed before a server answered, the words are ours and name method and target."""
+        """Error details of a call that ended with ``outcome``: the last server's, unchanged. If the deadline passed
+        before a server answered, they are meshlib's and name method and target."""
         if outcome.code == "DEADLINE_EXCEEDED" and not outcome.answered and not outcome.local:
             words = "Deadline Exceeded" if outcome.error is not None else outcome.details
             return f"{words}: {self.method} on {self.cluster.name!r}"
         return outcome.details
 
     def explain(self, outcome: Outcome) -> str:
-        """What the mesh did for a call that failed, with addresses, as the text of its error."""
+        """Error text of a failed call: its attempts, with addresses."""
         return explanation(self.attempts, outcome, self.details(outcome), self.verdict)

@@ -1,4 +1,4 @@
-"""What a knob may be: each check refuses a value with an error that names the field, the value and what is allowed."""
+"""Checks of configuration values: each raises an error that names the field, the value and what is allowed."""
 
 import math
 from collections.abc import Iterable
@@ -15,12 +15,12 @@ class StatusCode(Protocol):
 
     @property
     def name(self) -> str:
-        """Its name."""
+        """Name of the status code."""
         ...
 
 
 def duration(name: str, value: object, *, zero: bool = False) -> None:
-    """Refuses what is not a number of seconds."""
+    """Require a number of seconds."""
     allowed = f"must be a number of seconds, {'0 or more' if zero else 'more than 0'}"
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise ConfigError(name, value, allowed)
@@ -29,19 +29,19 @@ def duration(name: str, value: object, *, zero: bool = False) -> None:
 
 
 def whole(name: str, value: object, low: int, high: int) -> None:
-    """Refuses what is not a whole number from ``low`` to ``high``."""
+    """Require a whole number from ``low`` to ``high``."""
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise ConfigError(name, value, f"must be a whole number from {low} to {high}")
 
 
 def number(name: str, value: object, low: float, high: float) -> None:
-    """Refuses what is not a number from ``low`` to ``high``."""
+    """Require a number from ``low`` to ``high``."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
         raise ConfigError(name, value, f"must be a number from {low:g} to {high:g}")
 
 
 def status_codes(name: str, value: object) -> frozenset[str]:
-    """Names of status codes from names in any case or ``grpc.StatusCode`` members."""
+    """Convert names in any case, or ``grpc.StatusCode`` members, to names of status codes."""
     if isinstance(value, str) or not isinstance(value, Iterable):
         raise ConfigError(name, value, 'must be a set of status codes such as {"UNAVAILABLE"}')
     codes = set()
@@ -58,6 +58,6 @@ def status_codes(name: str, value: object) -> frozenset[str]:
 
 
 def flag(name: str, value: object) -> None:
-    """Refuses what is neither True nor False."""
+    """Require True or False."""
     if not isinstance(value, bool):
         raise ConfigError(name, value, "must be True or False")

@@ -1,4 +1,4 @@
-"""The machine of one cluster: the control plane feeds it answers and timers, and performs its commands."""
+"""State machine of one cluster: the control plane feeds it resolutions and timers, and performs its commands."""
 
 import math
 from collections.abc import Callable
@@ -19,32 +19,32 @@ __all__ = ["CLOSED", "ClusterMachine"]
 
 POSTPONED: Final = 0.02
 """Seconds until the control plane retries a step that found another thread inside: a signal handler may run on that
-thread, for as long as it likes."""
+thread, for any time."""
 
 
 @final
 class ClusterMachine(ClusterCalls):
-    """The hosts of one cluster, with the inputs of the control plane. Each input returns commands for the shell.
+    """Hosts of one cluster, with the inputs of the control plane. Each input returns commands for the shell.
 
     Args:
         name: the target as written, for messages.
-        policies: those of :class:`~meshlib._core.cluster_calls.ClusterCalls`.
+        policies: arguments of :class:`~meshlib._core.cluster_calls.ClusterCalls`.
     """
 
     def __init__(self, name: str, **policies: Any) -> None:
         super().__init__(name, **policies)
         self.resolutions = {"ok": 0, "failed": 0}
-        """Answers and failures of the resolver so far."""
+        """Resolutions so far, by result."""
         self._builder = PickerBuilder(self._priorities, self.hosts, self.rng, self._steps)
         self._last = (0, 0)
-        """Counts of what had happened at the last sweep."""
+        """:meth:`_happened` as of the last sweep."""
         self._judged = (0, 0)
-        """The same, at the last sweep of outlier detection."""
+        """The same, as of the last sweep of outlier detection."""
         self._postponed = -math.inf
-        """Monotonic second before which another :meth:`on_timer` is of no use."""
+        """Monotonic second before which another :meth:`on_timer` would be useless."""
 
     def on_resolved(self, resolution: Resolution, *, now: float) -> ClusterCommands:
-        """The resolver named endpoints, an answer that may be the same as before."""
+        """Apply a resolution, which may be the same as before."""
 
         def step() -> None:
             if self.closed:
@@ -54,14 +54,14 @@ class ClusterMachine(ClusterCalls):
             if self.outliers is not None:
                 self.outliers.begin(now=now)
             self._steps.commands += map(Open, self.hosts.replace(merge_duplicates(resolution.endpoints), now=now))
-            # Only now: a caller in the middle of this step would take a name without hosts for one that has none.
+            # Set last: a caller in the middle of this step would see a resolved target without hosts.
             self.resolved = True
             self._settle(now)
 
         return self._steps.perform(step)
 
     def on_resolution_failed(self, reason: str, *, now: float) -> ClusterCommands:
-        """The resolver failed: the last good endpoints stay."""
+        """Record a failed resolution: the last good endpoints stay."""
 
         def step() -> None:
             if self.closed:
@@ -76,7 +76,7 @@ class ClusterMachine(ClusterCalls):
         return self._steps.perform(step)
 
     def opened(self, host: HostEntry, subchannel: Subchannel, *, now: float) -> ClusterCommands:
-        """``host`` has a subchannel, which is to connect."""
+        """Assign ``host`` its subchannel, which is to connect."""
 
         def step() -> None:
             if self.closed or not self.hosts.opened(host, subchannel):
@@ -87,11 +87,11 @@ class ClusterMachine(ClusterCalls):
         return self._steps.perform(step)
 
     def hurry(self, *, now: float) -> None:
-        """Somebody begins to wait for the channel to be ready; to be followed by ``attention``."""
+        """Poll faster: the application begins to wait for the channel to be ready. ``attention`` must follow."""
         self._poll.hurry(now=now)
 
     def on_connectivity(self, host: HostEntry, state: int, *, now: float) -> ClusterCommands:
-        """The connection of ``host`` is in ``state`` now."""
+        """Apply the connectivity state of ``host``."""
 
         def step() -> None:
             if not self.closed:
@@ -101,7 +101,7 @@ class ClusterMachine(ClusterCalls):
         return self._steps.perform(step)
 
     def on_reason(self, host: HostEntry, reason: str, *, now: float) -> None:
-        """``host`` cannot be connected, and that is why; empty: it can be by now."""
+        """Record why ``host`` cannot be connected; empty: it no longer fails."""
         if not reason or host.connected:
             return
         host.last_error = reason
@@ -115,7 +115,7 @@ class ClusterMachine(ClusterCalls):
             self._steps.publish()
 
     def on_timer(self, *, now: float) -> ClusterCommands:
-        """The time of :meth:`next_timer` has come, or ``attention`` was called."""
+        """The time of :meth:`next_timer` is reached, or ``attention`` was called."""
         swept = now >= self._poll.at
         if swept:
             sweep(self.hosts, self._steps.serializer, now=now)
@@ -143,12 +143,12 @@ class ClusterMachine(ClusterCalls):
 
     @property
     def resting(self) -> bool:
-        """Whether nobody has called for a while, and nothing has changed."""
+        """Whether there was no call and no change for a while."""
         return self._poll.resting and not self._pending.calls
 
     def look(self, *, now: float, early: float = 0.0) -> bool:
-        """The time of :meth:`next_timer` has come, or will in ``early`` seconds: asks the connections, if that is all
-        there is to do. Returns whether nothing has changed; else :meth:`on_timer` is to be called."""
+        """Poll the connections at the time of :meth:`next_timer`, or up to ``early`` seconds before, if nothing else is
+        due. Returns whether nothing has changed; otherwise call :meth:`on_timer`."""
         hosts, outliers, steps = self.hosts, self.outliers, self._steps
         if self.closed or steps.events or steps.commands or steps.serializer.torn:
             return False
@@ -165,33 +165,33 @@ class ClusterMachine(ClusterCalls):
         return True
 
     def next_timer(self) -> float | None:
-        """The monotonic second of the next :meth:`on_timer`, or None."""
+        """Monotonic second of the next :meth:`on_timer`, or None."""
         if self.closed:
             return None
         if self._postponed > -math.inf:
-            return self._postponed  # the step that was asked for has yet to run
+            return self._postponed  # the requested step has not run yet
         sweep_at = math.inf if self.outliers is None else self.outliers.sweep_at
         timer = min(self._poll.at, self._builder.stale_at, sweep_at, self.hosts.unreachable.at)
         return None if timer == math.inf else timer
 
     def rebuild(self, *, now: float) -> ClusterCommands:
-        """Makes pickers for the hosts of now. Runs the balancer's code, outside of steps."""
+        """Build pickers for the current hosts. Runs the balancer's code, outside of steps."""
         step = self._rebuilt(now)
         return self._steps.take() if step is None else self._steps.perform(step)
 
     def rebuild_aside(self, *, now: float) -> None:
-        """The same on another thread than the control plane's, which is asked for its attention.
+        """The same on another thread than the control plane's, which receives ``attention``.
 
-        No command is taken out here: some may be those of other threads, and nobody performs what a thread has that is
-        left behind by a closing channel.
+        Takes no commands: some may be those of other threads, and commands taken by a thread that outlives its closing
+        channel are never performed.
         """
         step = self._rebuilt(now)
         if step is not None:
             self._run(step, None)
 
     def _rebuilt(self, now: float) -> Callable[[], None] | None:
-        """The step that puts a new picker in place; None: there is nothing new."""
-        version = self.hosts.version  # read first: a change in the meantime asks for another rebuild
+        """Step that installs a new picker; None: the present one is current."""
+        version = self.hosts.version  # read first: a later change requests another rebuild
         if self.closed or version == self._builder.version:
             return None
         picker = self._builder.build(now=now)
@@ -213,32 +213,32 @@ class ClusterMachine(ClusterCalls):
         return step
 
     def close(self, *, now: float) -> ClusterCommands:
-        """The channel closes: waiting calls are woken, every host is closed whatever it has in flight."""
+        """Close the cluster: wakes waiting calls, and closes every host, whatever it has in flight."""
         closed = self.closed  # uninterrupted
         self.closed = True  # uninterrupted
         if closed:
             return self._steps.take()
-        # At once, also in the middle of another step; what that may still bring back goes when it has ended.
+        # At once, even in the middle of another step; the second run removes what that step may still add.
         self._clear()
         self._steps.commands.append(StateChanged(SHUTDOWN))
-        self._steps.serializer.run(self._clear, None)  # not _run, which has the control plane take the commands
+        self._steps.serializer.run(self._clear, None)  # not _run: the control plane would take the commands
         self._steps.publish()
         return self._steps.take()
 
     @property
     def waiting(self) -> int:
-        """How many calls wait for a host."""
+        """Number of calls that wait for a host."""
         return len(self._pending.calls)
 
     def snapshot(self, *, now: float) -> tuple[HostSnapshot, ...]:
-        """The hosts as they are now."""
+        """Snapshots of the current hosts."""
         return self.hosts.snapshot(now=now)
 
     def __repr__(self) -> str:
         return f"<ClusterMachine {self.name} {self.ready} ready of {len(self.hosts)} {NAMES[self.connectivity]}>"
 
     def _clear(self) -> None:
-        """Takes everything out; also in the middle of another step."""
+        """Remove all hosts and calls; also in the middle of another step."""
         self._picker = None
         self._builder.previous = None
         self.panic = ()
@@ -249,7 +249,7 @@ class ClusterMachine(ClusterCalls):
         self._steps.commands += (*((Wake(calls),) if calls else ()), *closing)
 
     def _looked(self, now: float) -> None:
-        """All connections have been asked: sets the time of the next look."""
+        """Schedule the next poll after all connections were polled."""
         seen, self._last = self._last, self._happened()
         self._poll.looked(
             len(self.hosts.seats),
@@ -261,12 +261,12 @@ class ClusterMachine(ClusterCalls):
         )
 
     def _happened(self) -> tuple[int, int]:
-        """Counts what happens."""
+        """Counters that differ if anything has happened."""
         hosts = self.hosts
         return self.ended, hosts.connected + hosts.not_connected + hosts.disconnected + hosts.version
 
     def _settle(self, now: float) -> None:
-        """Asks of the shell what the changes so far call for."""
+        """Add the commands that the changes so far require."""
         hosts, commands = self.hosts, self._steps.commands
         commands += map(Close, hosts.drained())
         commands += hosts.redialling
@@ -277,7 +277,7 @@ class ClusterMachine(ClusterCalls):
             commands.append(RequestReresolution())
         self._notified = hosts.version
         if self._picker is None and not hosts.ready:
-            self._builder.version = hosts.version  # nobody can be chosen, and nobody could
+            self._builder.version = hosts.version  # no host can be picked, neither before nor now
         elif hosts.version != self._builder.version:
             commands.append(Rebuild())
             self._builder.stale_at = math.inf

@@ -1,12 +1,12 @@
-"""What calls use of a cluster: a host for each attempt, reports of outcomes, and waiting for a host.
+"""Interface of a cluster to its calls: picks, reports of outcomes, and waiting for a host.
 
 Callers' threads do little here and never wait for the control plane. A change that it must act on (a host that lost its
 connection, a drained one) is kept as state, and ``attention`` is called.
 
 A signal handler or a finalizer may call any method in the middle of any other, on the same thread. So no lock is taken
-here (:mod:`meshlib._core.serial`). Attempts are counted in stretches that nothing interrupts. Changes of hosts are
-serialized steps. The state of a connection is read outside of steps, because that takes a lock of grpc's; it is applied
-in a step, unless a newer one has been applied before.
+here (:mod:`meshlib._core.serial`). Attempts are counted in uninterruptible sections. Changes of hosts are serialized
+steps. The state of a connection is read outside of steps, because that takes a lock of grpc's; it is applied in a step,
+unless a newer one has been applied before.
 """
 
 from collections.abc import Callable
@@ -41,27 +41,27 @@ from meshlib._core.waiter import Waiter
 __all__ = ["ASKING", "CLOSED", "ClusterCalls"]
 
 CLOSED: Final = local("CANCELLED", "Channel closed!")
-"""The outcome of calls that wait when their channel closes; grpc's own words."""
+"""Outcome of calls that wait when their channel closes; grpc's own message."""
 
 
 class Caller(Asking, Waiter, Protocol):
-    """A call that needs a host."""
+    """Call that needs a host."""
 
     tried: tuple[HostEntry, ...]
     """Hosts that its attempts went to, oldest first."""
     picked: HostEntry | None
-    """The host that counts an attempt of it which has not been made yet."""
+    """Host that counts an attempt in flight which has not been made yet."""
 
 
 class ClusterCalls:
-    """The hosts of one cluster, and the calls that use them. :class:`~meshlib._core.cluster.ClusterMachine` adds what
-    the control plane does.
+    """Hosts of one cluster, and the calls that use them. :class:`~meshlib._core.cluster.ClusterMachine` adds the part
+    of the control plane.
 
     Args:
         name: the target as written, for messages.
         balancer: picks among the hosts of one priority; :class:`Priorities` picks the priority, too.
         rng: for every random choice.
-        threads: of the shell, so that the core names none.
+        threads: of the shell.
         budget: of retries; None: no limit.
         throttling: of retries; None: no limit.
         outlier_detection: ejects hosts that fail; None: off.
@@ -90,19 +90,19 @@ class ClusterCalls:
         self.rng = rng
         self.in_flight = 0
         self.ended = 0
-        """Attempts that have ended so far."""
+        """Attempts ended so far."""
         self.closed = False
         self.failure = ""
         """Why the last resolution failed; empty after a good one."""
         self.resolved = False
-        """Whether the resolver has answered, well or not."""
+        """Whether a resolution has ended, successfully or not."""
         self.breaker = Breaker(circuit_breaker)
         self.budget = Budget(budget, self.breaker.max_retries)
         self.outliers = None if outlier_detection is None else Outliers(outlier_detection, rng)
         self.panic: tuple[int, ...] = ()
-        """Priorities whose ejected hosts are used as well."""
+        """Priorities in panic: ejected hosts are used too."""
         self.connectivity = IDLE
-        """The channel's own state."""
+        """Connectivity state of the channel."""
         self._steps = steps = ClusterSteps(threads, attention, observer)
         self._run = steps.run
         self.note = steps.note
@@ -114,7 +114,7 @@ class ClusterCalls:
         self._attention = attention
         self._picker: PickerSnapshot | None = None
         self._notified = 0
-        """Version of the hosts that the control plane knows."""
+        """Version of the hosts that the control plane was last notified of."""
         self._pending = pending = PendingCalls()
         throttle = None if throttling is None else Throttle(throttling)
         self.retries = Admission(
@@ -128,11 +128,11 @@ class ClusterCalls:
         self._watched = watched
 
     def pick(self, call: Caller, now: float, *, wait: bool = True) -> HostEntry | Outcome | None:
-        """The host for the next attempt of ``call``, its place counted.
+        """Pick the host for the next attempt of ``call`` and increment its in-flight count.
 
         Returns:
-            A host; or the outcome that ends the call, if nothing can be reached and it will not wait, or the circuit
-            breaker refuses it; or None, and then the call is registered to be woken (unless ``wait`` is False).
+            A host; or the outcome that ends the call, if no host is reachable and it does not wait, or the circuit
+            breaker rejects it; or None, and then the call is registered to be woken (unless ``wait`` is False).
         """
         pending = self._pending
         while True:
@@ -144,8 +144,8 @@ class ClusterCalls:
             if chosen is None:
                 chosen = self._pick_failing(call, wait, now)
             if type(chosen) is HostEntry:
-                # It may have left since it was asked for its connection; and the call has its place from here on,
-                # whatever is raised before there is an attempt to say so.
+                # The host may have been removed since its connection was read. From here on the call holds the
+                # in-flight count, until an attempt does.
                 if chosen.removed or chosen.subchannel is None:  # uninterrupted
                     continue
                 in_flight = self.in_flight  # uninterrupted
@@ -158,7 +158,7 @@ class ClusterCalls:
             elif chosen is None and wait:
                 chosen = self._wait(call, now)
                 if chosen is None and (ended != self.ended or picker is not self._picker or self.closed):
-                    continue  # what it waits for came before it was registered
+                    continue  # the change that it waits for preceded its registration
                 if chosen is None:
                     self._attention()
             if self.hosts.version != self._notified:
@@ -166,7 +166,7 @@ class ClusterCalls:
             return chosen
 
     def release_pick(self, call: Caller) -> None:
-        """The place that ``call`` has at a host is free again: there will be no attempt."""
+        """Decrement the in-flight count of the host picked for ``call``: there will be no attempt."""
         host = call.picked
         if host is not None:
             host.in_flight -= 1  # uninterrupted
@@ -177,10 +177,10 @@ class ClusterCalls:
     def report(
         self, host: HostEntry, outcome: Outcome, seconds: float, now: float, attempt: StartAttempt | None = None
     ) -> str:
-        """An attempt on ``host`` ended after ``seconds``; its place is free, and ``attempt`` says so.
+        """Record the end of an attempt on ``host`` and decrement its in-flight count.
 
         Returns:
-            Why that had the host ejected; empty: it had not.
+            Why this ejected the host; empty: it did not.
         """
         host.in_flight -= 1  # uninterrupted
         self.in_flight -= 1  # uninterrupted
@@ -209,11 +209,11 @@ class ClusterCalls:
         return ejected
 
     def leave(self, call: Caller) -> None:
-        """``call`` waits no more, neither for a host nor for its next attempt."""
+        """Remove ``call`` from those that wait for a host or for their next attempt."""
         self._pending.forget(call)
 
     def usable(self, host: HostEntry, *, now: float) -> bool:
-        """Asks the connection of ``host`` whether a call may be sent to it."""
+        """Read from the connection of ``host`` whether a call may be sent to it."""
         look = self._look(host)
         if look is None:
             return False
@@ -222,12 +222,12 @@ class ClusterCalls:
         return look[2] == READY
 
     def lost(self, host: HostEntry, *, since: float, cut: bool, now: float) -> bool:
-        """Whether ``host`` has left, or has been without its connection at any time since then.
+        """Whether ``host`` was removed, or was without its connection at any time since ``since``.
 
         Args:
-            host: where an attempt was sent.
-            since: when it was.
-            cut: it ended with C-core's words for a lost connection.
+            host: the host of an attempt.
+            since: start of the attempt.
+            cut: it ended with C-core's error for a lost connection.
             now: monotonic seconds.
         """
         if not self.usable(host, now=now) or host.lost_at >= since:
@@ -239,11 +239,11 @@ class ClusterCalls:
 
     @property
     def ready(self) -> int:
-        """How many hosts are connected."""
+        """Number of connected hosts."""
         return self.hosts.ready
 
     def situation(self) -> str:
-        """Why there is no host to send to, in words and without addresses."""
+        """Why no host is available, in words and without addresses."""
         if self.hosts:
             stale = f"; the last resolution failed: {self.failure}" if self.failure else ""
             return f"no endpoint of {self.name!r} is ready: {self.hosts.count()}{stale}"
@@ -253,19 +253,19 @@ class ClusterCalls:
 
     @property
     def alone(self) -> bool:
-        """Whether the one host there is gets all calls, ejected or not."""
+        """Whether there is only one host, which gets all calls, ejected or not."""
         return len(self.hosts) == 1 and self._priorities.healthy_panic_threshold > 0
 
     def _reachable(self) -> bool:
         return self.hosts.reachable(ejected=self._priorities.healthy_panic_threshold > 0)
 
     def _notice(self) -> None:
-        """There is something for the control plane to act on."""
+        """Notify the control plane of a change."""
         self._notified = self.hosts.version
         self._attention()
 
     def _look(self, host: HostEntry) -> tuple[HostEntry, int, int] | None:
-        """Asks the connection of ``host``, outside of steps; None: it has none."""
+        """Read the state of the connection of ``host``, outside of steps; None: it has none."""
         subchannel = host.subchannel
         if host.removed or subchannel is None:
             return None
@@ -273,11 +273,11 @@ class ClusterCalls:
         try:
             return host, stamp, subchannel.state(True)
         except ValueError:
-            return None  # closed this moment
+            return None  # closed meanwhile
 
     def _pick_failing(self, call: Caller, wait: bool, now: float) -> HostEntry | Outcome | None:
-        """The rotation has no host. A call that does not wait for one is sent to a failing host all the same, once
-        nothing is resolving or connecting any more: grpc refuses it within a millisecond, with the true reason."""
+        """Pick if the picker has no host. A call that does not wait for one is sent to a failing host, once nothing is
+        resolving or connecting any more: grpc refuses it within a millisecond, with the true reason."""
         if self.closed:
             return CLOSED
         if not self.resolved or self._reachable():
@@ -288,7 +288,7 @@ class ClusterCalls:
         return self.hosts.failing(call.tried) or local("UNAVAILABLE", self.situation(), self.hosts.describe())
 
     def _wait(self, call: Caller, now: float) -> Outcome | None:
-        """``call`` waits for a host, unless too many do."""
+        """Queue ``call`` until a host is ready, unless too many wait."""
         alone = not self._pending.calls
         if not self._pending.add(call, most=self.breaker.max_pending_requests):
             return self.breaker.refuse_waiting(self.note, now=now)
@@ -298,4 +298,4 @@ class ClusterCalls:
 
 
 ASKING: Final = frozenset({PickerSnapshot.pick.__code__, ClusterCalls._look.__code__})
-"""Where a caller's thread reads the state of a connection, which takes a lock of grpc's."""
+"""Code in which a caller's thread reads the state of a connection, which takes a lock of grpc's."""

@@ -1,4 +1,4 @@
-"""The serialized steps of a cluster, and the commands that they ask the shell to perform."""
+"""Serialized steps of a cluster, and their commands to the shell."""
 
 from collections import deque
 from collections.abc import Callable
@@ -17,7 +17,7 @@ ClusterCommands = tuple[ClusterCommand, ...]
 
 @final
 class ClusterSteps:
-    """Runs the steps of one cluster one at a time, and collects commands and events.
+    """Runs the steps of a cluster one at a time, and collects commands and events.
 
     Args:
         threads: of the shell.
@@ -37,21 +37,21 @@ class ClusterSteps:
         self._observer = observer
 
     def run(self, step: Callable[[], T], otherwise: T, *, later: bool = True) -> T:
-        """Runs a step for a caller. While another step is under way, returns ``otherwise``; the thread inside that step
+        """Run a step for a caller. While another step is running, returns ``otherwise``; the thread inside that step
         runs this one later, unless ``later`` is False."""
         found = self.serializer.run(step, otherwise, later=later)
         if self.commands:
-            self._attention()  # this thread ran steps that the control plane had left to it
+            self._attention()  # this thread ran steps that the control plane had queued
         return found
 
     def perform(self, step: Callable[[], None], *, later: bool = True) -> ClusterCommands:
-        """Runs a step for the control plane, without waiting for another thread. Returns all commands so far."""
+        """Run a step for the control plane, without waiting for another thread. Returns all commands so far."""
         self.serializer.run(step, None, later=later, patient=False)
         self.publish()
         return self.take()
 
     def take(self) -> ClusterCommands:
-        """Removes and returns the commands so far."""
+        """Remove and return the commands so far."""
         taken = []
         while self.commands:
             try:
@@ -61,12 +61,12 @@ class ClusterSteps:
         return tuple(taken)
 
     def note(self, event: ChannelEvent) -> None:
-        """Records ``event``, to be published after the next step of the control plane."""
+        """Record ``event``, to be published after the next step of the control plane."""
         if self.events is not None:
             self.events.append(event)
 
     def publish(self) -> None:
-        """Passes recorded events to the observer, outside of steps."""
+        """Pass recorded events to the observer, outside of steps."""
         if self._observer is None:
             return
         while self.events:

@@ -1,4 +1,4 @@
-"""What a machine asks its shell to do: values, performed in order and outside every lock."""
+"""Commands of a machine to its shell: values, performed in order and outside every lock."""
 
 import math
 from typing import Final, final
@@ -28,35 +28,35 @@ __all__ = [
 
 @final
 class StartAttempt:
-    """The command to send the request to ``host``; afterwards the record of what became of it.
+    """Send the request to ``host``; afterwards the record of the attempt.
 
     Args:
         n: number of the attempt, from 1.
-        host: where to.
+        host: the host to send it to.
         timeout: seconds the attempt may take, for grpc to enforce; None: no limit.
-        why: ``"first"``, ``"retry"``, ``"hedge"`` or ``"refused"`` (the one before was, and counts for nothing).
+        why: ``"first"``, ``"retry"``, ``"hedge"`` or ``"refused"`` (the previous one was, and does not count).
         start: monotonic second of the command.
         previous: attempts before this one that a server may have seen: ``grpc-previous-rpc-attempts`` (gRFC A6).
     """
 
-    # What few attempts ever need has its value here, so that the others do not pay for it.
+    # Defaults of rarely used attributes are on the class, so that other attempts do not pay for them.
 
     outcome: Outcome | None = None
-    """What became of it, as far as the call is concerned."""
+    """Its outcome for the call."""
     seconds: float | None = None
-    """How long it took; None until its outcome is reported."""
+    """Its duration; None until its outcome is reported."""
     dropped: bool = False
     """Cancelled: its outcome, still to come, no longer counts."""
     holds: bool = False
-    """It holds a place in the retry budget."""
+    """It counts against the retry budget."""
     active: float = math.inf
     """Monotonic second since which the application waits for a message of it; infinite: it does not."""
     panic: bool = False
-    """Ejected hosts were used as well when its host was chosen."""
+    """Its host was picked in panic mode: ejected hosts were used too."""
     carrier: tuple[tuple[str, str], ...] = ()
-    """Metadata of its own: the context of its span."""
+    """Its own metadata: the context of its span."""
     ejected: str = ""
-    """Why its end had its host ejected; empty: it had not."""
+    """Why its end ejected its host; empty: it did not."""
 
     def __init__(self, n: int, host: HostEntry, timeout: float | None, why: str, start: float, previous: int) -> None:
         self.n = n
@@ -68,8 +68,8 @@ class StartAttempt:
 
     @property
     def code(self) -> str | None:
-        """The name of its status code; None while it is in flight and may count. One that lost against a hedge, or
-        whose call was cancelled, is CANCELLED from then on."""
+        """Name of its status code; None while it is in flight and counts. CANCELLED from the moment that another hedge
+        wins or its call is cancelled."""
         if self.outcome is not None:
             return self.outcome.code
         return "CANCELLED" if self.dropped else None
@@ -83,7 +83,7 @@ class StartAttempt:
 
 @final
 class CancelAttempt:
-    """The command to end attempt ``n``; its outcome is still to be reported."""
+    """Cancel attempt ``n``; its outcome is still to be reported."""
 
     __slots__ = ("n",)
 
@@ -96,7 +96,7 @@ class CancelAttempt:
 
 @final
 class Diagnose:
-    """The command to ask the subchannel of ``host`` why it fails, and to answer with ``Cluster.on_reason``."""
+    """Find out why the subchannel of ``host`` fails, and call ``ClusterMachine.on_reason``."""
 
     __slots__ = ("host", "subchannel")
 
@@ -110,7 +110,7 @@ class Diagnose:
 
 @final
 class Finish:
-    """The command to give the caller ``outcome``, that of attempt ``n`` (0: decided without one). Given once a call."""
+    """Return ``outcome``, that of attempt ``n`` (0: decided without one), to the caller. Issued once per call."""
 
     __slots__ = ("n", "outcome")
 
@@ -124,7 +124,7 @@ class Finish:
 
 @final
 class RequestReresolution:
-    """The command to ask the resolver again, as soon as its manners allow."""
+    """Re-resolve the target, subject to the minimum refresh interval."""
 
     __slots__ = ()
 
@@ -134,9 +134,9 @@ class RequestReresolution:
 
 @final
 class Rebuild:
-    """The command to call ``Cluster.rebuild``: who may be chosen has changed since the picker in use was made.
+    """Call ``ClusterMachine.rebuild``: the hosts that can be picked have changed since the picker was built.
 
-    It is harmless once too often, and may be left out while a rebuild is under way: that one asks for it again.
+    An extra call is harmless. It may be omitted while a rebuild runs, which requests another by itself.
     """
 
     __slots__ = ()
@@ -147,10 +147,10 @@ class Rebuild:
 
 @final
 class Open:
-    """The command to make a subchannel for ``host`` and give it to ``Cluster.opened``.
+    """Create a subchannel for ``host`` and pass it to ``ClusterMachine.opened``.
 
-    If it cannot be made, ``Cluster.on_connectivity`` is told TRANSIENT_FAILURE; with the next answer of the resolver it
-    is asked for again.
+    If that fails, call ``ClusterMachine.on_connectivity`` with TRANSIENT_FAILURE; the next resolution requests it
+    again.
     """
 
     __slots__ = ("host",)
@@ -164,8 +164,7 @@ class Open:
 
 @final
 class Close:
-    """The command to close a subchannel of ``host``, the one that it has now unless another is named: it has left and
-    its last attempt has ended, or it is to have another."""
+    """Close a subchannel of ``host``, by default its present one: the host is drained, or gets a new subchannel."""
 
     __slots__ = ("host", "subchannel")
 
@@ -179,7 +178,7 @@ class Close:
 
 @final
 class Wake:
-    """The command to call ``wake()`` of each of ``calls``: what they waited for may have come."""
+    """Call ``wake()`` of each of ``calls``: their wait may be over."""
 
     __slots__ = ("calls",)
 
@@ -192,7 +191,7 @@ class Wake:
 
 @final
 class StateChanged:
-    """The command to tell whoever watches the channel's connectivity that it is ``state`` now."""
+    """Notify the subscribers of the channel's connectivity of its new ``state``."""
 
     __slots__ = ("state",)
 
@@ -205,10 +204,10 @@ class StateChanged:
 
 CallCommand = StartAttempt | CancelAttempt | Finish
 CallCommands = tuple[CallCommand, ...]
-"""What an input of a call is answered with."""
+"""Result of an input of a call."""
 
 NOTHING: Final[CallCommands] = ()
 ANSWERED: Final[CallCommands] = (Finish(OK, 1),)
-"""How almost every call ends: made once."""
+"""End of almost every call, allocated once."""
 
 ClusterCommand = RequestReresolution | Rebuild | Open | Close | Diagnose | Wake | StateChanged

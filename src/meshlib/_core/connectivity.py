@@ -1,4 +1,4 @@
-"""The connectivity states of gRPC as C-core numbers them, and what several together amount to."""
+"""Connectivity states of gRPC, by C-core's numbers, and their aggregation."""
 
 from collections.abc import Iterable
 from typing import Final
@@ -15,7 +15,7 @@ NAMES: Final = ("IDLE", "CONNECTING", "READY", "TRANSIENT_FAILURE", "SHUTDOWN")
 
 
 def aggregate(states: Iterable[int]) -> int:
-    """One state for several: READY if any is, else CONNECTING if any may still become ready, else TRANSIENT_FAILURE.
+    """Aggregate states: READY if any is, else CONNECTING if any may still become ready, else TRANSIENT_FAILURE.
 
     The rule of gRPC's round_robin (doc/load-balancing.md), with IDLE counted as CONNECTING since hosts always connect.
     """

@@ -1,4 +1,4 @@
-"""Endpoints and resolutions: the values that a resolver returns, equal by content."""
+"""Endpoints and resolutions: values that a resolver returns, equal by content."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -66,12 +66,12 @@ class Resolution:
     endpoints: tuple[Endpoint, ...]
     ttl: float | None = None
 
-    if TYPE_CHECKING:  # what is accepted is wider than what the field holds
+    if TYPE_CHECKING:  # the argument accepts more types than the field holds
 
         def __init__(self, *, endpoints: Iterable[Endpoint], ttl: float | None = ...) -> None: ...
 
     def __post_init__(self) -> None:
-        if isinstance(self.endpoints, Iterable):  # else the resolver that gave it is blamed where it is asked
+        if isinstance(self.endpoints, Iterable):  # else the caller of the resolver raises, and names it
             object.__setattr__(self, "endpoints", tuple(self.endpoints))
 
 

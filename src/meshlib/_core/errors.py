@@ -10,7 +10,7 @@ __all__ = ["ConfigError", "unknown_name"]
 
 class _Short(Repr):
     def repr_int(self, x: int, level: int) -> str:
-        """Any size: Python refuses to print integers of more than 4300 digits, and the error would be lost."""
+        """Show integers of any size: Python refuses to print more than 4300 digits, and raises instead."""
         return super().repr_int(x, level) if x.bit_length() < 10_000 else f"<a number of {x.bit_length()} bits>"
 
 

@@ -1,4 +1,4 @@
-"""What became of a call, in words: for the text of its error. The details of an error stay the last server's."""
+"""Error text of a failed call. The details of an error stay the last server's."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -17,17 +17,17 @@ COMMITTED: Final = {
     "headers": "the application had already read the response headers",
     "buffer": "the requests exceeded the replay buffer (buffer_size)",
 }
-"""Why an attempt had become the one that counts, and so its failure was that of the call."""
+"""Why the call was committed to an attempt, so that its failure ended the call."""
 
 
 def explanation(attempts: Sequence[StartAttempt], outcome: Outcome, details: str, why: str) -> str:
-    """The text of the error of a call.
+    """Error text of a call.
 
     Args:
         attempts: oldest first.
-        outcome: that of one of them, which became the call's; or one that was decided here.
-        details: what the error has for details.
-        why: why it was not tried again.
+        outcome: the call's: that of an attempt, or decided locally.
+        details: the details of the error.
+        why: why it was not retried.
     """
     if not attempts:
         return f"{outcome.code}: {details}" + (f" ({outcome.more})" if outcome.more else "")
@@ -41,26 +41,26 @@ def explanation(attempts: Sequence[StartAttempt], outcome: Outcome, details: str
 
 
 def story(attempts: Sequence[StartAttempt], code: str, why: str) -> str:
-    """What became of a call that did not go straight, attempt by attempt, for the log."""
+    """Log text of a call that did not succeed at once: its attempts."""
     told = [f"{a.host.endpoint.address} {a.why}: {a.code or '?'}" for a in attempts]
     return f"{code} after {_counted(len(attempts), 'attempt')} ({'; '.join([*told, *([why] if why else [])])})"
 
 
 def deadline_exceeded(method: str, target: str, failure: StartAttempt | None, situation: str, hosts: str) -> Outcome:
-    """The end of a call whose deadline passed while nothing was in flight.
+    """Outcome of a call whose deadline passed while no attempt was in flight.
 
     Args:
         method: its full name.
         target: of the channel.
-        failure: its last attempt that failed, if one did.
-        situation: why there was no host, if it waited for one.
-        hosts: which there are, if it waited for one.
+        failure: its last failed attempt, if any.
+        situation: why no host was available, if it waited for one.
+        hosts: the hosts and their states, if it waited for one.
     """
     details = f"Deadline Exceeded: {method} on {target!r}"
     if situation:
         details += f": {situation}"
     if failure is not None and failure.outcome is not None:
-        # Its code alone: C-core's words for a refused connection hold the address of the host.
+        # Its code alone: C-core's error for a refused connection contains the address of the host.
         details += f"; last attempt: {failure.outcome.code}"
         hosts = f"{failure.outcome.details}{f'; {hosts}' if hosts else ''}"
     return local("DEADLINE_EXCEEDED", details, hosts)

@@ -1,4 +1,4 @@
-"""The machine of one call with hedges: several attempts side by side, the first good answer wins (gRFC A6)."""
+"""State machine of one hedged call: several attempts in flight, the first success wins (gRFC A6)."""
 
 import math
 from typing import Any, final
@@ -18,8 +18,8 @@ __all__ = ["HedgedCall", "machine"]
 
 @final
 class HedgedCall(Call):
-    """A call whose method has a hedging policy. Its copies are retries to the budget, and are never cancelled for being
-    slow: whatever comes first ends them."""
+    """Call of a method with a hedging policy. Hedges count as retries in the budget, and are never cancelled for being
+    slow."""
 
     def __init__(self, cluster: Any, plan: Plan, method: str, **rest: Any) -> None:
         super().__init__(cluster, plan, method, **rest)
@@ -66,7 +66,7 @@ class HedgedCall(Call):
         return self._back_off(attempt, hedges.due - now, "hedge", now)
 
     def _copy(self, now: float) -> CallCommands:
-        """Sends the next copy beside those in flight; without a host or a place for it there will be no more."""
+        """Send the next hedge; if no host or no budget is available, stop hedging."""
         if self.deadline is not None and now >= self.deadline:
             self._hedges.stop("the deadline passed")
             return NOTHING
@@ -90,5 +90,5 @@ class HedgedCall(Call):
 
 
 def machine(plan: Plan) -> type[Call]:
-    """The machine for calls of a method."""
+    """State machine class for calls of a method."""
     return Call if plan.hedging is None else HedgedCall

@@ -1,6 +1,6 @@
-"""The live entry of one endpoint in one cluster, and its availability.
+"""Host: the live entry of one endpoint in one cluster, and its availability.
 
-Only this module compares the state of a connection, an ejection or a failure; all others ask the properties here.
+Only this module compares the state of a connection, an ejection or a failure; all others use the properties here.
 """
 
 import math
@@ -14,28 +14,28 @@ __all__ = ["Ejection", "HostEntry", "Subchannel"]
 
 
 class Subchannel(Protocol):
-    """The connection of a host, as far as the core asks about it: never inside a step, and not on after its Close.
+    """Connection of a host, as the core reads it: never inside a step, and not after its Close.
 
     Raises:
-        ValueError: it was closed a moment ago.
+        ValueError: it was just closed.
     """
 
     def state(self, connect: bool) -> int:
-        """The connectivity now; with ``connect`` an idle one starts to connect."""
+        """Return the connectivity state; with ``connect`` an idle one starts to connect."""
         ...
 
     def glance(self) -> int | None:
-        """The same, an idle one starts to connect; None: it cannot be told without waiting for another thread."""
+        """Like ``state(True)``; None: it cannot be read without waiting for another thread."""
         ...
 
 
 @final
 class Ejection:
-    """Why a host is left out, and until when.
+    """Ejection of a host by outlier detection.
 
     Args:
-        why: what it did, in words.
-        until: monotonic second; it comes back at the first sweep of outlier detection from then on.
+        why: the reason in words.
+        until: monotonic second; the host returns at the first sweep of outlier detection from then on.
     """
 
     __slots__ = ("until", "why")
@@ -47,9 +47,9 @@ class Ejection:
 
 @final
 class HostEntry:
-    """One endpoint in one channel: the same object for as long as the endpoint stays, whatever its weight or priority.
+    """One endpoint in one channel: the same object while the endpoint stays, whatever its weight or priority.
 
-    Written in serialized steps only, but for what is counted.
+    Written in serialized steps only, except for counters.
     """
 
     __slots__ = (
@@ -80,31 +80,31 @@ class HostEntry:
         self.subchannel: Subchannel | None = None
         self._state = CONNECTING
         self.connected = False
-        """Its connection is ready, as far as is known."""
+        """Its connection is known to be ready."""
         self.stamp = 0
-        """Goes up with each change of the connection: one that was looked at before it has been overtaken."""
+        """Incremented by each change of the connection: a state read before the change is stale."""
         self.state_since = 0.0
-        """Monotonic second at which it entered that state."""
+        """Monotonic second at which it entered its state."""
         self.last_error = ""
-        """Why it cannot be connected, once asked; empty while it is connected."""
+        """Why it cannot be connected, once diagnosed; empty while connected."""
         self.failing = False
-        """Its connection broke, or could not be made, and has not come back since."""
+        """Its connection broke or could not be established, and has not recovered."""
         self.removed = False
-        """Named by the resolver no more: it serves the calls it has and then closes."""
+        """No longer resolved: it drains and then closes."""
         self.lost_at = -math.inf
-        """Monotonic second at which it was last known to have lost its connection."""
+        """Monotonic second of the last known loss of its connection."""
         self.unasked = False
-        """Nobody has asked for it since it lost its connection: the next call may have it dialled anew."""
+        """No call has needed it since it lost its connection: the next call may have it redialled."""
         self.dials = 0
-        """How often it was dialled anew."""
+        """Number of redials."""
         self.in_flight = 0
         self.successes = 0
         self.failures = 0
         self._ejection: Ejection | None = None
         self.ejected = False
-        """Outlier detection leaves it out."""
+        """Ejected by outlier detection."""
         self.struck = False
-        """Failures in a row are counted against it: the next success has something to take back."""
+        """Consecutive failures are counted; the next success resets them."""
         self.record = Record()
 
     @property
@@ -114,7 +114,7 @@ class HostEntry:
 
     @property
     def totals(self) -> tuple[int, int, int, int]:
-        """What came of its attempts so far: successes, other answers, errors, local errors."""
+        """Its attempts so far, by result: successes, other answers, errors, local errors."""
         record = self.record
         return self.successes, record.others, record.errors, record.local_errors
 
@@ -122,7 +122,7 @@ class HostEntry:
 
     @property
     def state(self) -> int:
-        """The known state of its connection."""
+        """Known state of its connection."""
         return self._state
 
     @state.setter
@@ -132,7 +132,7 @@ class HostEntry:
 
     @property
     def ejection(self) -> Ejection | None:
-        """Why outlier detection leaves it out; None: it does not."""
+        """Its ejection by outlier detection; None: not ejected."""
         return self._ejection
 
     @ejection.setter
@@ -147,23 +147,22 @@ class HostEntry:
 
     @property
     def sound(self) -> bool:
-        """Whether it counts as healthy for panic. One that is about to connect does: else a channel that starts would
-        panic."""
+        """Whether it counts as healthy for panic. A connecting host does: otherwise a starting channel would panic."""
         return not self.failing and not self.ejected
 
     @property
     def promising(self) -> bool:
-        """Whether its connection has not failed: it is, or is about to be, connected."""
+        """Whether its connection has not failed: it is connected or connecting."""
         return not self.failing
 
     @property
     def unreachable(self) -> bool:
-        """Whether its connection could not be made, or broke and backs off."""
+        """Whether its connection could not be established, or broke and backs off."""
         return self._state == TRANSIENT_FAILURE
 
     @property
     def waits_for_a_call(self) -> bool:
-        """Whether it fails, and no call has asked for it since it lost its connection."""
+        """Whether it fails, and no call has needed it since it lost its connection."""
         return self.failing and self.unasked and self.subchannel is not None
 
     @property
@@ -173,33 +172,33 @@ class HostEntry:
 
     @property
     def ejected_for(self) -> str:
-        """Why it is ejected; empty: it is not."""
+        """Reason of its ejection; empty: not ejected."""
         return "" if self._ejection is None else self._ejection.why
 
     def ejected_until(self, *, now: float) -> float | None:
-        """Seconds until its ejection is over; None: it is not ejected."""
+        """Seconds until its ejection ends; None: not ejected."""
         return None if self._ejection is None else max(0.0, self._ejection.until - now)
 
     def differs(self, state: int | None) -> bool:
-        """Whether its connection has changed if it is in ``state`` now; None: that could not be read."""
+        """Whether ``state`` differs from the known state; None: it could not be read."""
         return state is not None and state != self._state
 
     def begins_to_fail(self, *, was_connected: bool) -> bool:
-        """Whether its change to the present state is a failure that was not known before."""
+        """Whether its change to the present state is a new failure."""
         if was_connected:
             return not self.failing
-        # One that was to be dialled anew and could not be opened, too: the resolver may know better by now.
+        # Also a redialled host that could not be opened: the resolver may have a newer answer.
         return self.unreachable and (not self.failing or self.subchannel is None)
 
     def slower_than_a_new_connection(self) -> bool:
-        """Whether a new dial may be quicker than its own: that was lost, or could not be made."""
+        """Whether a new connection may be ready sooner: its own was lost or could not be established."""
         subchannel = self.subchannel
         if subchannel is None:
             return self.failing
         try:
             state = subchannel.glance()
         except ValueError:
-            return False  # closed this moment
+            return False  # closed meanwhile
         lost = self.failing or self.connected
         return state == TRANSIENT_FAILURE or (state not in (None, READY, SHUTDOWN) and lost)
 

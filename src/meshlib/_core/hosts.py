@@ -1,8 +1,7 @@
-"""The hosts of one channel: which there are, how their connections are, and which of them may be chosen.
+"""Hosts of one channel: membership, connection states, and which of them can be picked.
 
-A host that stays named keeps its connection, whatever becomes of its weight or priority. One that is named no more
-leaves at once, serves the calls it has, and is closed when the last of them has ended; named again before that, it
-comes back with its connection.
+A host that stays in the resolution keeps its connection, even if its weight or priority changes. A removed host gets no
+new calls, drains, and closes after its last call. If it is resolved again before, it returns with its connection.
 """
 
 from collections import Counter, deque
@@ -23,19 +22,19 @@ from meshlib._core.snapshot import HostSnapshot
 __all__ = ["HostSet"]
 
 KNOWN: Final = 0.1
-"""Seconds for which a loss that attempts made known is the same as one that a look finds: names are looked up once."""
+"""Seconds within which a loss reported by attempts and one found by a poll are the same: one re-resolution."""
 
 Key = tuple[str, str | None, tuple[str, ...]]
-"""What tells two hosts apart: address, authority and alternatives. A connection is made to all of them."""
+"""Identity of a host: address, authority and alternatives. Its connection depends on all of them."""
 
 
 @final
 class HostSet:
-    """The hosts of one channel, in the order they were first named. What changes them is part of a serialized step of
-    the channel, but for :meth:`clear`; questions may be put at any moment, also in the middle of a change.
+    """Hosts of one channel, in the order they were first resolved. Changes, except :meth:`clear`, are part of a
+    serialized step of the channel; queries are allowed at any time, also in the middle of a change.
 
     Args:
-        events: takes what happened; None: nobody listens.
+        events: receives events; None: they are not recorded.
     """
 
     __slots__ = (
@@ -60,22 +59,22 @@ class HostSet:
         self._leaving: dict[Key, HostEntry] = {}
         self._turn = 0
         self.ready = 0
-        """How many are connected."""
+        """Number of connected hosts."""
         self.seats: tuple[HostEntry, ...] = ()
-        """Those that have a subchannel."""
+        """Hosts that have a subchannel."""
         self.version = 0
-        """Goes up whenever others than before may be chosen."""
+        """Incremented when the hosts that can be picked change."""
         self.connected = 0
-        """Connections that were made so far."""
+        """Connections established so far."""
         self.not_connected = 0
-        """Those that could not be made."""
+        """Connection attempts failed so far."""
         self.disconnected = 0
-        """Those that ended."""
+        """Connections ended so far."""
         self.lost = False
-        """One became failing; whoever acts on it takes the mark away."""
+        """Set when a host fails; cleared by the consumer."""
         self.unreachable = UnreachableHosts()
         self.redialling: list[Open | Close] = []
-        """How the hosts that are dialled anew get there; whoever performs it empties it."""
+        """Commands that redial hosts; emptied by the consumer."""
 
     def __len__(self) -> int:
         return len(self._named)
@@ -85,18 +84,18 @@ class HostSet:
 
     @property
     def connections(self) -> int:
-        """Connections that stand, those of hosts that are leaving among them."""
+        """Number of open connections, including those of draining hosts."""
         return self.ready + sum(host.connected for host in tuple(self._leaving.values()))
 
     @property
     def named(self) -> Collection[HostEntry]:
-        """All but those that are leaving."""
+        """All hosts except draining ones."""
         return self._named.values()
 
     # Changes.
 
     def replace(self, endpoints: tuple[Endpoint, ...], *, now: float) -> list[HostEntry]:
-        """Makes the hosts those of ``endpoints``; returns the ones that need a subchannel."""
+        """Replace the hosts by those of ``endpoints``; returns the ones that need a subchannel."""
         wanted: dict[Key, Endpoint] = {}
         for endpoint in endpoints:
             key = (endpoint.address, endpoint.authority, endpoint.alternatives)
@@ -105,7 +104,7 @@ class HostSet:
         before = self._named
         added = [key for key in wanted if key not in before]
         removed = [key for key in before if key not in wanted]
-        # A new dictionary, filled before it is shown: whoever reads without the lock sees the hosts of one moment.
+        # A new dictionary, filled before it is published: a reader in the middle of this step sees one membership.
         named = {key: host for key, host in before.items() if key in wanted}
         to_open = []
         for key in removed:
@@ -133,7 +132,7 @@ class HostSet:
         return to_open
 
     def opened(self, host: HostEntry, subchannel: Subchannel) -> bool:
-        """``host`` has a subchannel. Returns whether it is still of use."""
+        """Assign ``host`` its subchannel. Returns whether it is still needed."""
         if host.removed or host.subchannel is not None:
             return False
         host.subchannel = subchannel
@@ -142,7 +141,7 @@ class HostSet:
         return True
 
     def set_state(self, host: HostEntry, state: int, *, now: float) -> None:
-        """The connection of ``host`` is in ``state`` now."""
+        """Apply the connectivity state of ``host``."""
         before, was_connected = host.state, host.connected
         if not host.differs(state):
             return
@@ -174,14 +173,14 @@ class HostSet:
             self.version += 1
 
     def seen(self, looks: Iterable[tuple[HostEntry, int, int]], *, now: float) -> None:
-        """Connections were looked at: the host, its stamp before the look, the state. A look that was overtaken by a
-        change says nothing."""
+        """Apply polled states: the host, its stamp before the poll, the state. A state read before a change is
+        ignored."""
         for host, stamp, state in looks:
             if host.stamp == stamp:
                 self.set_state(host, state, now=now)
 
     def judged(self, found: Iterable[Outlier], *, now: float, alone: bool = False) -> None:
-        """Outlier detection found these. Ejected ones leave the picker, unless ``alone``."""
+        """Record detected outliers. Ejected ones leave the picker, unless ``alone``."""
         for outlier in found:
             host, address = outlier.host, outlier.host.endpoint.address
             seconds = None if outlier.spared else host.ejected_until(now=now)
@@ -194,21 +193,20 @@ class HostSet:
                 self._events.append(event)
 
     def returned(self, hosts: Iterable[HostEntry], *, now: float, alone: bool = False) -> None:
-        """These are ejected no more."""
+        """Record hosts that returned from ejection."""
         for host in hosts:
             self.version += 1
             if self._events is not None:
                 self._events.append(HostReturned(at=now, address=host.endpoint.address, alone=alone))
 
     def redial(self) -> bool:
-        """Has every failing host that nobody has asked for since it lost its connection dialled anew, rather than wait
-        for the end of its back-off: as grpc's own channel, which is idle then, would at this call. Whether there are
-        any."""
+        """Redial every failing host that no call has needed since it lost its connection, without waiting for its
+        back-off. grpc's own channel, idle by then, also dials at this call. Returns whether there are any."""
         again = [host for host in self.seats if host.waits_for_a_call]
         closing = []
         for host in again:
             close = Close(host)
-            # Whoever picks a host counts itself in if there is a subchannel: also without an interruption.
+            # A pick checks the subchannel and counts itself in flight without interruption, too.
             if host.in_flight:  # uninterrupted
                 continue
             host.subchannel = None  # uninterrupted
@@ -223,7 +221,7 @@ class HostSet:
         return bool(closing)
 
     def drained(self) -> list[HostEntry]:
-        """Those that left and whose last call has ended, to be closed; each is told once."""
+        """Take out the removed hosts whose last call has ended, to be closed; each is returned once."""
         closing = []
         for key in list(self._leaving) if self._leaving else ():
             host = self._leaving.get(key)
@@ -235,9 +233,10 @@ class HostSet:
         return closing
 
     def clear(self) -> list[Close]:
-        """The channel closes: all are gone. Returns how their connections end, the given up ones among them.
+        """Remove all hosts of a closing channel. Returns the commands that close their connections, also those of
+        redialled hosts.
 
-        Also in the middle of another step, which may bring some back: then it is called again when that has ended.
+        Allowed in the middle of another step, which may add some again: then it is called again after that step.
         """
         none: dict[Key, HostEntry] = {}
         nobody: dict[Key, HostEntry] = {}
@@ -246,7 +245,7 @@ class HostSet:
         self._named = none  # uninterrupted
         self._leaving = nobody  # uninterrupted
         self.redialling = nothing  # uninterrupted
-        # One that is just leaving is in both.
+        # A host that is just being removed is in both.
         hosts = list(dict.fromkeys([*list(named.values()), *list(leaving.values())]))
         for host in hosts:
             host.removed = True
@@ -258,8 +257,7 @@ class HostSet:
         return [*given_up, *(Close(host) for host in hosts if host.subchannel is not None)]
 
     def mend(self) -> list[Open]:
-        """Puts right what a step may have left half done when an exception cut it short; returns what is still to be
-        opened."""
+        """Repair the state after an exception interrupted a step; returns the subchannels still to be opened."""
         named = self._named
         for key in list(self._leaving):
             host = self._leaving.get(key)
@@ -271,15 +269,15 @@ class HostSet:
         self.version += 1
         return [Open(host) for host in named.values() if host.subchannel is None and not host.removed]
 
-    # Questions.
+    # Queries.
 
     def tiers(self, priorities: Priorities, *, first: bool) -> tuple[Tier[HostEntry], ...]:
-        """Those that pickers may choose from, by priority.
+        """Tiers of hosts that can be picked, by priority.
 
         Args:
-            priorities: which of them get calls.
-            first: nobody has been chosen yet. Then a better priority that has not failed is worth the wait: it is about
-                to connect.
+            priorities: the configuration.
+            first: no picker was built yet. Then a higher priority that has not failed is worth the wait: it is about to
+                connect.
         """
         tiers = divided(priorities, self, connected=attrgetter("connected"), sound=attrgetter("sound"))
         if first and tiers:
@@ -289,18 +287,18 @@ class HostSet:
         return tiers
 
     def reachable(self, *, ejected: bool) -> bool:
-        """Whether any may be, or become, ready.
+        """Whether any host is ready or may become ready.
 
         Args:
-            ejected: one that is ejected counts, too.
+            ejected: ejected hosts count, too.
         """
         if self.ready and ejected:
             return True
         return any(not host.unreachable and (ejected or not host.ejected) for host in self)
 
     def failing(self, tried: Sequence[HostEntry]) -> HostEntry | None:
-        """Where a call can be sent though nobody is ready, to learn the true reason: a host of the first priority, each
-        in turn, and another than those ``tried`` where there is one."""
+        """Pick a host that is not ready, so that the call fails with the true reason: round robin over the first
+        priority, preferring hosts not ``tried``."""
         seats = [h for h in self.seats if not h.ejected and not h.removed and h.subchannel is not None]
         best = min((host.endpoint.priority for host in seats), default=0)
         alike = [host for host in seats if host.endpoint.priority == best]
@@ -309,19 +307,19 @@ class HostSet:
         return next((host for host in order if host not in tried), order[0] if order else None)
 
     def count(self) -> str:
-        """How many are in which state, without their addresses: for the details of errors."""
+        """Number of hosts by state, without addresses: for the details of errors."""
         states = Counter(host.condition for host in self)
         return ", ".join(f"{number} {state}" for state, number in sorted(states.items()))
 
     def describe(self) -> str:
-        """The first few, with their addresses and states: for the text of errors."""
+        """First few hosts with their addresses and states: for the text of errors."""
         hosts = list(self)
         shown = [f"{host.endpoint.address} {host.condition}" for host in hosts[:3]]
         more = f" and {len(hosts) - 3} more" if len(hosts) > 3 else ""
         return f"{', '.join(shown)}{more}"
 
     def snapshot(self, *, now: float) -> tuple[HostSnapshot, ...]:
-        """Each as it is now."""
+        """Snapshots of all hosts."""
         return tuple(
             HostSnapshot(
                 address=host.endpoint.address,
@@ -339,7 +337,7 @@ class HostSet:
             for host in self
         )
 
-    # Seats.
+    # Membership.
 
     def _seat(self) -> None:
         self.seats = tuple(host for host in self if host.subchannel is not None)

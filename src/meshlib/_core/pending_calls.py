@@ -1,4 +1,4 @@
-"""The calls of one channel that wait: for a host, or for their next attempt."""
+"""Calls of one channel that wait for a host, or for their next attempt."""
 
 from collections.abc import Callable
 from typing import final
@@ -10,22 +10,22 @@ __all__ = ["PendingCalls"]
 
 @final
 class PendingCalls:
-    """Those that wait, oldest first. Any thread may call any method at any moment: each change of a dictionary is one
-    step, and nobody walks through one that may change."""
+    """Waiting calls, oldest first. Any thread may call any method at any time: each change of a dictionary is atomic,
+    and no method iterates over one that may change."""
 
     __slots__ = ("calls", "freed", "resting")
 
     def __init__(self) -> None:
         self.calls: dict[Waiter, None] = {}
-        """Those that wait for a host."""
+        """Calls that wait for a host."""
         self.resting: dict[Waiter, None] = {}
-        """Those that back off: only the closing channel wakes them."""
+        """Calls that back off: only the closing channel wakes them."""
         self.freed = False
-        """A place became free, or there is a new picker: what a call waits for may have come."""
+        """An attempt ended, or there is a new picker: waiting calls can pick again."""
 
     def add(self, call: Waiter, *, most: float) -> bool:
-        """``call`` waits for a host, unless ``most`` do already. One that has waited, and was woken in vain, is not
-        refused for those that came meanwhile."""
+        """Queue ``call`` for a host, unless ``most`` wait already. A call that has waited and found no host is not
+        rejected because of later ones."""
         call.woken = False  # before it is registered: it may be woken from then on
         self.calls[call] = None
         if len(self.calls) > most and not call.waited:
@@ -35,18 +35,18 @@ class PendingCalls:
         return True
 
     def rest(self, call: Waiter) -> None:
-        """``call`` backs off."""
+        """Register ``call`` as backing off."""
         call.woken = False
         self.resting[call] = None
 
     def forget(self, call: Waiter) -> None:
-        """``call`` waits no more."""
+        """Remove ``call``."""
         self.calls.pop(call, None)
         self.resting.pop(call, None)
 
     def take(self, reachable: Callable[[], bool]) -> tuple[Waiter, ...]:
-        """Takes out those whose wait may be over: all, if something became free; else, if nothing is ``reachable``,
-        those that do not insist on a ready host."""
+        """Take out the calls whose wait may be over: all, if ``freed``; else, if no host is ``reachable``, those
+        without wait-for-ready."""
         freed, self.freed = self.freed, False
         if not self.calls:
             return ()
@@ -55,10 +55,10 @@ class PendingCalls:
         return _taken(self.calls, [call for call in tuple(self.calls) if freed or not call.wait_for_ready])
 
     def take_all(self) -> tuple[Waiter, ...]:
-        """Takes out everybody: the channel closes."""
+        """Take out all calls of a closing channel."""
         return _taken(self.calls, list(self.calls)) + _taken(self.resting, list(self.resting))
 
 
 def _taken(kept: dict[Waiter, None], calls: list[Waiter]) -> tuple[Waiter, ...]:
-    """Those of ``calls`` that were there to be taken out: others have left meanwhile."""
+    """Remove ``calls`` and return those that were still present."""
     return tuple(call for call in calls if kept.pop(call, call) is None)

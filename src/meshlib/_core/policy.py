@@ -124,7 +124,7 @@ class MethodTable:
                 raise ConfigError("methods", name, 'must be "/package.Service/Method", "/package.Service/*" or "*"')
             if not isinstance(policy, MethodPolicy):
                 raise ConfigError(f"methods[{name!r}]", policy, "must be a MethodPolicy")
-        # A copy: the application may go on with its own.
+        # A copy: the application may change its own.
         object.__setattr__(self, "methods", dict(self.methods))
 
     def without_retries(self) -> "MethodTable":

@@ -1,18 +1,18 @@
-"""One step of a machine at a time, without a lock that a thread could wait for without end.
+"""Serialization of a machine's steps, without a lock that a thread could wait for indefinitely.
 
-Signal handlers, finalizers and callbacks of weak references run between two instructions of any thread, also of one
-that is inside a step, and may come back to the same machine: they make a call, cancel one, close the channel. A lock
-would have them wait for the thread they interrupted. A re-entrant one would let them in, and deadlocks all the same
-where another thread holds grpc's lock and waits for ours. So nobody waits here for longer than a moment:
+Signal handlers, finalizers and weak reference callbacks run between two instructions of any thread, even inside a step.
+They may re-enter the same machine: start or cancel a call, close the channel. With a lock they would wait for the
+thread they interrupted. A re-entrant lock would let them in, and still deadlock if another thread holds grpc's lock and
+waits for ours. So no thread waits here for longer than a moment:
 
-- A step that finds another one under way beneath itself is left to that one, which catches up when it has ended; or the
-  caller decides without it, from what cannot change.
-- A step of another thread has a little patience first, and is then left in the same way.
-- What must be done at once is a stretch of plain loads, comparisons and stores. CPython looks for signals, for other
-  threads and for garbage to collect where it calls, where it enters a function, where it jumps back, and up to 3.11
-  also where it allocates a container. It never does between two such lines, so they need no lock. Each of them is
-  marked ``# uninterrupted``, and ``tests/core/test_serial.py`` looks at the instructions. (A build of CPython without
-  the GIL would need a lock there. There is no grpcio for one.)
+- A step that interrupts another step of its thread is queued, and runs after that one. Or the caller decides without
+  it, from immutable state.
+- A step of another thread waits briefly, and is then queued in the same way.
+- Work that must be done at once is a section of plain loads, comparisons and stores. CPython checks for signals,
+  other threads and garbage collection at calls, function entries and backward jumps, and up to 3.11 also where it
+  allocates a container. It never does between two such lines, so they need no lock. Each is marked
+  ``# uninterrupted``, and ``tests/core/test_serial.py`` checks the instructions. (A build of CPython without the GIL
+  would need a lock there. There is no grpcio for one.)
 """
 
 from collections import deque
@@ -25,20 +25,20 @@ T = TypeVar("T")
 
 
 class Threads(Protocol):
-    """The threads of a shell."""
+    """Thread operations of a shell."""
 
     def ident(self) -> int:
-        """The calling thread; never 0."""
+        """Return the id of the calling thread; never 0."""
         ...
 
     def pause(self, turn: int) -> bool:
-        """Waits a moment for another thread, ``turn`` times before this one; False: long enough."""
+        """Wait briefly for another thread, after ``turn`` earlier waits; False: stop waiting."""
         ...
 
 
 @final
 class _Alone:
-    """A shell with one thread."""
+    """Shell with one thread."""
 
     def ident(self) -> int:
         return 1
@@ -52,7 +52,7 @@ ALONE: Threads = _Alone()
 
 @final
 class WorkSerializer:
-    """Runs steps one at a time. (C-core has a class of this name that does the same for its closures.)
+    """Runs steps one at a time. (Like C-core's class of this name, for its closures.)
 
     Args:
         threads: of the shell.
@@ -62,9 +62,9 @@ class WorkSerializer:
 
     def __init__(self, threads: Threads = ALONE) -> None:
         self.owner = 0
-        """The thread that is inside a step; 0: none."""
+        """Id of the thread that is inside a step; 0: none."""
         self.torn = False
-        """A step was cut short by an exception, such as a signal handler raises; cleared by whoever mends that."""
+        """Set when an exception, such as a signal handler's, interrupts a step; cleared by the repair."""
         self._left: deque[Callable[[], object]] = deque()
         self._ident = threads.ident
         self._pause = threads.pause
@@ -75,10 +75,10 @@ class WorkSerializer:
         return self.owner == self._ident()
 
     def run(self, step: Callable[[], T], otherwise: T, *, later: bool = True, patient: bool = True) -> T:
-        """Runs ``step``, and returns what it returns.
+        """Run ``step`` and return its result.
 
-        If another one is under way and does not end in a moment (``patient``) or at once, ``otherwise`` is returned,
-        and the thread that is inside runs ``step`` when it has done with its own; with ``later=False`` nobody does.
+        If another step is running, and does not end within a moment (with ``patient``), returns ``otherwise``. The
+        thread inside then runs ``step`` after its own; with ``later=False`` it is dropped.
         """
         me = self._ident()
         turn = 0
@@ -99,13 +99,13 @@ class WorkSerializer:
                 found = otherwise
                 break
             turn += 1
-        # Also after leaving a step to another thread: that may have ended before it could see it.
+        # Also after queueing a step: the other thread may have left before it could see the queue.
         if self._left:
             self._catch_up(me)
         return found
 
     def _catch_up(self, me: int) -> None:
-        """Runs what was left, unless a thread is inside: that one looks when it leaves."""
+        """Run queued steps, unless a thread is inside, which checks the queue when it leaves."""
         while self._left:
             if self.owner == 0:  # uninterrupted
                 self.owner = me  # uninterrupted

@@ -1,8 +1,8 @@
-"""Which subchannels of a process share a connection.
+"""Sharing of connections among the subchannels of a process.
 
-C-core gives channels of equal target and options one connection, and one back-off. While that connection is failing, a
-new channel would fail until the back-off ends, though the server is up again. grpc's own channels rest when they lose
-their connection, so that a new one dials at once; those of meshlib dial for ever.
+In C-core, channels of equal target and options share one connection and one back-off. While that connection fails, a
+new channel would fail until the back-off ends, even if the server is up again. grpc's own channels become idle when
+they lose their connection, so a new one dials at once; meshlib's keep dialling.
 """
 
 import itertools
@@ -15,12 +15,12 @@ from meshlib._core.host import HostEntry
 __all__ = ["Sharing"]
 
 FEW: Final = 64
-"""Entries that are kept before the first search for those that are out of use."""
+"""Entries before the first search for unused ones."""
 
 
 @final
 class _Sharers:
-    """The hosts whose subchannels have one number, oldest first."""
+    """Hosts whose subchannels have the same number, oldest first."""
 
     __slots__ = ("hosts", "most", "number")
 
@@ -32,14 +32,14 @@ class _Sharers:
 
 @final
 class Sharing:
-    """The numbers that are put among the options of subchannels: equal ones share a connection.
+    """Numbers in the options of subchannels: equal ones share a connection.
 
-    Not locked, for the event loops of several threads use one: every method leaves it usable at every line. What two
-    threads do at once costs at most a connection that might have been shared.
+    Used by the event loops of several threads without a lock: every method keeps it valid at every line. A race costs
+    at most a connection that could have been shared.
 
     Args:
-        numbers: yields one that no subchannel of the process, or of a process it was forked from, has had.
-        first: the number of subchannels that have nothing to avoid.
+        numbers: yields numbers that are new in this process and those it was forked from.
+        first: default number, of subchannels that avoid no failing connection.
     """
 
     __slots__ = ("_first", "_most", "_numbers", "_sharers")
@@ -51,23 +51,22 @@ class Sharing:
         self._most = FEW
 
     def child(self) -> "Sharing":
-        """That of a forked process, which shares nothing with the subchannels it has inherited."""
+        """Create the one of a forked process, which shares nothing with inherited subchannels."""
         return Sharing(self._numbers, next(self._numbers))
 
     def number(self, key: Hashable, host: HostEntry) -> int:
-        """The number of a new subchannel of ``host``: the last one of its ``key``, unless the connection of that is
-        failing.
+        """Number of a new subchannel of ``host``: the last one of ``key``, unless that connection is failing.
 
         Args:
-            key: what C-core tells connections apart by.
-            host: whose subchannel it will be.
+            key: identity of a connection in C-core.
+            host: the host of the subchannel.
         """
         sharers = self._sharers.get(key)
         if sharers is None:
             if len(self._sharers) >= self._most:
                 self._tidy()
             sharers = self._sharers.setdefault(key, _Sharers(self._first))
-        # They have one connection, so one is as good as all; the oldest has seen most of it.
+        # They share one connection, so one of them is enough; the oldest has observed it longest.
         oldest = next((known for ref in sharers.hosts if (known := ref()) is not None and _in_use(known)), None)
         if oldest is not None and HostEntry.slower_than_a_new_connection(oldest):
             sharers.hosts = []
@@ -79,7 +78,7 @@ class Sharing:
         return sharers.number
 
     def _tidy(self) -> None:
-        """Forgets the keys out of use. Their connections may be failing still, so a new one gets another number."""
+        """Drop unused keys. Their connections may still be failing, so a new subchannel gets another number."""
         self._first = next(self._numbers)
         self._sharers = {
             key: sharers

@@ -1,7 +1,7 @@
-"""The chain of stages around a call: what acts on it, in which order, and why in that order.
+"""Stages around a call, their order, and the reasons for it.
 
-This table is the one source of the order: the figure in the documentation, ``repr(channel)``, the names in events and
-span events, and the test that every trace is a path through it all read it.
+This table is the single source of the order: the figure in the documentation, ``repr(channel)``, the names in events
+and span events, and the test that every trace is a path through it all use it.
 """
 
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ __all__ = ["STAGES", "Stage", "figure"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """One stage of the chain.
+    """Stage of the chain.
 
     Args:
         name: its name in events and figures.
         scope: whether it acts once per call or once per attempt.
         inside: it is part of the machine of the call rather than of the shell around it.
-        why: why it stands above the stage below it.
+        why: why it is above the next stage.
     """
 
     name: str
@@ -98,7 +98,7 @@ STAGES: Final = (
 
 
 def figure() -> str:
-    """The chain in one line: the machine's part in brackets."""
+    """Format the chain in one line, the machine's part in brackets."""
     before = [stage.name for stage in STAGES if stage.scope == "call" and not stage.inside]
     inside = [stage.name for stage in STAGES if stage.inside]
     after = [stage.name for stage in STAGES if stage.scope == "attempt" and not stage.inside]

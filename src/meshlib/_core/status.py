@@ -1,4 +1,4 @@
-"""How an attempt or a call ended, as the core sees it: the name of a gRPC status code and what may be done about it."""
+"""Outcome of an attempt or a call: the name of a gRPC status code, and the facts that retries depend on."""
 
 from collections.abc import Sequence
 from typing import Final, final
@@ -24,27 +24,27 @@ CODES: Final = (
     "DATA_LOSS",
     "UNAUTHENTICATED",
 )
-"""The names of the gRPC status codes; a code's number is its index."""
+"""Names of the gRPC status codes; a code's number is its index."""
 
 
 @final
 class Outcome:
-    """The end of an attempt, or of a call.
+    """Outcome of an attempt, or of a call.
 
     Args:
         code: name of the status code.
         details: the status message.
-        sent: False only where it is proved that no server has processed it.
-        refused: no server has processed it: the host has no connection, so grpc did not send it, or the host said so
-            (RFC 9113 8.7); implies not sent.
-        local: made here: no server said it, and it says nothing of the host.
-        answered: a server said it; False where the connection broke or the time ran out.
+        sent: False only if provably no server has processed it.
+        refused: no server has processed it: grpc did not send it because the host has no connection, or the host
+            refused it (RFC 9113 8.7); implies not sent.
+        local: decided in this process, not by a server; not charged to the host.
+        answered: decided by a server; False if the connection broke or the time ran out.
         pushback: seconds from the ``grpc-retry-pushback-ms`` trailer; negative: the server forbids a retry (gRFC A6).
-        metadata: the trailing metadata that came with it.
-        at: the wall clock, seconds since 1970, when it ended: to understand a header that names a point in time.
-        error: what the shell will show its caller for it; the core passes it on unseen.
-        more: what the text of the error adds to the details, such as addresses of hosts, which applications are not to
-            hand on with the details.
+        metadata: the trailing metadata.
+        at: wall clock of its end, seconds since 1970: to interpret a header that contains a point in time.
+        error: the shell's error for the caller; opaque to the core.
+        more: added to the details in the text of the error, such as addresses of hosts, which applications must not
+            pass on with the details.
     """
 
     __slots__ = (
@@ -98,5 +98,5 @@ OK: Final = Outcome("OK")
 
 
 def local(code: str, details: str, more: str = "") -> Outcome:
-    """An outcome decided in this process, before anything was sent."""
+    """Create an outcome decided in this process, before anything was sent."""
     return Outcome(code, details, sent=False, local=True, more=more)

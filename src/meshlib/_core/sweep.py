@@ -1,4 +1,4 @@
-"""Reading the state of every connection of a cluster, and applying what has changed."""
+"""Polling of all connections of a cluster, and applying of changes."""
 
 from functools import partial
 from typing import Final
@@ -9,12 +9,12 @@ from meshlib._core.serial import WorkSerializer
 __all__ = ["sweep", "unchanged"]
 
 SWEPT_AT_ONCE: Final = 64
-"""Connections whose changes are applied in one step, at most."""
+"""Maximum number of connections whose changes are applied in one step."""
 
 
 def sweep(hosts: HostSet, serializer: WorkSerializer, *, now: float) -> None:
-    """Reads the state of every connection, and applies changes in one step for each batch, since there may be thousands
-    of connections."""
+    """Read the state of every connection, and apply changes in one step per batch: there may be thousands of
+    connections."""
     seats = hosts.seats
     for first in range(0, len(seats), SWEPT_AT_ONCE):
         changed = []
@@ -26,7 +26,7 @@ def sweep(hosts: HostSet, serializer: WorkSerializer, *, now: float) -> None:
             try:
                 state = subchannel.glance()
             except ValueError:
-                continue  # closed this moment
+                continue  # closed meanwhile
             if state is not None and host.differs(state):
                 changed.append((host, stamp, state))
         if changed:  # if another thread is inside a step, the next sweep finds the same
@@ -34,12 +34,12 @@ def sweep(hosts: HostSet, serializer: WorkSerializer, *, now: float) -> None:
 
 
 def unchanged(hosts: HostSet) -> bool:
-    """Whether every connection is in the state that is known of it."""
+    """Whether every connection is in its known state."""
     try:
         for host in hosts.seats:
             subchannel = host.subchannel
             if subchannel is not None and host.differs(subchannel.glance()):
                 return False
     except ValueError:
-        return False  # the channel was closed this moment
+        return False  # the channel was closed meanwhile
     return True

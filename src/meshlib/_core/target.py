@@ -1,4 +1,4 @@
-"""Parsing of targets: the names in the text given to ``meshlib.channel``, their name server, and the authority.
+"""Parsing of targets: the names in the argument of ``meshlib.channel``, their name server, and the authority.
 
 The grammar is gRPC's own (`naming.md` of the gRPC project) with three additions: a bare name is a service, ``srv:``
 names a set of SRV records and ``static:`` lists hosts. A target is parsed once, at construction.
@@ -15,7 +15,7 @@ __all__ = ["BUILT_IN_SCHEMES", "NATIVE_SCHEMES", "Target", "parse_target"]
 
 BUILT_IN_SCHEMES = frozenset({"dns", "srv", "static", "ipv4", "ipv6", "unix"})
 NATIVE_SCHEMES = frozenset({"xds", "unix-abstract", "vsock", "google-c2p"})
-"""Schemes that only gRPC's C-core understands: the text is passed, as written, to one grpc channel."""
+"""Schemes that only gRPC's C-core can parse: the text is passed unchanged to one grpc channel."""
 
 URL_SCHEMES = frozenset({"http", "https", "grpc", "grpcs", "h2", "h2c", "tcp", "ssl", "tls"})
 """Schemes of server URLs; none is a scheme of gRPC."""
@@ -45,8 +45,7 @@ class Target:
         nameserver: the part between ``//`` and ``/``: the name server, as ``host:port``, for ``dns`` and ``srv``.
         entries: the hosts in the target itself (``static``, ``ipv4``, ``ipv6``).
         path: the path of a ``unix`` socket.
-        native: only C-core understands it, or it is invalid behind grpc's own factories: one grpc channel gets
-            ``text``.
+        native: only C-core can parse it, or it is invalid behind grpc's own factories: one grpc channel gets ``text``.
     """
 
     text: str
@@ -272,7 +271,7 @@ def _unix(text: str, rest: str) -> Target:
 
 
 def _nameserver(server: str, *, strict: bool) -> str:
-    """A name server with its port. ``strict`` is grpc's rule: an IP address and a port."""
+    """Name server with its port. ``strict`` is grpc's rule: an IP address and a port."""
     parsed = parse_host_port(server)
     if strict and (parsed.port is None or not parsed.is_ip):
         raise ValueError(f"name server {server!r} must be IP:port")
@@ -280,7 +279,7 @@ def _nameserver(server: str, *, strict: bool) -> str:
 
 
 def _decoded(text: str) -> str:
-    """RFC 3986 percent-decoding; what does not decode stays as it is."""
+    """RFC 3986 percent-decoding; invalid escapes are kept."""
     return _ESCAPE.sub(lambda match: bytes.fromhex(match[0].replace("%", "")).decode(errors="replace"), text)
 
 

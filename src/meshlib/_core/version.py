@@ -1,4 +1,4 @@
-"""The version of the distribution, read by the build as well."""
+"""Version of the distribution, also read by the build."""
 
 __all__ = ["VERSION"]
 

@@ -1,4 +1,4 @@
-"""What the core needs of a call that waits, so that queues and commands do not depend on the machine of a call."""
+"""Interface of a waiting call, so that queues and commands do not depend on the machine of a call."""
 
 from typing import Protocol
 
@@ -6,7 +6,7 @@ __all__ = ["Waiter"]
 
 
 class Waiter(Protocol):
-    """A call that waits for a host, or for its next attempt."""
+    """Call that waits for a host, or for its next attempt."""
 
     wait_for_ready: bool
     """It waits until a host is connected, rather than fail."""
@@ -16,5 +16,5 @@ class Waiter(Protocol):
     """It was woken since it began to wait."""
 
     def wake(self) -> None:
-        """Has the shell feed the call the news."""
+        """Request the next input of the call from the shell."""
         ...

@@ -1,1 +1,1 @@
-"""Choosing one host per call: one algorithm per file, and the registry of their names."""
+"""Load balancing: one algorithm per file, and the registry of their names."""

@@ -94,7 +94,7 @@ class _ChoicesPicker(BuiltinPicker):
 
 @final
 class _FullScanPicker(BuiltinPicker):
-    """Envoy draws at each of the equals; a single draw at the end gives each the same chance.
+    """Envoy draws at each tie; a single draw at the end gives each host the same chance.
 
     No host has fewer attempts than an idle one, and each idle host is equally likely to be sampled first. With more
     hosts than calls in flight, a few samples find one without a scan.

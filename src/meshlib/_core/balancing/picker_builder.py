@@ -1,4 +1,4 @@
-"""Building the picker of a cluster anew when its hosts have changed."""
+"""Rebuilding of a cluster's picker after a change of its hosts."""
 
 import math
 from random import Random
@@ -17,7 +17,7 @@ class PickerBuilder:
     """Builds pickers for the hosts of a cluster.
 
     Args:
-        priorities: the balancer, and how hosts of several priorities are used.
+        priorities: the balancer, and the configuration of priorities.
         hosts: of the cluster.
         rng: for the pickers.
         steps: of the cluster.
@@ -35,10 +35,10 @@ class PickerBuilder:
         self.version = 0
         """Version of the hosts that the present picker was built for."""
         self.stale_at = math.inf
-        """Monotonic second at which the present picker wants to be rebuilt."""
+        """Monotonic second at which the present picker must be rebuilt."""
 
     def build(self, *, now: float) -> PickerSnapshot | None:
-        """A picker for the present hosts; None: none of them can be picked. Runs the balancer's code, so it is called
+        """Build a picker for the present hosts; None: none of them can be picked. Runs the balancer's code, so call it
         outside of steps."""
         tiers = self._hosts.tiers(self._priorities, first=self.previous is None)
         if not tiers:
@@ -49,13 +49,13 @@ class PickerBuilder:
         )
 
     def adopt(self, picker: PickerSnapshot, *, now: float) -> None:
-        """Has ``picker`` take over the state of the previous one. In a step."""
-        previous = self.previous  # read once: the channel may be closed in the middle of this
+        """Let ``picker`` take over the state of the previous one. In a step."""
+        previous = self.previous  # read once: the channel may close meanwhile
         if previous is not None:
             picker.adopt(previous, now=now)
         self.previous = picker
 
     def built(self, version: int) -> None:
-        """The picker for this version of the hosts is in use. In a step."""
+        """Record that the picker for this version of the hosts is in use. In a step."""
         self.version = version
         self.stale_at = math.inf

@@ -1,7 +1,7 @@
-"""One membership and its picker: who is chosen, whatever the picker does.
+"""Picker of one membership, guarded against failing plug-ins.
 
-A picker may be the user's own. What it does wrong (raises, names what is none of its hosts, wants to be rebuilt without
-end) is told once, made good by taking each host in turn, and never takes a call down.
+A picker may be the application's own. Its failures (exceptions, a pick that is not one of its hosts, endless rebuilds)
+are reported once, and round robin is used instead. They never fail a call.
 """
 
 import math
@@ -22,18 +22,18 @@ from meshlib._core.host import HostEntry
 __all__ = ["Asking", "PickerSnapshot"]
 
 ASKS: Final = (1, 2, 3, 4)
-"""A picker that names a host the call has been to, or one that lost its connection, is asked again, this often in all;
-then the rest are searched. Envoy's ``previous_hosts`` asks twice and then goes to the same host again."""
+"""Maximum picks while the picker picks hosts that were tried, or have lost their connection; then the other hosts are
+searched. Envoy's ``previous_hosts`` picks twice and then uses the same host again."""
 
 REST: Final = 0.1
-"""Seconds a picker is in use at least before it may be stale."""
+"""Minimum seconds before a picker may be stale."""
 
 
 class Usable(Protocol):
-    """Whether a call may be sent to a host at this moment."""
+    """Check whether a call can be sent to a host now."""
 
     def __call__(self, host: HostEntry, *, now: float) -> bool:
-        """Asks its connection."""
+        """Read the state of its connection."""
         ...
 
 
@@ -41,37 +41,36 @@ class Run(Protocol):
     """Runs a serialized step of the channel."""
 
     def __call__(self, step: Callable[[], object], otherwise: object, *, later: bool) -> object:
-        """Returns what ``step`` returns; ``otherwise``, if another one is under way. With ``later=False`` the step is
-        not run then."""
+        """Return the result of ``step``, or ``otherwise`` if another step is running. With ``later=False`` the step is
+        then dropped."""
         ...
 
 
 class Asking(PickInfo, Protocol):
-    """The call that needs a host, and what its policy says of hosts it has been to."""
+    """Call that needs a host, and its policy for hosts that were tried."""
 
     @property
     def reselections(self) -> int | None:
-        """How often a picker that names such a host is asked again before it is taken at its word; None: it never
-        is, as long as there is another."""
+        """Number of further picks before a host that was tried is used again; None: never, while there is
+        another."""
         ...
 
 
 @final
 class PickerSnapshot:
-    """The hosts of one membership, at least one, and the pickers made for them, one a tier.
+    """Hosts of one membership, at least one, and their pickers, one per tier.
 
-    Of the pickers, those of this package whose :attr:`reentrant` says so are asked as they are: a pick in the middle of
-    another does no harm. The others are asked in serialized steps of the channel. A pick that finds such a step beneath
-    itself takes each host in turn.
+    Built-in pickers that are :attr:`reentrant` pick directly: one pick may interrupt another. Others pick in serialized
+    steps of the channel; a pick that interrupts such a step uses round robin.
 
     Args:
         balancer: makes the pickers.
-        tiers: of hosts to choose from.
+        tiers: hosts that can be picked.
         rng: for the pickers.
-        events: takes what goes wrong; None: nobody listens.
+        events: receives failures; None: they are not recorded.
         now: monotonic seconds.
-        run: runs a serialized step of the channel, and has the control plane perform what other steps, which were left
-            to this thread meanwhile, ask for.
+        run: runs a serialized step of the channel. The control plane performs the commands of steps that were queued
+            for this thread meanwhile.
     """
 
     __slots__ = (
@@ -108,9 +107,9 @@ class PickerSnapshot:
         self._tiers = tiers
         self._members = frozenset(host for tier in tiers for host in tier.hosts)
         self.panic = tuple(tier.priority for tier in tiers if tier.panic)
-        """Priorities whose ejected hosts are used as well."""
+        """Priorities in panic: ejected hosts are used too."""
         self._forced = frozenset(h for tier in tiers if tier.panic for h in tier.hosts if h.ejected)
-        """Those hosts."""
+        """Ejected hosts that are used."""
         self._events = events
         self._made_at = now
         self._told: set[str] = set()
@@ -126,11 +125,11 @@ class PickerSnapshot:
         self._ours = all(isinstance(picker, BuiltinPicker) for picker in pickers)
         self._listeners = [picker for picker in pickers if _overrides(picker, "done")]
         self.listens = bool(self._listeners)
-        """Whether a picker wants to know how attempts end."""
+        """Whether a picker implements ``done``."""
 
     def pick(self, call: Asking, usable: Usable, now: float) -> HostEntry | None:
-        """A host that is usable now: another than ``call.tried`` where there is one. None: the picker says wait, or
-        there is none."""
+        """Pick a usable host, one not in ``call.tried`` if possible. None: the picker queues the call, or there is no
+        such host."""
         tried = call.tried
         left = call.reselections if tried else None
         for _ in ASKS if left is None else range(left + 1):
@@ -142,13 +141,13 @@ class PickerSnapshot:
                     self._failed("pick", f"returned {host!r}, not one of its hosts", now)
                 break
             subchannel = host.subchannel
-            # Nearly always it is connected, and known to be: seen at a look, without a call of ours.
+            # Fast path, inlined: nearly always it is connected, and known to be.
             try:
                 ready = (
                     subchannel is not None and not host.removed and host.connected and subchannel.state(True) == READY
                 )
             except ValueError:
-                ready = False  # closed this moment
+                ready = False  # closed meanwhile
             if (
                 (ready or usable(host, now=now))
                 and (not host.ejected or host in self._forced)
@@ -166,12 +165,12 @@ class PickerSnapshot:
             return self._choose(call, now=now)
         except Exception as error:
             if self._ours:
-                raise  # none of them raises: it was raised by a signal handler of the application's
+                raise  # built-in pickers never raise: it comes from a signal handler of the application
             self._failed("pick", error, now)
             return _NOBODY
 
     def report(self, host: HostEntry, code: str, seconds: float, *, now: float) -> None:
-        """An attempt ended: tells the pickers that listen."""
+        """Report the end of an attempt to the pickers that implement ``done``."""
         told = Report(code=code, seconds=seconds)
         for picker in self._listeners:
             try:
@@ -180,7 +179,7 @@ class PickerSnapshot:
                 self._failed("done", error, now)
 
     def adopt(self, previous: "PickerSnapshot", *, now: float) -> None:
-        """Lets the picker of each tier carry over what the one before it knew."""
+        """Let the picker of each tier take over the state of its predecessor."""
         for priority, picker in self._pickers.items():
             before = previous._pickers.get(priority)
             if type(picker) is not type(before) or not _overrides(picker, "adopt"):
@@ -191,7 +190,7 @@ class PickerSnapshot:
                 self._failed("adopt", error, now)
 
     def stale_at(self, *, now: float) -> float:
-        """When a picker wants to be rebuilt, monotonic second; infinite: never."""
+        """Monotonic second at which a picker must be rebuilt; infinite: never."""
         first = math.inf
         for picker in self._pickers.values():
             at: object = getattr(picker, "stale_at", math.inf)
@@ -202,7 +201,7 @@ class PickerSnapshot:
         return first
 
     def _search(self, call: PickInfo, usable: Usable, now: float) -> HostEntry | None:
-        """Each host in turn, the first tier before the next: one the call has not been to, else any."""
+        """Round robin over the usable hosts, tier by tier: the first one not tried, else any."""
         tried = call.tried
         again = None
         self._turn += 1  # uninterrupted
@@ -238,13 +237,13 @@ class PickerSnapshot:
 
 
 _NOBODY: Final = object()
-"""Instead of a host: the picker failed, or could not be asked now."""
+"""Instead of a host: the picker failed, or cannot be called now."""
 _IN_TURN: Final = "round robin over the ready hosts"
 _IGNORED: Final = "the channel continues without it"
 _INSTEAD: Final = {"picker": _IN_TURN, "pick": _IN_TURN}
 
 
 def _overrides(picker: Picker, method: str) -> bool:
-    """Whether a picker does something in an optional method, rather than inherit the contract's empty one."""
+    """Whether a picker overrides an optional method of the contract."""
     own = getattr(type(picker), method, None)
     return own is not None and own is not getattr(Picker, method)

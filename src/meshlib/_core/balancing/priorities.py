@@ -46,7 +46,7 @@ def loads(counts: Sequence[tuple[int, int]], *, factor: float | None, threshold:
         factor: overprovisioning; None: strict.
         threshold: percent of healthy hosts below which a tier panics; 0: never.
     """
-    # An empty tier panics, too (Envoy): else it would keep the others from the rule for when all of them do.
+    # An empty tier panics, too (Envoy): else it would disable the rule for when all tiers panic.
     low = [100 * healthy < threshold * max(total, 1) for healthy, total in counts]
     if factor is None:
         return _strict(counts, low)
@@ -62,10 +62,10 @@ def loads(counts: Sequence[tuple[int, int]], *, factor: float | None, threshold:
         for one in health:
             shares.append(min(left, one * 100 // available) if available else 0)
             left -= shares[-1]
-        # Where rounding has left nothing of any, whoever has a healthy host gets everything.
+        # If rounding has left no share, the first tier with a healthy host gets all calls.
         eligible = [one > 0 for one in (health if available else [healthy for healthy, _ in counts])]
     if any(eligible):
-        # What rounding down left over goes to the first that can take it.
+        # The remainder of rounding down goes to the first eligible tier.
         shares[eligible.index(True)] += 100 - sum(shares)
     return [Load(share, few) for share, few in zip(shares, panic, strict=True)]
 
@@ -156,7 +156,7 @@ def divided(
     reachable = [[host for host in group if connected(host)] for group in groups]
     healthy = [[host for host in group if host.healthy] for group in reachable]
     counts = [
-        # A tier to which nothing can be sent now is none, however soon it will be.
+        # A tier without a connected host counts as empty, even if it is about to connect.
         (sum(map(sound, group)) if fit else 0, len(group)) if here else (0, 0)
         for group, here, fit in zip(groups, reachable, healthy, strict=True)
     ]

@@ -1,1 +1,1 @@
-"""Which hosts had better be left alone for a while."""
+"""Health of hosts: outlier detection, lost connections and unreachable hosts."""

@@ -1,4 +1,4 @@
-"""What the outcome of an attempt changes for its host: lost connections, failures in a row, ejection."""
+"""Effect of an attempt's outcome on its host: lost connections, consecutive failures, ejection."""
 
 from collections.abc import Callable
 from typing import final
@@ -16,7 +16,7 @@ __all__ = ["OutcomeJudge", "charged"]
 
 
 def charged(outcome: Outcome, attempt: StartAttempt | None) -> Outcome:
-    """The outcome that counts for the host: an attempt whose timeout was too short for an answer says nothing of it."""
+    """Outcome charged to the host: none for an attempt whose timeout was too short for an answer."""
     if outcome.code != "DEADLINE_EXCEEDED" or outcome.answered or attempt is None or attempt.timeout is None:
         return outcome
     return EXPIRED if attempt.timeout < BRIEF else outcome
@@ -48,7 +48,7 @@ class OutcomeJudge:
         look: tuple[HostEntry, int, int] | None,
         now: float,
     ) -> str:
-        """An attempt ended after ``seconds``; ``look`` is the state of its connection, if that was read.
+        """Apply the end of an attempt after ``seconds``; ``look`` is the state of its connection, if it was read.
 
         Returns:
             Why the host was ejected; empty: it was not.
@@ -62,15 +62,15 @@ class OutcomeJudge:
         return ""
 
     def lost(self, host: HostEntry, since: float, now: float) -> bool:
-        """Whether to believe an attempt, sent at ``since``, which says that its connection was lost. If so, names are
-        resolved again."""
+        """Whether to believe an attempt, sent at ``since``, that reports its connection lost. If so, requests a
+        re-resolution."""
         if not believed(host, since, now):
             return False
         self._hosts.lost = True
         return True
 
     def _judge(self, host: HostEntry, outcome: Outcome, start: float, now: float) -> str:
-        """Counts an outcome, unless the attempt was cancelled, failed in this process or was never sent."""
+        """Count an outcome, unless the attempt was cancelled, failed in this process or was never sent."""
         outliers = self._outliers
         if outcome.code == "OK":
             if outliers is not None:
@@ -79,8 +79,8 @@ class OutcomeJudge:
         if outcome.local or outcome.refused or outcome.code == "CANCELLED" or host.removed:
             return ""
         if says_lost(outcome):
-            # All calls that a lost connection ends are one failure of its host. Otherwise each crash of a busy server
-            # would eject it, and it would stay out when it is back.
+            # All calls lost with one connection are one failure of the host. Otherwise each crash of a busy server
+            # would eject it, and it would stay ejected after its restart.
             counted = start <= host.record.broke_at
             if broke(host, start, now):
                 self._hosts.lost = True

@@ -1,11 +1,11 @@
-"""Lost connections, as the attempts that they ended show them.
+"""Detection of lost connections from the attempts that they ended.
 
-A look at a connection misses a loss when the connection is back before the next look: a load balancer that cuts it
-without GOAWAY and goes on listening. C-core's words for a lost connection are no proof, since a server may pass on the
-words of a failure of its own, for each of its calls. So they are believed of a host
+A poll misses a loss if the connection recovers before the next poll: a load balancer closes it without GOAWAY and keeps
+listening. C-core's error for a lost connection is no proof, since a server may pass on such an error from its own
+upstream, for each of its calls. So for each host the error is believed
 
-- if most attempts that were in flight there ended with them: a lost connection ends every attempt on it, but for those
-  that C-core had not written yet and sends again by itself;
+- if most attempts in flight ended with it: a lost connection ends every attempt on it, except those that C-core had not
+  written yet and resends by itself;
 - otherwise a limited number of times.
 """
 
@@ -17,25 +17,25 @@ from meshlib._core.status import Outcome
 __all__ = ["believed", "broke", "says_lost"]
 
 LONE: Final = 1.0
-"""Seconds since the loss before, from which an attempt that was alone on its host counts as most of them."""
+"""Seconds since the previous loss after which a single attempt in flight counts as most of them."""
 
 BURST: Final = 20.0
-"""Losses of one host that are believed in a row without most attempts saying so."""
+"""Maximum consecutive losses of one host that are believed without confirmation by most attempts."""
 
 RATE: Final = 1.0
-"""How many more each second."""
+"""Further ones per second."""
 
 
 def says_lost(outcome: Outcome) -> bool:
-    """Whether an attempt ended with C-core's words for a lost connection."""
+    """Whether an attempt ended with C-core's error for a lost connection."""
     return outcome.code == "UNAVAILABLE" and not outcome.answered and not outcome.refused and not outcome.local
 
 
 def broke(host: HostEntry, start: float, now: float) -> bool:
-    """An attempt on ``host`` that began at ``start`` ended with the words of a lost connection; its place is free.
+    """Count an attempt on ``host``, begun at ``start`` and no longer in flight, that reports a lost connection.
 
     Returns:
-        Whether that makes a loss known which was not known before: :attr:`Host.lost_at` is set.
+        Whether this reveals a new loss: then :attr:`HostEntry.lost_at` is set.
     """
     record = host.record
     if start > record.broke_at:
@@ -54,8 +54,8 @@ def broke(host: HostEntry, start: float, now: float) -> bool:
 
 
 def believed(host: HostEntry, since: float, now: float) -> bool:
-    """Whether the words of an attempt on ``host`` that began at ``since`` are believed although most others do not
-    confirm them; :attr:`Host.lost_at` is set, for the others that ended with it."""
+    """Whether to believe an attempt on ``host``, begun at ``since``, that most others do not confirm. If so, sets
+    :attr:`HostEntry.lost_at`, for other attempts that it ended."""
     record = host.record
     if record.broke_at < since:
         return False

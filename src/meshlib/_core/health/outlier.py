@@ -1,7 +1,7 @@
-"""Outlier detection: which hosts are ejected, for how long, and when they come back (Envoy ``outlier_detection_impl``).
+"""Outlier detection: which hosts are ejected, for how long, and when they return (Envoy ``outlier_detection_impl``).
 
-Failures in a row are judged as they happen; rates, and who may come back, at a sweep every ``interval``. The sweep is
-Envoy's step by step, because its granularity is part of how long an ejection lasts.
+Consecutive failures are judged as they happen; rates and returns at a sweep every ``interval``. The sweep follows Envoy
+step by step, because its granularity affects the length of an ejection.
 """
 
 import math
@@ -17,9 +17,9 @@ from meshlib._core.status import Outcome
 __all__ = ["GATEWAY", "SERVER_ERRORS", "Outlier", "Outliers"]
 
 GATEWAY: Final = frozenset({"DEADLINE_EXCEEDED", "UNAVAILABLE"})
-"""The status codes that Envoy maps to 502, 503 or 504."""
+"""Status codes that Envoy maps to 502, 503 or 504."""
 SERVER_ERRORS: Final = GATEWAY | {"UNKNOWN", "UNIMPLEMENTED", "INTERNAL", "DATA_LOSS"}
-"""Those it maps to any 5xx (Envoy ``source/common/grpc/status.cc``)."""
+"""Status codes that it maps to any 5xx (Envoy ``source/common/grpc/status.cc``)."""
 
 
 NOT_ENFORCED: Final = "detection only counts, enforcing=0 %"
@@ -27,13 +27,13 @@ NOT_ENFORCED: Final = "detection only counts, enforcing=0 %"
 
 @dataclass(frozen=True, slots=True)
 class Outlier:
-    """A host that was found to be one.
+    """Detected outlier.
 
     Args:
-        host: which.
-        kind: the detector that found it, by Envoy's name.
-        why: what it did, in words.
-        spared: why it stays all the same; empty: it is ejected now.
+        host: the host.
+        kind: the detector, by Envoy's name.
+        why: the reason in words.
+        spared: why it is not ejected; empty: it is ejected now.
     """
 
     host: HostEntry
@@ -44,13 +44,13 @@ class Outlier:
 
 @final
 class Outliers:
-    """The outlier detection of one channel. Every method is part of a serialized step of the channel.
+    """Outlier detection of one channel. Every method is part of a serialized step of the channel.
 
-    ``hosts`` is always all the hosts of the channel: those that are ejected count against the share that may be.
+    ``hosts`` is always all the hosts of the channel: ejected ones count against ``max_ejection_percent``.
 
     Args:
-        policy: what counts.
-        rng: draws who is enforced, and the jitter.
+        policy: the configuration.
+        rng: for enforcement and jitter.
     """
 
     __slots__ = ("_policy", "_rng", "detected", "enforced", "overflow", "sweep_at")
@@ -61,31 +61,31 @@ class Outliers:
         self.sweep_at = math.inf
         """Monotonic second of the next sweep; infinite before :meth:`begin`."""
         self.detected = 0
-        """Outliers found so far, whatever became of them."""
+        """Outliers detected so far, ejected or not."""
         self.enforced = 0
         """Ejections so far."""
         self.overflow = 0
-        """Outliers that were to be ejected and stayed, because as many as may be were ejected already."""
+        """Outliers not ejected so far, because the maximum was ejected already."""
 
     def begin(self, *, now: float, anew: bool = False) -> None:
-        """There are hosts: the first interval begins, if it has not yet.
+        """Start the first interval, if it has not started.
 
         Args:
             now: monotonic second.
-            anew: the interval is over, and there is nothing to judge: the next one begins.
+            anew: start the next interval without a sweep: there is nothing to judge.
         """
         if anew or self.sweep_at == math.inf:
             self.sweep_at = now + self._policy.interval
 
-    # Failures in a row.
+    # Consecutive failures.
 
     def answered(self, host: HostEntry) -> None:
-        """An attempt on ``host`` ended OK, after others had not."""
+        """Reset the consecutive failures of ``host``."""
         host.record.forgive()
         host.struck = False
 
     def failed(self, host: HostEntry, outcome: Outcome, hosts: Collection[HostEntry], *, now: float) -> list[Outlier]:
-        """An attempt on ``host`` ended otherwise. Returns what that makes of the host: most often nothing."""
+        """Count an attempt on ``host`` that did not end OK. Returns the outliers that this detects, mostly none."""
         policy, record = self._policy, host.record
         if policy.split_external_local_origin_errors and not outcome.answered:
             record.local_errors += 1
@@ -124,7 +124,7 @@ class Outliers:
     # The sweep.
 
     def sweep(self, hosts: Collection[HostEntry], *, now: float) -> tuple[list[HostEntry], list[Outlier]]:
-        """The interval is over. Returns the hosts that come back, and the outliers of the interval."""
+        """End the interval. Returns the hosts that return from ejection, and the outliers of the interval."""
         self.sweep_at = now + self._policy.interval
         returned = [host for host in hosts if self._returns(host, now)]
         found = self._judge_rates(hosts, now)
@@ -145,7 +145,7 @@ class Outliers:
     def _judge_rates(self, hosts: Collection[HostEntry], now: float) -> list[Outlier]:
         policy = self._policy
         if policy.failure_percentage_threshold > 0 and not any(host.record.failed_lately for host in hosts):
-            # Nobody is worse than others then, and there may be thousands.
+            # Without failures there is no outlier, and there may be thousands of hosts.
             for host in hosts:
                 host.record.seen = host.totals
             return []
@@ -175,12 +175,12 @@ class Outliers:
         hosts: Collection[HostEntry],
         now: float,
     ) -> list[Outlier]:
-        """Compares hosts by attempts and failures of the interval; those without enough attempts are left out."""
+        """Compare hosts by attempts and failures of the interval; ignores those without enough attempts."""
         policy = self._policy
         found: list[Outlier] = []
         enough = {h: 100.0 * (n - bad) / n for h, (n, bad) in rates.items() if n >= policy.success_rate_request_volume}
         if len(enough) >= policy.success_rate_minimum_hosts:
-            # Counted from one of them: of hosts that do all alike, rounding sets none apart.
+            # Relative to one of them, so that rounding makes no outlier among hosts with equal rates.
             first = next(iter(enough.values()))
             mean = first + sum(rate - first for rate in enough.values()) / len(enough)
             deviation = math.sqrt(sum((rate - mean) ** 2 for rate in enough.values()) / len(enough))
@@ -211,7 +211,7 @@ class Outliers:
         return [Outlier(host, kind, why, spared)]
 
     def _spared(self, hosts: Collection[HostEntry], enforcing: float) -> str:
-        """Why an outlier stays; empty: it does not."""
+        """Why an outlier is not ejected; empty: it is."""
         policy = self._policy
         if enforcing == 0:
             return NOT_ENFORCED
@@ -222,7 +222,7 @@ class Outliers:
             self.overflow += 1
             limit = f"max_ejection_percent={policy.max_ejection_percent:g}"
             return f"{ejected} of {len(hosts)} hosts are ejected, {limit}"
-        # No draw where there is nothing to draw: the same seed then gives the same picks with and without.
+        # No draw at 100 %: the same seed then gives the same picks with and without outlier detection.
         if enforcing < 100 and self._rng.random() * 100 >= enforcing:
             return f"detection enforces only some, enforcing={enforcing:g} %"
         return ""
@@ -230,7 +230,7 @@ class Outliers:
     def _eject(self, host: HostEntry, why: str, now: float) -> None:
         policy, record = self._policy, host.record
         self.enforced += 1
-        # Counted no further than the longest ejection needs: else a host would pay for years.
+        # Limited to what the longest ejection needs: else the count would take years to fall.
         if record.times * policy.base_ejection_time < policy.longest + policy.base_ejection_time:
             record.times += 1
         jitter = policy.max_ejection_time_jitter and self._rng.random() * policy.max_ejection_time_jitter
@@ -242,7 +242,7 @@ class Outliers:
 
 @final
 class _Window:
-    """What a host did since the last sweep."""
+    """Results of a host since the last sweep."""
 
     __slots__ = ("answers", "errors", "local_errors")
 

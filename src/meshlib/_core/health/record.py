@@ -1,4 +1,4 @@
-"""What outlier detection remembers of a host."""
+"""Outlier detection state of a host."""
 
 import math
 from typing import final
@@ -8,9 +8,9 @@ __all__ = ["Record"]
 
 @final
 class Record:
-    """What outlier detection remembers of one host: its answers, and its ejections.
+    """Outlier detection state of one host: its answers, and its ejections.
 
-    Successes are counted by the host itself: the path of a call that succeeds comes here only after a failure.
+    The host itself counts successes: a successful call touches this record only after a failure.
     """
 
     __slots__ = (
@@ -36,27 +36,27 @@ class Record:
         self.consecutive_gateway_failure = 0
         self.consecutive_local_origin_failure = 0
         self.errors = 0
-        """5xx that it answered; with local-origin errors not split, those too."""
+        """5xx answers; with local-origin errors not split, those too."""
         self.local_errors = 0
-        """What no server said, where that is split."""
+        """Local-origin errors, if split."""
         self.others = 0
         """Answers that were neither OK nor 5xx."""
         self.seen = (0, 0, 0, 0)
         """Successes, others, errors and local errors as of the last sweep."""
         self.returned_at = -math.inf
         self.broke_at = -math.inf
-        """Monotonic second at which the first attempt reported the last connection that broke."""
+        """Monotonic second at which an attempt first reported the last lost connection."""
         self.broke_before = -math.inf
-        """The same of the one before."""
+        """The same of the previous loss."""
         self.credit = math.inf
-        """How many more losses are believed; infinite: as many as may be."""
+        """Number of further losses believed without confirmation; infinite: the maximum."""
         self.credited_at = 0.0
         self.broken = 0
-        """Attempts that the last one ended."""
+        """Attempts that the last loss ended."""
         self.unbroken = 0
         """Attempts in flight at :attr:`broke_at` that it has not ended so far."""
         self.times = 0
-        """Ejections that count for the length of the next; one less after each good interval."""
+        """Ejections that count in the length of the next; one less per interval without ejection."""
 
     @property
     def failed_lately(self) -> bool:
@@ -64,5 +64,5 @@ class Record:
         return (self.errors, self.local_errors) != self.seen[2:]
 
     def forgive(self) -> None:
-        """Nothing counts as in a row any more."""
+        """Reset the consecutive failures."""
         self.consecutive_5xx = self.consecutive_gateway_failure = self.consecutive_local_origin_failure = 0

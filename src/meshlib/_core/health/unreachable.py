@@ -1,4 +1,4 @@
-"""Hosts that cannot be connected though others can: which are to be asked why, and when that is worth a log line."""
+"""Hosts that cannot be connected although others can: when to diagnose them, and when to log it."""
 
 import math
 from typing import Final, final
@@ -8,16 +8,16 @@ from meshlib._core.host import HostEntry
 __all__ = ["PATIENCE", "PAUSE", "UnreachableHosts"]
 
 PATIENCE: Final = 1.0
-"""Seconds that a host fails before it is asked why: a server that restarts is not worth it."""
+"""Seconds that a host fails before it is diagnosed: a restarting server is not."""
 PAUSE: Final = 10.0
 """Seconds between two log lines of one channel."""
 AT_ONCE: Final = 16
-"""Hosts that are asked at once, at most; the others in the next second."""
+"""Maximum number of hosts diagnosed at once; the others follow in the next second."""
 
 
 @final
 class UnreachableHosts:
-    """Those that fail, until they have been asked why."""
+    """Failing hosts that have not been diagnosed yet."""
 
     __slots__ = ("_since", "_told_at", "at")
 
@@ -28,7 +28,7 @@ class UnreachableHosts:
         self._told_at = -math.inf
 
     def changed(self, host: HostEntry, *, now: float) -> None:
-        """The connection of ``host`` is in another state."""
+        """Record a new connectivity state of ``host``."""
         if host.unreachable and not host.removed:
             self._since[host] = now
             self.at = min(self.at, now + PATIENCE)
@@ -36,7 +36,7 @@ class UnreachableHosts:
             self._since.pop(host, None)
 
     def due(self, *, now: float) -> list[HostEntry]:
-        """Those to be asked why they fail, each once."""
+        """Return the hosts to diagnose, each once."""
         if now < self.at:
             return []
         waiting = tuple(self._since.items())
@@ -48,7 +48,7 @@ class UnreachableHosts:
         return [host for host in due[:AT_ONCE] if host.subchannel is not None and not host.removed]
 
     def worth_a_line(self, *, now: float) -> bool:
-        """Whether the log is to say so; at most once in a while."""
+        """Whether to log an unreachable host; rate-limited by ``PAUSE``."""
         if now < self._told_at + PAUSE:
             return False
         self._told_at = now
