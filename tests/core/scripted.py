@@ -13,20 +13,15 @@ from meshlib._core.balancing.contracts import Balancer
 from meshlib._core.balancing.round_robin import RoundRobin
 from meshlib._core.call import Call
 from meshlib._core.cluster import ClusterMachine
+from meshlib._core.cluster_steps import ClusterCommands
 from meshlib._core.commands import (
     CallCommand,
     CancelAttempt,
-    Close,
-    Diagnose,
     Finish,
-    Open,
-    Rebuild,
-    RequestReresolution,
     StartAttempt,
-    StateChanged,
-    Wake,
 )
 from meshlib._core.connectivity import CONNECTING, READY, TRANSIENT_FAILURE
+from meshlib._core.dispatch import dispatch
 from meshlib._core.endpoint import Endpoint, Resolution
 from meshlib._core.events import (
     AttemptEnded,
@@ -244,6 +239,52 @@ class Link:
         return self.state(True)
 
 
+class Ports:
+    """What a shell does for a cluster, recorded in a :class:`Channel`."""
+
+    def __init__(self, channel: "Channel", now: float) -> None:
+        self._channel = channel
+        self._now = now
+
+    def open(self, host: HostEntry) -> ClusterCommands:
+        """A subchannel for ``host``, or a failure."""
+        channel, address = self._channel, host.endpoint.address
+        channel.opened.append(address)
+        if address in channel.unopenable:
+            return channel.cluster.on_connectivity(host, TRANSIENT_FAILURE, now=self._now)
+        link = Link(host)
+        channel.links[address] = link
+        channel.every_link.append(link)
+        return channel.cluster.opened(host, link, now=self._now)
+
+    def close(self, host: HostEntry, subchannel: Any) -> None:
+        """Count it at the link and at the channel."""
+        subchannel.closed += 1
+        self._channel.closed.append(host.endpoint.address)
+
+    def diagnose(self, host: HostEntry, subchannel: object) -> None:
+        """Record the host."""
+        self._channel.diagnosed.append(host.endpoint.address)
+
+    def rebuild(self) -> ClusterCommands:
+        """At once."""
+        return self._channel.cluster.rebuild(now=self._now)
+
+    def wake(self, calls: tuple[Any, ...]) -> None:
+        """Record and wake them."""
+        self._channel.woken.extend(calls)
+        for call in calls:
+            call.wake()
+
+    def state_changed(self, state: int) -> None:
+        """Record it."""
+        self._channel.states.append(state)
+
+    def request_reresolution(self) -> None:
+        """Count it."""
+        self._channel.lookups += 1
+
+
 class Channel:
     """A cluster whose commands are performed at once, on links that a test controls.
 
@@ -337,37 +378,7 @@ class Channel:
         """Perform pending commands, in order."""
         while self.pending and most != 0:
             most = None if most is None else most - 1
-            command = self.pending.popleft()
-            if isinstance(command, Open):
-                self._open(command.host, now)
-            elif isinstance(command, Close):
-                subchannel: Any = command.subchannel
-                subchannel.closed += 1
-                self.closed.append(command.host.endpoint.address)
-            elif isinstance(command, Rebuild):
-                self.pending.extend(self.cluster.rebuild(now=now))
-            elif isinstance(command, Wake):
-                self.woken.extend(command.calls)
-                for call in command.calls:
-                    call.wake()
-            elif isinstance(command, StateChanged):
-                self.states.append(command.state)
-            elif isinstance(command, Diagnose):
-                self.diagnosed.append(command.host.endpoint.address)
-            else:
-                assert isinstance(command, RequestReresolution)
-                self.lookups += 1
-
-    def _open(self, host: HostEntry, now: float) -> None:
-        address = host.endpoint.address
-        self.opened.append(address)
-        if address in self.unopenable:
-            self.pending.extend(self.cluster.on_connectivity(host, TRANSIENT_FAILURE, now=now))
-            return
-        link = Link(host)
-        self.links[address] = link
-        self.every_link.append(link)
-        self.pending.extend(self.cluster.opened(host, link, now=now))
+            self.pending.extend(dispatch(self.pending.popleft(), Ports(self, now)))
 
     # Shorthands.
 

@@ -18,11 +18,13 @@ from tests.shells.script import EPOCH, Script, tick
 from tests.shells.trace import Entry, Trace
 
 from meshlib._core.cluster import ClusterMachine
-from meshlib._core.commands import Close, Open, Rebuild, RequestReresolution, Wake
+from meshlib._core.cluster_steps import ClusterCommands
 from meshlib._core.discovery.policy import DnsPolicy
 from meshlib._core.discovery.refresh import Refresh
 from meshlib._core.discovery.steps import ResolveError
+from meshlib._core.dispatch import dispatch
 from meshlib._core.endpoint import Resolution
+from meshlib._core.host import HostEntry
 from meshlib.telemetry._channel import Telemetry
 
 __all__ = ["run"]
@@ -61,6 +63,7 @@ class World:
         self.asked_at: float | None = None
         self.flights: dict[Any, list[tuple[Flight, Callable[[], None]]]] = {}
         self._token: object = None
+        self._ports = Ports(self)
         self._asked = self._begun = False
 
     def clock(self) -> float:
@@ -108,21 +111,7 @@ class World:
     def perform(self, commands: Iterable[Any]) -> None:
         pending = deque(commands)
         while pending:
-            command = pending.popleft()
-            if isinstance(command, Open):
-                link = self.network.open(command.host.endpoint.address)
-                link.state(True)
-                pending.extend(self.cluster.opened(command.host, link, now=self.now))
-            elif isinstance(command, Close):
-                self.shut(command.subchannel)
-            elif isinstance(command, Rebuild):
-                pending.extend(self.cluster.rebuild(now=self.now))
-            elif isinstance(command, Wake):
-                for call in command.calls:
-                    call.wake()
-            elif isinstance(command, RequestReresolution):
-                self.refresh.hurry(now=self.now)
-                self.soon(self.ask)
+            pending.extend(dispatch(pending.popleft(), self._ports))
         self.arm()
 
     def arm(self) -> None:
@@ -180,3 +169,40 @@ class World:
         for flight, landed in self.flights.pop(link, ()):
             if self.network.cancel(flight, CLOSED):
                 self.at(flight.ends, landed)
+
+
+class Ports:
+    """What a shell does for the cluster, in the scripted world."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def open(self, host: HostEntry) -> ClusterCommands:
+        """A connection of the network, which begins to connect."""
+        link = self._world.network.open(host.endpoint.address)
+        link.state(True)
+        return self._world.cluster.opened(host, link, now=self._world.now)
+
+    def close(self, host: HostEntry, subchannel: Any) -> None:
+        """End it, and the attempts on it."""
+        self._world.shut(subchannel)
+
+    def diagnose(self, host: HostEntry, subchannel: Any) -> None:
+        """The script has no reasons."""
+
+    def rebuild(self) -> ClusterCommands:
+        """At once."""
+        return self._world.cluster.rebuild(now=self._world.now)
+
+    def wake(self, calls: tuple[Any, ...]) -> None:
+        """Wake each."""
+        for call in calls:
+            call.wake()
+
+    def state_changed(self, state: int) -> None:
+        """No caller watches it."""
+
+    def request_reresolution(self) -> None:
+        """Resolve again, subject to the minimum interval."""
+        self._world.refresh.hurry(now=self._world.now)
+        self._world.soon(self._world.ask)

@@ -9,19 +9,13 @@ from meshlib._control.plugins import in_thread
 from meshlib._control.rest import RestingChannels, resting_channels
 from meshlib._control.timers import Timer, call_at
 from meshlib._core.cluster import ClusterMachine
-from meshlib._core.commands import (
-    Close,
-    ClusterCommand,
-    Diagnose,
-    Open,
-    Rebuild,
-    RequestReresolution,
-    StateChanged,
-    Wake,
-)
+from meshlib._core.cluster_steps import ClusterCommands
+from meshlib._core.commands import ClusterCommand, Wake
 from meshlib._core.connectivity import TRANSIENT_FAILURE
+from meshlib._core.dispatch import dispatch
 from meshlib._core.endpoint import Resolution
 from meshlib._core.host import HostEntry, Subchannel
+from meshlib._core.waiter import Waiter
 
 __all__ = ["Discovery", "ClusterDriver", "Pool"]
 
@@ -219,33 +213,14 @@ class ClusterDriver:
             pending.sort(key=lambda command: not isinstance(command, Wake))
             command = pending.pop(0)
             try:
-                pending.extend(self._one(command))
+                pending.extend(dispatch(command, self))
             except Exception:  # noqa: BLE001 - a failed command must not stop the others
                 _log.exception("control plane: failed to execute %s; continuing", repr(command))
 
-    def _one(self, command: ClusterCommand) -> Iterable[ClusterCommand]:
-        """Perform one command; return the commands that follow from it."""
-        if isinstance(command, Open):
-            return self._open(command.host)
-        if isinstance(command, Rebuild):
-            return self._rebuild()
-        if isinstance(command, Close):
-            assert command.subchannel is not None
-            self._pool.close(command.host, command.subchannel)
-        elif isinstance(command, Diagnose):
-            self._pool.diagnose(command.host, command.subchannel, self._on_reason)
-        elif isinstance(command, Wake):
-            for call in command.calls:
-                call.wake()
-        elif isinstance(command, StateChanged):
-            self._pool.state_changed(command.state)
-        else:
-            assert isinstance(command, RequestReresolution)
-            assert self._discovery is not None
-            self._discovery.hurry()
-        return ()
+    # Ports of the machine.
 
-    def _open(self, host: HostEntry) -> tuple[ClusterCommand, ...]:
+    def open(self, host: HostEntry) -> ClusterCommands:
+        """Make a subchannel for ``host``."""
         now = self._clock()
         try:
             subchannel = self._pool.open(host)
@@ -255,7 +230,31 @@ class ClusterDriver:
             return self._cluster.on_connectivity(host, TRANSIENT_FAILURE, now=now)
         return self._cluster.opened(host, subchannel, now=now)
 
-    def _rebuild(self) -> tuple[ClusterCommand, ...]:
+    def close(self, host: HostEntry, subchannel: Any) -> None:
+        """Close ``subchannel`` in the pool."""
+        assert subchannel is not None
+        self._pool.close(host, subchannel)
+
+    def diagnose(self, host: HostEntry, subchannel: Any) -> None:
+        """Ask ``subchannel`` why it fails."""
+        self._pool.diagnose(host, subchannel, self._on_reason)
+
+    def wake(self, calls: tuple[Waiter, ...]) -> None:
+        """Wake waiting calls."""
+        for call in calls:
+            call.wake()
+
+    def state_changed(self, state: int) -> None:
+        """Pass on the connectivity of the channel."""
+        self._pool.state_changed(state)
+
+    def request_reresolution(self) -> None:
+        """Have the target resolved again."""
+        assert self._discovery is not None
+        self._discovery.hurry()
+
+    def rebuild(self) -> ClusterCommands:
+        """Build a picker for the present hosts, here or in a worker thread."""
         if not self._build_aside:
             return self._cluster.rebuild(now=self._clock())
         if self._building is None:

@@ -1,0 +1,71 @@
+"""Commands of a cluster as calls of ports: the one place that knows which command asks for what."""
+
+from typing import Any, Protocol
+
+from meshlib._core.cluster_steps import ClusterCommands
+from meshlib._core.commands import (
+    Close,
+    ClusterCommand,
+    Diagnose,
+    Open,
+    Rebuild,
+    RequestReresolution,
+    StateChanged,
+    Wake,
+)
+from meshlib._core.host import HostEntry
+from meshlib._core.waiter import Waiter
+
+__all__ = ["ClusterPorts", "dispatch"]
+
+
+class ClusterPorts(Protocol):
+    """What a shell does for a cluster. Some of it is answered with further commands."""
+
+    def open(self, host: HostEntry) -> ClusterCommands:
+        """Make a subchannel for ``host``, and pass it to ``ClusterMachine.opened``."""
+        ...
+
+    def close(self, host: HostEntry, subchannel: Any) -> None:
+        """Close ``subchannel``, which is or was that of ``host``."""
+        ...
+
+    def diagnose(self, host: HostEntry, subchannel: Any) -> None:
+        """Ask ``subchannel`` why it fails, and pass the answer to ``ClusterMachine.on_reason``."""
+        ...
+
+    def rebuild(self) -> ClusterCommands:
+        """Call ``ClusterMachine.rebuild``, at once or later."""
+        ...
+
+    def wake(self, calls: tuple[Waiter, ...]) -> None:
+        """Call ``wake()`` of each."""
+        ...
+
+    def state_changed(self, state: int) -> None:
+        """Notify the watchers of the channel's connectivity."""
+        ...
+
+    def request_reresolution(self) -> None:
+        """Resolve the target again, subject to the minimum refresh interval."""
+        ...
+
+
+def dispatch(command: ClusterCommand, ports: ClusterPorts) -> ClusterCommands:
+    """Perform ``command`` by way of ``ports``. Returns the commands that follow from it."""
+    if isinstance(command, Open):
+        return ports.open(command.host)
+    if isinstance(command, Rebuild):
+        return ports.rebuild()
+    if isinstance(command, Wake):
+        ports.wake(command.calls)
+    elif isinstance(command, Close):
+        ports.close(command.host, command.subchannel)
+    elif isinstance(command, Diagnose):
+        ports.diagnose(command.host, command.subchannel)
+    elif isinstance(command, StateChanged):
+        ports.state_changed(command.state)
+    else:
+        assert isinstance(command, RequestReresolution)
+        ports.request_reresolution()
+    return ()

@@ -1,0 +1,64 @@
+"""The dispatcher of a cluster's commands."""
+
+import typing
+from typing import Any
+
+import pytest
+
+from meshlib._core.commands import (
+    Close,
+    ClusterCommand,
+    Diagnose,
+    Open,
+    Rebuild,
+    RequestReresolution,
+    StateChanged,
+    Wake,
+)
+from meshlib._core.connectivity import READY
+from meshlib._core.dispatch import dispatch
+from meshlib._core.endpoint import Endpoint
+from meshlib._core.host import HostEntry
+
+HOST = HostEntry(Endpoint(address="a"))
+FOLLOWING = (StateChanged(READY),)
+
+
+class Ports:
+    """Records calls."""
+
+    def __init__(self) -> None:
+        self.called: list[tuple[Any, ...]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        def port(*arguments: object) -> object:
+            self.called.append((name, *arguments))
+            return FOLLOWING if name in ("open", "rebuild") else None
+
+        return port
+
+
+CASES = [
+    (Open(HOST), ("open", HOST), FOLLOWING),
+    (Close(HOST), ("close", HOST, None), ()),
+    (Diagnose(HOST), ("diagnose", HOST, None), ()),
+    (Rebuild(), ("rebuild",), FOLLOWING),
+    (Wake(()), ("wake", ()), ()),
+    (StateChanged(READY), ("state_changed", READY), ()),
+    (RequestReresolution(), ("request_reresolution",), ()),
+]
+
+
+@pytest.mark.parametrize(("command", "called", "following"), CASES, ids=lambda case: type(case).__name__)
+def test_each_command_has_a_port(
+    command: ClusterCommand, called: tuple[object, ...], following: tuple[object, ...]
+) -> None:
+    """One port is called, with the values of the command; its answer is returned."""
+    ports = Ports()
+    assert dispatch(command, ports) == following
+    assert ports.called == [called]
+
+
+def test_no_command_is_left_out() -> None:
+    """The cases above are all commands of a cluster."""
+    assert {type(command) for command, *_ in CASES} == set(typing.get_args(ClusterCommand))
