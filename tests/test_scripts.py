@@ -3,6 +3,7 @@
 import ast
 import re
 import runpy
+import subprocess
 import sys
 import tomllib
 from importlib.util import module_from_spec, spec_from_file_location
@@ -56,3 +57,16 @@ def test_workers_leave_out_what_is_alone(environments: Any) -> None:
     arguments = environments.side_by_side()
     assert int(arguments[arguments.index("-n") + 1]) >= 2
     assert arguments[arguments.index("-m") + 1] == "not alone"
+
+
+def test_phrases_that_must_not_come_back_are_found(tmp_path: Path) -> None:
+    """In docstrings, comments and pages; not in code, and not between backticks."""
+    (tmp_path / "a.py").write_text('"""Whoever waits."""\nwhoever = "is told"  # it is told\n')
+    (tmp_path / "a.md").write_text("Nobody is told.\n\n```\nwhoever\n```\n\n`whoever`, plain\n")
+    paths = [str(tmp_path / "a.py"), str(tmp_path / "a.md")]
+    run = subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / "language"), *paths], capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 1
+    found = [line.rpartition("/")[2].split(": ")[:2] for line in run.stdout.splitlines()]
+    assert found == [["a.md:1", "'is told'"], ["a.py:1", "'Whoever'"], ["a.py:2", "'is told'"]]

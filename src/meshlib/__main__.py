@@ -85,7 +85,7 @@ async def _resolve(options: argparse.Namespace) -> int:
 
 
 def _settings(options: argparse.Namespace) -> Settings | None:
-    """Those of the channel that ``--connect`` stands for; None: it is not asked for.
+    """Return the settings of the channel that ``--connect`` asks for; None without it.
 
     Raises:
         ConfigError: the options do not go together, or a file cannot be read.

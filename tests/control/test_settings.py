@@ -13,6 +13,7 @@ import pytest
 import meshlib
 import meshlib.aio
 from meshlib._control.settings import settle
+from meshlib.balancing import RoundRobin
 
 
 def test_a_one_word_swap_has_every_default_but_retries_only_what_never_ran() -> None:
@@ -123,3 +124,13 @@ def test_a_channel_says_how_its_connections_are_protected(
     with meshlib.channel("svc-a", credentials=credentials) as channel:
         assert f" {word} " in repr(channel.mesh)
     assert settle("svc-a", credentials=credentials).target.default_port == port
+
+
+def test_only_balancers_of_this_package_are_built_by_the_control_plane() -> None:
+    """A subclass is an application's, and may be slow."""
+
+    class Slow(RoundRobin):  # type: ignore[misc]
+        pass
+
+    assert not settle("svc-a", balancer=RoundRobin()).builds_aside
+    assert settle("svc-a", balancer=Slow()).builds_aside

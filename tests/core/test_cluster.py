@@ -728,7 +728,7 @@ def test_commands_can_be_read() -> None:
     assert [repr(command) for command in commands] == [
         "<open a>",
         "<close a>",
-        "<lookup>",
+        "<request re-resolution>",
         "<rebuild>",
         "<wake 0>",
         "<state 2>",

@@ -288,3 +288,39 @@ def test_a_time_that_is_none(stale_at: object) -> None:
     assert channel.pick() == "a"
     assert told(channel) == [("Bench", "stale_at", f"is {stale_at!r}, not a point in time")]
     assert len(bench.made) == 1
+
+
+def test_the_end_of_an_attempt_reaches_the_picker_in_use() -> None:
+    """A report that is queued behind a rebuild goes to the new picker, which has taken over from the old one."""
+    made: list[Any] = []
+    reported: list[int] = []
+
+    class Numbered(Picker):
+        def __init__(self, hosts: tuple[Any, ...]) -> None:
+            self._hosts = hosts
+            made.append(self)
+            self._number = len(made)
+
+        def pick(self, call: Any, *, now: float) -> Any:
+            return self._hosts[0]
+
+        def done(self, host: Any, report: Any, *, now: float) -> None:
+            reported.append(self._number)
+
+    class Numbering:
+        def picker(self, hosts: tuple[Any, ...], *, rng: Random) -> Any:
+            return Numbered(hosts)
+
+    channel = Channel.of("a", balancer=Numbering())
+    cluster = channel.cluster
+    host = cluster.pick(channel.call(), now=1.0)
+    assert isinstance(host, HostEntry)
+    before = len(made)
+    cluster.hosts.version += 1
+
+    def step() -> None:
+        cluster.rebuild_aside(now=2.0)
+        cluster.report(host, OK, 0.1, now=2.0)
+
+    cluster._steps.serializer.run(step, None)
+    assert reported == [before + 1]

@@ -5,7 +5,6 @@ its commands.
 """
 
 import contextvars
-import logging
 import weakref
 from functools import partial
 from typing import Final
@@ -29,8 +28,6 @@ from meshlib._core.status import OK, Outcome, local
 from meshlib._core.view import CallMesh
 
 __all__ = ["GC_DETAILS", "LOCAL_DETAILS", "Engine"]
-
-_log = logging.getLogger("meshlib")
 
 GC_DETAILS: Final = "Cancelled upon garbage collection!"
 RAISED: Final = local("CANCELLED", "an exception was raised inside the call, for example by a signal handler")

@@ -89,7 +89,7 @@ class Settings:
     def builds_aside(self) -> bool:
         """Whether the balancer is the user's own, and may be slow to make a picker."""
         balancer = self.balancer.balancer if isinstance(self.balancer, Priorities) else self.balancer
-        return not isinstance(balancer, BuiltinBalancer)
+        return BuiltinBalancer not in type(balancer).__bases__  # a subclass of an application may be slow
 
     def subchannel(self, host: HostEntry, sharing: Sharing | None = None) -> tuple[str, Options]:
         """Return the target and the options of grpc's channel to ``host``.

@@ -281,8 +281,8 @@ class ClusterMachine(ClusterCalls):
         elif hosts.version != self._builder.version:
             commands.append(Rebuild())
             self._builder.stale_at = math.inf
-        elif self._picker is not None:
-            self._builder.stale_at = self._picker.stale_at(now=now)
+        elif (picker := self._picker) is not None:  # read once: the channel may close meanwhile
+            self._builder.stale_at = picker.stale_at(now=now)
         calls = self._pending.take(lambda: not self.resolved or self._reachable())
         if calls:
             commands.append(Wake(calls))

@@ -110,7 +110,7 @@ class ClusterCalls:
         if not isinstance(balancer, Priorities):
             balancer = Priorities(balancer=balancer, overprovisioning_factor=None)
         self._priorities = balancer
-        self._judge = OutcomeJudge(self.hosts, self.outliers, lambda: self.alone)
+        self._judge = OutcomeJudge(self.hosts, self.outliers, picker=lambda: self._picker, alone=lambda: self.alone)
         self._attention = attention
         self._picker: PickerSnapshot | None = None
         self._notified = 0
@@ -192,12 +192,12 @@ class ClusterCalls:
         if outcome.code == "OK":
             host.successes += 1
             if host.struck or (picker is not None and picker.listens):
-                ejected = self._run(partial(self._judge.reported, picker, host, outcome, seconds, None, now), "")
+                ejected = self._run(partial(self._judge.reported, host, outcome, seconds, None, now), "")
         else:
             outcome = charged(outcome, attempt)
             host.failures += not outcome.local
             look = self._look(host) if outcome.code == "UNAVAILABLE" else None
-            ejected = self._run(partial(self._judge.reported, picker, host, outcome, seconds, look, now), "")
+            ejected = self._run(partial(self._judge.reported, host, outcome, seconds, look, now), "")
             if self.hosts.lost:
                 self._notice()
         if host.removed or self._pending.calls or self.hosts.version != self._notified:

@@ -129,7 +129,7 @@ class RequestReresolution:
     __slots__ = ()
 
     def __repr__(self) -> str:
-        return "<lookup>"
+        return "<request re-resolution>"
 
 
 @final

@@ -1,6 +1,6 @@
 """Host: the live entry of one endpoint in one cluster, and its availability.
 
-Only this module compares the state of a connection, an ejection or a failure; all others use the properties here.
+Only this module compares the known state of a connection, an ejection or a failure; all others use the properties here.
 """
 
 import math
@@ -127,8 +127,8 @@ class HostEntry:
 
     @state.setter
     def state(self, state: int) -> None:
-        self._state = state
-        self.connected = state == READY
+        self._state = state  # uninterrupted
+        self.connected = state == READY  # uninterrupted
 
     @property
     def ejection(self) -> Ejection | None:
@@ -137,8 +137,8 @@ class HostEntry:
 
     @ejection.setter
     def ejection(self, ejection: Ejection | None) -> None:
-        self._ejection = ejection
-        self.ejected = ejection is not None
+        self._ejection = ejection  # uninterrupted
+        self.ejected = ejection is not None  # uninterrupted
 
     @property
     def healthy(self) -> bool:
@@ -152,7 +152,7 @@ class HostEntry:
 
     @property
     def promising(self) -> bool:
-        """Whether its connection has not failed: it is connected or connecting."""
+        """Whether its connection has not failed."""
         return not self.failing
 
     @property
@@ -190,7 +190,7 @@ class HostEntry:
         # Also a redialled host that could not be opened: the resolver may have a newer answer.
         return self.unreachable and (not self.failing or self.subchannel is None)
 
-    def slower_than_a_new_connection(self) -> bool:
+    def redial_may_be_faster(self) -> bool:
         """Whether a new connection may be ready sooner: its own was lost or could not be established."""
         subchannel = self.subchannel
         if subchannel is None:

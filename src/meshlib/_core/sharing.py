@@ -68,7 +68,7 @@ class Sharing:
             sharers = self._sharers.setdefault(key, _Sharers(self._first))
         # They share one connection, so one of them is enough; the oldest has observed it longest.
         oldest = next((known for ref in sharers.hosts if (known := ref()) is not None and _in_use(known)), None)
-        if oldest is not None and HostEntry.slower_than_a_new_connection(oldest):
+        if oldest is not None and oldest.redial_may_be_faster():
             sharers.hosts = []
             sharers.number = next(self._numbers)
         elif len(sharers.hosts) >= sharers.most or oldest is None:

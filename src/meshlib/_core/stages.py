@@ -62,7 +62,7 @@ STAGES: Final = (
         name="breaker",
         scope="attempt",
         inside=True,
-        why="what is beyond its limits is neither counted as under way nor charged to the host that was chosen",
+        why="a rejected attempt is neither counted as in flight nor charged to the picked host",
     ),
     Stage(
         name="in_flight",
@@ -74,13 +74,13 @@ STAGES: Final = (
         name="outlier",
         scope="attempt",
         inside=True,
-        why="the balancer hears how an attempt ended before that has its host ejected, and the next one has a say",
+        why="the balancer is notified before the outcome may eject the host",
     ),
     Stage(
         name="load",
         scope="attempt",
         inside=True,
-        why="the balancer hears how the attempt ended, whoever chose its host",
+        why="the balancer is notified of every attempt, including picks of other pickers",
     ),
     Stage(
         name="attempt_interceptors",

@@ -90,7 +90,6 @@ class AttemptRunner:
         metadata: the application's and telemetry's.
         credentials: the call's.
         compression: the call's.
-        compression: of the call.
     """
 
     def __init__(

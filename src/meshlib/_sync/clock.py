@@ -17,8 +17,8 @@ __all__ = ["CLOCK", "Clock", "Event", "ExitClock"]
 
 PAUSE: Final = 0.0002
 PAUSES: Final = 100
-"""Interval and number of polls while a thread waits for another to leave a step: that thread may be running a signal
-handler for as long."""
+"""Interval and number of polls while a thread waits for another to leave a step: that thread may be running a
+signal handler, for any length of time."""
 _MILLISECOND: Final = 0.001
 
 

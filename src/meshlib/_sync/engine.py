@@ -15,11 +15,10 @@ machine that was cut short in a step is ended.
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Final, TypeVar
+from typing import Final
 
 import grpc
 
-from meshlib._adapt.deferred_log import DeferredLogger
 from meshlib._adapt.metadata import INVALID_METADATA, Metadata, valid
 from meshlib._control.methods import Method
 from meshlib._core.call import CallCommands
@@ -36,10 +35,6 @@ from meshlib._sync.runtime import ChannelHandle
 from meshlib._sync.waiting import ThreadContext, Timer
 
 __all__ = ["ABANDONED", "CANCELLED", "Attempt", "Engine"]
-
-T = TypeVar("T")
-
-_log = DeferredLogger("meshlib")
 
 ABANDONED: Final = local("CANCELLED", "Cancelled upon garbage collection!")
 MOST_RESUMPTIONS: Final = 8

@@ -124,7 +124,7 @@ class Runtime:
         self._connectivity.changed(state)
 
     def hurry(self) -> None:
-        """Connect soon: a caller starts to wait for the channel to be ready."""
+        """Poll faster: a caller starts to wait for the channel to be ready."""
         self.cluster.hurry(now=self.now())
         self.driver.attention()
 

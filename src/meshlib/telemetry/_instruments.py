@@ -112,7 +112,7 @@ class Instruments:
                 _connections,
                 names.CONNECTIONS,
                 "{connection}",
-                "Connections that stand",
+                "Open connections",
             ),
             (
                 meter.create_observable_up_down_counter,

@@ -29,19 +29,27 @@ class OutcomeJudge:
     Args:
         hosts: of the cluster.
         outliers: its outlier detection; None: off.
+        picker: the present picker of the cluster.
         alone: whether the only host of the cluster is used although it is ejected.
     """
 
-    __slots__ = ("_alone", "_hosts", "_outliers")
+    __slots__ = ("_alone", "_hosts", "_outliers", "_picker")
 
-    def __init__(self, hosts: HostSet, outliers: Outliers | None, alone: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        hosts: HostSet,
+        outliers: Outliers | None,
+        *,
+        picker: Callable[[], PickerSnapshot | None],
+        alone: Callable[[], bool],
+    ) -> None:
         self._hosts = hosts
         self._outliers = outliers
+        self._picker = picker
         self._alone = alone
 
     def reported(
         self,
-        picker: PickerSnapshot | None,
         host: HostEntry,
         outcome: Outcome,
         seconds: float,
@@ -55,6 +63,7 @@ class OutcomeJudge:
         """
         if look is not None:
             self._hosts.seen((look,), now=now)
+        picker = self._picker()  # in the step: the picker may have been replaced since the attempt ended
         if picker is not None and picker.listens:
             picker.report(host, outcome.code, seconds, now=now)
         if outcome.code != "OK" or host.struck:
