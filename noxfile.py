@@ -25,10 +25,11 @@ def install(session: nox.Session, *groups: str, pins: Iterable[str] = ()) -> Non
 
 @nox.session(python=DEVELOPED_ON)
 def lint(session: nox.Session) -> None:
-    """Check style and format."""
+    """Check style, format, and the list of phrases that must not come back."""
     install(session, "lint")
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
+    session.run("python", "scripts/language")
 
 
 @nox.session(python=PYTHONS)
