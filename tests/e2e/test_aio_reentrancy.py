@@ -398,6 +398,7 @@ def test_an_exception_in_the_middle_of_a_scenario(name: str, error: type[BaseExc
         finally:
             runner.run(channel.close())
         assert not failures, "\n".join([f"{len(failures)} failures", *failures])
+    gc.collect()  # the coroutines that were never awaited, before another test collects them
 
 
 CALL: Final = ("_core", "_aio")
@@ -464,6 +465,7 @@ def test_an_exception_in_the_middle_of_a_close(
                 runner.run(asyncio.sleep(0))
             runner.run(channel.close())
             assert all(subchannel._channel is None for subchannel in pool), f"place {at} of {places}"
+    gc.collect()  # the coroutines that were never awaited, before another test collects them
 
 
 CLOSE: Final = ("_aio", "_core", "_control")
