@@ -6,11 +6,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from random import Random
 
 import grpc
 import pytest
+from tests.interruption import count, interrupt, points
 
 import meshlib
+from meshlib._sync import control
 from meshlib.testing import DnsServer, Server, echo
 
 
@@ -124,6 +128,49 @@ def test_close_ends_a_call_in_its_back_off() -> None:
         caller.join(5)
         assert not caller.is_alive()
         assert errors[0].code() is grpc.StatusCode.CANCELLED
+
+
+class SoftTimeLimitError(Exception):
+    """Raised by a signal handler."""
+
+
+@pytest.mark.skipif(sys.gettrace() is not None, reason="coverage traces, too")
+def test_an_exception_in_the_middle_of_a_close_leaves_no_control_thread(rng: Random) -> None:
+    """At every point from the moment the channel counts as closed, the thread is left to end."""
+
+    def expire() -> None:
+        raise SoftTimeLimitError
+
+    with Server() as server:
+
+        def opened() -> meshlib.Channel:
+            channel = meshlib.channel(f"static:///{server.address}")
+            assert channel.unary_unary(echo.UNARY)(b"x", timeout=5) == b"x"
+            return channel
+
+        total = count(opened().close, ("_sync",))
+        for at in points(total, rng):
+            channel = opened()
+            runtime = channel._plain.lease.present  # type: ignore[attr-defined]
+            with suppress(SoftTimeLimitError):
+                interrupt(channel.close, at, expire, ("_sync",))
+            if not runtime.closed:
+                channel.close()
+            _until(lambda: control.current().idle, f"nothing is attached after point {at} of {total}")
+            thread = control.current()._control
+            assert thread is None or thread.lingers, f"point {at} of {total}"
+        _until(lambda: _control_threads() == 0, "the control thread has ended")
+
+
+def test_close_ends_the_control_plane_of_the_last_channel_before_it_returns() -> None:
+    """The thread may stay for the next channel; what the closed one asked of it is over."""
+    with Server() as server:
+        channel = meshlib.channel(f"static:///{server.address}")
+        assert channel.unary_unary(echo.UNARY)(b"x", timeout=5) == b"x"
+        driver = channel._plain.lease.present.driver  # type: ignore[attr-defined]
+        channel.close()
+        assert driver._stopped
+        assert _control_threads() == 1
 
 
 def test_close_ends_a_call_inside_a_server() -> None:

@@ -149,11 +149,16 @@ class Process:
         elif self._attached:
             control.soon(last)
         else:
-            control.finish(last)
+            # First: a signal handler may raise during the wait for the last step, and the thread must end all the same.
             self._idle_since = self.clock.now()
             if not control.lingers:
                 control.lingers = True
-                control.soon(partial(self._linger, control))
+                try:
+                    control.soon(partial(self._linger, control))
+                except BaseException:
+                    control.lingers = False
+                    raise
+            control.finish(last)
 
     def _linger(self, control: "_Control") -> None:
         """On the loop: end it once no channel has needed it for a while."""

@@ -170,8 +170,12 @@ class Runtime:
         """Close the channel: end waiting calls at once, cancel attempts, close connections. Idempotent."""
         self.closed = True
         self.live = False
-        self._end(lambda _, subchannel: subchannel.close())
-        self.process.detach(self, self.driver.stop)
+        try:
+            self._end(lambda _, subchannel: subchannel.close())
+            self.process.detach(self, self.driver.stop)
+        except BaseException:  # out of a signal handler: a thread does the rest
+            self.clock.spawn(self.shutdown, "meshlib-close")
+            raise
 
     def abandon(self) -> None:
         """Shut down on a separate thread: the channel was collected, so no caller can wait. Do nothing at the exit of
@@ -290,5 +294,5 @@ class ChannelHandle:
         """Close the channel in this process. Idempotent."""
         self.closed = True
         runtime = self.present
-        if runtime is not None and not runtime.closed:
-            runtime.shutdown()
+        if runtime is not None:
+            runtime.shutdown()  # also a second time: an exception may have cut the first one short
