@@ -22,6 +22,7 @@ from tests.interruption import count, interrupt, points
 
 import meshlib
 from meshlib._core.balancing.round_robin import RoundRobin
+from meshlib._sync import control
 from meshlib.testing import ProcessServer, Server, echo
 
 WHERE: Final = ("_core", "_sync", "_control")
@@ -243,7 +244,8 @@ def on_loop(loop: Any, step: Callable[[], object]) -> None:
 
 
 def ended(prefix: str) -> None:
-    """Return once the threads of that name have ended."""
+    """Return once the threads of that name have ended; an unused control thread would linger for a second."""
+    control.current().end_unused()
     for thread in threading.enumerate():
         if thread.name.startswith(prefix):
             thread.join(PATIENCE)
