@@ -25,12 +25,13 @@ from opentelemetry.sdk.trace import TracerProvider
 from meshlib._core.balancing.round_robin import RoundRobin
 from meshlib._core.call import Call
 from meshlib._core.cluster import ClusterMachine
+from meshlib._core.cluster_policy import ClusterPolicy
 from meshlib._core.commands import ClusterCommand, Open, Rebuild
 from meshlib._core.connectivity import READY
 from meshlib._core.endpoint import Endpoint, Resolution
 from meshlib._core.events import CallEvent
 from meshlib._core.host import HostEntry
-from meshlib._core.policy import HedgingPolicy, Plan, RetryBudget, RetryPolicy
+from meshlib._core.policy import HedgingPolicy, Plan, RetryPolicy
 from meshlib._core.status import OK, Outcome
 from meshlib._core.target import parse_target
 from meshlib._sync.clock import CLOCK
@@ -85,12 +86,7 @@ def named(hosts: int) -> tuple[Endpoint, ...]:
 def cluster(hosts: int) -> ClusterMachine:
     """Return a cluster with ``hosts`` connected hosts."""
     made = ClusterMachine(
-        "benchmark",
-        balancer=RoundRobin(),
-        rng=Random(0),
-        threads=CLOCK,
-        budget=RetryBudget(),
-        attention=lambda: None,
+        "benchmark", ClusterPolicy(balancer=RoundRobin()), rng=Random(0), threads=CLOCK, attention=lambda: None
     )
     perform(made, made.on_resolved(Resolution(endpoints=named(hosts)), now=0.0))
     perform(made, made.on_timer(now=1.0))

@@ -6,12 +6,13 @@ creates a ``grpc.Channel`` to the service ``svc-a``. It discovers the instances,
 calls on others, and traces and counts everything. :mod:`meshlib.aio` is the same for asyncio.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 import grpc
 
+from meshlib._control.arguments import ChannelArguments, takes
 from meshlib._core.errors import ConfigError
 from meshlib._core.policy import (
     CircuitBreaker,
@@ -27,17 +28,12 @@ from meshlib._core.policy import (
 from meshlib._core.version import VERSION
 
 if TYPE_CHECKING:
-    from opentelemetry.metrics import MeterProvider
-    from opentelemetry.trace import TracerProvider
-
     from meshlib import aio as aio
     from meshlib import balancing as balancing
     from meshlib import discovery as discovery
     from meshlib import telemetry as telemetry
     from meshlib import testing as testing
     from meshlib._control.mesh import Mesh
-    from meshlib._core.balancing.contracts import Balancer
-    from meshlib._core.discovery.contracts import Resolver
     from meshlib._core.snapshot import ChannelSnapshot, HostSnapshot
     from meshlib._core.view import AttemptView, CallMesh
     from meshlib._sync.channel import Channel
@@ -113,28 +109,8 @@ def explain(error_or_call: object) -> "CallMesh | None":
     return mesh if isinstance(mesh, CallMesh) else None
 
 
-def channel(
-    target: str,
-    *,
-    credentials: grpc.ChannelCredentials | None = None,
-    options: Iterable[tuple[str, Any]] | None = None,
-    compression: grpc.Compression | None = None,
-    interceptors: Iterable[Any] | None = (),
-    attempt_interceptors: Iterable[Any] | None = (),
-    resolver: "Resolver | None" = None,
-    dns: DnsPolicy = DnsPolicy(),  # noqa: B008 - frozen
-    balancer: "str | Balancer" = "round_robin",
-    retry: RetryPolicy | HedgingPolicy | None = RetryPolicy(),  # noqa: B008 - frozen
-    retry_budget: RetryBudget | RetryThrottling | None = RetryBudget(),  # noqa: B008 - frozen
-    timeout: float | None = None,
-    methods: Mapping[str, MethodPolicy] | None = None,
-    service_config: str | Mapping[str, Any] | None = None,
-    outlier_detection: OutlierDetection | None = OutlierDetection(),  # noqa: B008 - frozen
-    circuit_breaker: CircuitBreaker | None = None,
-    telemetry: TelemetryPolicy = TelemetryPolicy(),  # noqa: B008 - frozen
-    tracer_provider: "TracerProvider | None" = None,
-    meter_provider: "MeterProvider | None" = None,
-) -> "Channel":
+@takes(ChannelArguments)
+def channel(arguments: ChannelArguments) -> "Channel":
     """Create a channel to a service.
 
     Args:
@@ -169,29 +145,7 @@ def channel(
     from meshlib._control.settings import settle
     from meshlib._sync.channel import Channel
 
-    return Channel(
-        settle(
-            target,
-            credentials=credentials,
-            options=options,
-            compression=compression,
-            interceptors=interceptors,
-            attempt_interceptors=attempt_interceptors,
-            resolver=resolver,
-            dns=dns,
-            balancer=balancer,
-            retry=retry,
-            retry_budget=retry_budget,
-            timeout=timeout,
-            methods=methods,
-            service_config=service_config,
-            outlier_detection=outlier_detection,
-            circuit_breaker=circuit_breaker,
-            telemetry=telemetry,
-            tracer_provider=tracer_provider,
-            meter_provider=meter_provider,
-        )
-    )
+    return Channel(settle(arguments))
 
 
 def insecure_channel(
@@ -207,7 +161,8 @@ def insecure_channel(
     from meshlib._control.settings import settle
     from meshlib._sync.channel import Channel
 
-    return Channel(settle(target, options=options, compression=compression, as_grpc=True))
+    arguments = ChannelArguments(target, options=options, compression=compression)
+    return Channel(settle(arguments, as_grpc=True))
 
 
 def secure_channel(
@@ -226,10 +181,6 @@ def secure_channel(
 
     return Channel(
         settle(
-            target,
-            credentials=credentials,
-            options=options,
-            compression=compression,
-            as_grpc=True,
+            ChannelArguments(target, credentials=credentials, options=options, compression=compression), as_grpc=True
         )
     )

@@ -13,6 +13,7 @@ from typing import Any
 import grpc
 
 from meshlib._aio.subchannels import Subchannel
+from meshlib._control.arguments import ChannelArguments
 from meshlib._control.plugins import REGISTRY
 from meshlib._control.settings import Settings, settle
 from meshlib._control.shared import Resolutions, SharedResolution
@@ -105,7 +106,7 @@ def _settings(options: argparse.Namespace) -> Settings | None:
         ca, key, cert = (_read(f"--{name}", tls[name]) for name in ("ca", "key", "cert"))
         credentials = grpc.ssl_channel_credentials(ca, key, cert)
     given = [] if options.authority is None else [("grpc.default_authority", options.authority)]
-    return settle(options.name, credentials=credentials, options=given, aio=True)
+    return settle(ChannelArguments(options.name, credentials=credentials, options=given), aio=True)
 
 
 def _read(option: str, path: str | None) -> bytes | None:
@@ -134,7 +135,7 @@ async def _dial(endpoint: Endpoint, settings: Settings) -> _Dialled:
     """Connects to ``endpoint`` as a channel of ``settings`` would."""
     now = asyncio.get_running_loop().time
     began = now()
-    subchannel = Subchannel(HostEntry(endpoint), settings)
+    subchannel = Subchannel(HostEntry(endpoint), settings.config.cluster)
     try:
         while (state := subchannel.state(True)) not in (READY, TRANSIENT_FAILURE):
             if now() - began > TIMEOUT:

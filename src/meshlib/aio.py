@@ -6,30 +6,15 @@
 A channel may be created anywhere, even at import. It serves the event loop of its first call.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from meshlib._core.policy import (
-    CircuitBreaker,
-    DnsPolicy,
-    HedgingPolicy,
-    MethodPolicy,
-    OutlierDetection,
-    RetryBudget,
-    RetryPolicy,
-    RetryThrottling,
-    TelemetryPolicy,
-)
+from meshlib._control.arguments import ChannelArguments, takes
 
 if TYPE_CHECKING:
-    from opentelemetry.metrics import MeterProvider
-    from opentelemetry.trace import TracerProvider
-
     from meshlib._aio.channel import Channel
-    from meshlib._core.balancing.contracts import Balancer
-    from meshlib._core.discovery.contracts import Resolver
 
 __all__ = ["Channel", "channel", "insecure_channel", "secure_channel"]
 
@@ -49,28 +34,8 @@ if not TYPE_CHECKING:  # to a type checker it would mean that the module has eve
         return sorted({*globals(), *__all__})
 
 
-def channel(
-    target: str,
-    *,
-    credentials: grpc.ChannelCredentials | None = None,
-    options: Iterable[tuple[str, Any]] | None = None,
-    compression: grpc.Compression | None = None,
-    interceptors: Iterable[Any] | None = (),
-    attempt_interceptors: Iterable[Any] | None = (),
-    resolver: "Resolver | None" = None,
-    dns: DnsPolicy = DnsPolicy(),  # noqa: B008 - frozen
-    balancer: "str | Balancer" = "round_robin",
-    retry: RetryPolicy | HedgingPolicy | None = RetryPolicy(),  # noqa: B008 - frozen
-    retry_budget: RetryBudget | RetryThrottling | None = RetryBudget(),  # noqa: B008 - frozen
-    timeout: float | None = None,
-    methods: Mapping[str, MethodPolicy] | None = None,
-    service_config: str | Mapping[str, Any] | None = None,
-    outlier_detection: OutlierDetection | None = OutlierDetection(),  # noqa: B008 - frozen
-    circuit_breaker: CircuitBreaker | None = None,
-    telemetry: TelemetryPolicy = TelemetryPolicy(),  # noqa: B008 - frozen
-    tracer_provider: "TracerProvider | None" = None,
-    meter_provider: "MeterProvider | None" = None,
-) -> "Channel":
+@takes(ChannelArguments)
+def channel(arguments: ChannelArguments) -> "Channel":
     """Create a channel to a service.
 
     Args:
@@ -105,30 +70,7 @@ def channel(
     from meshlib._aio.channel import Channel
     from meshlib._control.settings import settle
 
-    return Channel(
-        settle(
-            target,
-            credentials=credentials,
-            options=options,
-            compression=compression,
-            interceptors=interceptors,
-            attempt_interceptors=attempt_interceptors,
-            resolver=resolver,
-            dns=dns,
-            balancer=balancer,
-            retry=retry,
-            retry_budget=retry_budget,
-            timeout=timeout,
-            methods=methods,
-            service_config=service_config,
-            outlier_detection=outlier_detection,
-            circuit_breaker=circuit_breaker,
-            telemetry=telemetry,
-            tracer_provider=tracer_provider,
-            meter_provider=meter_provider,
-            aio=True,
-        )
-    )
+    return Channel(settle(arguments, aio=True))
 
 
 def insecure_channel(
@@ -147,11 +89,7 @@ def insecure_channel(
 
     return Channel(
         settle(
-            target,
-            options=options,
-            compression=compression,
-            interceptors=interceptors,
-            as_grpc=True,
+            ChannelArguments(target, options=options, compression=compression, interceptors=interceptors), as_grpc=True
         )
     )
 
@@ -173,11 +111,9 @@ def secure_channel(
 
     return Channel(
         settle(
-            target,
-            credentials=credentials,
-            options=options,
-            compression=compression,
-            interceptors=interceptors,
+            ChannelArguments(
+                target, credentials=credentials, options=options, compression=compression, interceptors=interceptors
+            ),
             as_grpc=True,
         )
     )

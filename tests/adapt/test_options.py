@@ -9,7 +9,9 @@ import pytest
 
 from meshlib import ConfigError
 from meshlib._adapt.options import WITHOUT_EFFECT, checked, for_subchannel, native_target, numbered
-from meshlib._control.settings import Settings, settle
+from meshlib._control.arguments import ChannelArguments
+from meshlib._control.channel_config import ChannelConfig
+from meshlib._control.settings import settle
 from meshlib._core.balancing.pick_first import PickFirst
 from meshlib._core.balancing.round_robin import RoundRobin
 from meshlib._core.endpoint import Endpoint
@@ -192,9 +194,14 @@ REFUSED: dict[str, Any] = {
 }
 
 
-def subchannel(settings: Settings) -> dict[str, Any]:
+def settled(target: str = "svc-a", *, as_grpc: bool = False, **given: Any) -> ChannelConfig:
+    """The configuration of a channel with these arguments."""
+    return settle(ChannelArguments(target, **given), as_grpc=as_grpc).config
+
+
+def subchannel(config: ChannelConfig) -> dict[str, Any]:
     """The options of the channel to a host, each with one value."""
-    _, options = settings.subchannel(HostEntry(Endpoint(address="10.0.0.7:1")))
+    _, options = config.cluster.subchannel(HostEntry(Endpoint(address="10.0.0.7:1")))
     assert len({name for name, _ in options}) == len(options)
     return dict(options)
 
@@ -203,7 +210,7 @@ def subchannel(settings: Settings) -> dict[str, Any]:
 @pytest.mark.parametrize("name", OBEYED)
 def test_an_option_that_works_on_one_address_reaches_it(name: str, as_grpc: bool) -> None:
     """As written, overriding meshlib's default."""
-    assert subchannel(settle("svc-a", options=[(name, OBEYED[name])], as_grpc=as_grpc))[name] == OBEYED[name]
+    assert subchannel(settled(options=[(name, OBEYED[name])], as_grpc=as_grpc))[name] == OBEYED[name]
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -213,11 +220,14 @@ def test_an_option_that_can_have_no_effect_is_refused_with_the_reason(
     """grpc's own factories accept all of grpc's options, and log once those without effect."""
     reason, _ = WITHOUT_EFFECT[name]
     with pytest.raises(ConfigError) as error:
-        settle("svc-a", options=[(name, REFUSED[name])])
+        settled(options=[(name, REFUSED[name])])
     assert str(error.value) == f"options[{name!r}]={REFUSED[name]!r}: {reason}"
     with caplog.at_level(logging.WARNING, "meshlib"):
         for _ in range(2):
-            settle(f"svc-{name.replace('.', '-').replace('_', '-')}", options=[(name, REFUSED[name])], as_grpc=True)
+            settle(
+                ChannelArguments(f"svc-{name.replace('.', '-').replace('_', '-')}", options=[(name, REFUSED[name])]),
+                as_grpc=True,
+            )
     assert [f"option ({name!r}, {REFUSED[name]!r}) {reason}" in text for text in caplog.messages] == [True]
 
 
@@ -229,37 +239,37 @@ def test_the_table_is_complete() -> None:
 def test_a_target_of_grpcs_own_keeps_all_options() -> None:
     """C-core resolves and balances such a target, so every option works."""
     options = tuple(REFUSED.items())
-    assert settle("xds:///svc-a", options=options).options == options
+    assert settled("xds:///svc-a", options=options).cluster.options == options
 
 
 @pytest.mark.parametrize(("name", "balancer"), [("pick_first", PickFirst), (b"round_robin", RoundRobin)])
 def test_the_policy_of_the_option_is_the_balancer(name: str | bytes, balancer: type) -> None:
     """On the channel to one host it would have no choice."""
-    settings = settle("svc-a", options=[("grpc.lb_policy_name", name)])
-    assert type(settings.balancer) is balancer
-    assert subchannel(settings)["grpc.lb_policy_name"] == "round_robin"
+    config = settled(options=[("grpc.lb_policy_name", name)])
+    assert type(config.cluster.policy.balancer) is balancer
+    assert subchannel(config)["grpc.lb_policy_name"] == "round_robin"
 
 
 def test_two_balancers_are_refused() -> None:
     """One of them would be ignored."""
     with pytest.raises(ConfigError, match=r"^balancer='random': is also set in options\['grpc.lb_policy_name'\]"):
-        settle("svc-a", balancer="random", options=[("grpc.lb_policy_name", "pick_first")])
+        settled(balancer="random", options=[("grpc.lb_policy_name", "pick_first")])
 
 
 def test_a_proxy_that_the_user_names_is_used() -> None:
     """The default that hides proxies of the environment would hide this one as well."""
     proxy = ("grpc.http_proxy", "http://127.0.0.1:3128")
-    assert "grpc.enable_http_proxy" not in subchannel(settle("svc-a", options=[proxy]))
+    assert "grpc.enable_http_proxy" not in subchannel(settled(options=[proxy]))
     both = [proxy, ("grpc.enable_http_proxy", 0)]
-    assert subchannel(settle("svc-a", options=both))["grpc.enable_http_proxy"] == 0
+    assert subchannel(settled(options=both))["grpc.enable_http_proxy"] == 0
 
 
 def test_a_longer_first_back_off_is_not_cut_by_the_longest() -> None:
     """Our maximum is 5 s, less than grpc's default."""
-    made = subchannel(settle("svc-a", options=[("grpc.initial_reconnect_backoff_ms", 20_000)]))
+    made = subchannel(settled(options=[("grpc.initial_reconnect_backoff_ms", 20_000)]))
     assert made["grpc.max_reconnect_backoff_ms"] == 20_000
 
 
 def test_an_idle_connection_is_kept() -> None:
     """C-core would close it after half an hour, only to reopen it at once."""
-    assert subchannel(settle("svc-a"))["grpc.client_idle_timeout_ms"] == 2**31 - 1
+    assert subchannel(settled())["grpc.client_idle_timeout_ms"] == 2**31 - 1

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 import meshlib
+from meshlib._control.arguments import ChannelArguments
+from meshlib._control.channel_config import ChannelConfig
 from meshlib._control.settings import settle
 from meshlib._core.balancing.least_request import LeastRequest
 from meshlib._core.balancing.round_robin import RoundRobin
@@ -22,6 +24,11 @@ CONFIG: dict[str, Any] = {
 }
 
 
+def settled(target: str = "svc-a", *, as_grpc: bool = False, **given: Any) -> ChannelConfig:
+    """The configuration of a channel with these arguments."""
+    return settle(ChannelArguments(target, **given), as_grpc=as_grpc).config
+
+
 @pytest.mark.parametrize(
     "given",
     [
@@ -33,22 +40,22 @@ CONFIG: dict[str, Any] = {
 )
 def test_a_service_config_is_followed(given: dict[str, Any]) -> None:
     """As a mapping, as text, as the channel option, and behind grpc's own factories."""
-    settings = settle("svc-a", **given)
-    plan = settings.methods.plan("/shop.Orders/Pay")
+    config = settled(**given)
+    plan = config.listener.methods.plan("/shop.Orders/Pay")
     assert plan.retry is not None
     assert (plan.retry.max_attempts, plan.timeout) == (4, 2.0)
-    assert settings.retry_throttling == meshlib.RetryThrottling(max_tokens=10, token_ratio=0.5)
-    assert settings.retry_budget == meshlib.RetryBudget()
-    assert settings.balancer == LeastRequest(choice_count=3)
-    assert settings.options == ()
+    assert config.cluster.policy.retry_throttling == meshlib.RetryThrottling(max_tokens=10, token_ratio=0.5)
+    assert config.cluster.policy.retry_budget == meshlib.RetryBudget()
+    assert config.cluster.policy.balancer == LeastRequest(choice_count=3)
+    assert config.cluster.options == ()
 
 
 def test_what_it_does_not_say_is_the_channels() -> None:
     """An empty config changes nothing."""
-    settings = settle("svc-a", service_config="{}")
-    assert settings.methods.retry == meshlib.RetryPolicy()
-    assert settings.retry_throttling is None
-    assert settings.balancer == RoundRobin()
+    config = settled(service_config="{}")
+    assert config.listener.methods.retry == meshlib.RetryPolicy()
+    assert config.cluster.policy.retry_throttling is None
+    assert config.cluster.policy.balancer == RoundRobin()
 
 
 @pytest.mark.parametrize(
@@ -57,35 +64,37 @@ def test_what_it_does_not_say_is_the_channels() -> None:
         ({"options": [("grpc.service_config", "{}")]}, "service_config"),
         ({"methods": {"/shop.Orders/*": meshlib.MethodPolicy(retry=None)}}, "methods"),
         ({"balancer": "random"}, "balancer"),
+        ({"balancer": "round_robin"}, "balancer"),  # the default, but written
         ({"retry_budget": meshlib.RetryThrottling(max_tokens=3, token_ratio=1)}, "retry_budget"),
     ],
 )
 def test_what_is_said_twice_is_refused(given: dict[str, Any], field: str) -> None:
     """A setting given by both is rejected, so that neither wins silently."""
     with pytest.raises(meshlib.ConfigError, match="set only one of them") as error:
-        settle("svc-a", service_config=CONFIG, **given)
+        settled(service_config=CONFIG, **given)
     assert error.value.field == field
 
 
 def test_methods_of_both_stand_side_by_side() -> None:
     """Both are used if the methods differ."""
-    settings = settle("svc-a", service_config=CONFIG, methods={"/shop.Orders/Pay": meshlib.MethodPolicy(retry=None)})
-    assert settings.methods.plan("/shop.Orders/Pay").retry is None
-    assert settings.methods.plan("/shop.Orders/Get").retry is not None
+    config = settled(service_config=CONFIG, methods={"/shop.Orders/Pay": meshlib.MethodPolicy(retry=None)})
+    assert config.listener.methods.plan("/shop.Orders/Pay").retry is None
+    assert config.listener.methods.plan("/shop.Orders/Get").retry is not None
 
 
 def test_throttling_without_a_service_config() -> None:
     """Throttling replaces the budget."""
     throttling = meshlib.RetryThrottling(max_tokens=3, token_ratio=1)
-    settings = settle("svc-a", retry_budget=throttling)
-    assert (settings.retry_budget, settings.retry_throttling) == (None, throttling)
+    config = settled(retry_budget=throttling)
+    policy = config.cluster.policy
+    assert (policy.retry_budget, policy.retry_throttling) == (None, throttling)
 
 
 def test_health_checks_are_cores() -> None:
     """gRFC A17 watches each subchannel; nothing else of the config may reach it."""
-    config = {**CONFIG, "healthCheckConfig": {"serviceName": "shop"}}
-    settings = settle("svc-a", service_config=config)
-    _, options = settings.subchannel(HostEntry(Endpoint(address="10.0.0.7:1")))
+    service_config = {**CONFIG, "healthCheckConfig": {"serviceName": "shop"}}
+    config = settled(service_config=service_config)
+    _, options = config.cluster.subchannel(HostEntry(Endpoint(address="10.0.0.7:1")))
     assert json.loads(dict(options)["grpc.service_config"]) == {"healthCheckConfig": {"serviceName": "shop"}}
 
 
@@ -93,17 +102,17 @@ def test_grpcs_factories_leave_what_cannot_be_followed_to_grpc(caplog: pytest.Lo
     """grpc answers at the call; the log says what meshlib does not do."""
     text = '{"methodConfig": [{"name": [{}], "retryPolicy": {"maxAttempts": "many"}}]}'
     with caplog.at_level(logging.WARNING, "meshlib"):
-        settings = settle("svc-a", options=[("grpc.service_config", text)], as_grpc=True)
-    assert settings.options == (("grpc.service_config", text),)
+        config = settled(options=[("grpc.service_config", text)], as_grpc=True)
+    assert config.cluster.options == (("grpc.service_config", text),)
     assert "methodConfig[0].retryPolicy" in caplog.text
 
 
 def test_a_target_of_grpcs_own_keeps_its_options() -> None:
     """xds brings its own policies, and a service config of meshlib's would have no effect."""
     options = [("grpc.service_config", json.dumps(CONFIG))]
-    assert settle("xds:///svc-a", options=options).options == tuple(options)
+    assert settled("xds:///svc-a", options=options).cluster.options == tuple(options)
     with pytest.raises(meshlib.ConfigError, match="a target that grpc resolves itself"):
-        settle("xds:///svc-a", service_config=CONFIG)
+        settled("xds:///svc-a", service_config=CONFIG)
 
 
 def test_enable_retries_off_means_no_retries() -> None:
@@ -111,17 +120,17 @@ def test_enable_retries_off_means_no_retries() -> None:
     ``retry=None``, the option is C-core's."""
     off = ("grpc.enable_retries", 0)
     options = [off, ("grpc.service_config", json.dumps(CONFIG))]
-    for settings in (settle("svc-a", options=[off], as_grpc=True), settle("svc-a", options=options, as_grpc=True)):
-        plan = settings.methods.plan("/shop.Orders/Pay")
+    for config in (settled(options=[off], as_grpc=True), settled(options=options, as_grpc=True)):
+        plan = config.listener.methods.plan("/shop.Orders/Pay")
         assert (plan.retry, plan.hedging) == (None, None)
-    assert settings.methods.plan("/shop.Orders/Pay").timeout == 2.0
-    assert settle("svc-a", options=[off]).methods.retry == meshlib.RetryPolicy()
+    assert config.listener.methods.plan("/shop.Orders/Pay").timeout == 2.0
+    assert settled(options=[off]).listener.methods.retry == meshlib.RetryPolicy()
 
 
 def test_cores_transparent_retries_stay_on() -> None:
     """They resend what no server has seen, as often as needed; meshlib has no equivalent."""
     host = HostEntry(Endpoint(address="10.0.0.7:1"))
-    _, options = settle("svc-a").subchannel(host)
+    _, options = settled().cluster.subchannel(host)
     assert "grpc.enable_retries" not in dict(options)
-    _, options = settle("svc-a", options=[("grpc.enable_retries", 0)]).subchannel(host)
+    _, options = settled(options=[("grpc.enable_retries", 0)]).cluster.subchannel(host)
     assert dict(options)["grpc.enable_retries"] == 0

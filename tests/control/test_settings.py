@@ -12,18 +12,19 @@ import pytest
 
 import meshlib
 import meshlib.aio
+from meshlib._control.arguments import ChannelArguments
 from meshlib._control.settings import settle
 from meshlib.balancing import RoundRobin
 
 
 def test_a_one_word_swap_has_every_default_but_retries_only_what_never_ran() -> None:
     """Behind grpc's names a call runs as often as with grpc; everything else is the default of ``meshlib.channel``."""
-    ours, swapped = settle("svc-a"), settle("svc-a", as_grpc=True)
-    assert ours.methods.retry == meshlib.RetryPolicy()
-    assert swapped.methods.retry == meshlib.RetryPolicy(unsent_only=True)
+    ours, swapped = settle(ChannelArguments("svc-a")), settle(ChannelArguments("svc-a"), as_grpc=True)
+    assert ours.config.listener.methods.retry == meshlib.RetryPolicy()
+    assert swapped.config.listener.methods.retry == meshlib.RetryPolicy(unsent_only=True)
     for settings in (ours, swapped):
-        assert settings.retry_budget == meshlib.RetryBudget()
-        assert settings.outlier_detection == meshlib.OutlierDetection()
+        assert settings.config.cluster.policy.retry_budget == meshlib.RetryBudget()
+        assert settings.config.cluster.policy.outlier_detection == meshlib.OutlierDetection()
 
 
 @pytest.mark.parametrize(
@@ -123,7 +124,7 @@ def test_a_channel_says_how_its_connections_are_protected(
     """Credentials of a plaintext channel are not called TLS, and have its default port."""
     with meshlib.channel("svc-a", credentials=credentials) as channel:
         assert f" {word} " in repr(channel.mesh)
-    assert settle("svc-a", credentials=credentials).target.default_port == port
+    assert settle(ChannelArguments("svc-a", credentials=credentials)).config.listener.target.default_port == port
 
 
 def test_only_balancers_of_this_package_are_built_by_the_control_plane() -> None:
@@ -132,5 +133,5 @@ def test_only_balancers_of_this_package_are_built_by_the_control_plane() -> None
     class Slow(RoundRobin):  # type: ignore[misc]
         pass
 
-    assert not settle("svc-a", balancer=RoundRobin()).builds_aside
-    assert settle("svc-a", balancer=Slow()).builds_aside
+    assert not settle(ChannelArguments("svc-a", balancer=RoundRobin())).config.cluster.policy.builds_aside
+    assert settle(ChannelArguments("svc-a", balancer=Slow())).config.cluster.policy.builds_aside

@@ -13,6 +13,7 @@ from meshlib._core.balancing.contracts import Balancer
 from meshlib._core.balancing.round_robin import RoundRobin
 from meshlib._core.call import Call
 from meshlib._core.cluster import ClusterMachine
+from meshlib._core.cluster_policy import ClusterPolicy
 from meshlib._core.cluster_steps import ClusterCommands
 from meshlib._core.commands import (
     CallCommand,
@@ -317,13 +318,15 @@ class Channel:
         self.asked_for_attention = 0
         self.cluster = ClusterMachine(
             "svc-a",
-            balancer=balancer or RoundRobin(),
+            ClusterPolicy(
+                balancer=balancer or RoundRobin(),
+                retry_budget=budget,
+                retry_throttling=throttling,
+                outlier_detection=outlier_detection,
+                circuit_breaker=circuit_breaker,
+            ),
             rng=Random(seed),
             threads=threads,
-            budget=budget,
-            outlier_detection=outlier_detection,
-            circuit_breaker=circuit_breaker,
-            throttling=throttling,
             attention=self._attention,
             observer=self.ear,
         )

@@ -11,6 +11,7 @@ import pytest
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 
 import meshlib
+from meshlib._control.arguments import ChannelArguments
 from meshlib._control.settings import settle
 from meshlib._core.endpoint import Endpoint
 from meshlib._core.host import HostEntry
@@ -146,7 +147,8 @@ def test_a_channel_to_the_same_name_as_a_closed_one_looks_it_up_again() -> None:
 
 def test_a_closed_subchannel_makes_no_multicallable() -> None:
     """C-core would register the method on a closed channel, and crash."""
-    subchannel = Subchannel(HostEntry(Endpoint(address="127.0.0.1:1")), settle("static:///127.0.0.1:1"))
+    config = settle(ChannelArguments("static:///127.0.0.1:1")).config
+    subchannel = Subchannel(HostEntry(Endpoint(address="127.0.0.1:1")), config.cluster)
     subchannel.close()
     with pytest.raises(ValueError, match="closed channel"):
         subchannel.multicallables[Method("unary_unary", echo.UNARY, None, None, True)]

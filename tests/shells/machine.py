@@ -47,17 +47,11 @@ class World:
         self.trace = Trace(self.clock)
         self.network = Network(script, self.trace, self.clock)
         given = settings(self.network)
-        self.telemetry = Telemetry(given.target, tracer_provider=given.tracer_provider)
-        self.methods = given.methods
+        listener, cluster = given.config.listener, given.config.cluster
+        self.telemetry = Telemetry(listener.target, tracer_provider=given.tracer_provider)
+        self.methods = listener.methods
         self.cluster = ClusterMachine(
-            given.target.text,
-            balancer=given.balancer,
-            rng=Random(script.seed),
-            budget=given.retry_budget,
-            throttling=given.retry_throttling,
-            outlier_detection=given.outlier_detection,
-            circuit_breaker=given.circuit_breaker,
-            attention=self.attention,
+            listener.target.text, cluster.policy, rng=Random(script.seed), attention=self.attention
         )
         self.refresh = Refresh(rng=Random(script.seed), floor=DnsPolicy().min_ttl)
         self.asked_at: float | None = None

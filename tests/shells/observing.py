@@ -11,6 +11,7 @@ from tests.shells.network import Flight, Network
 from tests.shells.trace import Trace, Tracers
 
 from meshlib._adapt.outcomes import PUSHBACK_KEY
+from meshlib._control.arguments import ChannelArguments
 from meshlib._control.settings import Settings, settle
 from meshlib._core.cluster import ClusterMachine
 from meshlib._core.connectivity import NAMES
@@ -43,14 +44,16 @@ def settings(network: Network) -> Settings:
     """The settings of a world's channel."""
     script = network.script
     return settle(
-        "world:///script",
-        resolver=Names(network),
-        balancer=script.balancer,
-        retry_budget=script.budget,
-        outlier_detection=script.outlier_detection,
-        circuit_breaker=script.circuit_breaker,
-        methods={caller.method: caller.policy for caller in script.callers},
-        tracer_provider=Tracers(network.trace),
+        ChannelArguments(
+            "world:///script",
+            resolver=Names(network),
+            balancer=script.balancer,
+            retry_budget=script.budget,
+            outlier_detection=script.outlier_detection,
+            circuit_breaker=script.circuit_breaker,
+            methods={caller.method: caller.policy for caller in script.callers},
+            tracer_provider=Tracers(network.trace),
+        )
     )
 
 

@@ -5,12 +5,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
-import grpc
 import grpc.aio
 
 from meshlib._adapt import outcomes
 from meshlib._adapt.metadata import Metadata, for_attempt
 from meshlib._aio.waiting import Condition
+from meshlib._control.invocation import Invocation
 from meshlib._control.methods import Method
 from meshlib._core.call import Call
 from meshlib._core.commands import CallCommand, StartAttempt
@@ -36,9 +36,8 @@ class AttemptRunner:
     given_up: frozenset[int] = frozenset()
     """Attempts that the mesh or the application has cancelled."""
     _now: Callable[[], float]
+    _invocation: Invocation
     _metadata: Metadata
-    _credentials: grpc.CallCredentials | None
-    _compression: grpc.Compression | None
     _condition: Condition | None
 
     def feed(self, step: Step) -> None:
@@ -108,8 +107,8 @@ class AttemptRunner:
                 self.request(command.n),
                 timeout=command.timeout,
                 metadata=for_attempt(self._metadata, command.previous, command.carrier),
-                credentials=self._credentials,
-                compression=self._compression,
+                credentials=self._invocation.credentials,
+                compression=self._invocation.compression,
             )
             self.follow(command.n, attempt)
         except Exception as error:  # noqa: BLE001 - whatever it is, the in-flight count must be decremented

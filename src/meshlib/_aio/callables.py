@@ -11,6 +11,7 @@ from meshlib._aio.connectivity import CLOSED_CHANNEL
 from meshlib._aio.runtime import ChannelHandle
 from meshlib._aio.streams import StreamStreamCall, StreamUnaryCall, UnaryStreamCall
 from meshlib._aio.unary import UnaryUnaryCall
+from meshlib._control.invocation import Invocation
 from meshlib._control.methods import Method
 from meshlib._core.bounded_cache import BoundedCache
 
@@ -30,18 +31,17 @@ def _given(metadata: Any) -> Metadata:
     Raises:
         TypeError, ValueError: they are not pairs; as raised by grpc.aio.
     """
-    return tuple((key, value) for key, value in metadata) if metadata else ()
+    return tuple((key, value) for key, value in metadata)
 
 
 class Multicallable:
     """Base class of the four kinds."""
 
-    __slots__ = ("_lease", "_method", "_plan", "_renamed")
+    __slots__ = ("_lease", "_method", "_renamed")
 
     def __init__(self, lease: ChannelHandle, method: Method) -> None:
         self._lease = lease
         self._method = method
-        self._plan = lease.settings.methods.plan(method.name)
         kind = type(self)
         self._renamed: BoundedCache[str, Multicallable] = BoundedCache(
             lambda name: kind(lease, Method(method.kind, name, method.serializer, method.deserializer, False))
@@ -56,14 +56,23 @@ class Multicallable:
         wait_for_ready: bool | None,
         compression: grpc.Compression | None,
     ) -> Any:
-        given = _given(metadata)
         method = self._method
         interceptors = self._lease.interceptors[method.kind]
         if not interceptors:
             return _CALLS[method.kind](
-                request, self._lease, method, self._plan, timeout, given, credentials, wait_for_ready, compression
+                self._lease,
+                Invocation(
+                    method,
+                    request,
+                    timeout,
+                    _given(metadata) if metadata else (),
+                    credentials,
+                    wait_for_ready,
+                    compression,
+                ),
             )
         lease = self._lease
+        known = grpc.aio.Metadata(*(_given(metadata) if metadata else ()))
         if lease.closed:
             raise grpc.aio.UsageError(CLOSED_CHANNEL)
 
@@ -76,7 +85,7 @@ class Multicallable:
             innermost,
             request,
             timeout,
-            grpc.aio.Metadata(*given),
+            known,
             credentials,
             wait_for_ready,
             method.name,
@@ -88,17 +97,16 @@ class Multicallable:
         return call
 
     def _innermost(self, details: Any, request: Any, compression: grpc.Compression | None) -> Any:
-        return _CALLS[self._method.kind](
-            request,
-            self._lease,
+        invocation = Invocation(
             self._method,
-            self._plan,
+            request,
             details.timeout,
-            _given(details.metadata),
+            _given(details.metadata) if details.metadata else (),
             details.credentials,
             details.wait_for_ready,
             compression,
         )
+        return _CALLS[self._method.kind](self._lease, invocation)
 
     def _named(self, name: str | bytes) -> "Multicallable":
         """Return this multicallable, or another if an interceptor has changed the method."""
@@ -106,7 +114,7 @@ class Multicallable:
         return self if text == self._method.name else self._renamed[text]
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._method.name} {self._lease.settings.target.text}>"
+        return f"<{type(self).__name__} {self._method.name} {self._lease.settings.config.listener.target.text}>"
 
 
 class UnaryUnary(Multicallable, grpc.aio.UnaryUnaryMultiCallable):  # type: ignore[type-arg]

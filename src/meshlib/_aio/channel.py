@@ -54,17 +54,17 @@ class Channel(grpc.aio.Channel):
         from meshlib.telemetry._channel import Telemetry
 
         telemetry = Telemetry(
-            settings.target,
+            settings.config.listener.target,
             tracer_provider=settings.tracer_provider,
             meter_provider=settings.meter_provider,
-            policy=settings.telemetry,
+            policy=settings.config.listener.telemetry,
             later=_raise_in_loop,
         )
         self._lease = lease = ChannelHandle(settings, telemetry, factory)
         self._multicallables = Multicallables(lambda method: CALLABLES[method.kind](lease, method))
         self._closing = False
         """Whether a :meth:`close` is running."""
-        self.mesh = Mesh(settings, lambda: lease.present, lambda: lease.closed)
+        self.mesh = Mesh(settings.config, lambda: lease.present, lambda: lease.closed)
         """The :class:`meshlib.Mesh` of the channel, with ``snapshot()`` and ``resolve_now()``."""
 
     def unary_unary(
@@ -162,7 +162,8 @@ class Channel(grpc.aio.Channel):
             raise ValueError(f"grace must be non-negative, got {grace}.")
         try:
             self._closing = lease.closed = True
-            self._multicallables.report(lease.settings.target.text, lease.settings.policies)
+            listener = lease.settings.config.listener
+            self._multicallables.report(listener.target.text, listener.method_keys)
             runtime = lease.present
             if runtime is None:
                 lease.connectivity.changed(SHUTDOWN)

@@ -9,21 +9,18 @@ import weakref
 from functools import partial
 from typing import Final
 
-import grpc
 import grpc.aio
 
-from meshlib._adapt.metadata import Metadata
 from meshlib._aio.attempts import LOCAL_DETAILS, Step
 from meshlib._aio.completion import Completion
 from meshlib._aio.runtime import ChannelHandle
 from meshlib._aio.waiting import Condition, guarded
-from meshlib._control.methods import Method
+from meshlib._control.invocation import Invocation
 from meshlib._control.timers import Timer, call_at
 from meshlib._core.call import CallCommands
 from meshlib._core.commands import CancelAttempt, Finish, StartAttempt
 from meshlib._core.deadlines import LONGEST, far
 from meshlib._core.hedged import machine
-from meshlib._core.policy import Plan
 from meshlib._core.status import OK, Outcome, local
 from meshlib._core.view import CallMesh
 
@@ -42,13 +39,7 @@ class Engine(Completion):
 
     Args:
         lease: the channel handle; held, so that a call in flight keeps the channel alive.
-        method: the method.
-        plan: its policies.
-        timeout: seconds for the whole call.
-        metadata: the caller's.
-        credentials: the call's.
-        wait_for_ready: None: the plan's.
-        compression: of the requests.
+        invocation: the call.
         streaming: the response is a stream.
 
     Raises:
@@ -71,26 +62,18 @@ class Engine(Completion):
     _told: bool = False
     """Telemetry has recorded the end of the call, if it records any."""
 
-    def __init__(
-        self,
-        lease: ChannelHandle,
-        method: Method,
-        plan: Plan,
-        timeout: float | None,
-        metadata: Metadata,
-        credentials: grpc.CallCredentials | None,
-        wait_for_ready: bool | None,
-        compression: grpc.Compression | None,
-        *,
-        streaming: bool,
-    ) -> None:
-        if credentials is not None and lease.settings.credentials is None:
+    def __init__(self, lease: ChannelHandle, invocation: Invocation, *, streaming: bool) -> None:
+        method, _, timeout, metadata, credentials, wait_for_ready, _ = invocation
+        if credentials is not None and lease.settings.config.cluster.credentials is None:
             raise grpc.aio.UsageError(INSECURE)
         self._lease = lease
         self.runtime = runtime = lease.runtime()
         self.loop = runtime.loop
         self._now = now = runtime.now
+        self._invocation = invocation
         self.method = method
+        self._metadata = metadata
+        plan = lease.plans[method.name]
         if timeout is None:
             timeout = plan.stream_timeout if streaming else plan.timeout
         self.call = call = machine(plan)(
@@ -105,9 +88,6 @@ class Engine(Completion):
         call.waker = self._wake
         call.reading = not streaming
         self.attempts = {}
-        self._metadata = metadata
-        self._credentials = credentials
-        self._compression = compression
         self.context = contextvars.copy_context()
 
     # The machine.

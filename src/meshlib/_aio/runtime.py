@@ -18,10 +18,10 @@ from meshlib._aio.control import Process
 from meshlib._aio.subchannels import Factory, Subchannel
 from meshlib._control.cluster_driver import ClusterDriver
 from meshlib._control.logs import ChannelLog
-from meshlib._control.methods import Method
 from meshlib._control.settings import Settings
 from meshlib._control.shortage import Shortage, starting
 from meshlib._control.timers import clock_of
+from meshlib._core.bounded_cache import BoundedCache
 from meshlib._core.cluster import ClusterMachine
 from meshlib._core.commands import Close
 from meshlib._core.connectivity import TRANSIENT_FAILURE
@@ -91,24 +91,22 @@ class Runtime:
         """The open ones."""
         self._factory = factory
         self._connectivity = connectivity
+        config = settings.config.cluster
+        name = config.target.text
         self.cluster = ClusterMachine(
-            settings.target.text,
-            balancer=settings.balancer,
+            name,
+            config.policy,
             rng=process.clock.rng(),
-            budget=settings.retry_budget,
-            throttling=settings.retry_throttling,
-            outlier_detection=settings.outlier_detection,
-            circuit_breaker=settings.circuit_breaker,
             attention=self._attention,
-            observer=ChannelLog(settings.target.text),
+            observer=ChannelLog(name),
             watched=lambda: connectivity.watched,
         )
         self.driver = ClusterDriver(
             self.cluster,
-            lambda: process.resolutions(loop).get(settings.source),
+            lambda: process.resolutions(loop).get(config.source),
             self,
             clock=self.now,
-            build_aside=settings.builds_aside,
+            build_aside=config.policy.builds_aside,
         )
         process.runtimes.add(self)
         # Not here: a signal handler or a finalizer may make the first call, in the middle of the loop's own code.
@@ -118,7 +116,10 @@ class Runtime:
 
     def open(self, host: HostEntry) -> Subchannel:
         """Make a subchannel for ``host``."""
-        subchannel = Subchannel(host, self.settings, self.process.sharing, self._factory)
+        settings = self.settings
+        subchannel = Subchannel(
+            host, settings.config.cluster, settings.attempt_interceptors, self.process.sharing, self._factory
+        )
         self._subchannels.add(subchannel)
         return subchannel
 
@@ -244,12 +245,15 @@ class ChannelHandle:
         "connectivity",
         "intercepted",
         "interceptors",
+        "plans",
         "settings",
         "telemetry",
     )
 
     def __init__(self, settings: Settings, telemetry: "Telemetry", factory: Factory = aio_channel) -> None:
         self.settings = settings
+        self.plans: BoundedCache[str, Plan] = BoundedCache(settings.config.listener.methods.plan)
+        """The policies of each method, looked up at each call."""
         self.telemetry = telemetry
         self.closed = False
         self.connectivity = Connectivity()
@@ -324,7 +328,3 @@ class ChannelHandle:
         self._finalizer = weakref.finalize(self, made.abandon)
         self._finalizer.atexit = False
         return made
-
-    def plan(self, method: Method) -> Plan:
-        """The policies of ``method``."""
-        return self.settings.methods.plan(method.name)

@@ -12,7 +12,9 @@ from meshlib._adapt.metadata import EMPTY_PATIENCE
 from meshlib._aio.engine import Engine
 from meshlib._aio.futures import Handle, UnaryResponse
 from meshlib._aio.requests import MIXED, Requests, serialized
+from meshlib._aio.runtime import ChannelHandle
 from meshlib._aio.waiting import completed, guarded
+from meshlib._control.invocation import Invocation
 from meshlib._control.timers import call_at
 
 __all__ = ["StreamStreamCall", "StreamUnaryCall", "UnaryStreamCall"]
@@ -172,8 +174,8 @@ class _ResponseStream(_Streaming):
         arguments: those of :class:`Engine`.
     """
 
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments, streaming=True)
+    def __init__(self, lease: ChannelHandle, invocation: Invocation) -> None:
+        super().__init__(lease, invocation, streaming=True)
         self.data: Any = None
         self._readers: dict[int, Callable[[], Awaitable[Any]]] = {}
         self.iterated = False
@@ -270,8 +272,8 @@ def _raise(error: BaseException) -> None:
 class _StreamUnary(UnaryResponse, _Streaming):
     """A call with many requests and one response."""
 
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments, streaming=False)
+    def __init__(self, lease: ChannelHandle, invocation: Invocation) -> None:
+        super().__init__(lease, invocation, streaming=False)
 
     def request(self, n: int) -> Any:
         assert self.requests is not None
@@ -335,9 +337,9 @@ class _Writing(Handle):
 class UnaryStreamCall(_Reading, grpc.aio.UnaryStreamCall):  # type: ignore[type-arg]
     """One request, a stream of responses."""
 
-    def __init__(self, request: Any, *arguments: Any) -> None:
-        engine = _ResponseStream(*arguments)
-        engine.data = serialized(request, engine.method)
+    def __init__(self, lease: ChannelHandle, invocation: Invocation) -> None:
+        engine = _ResponseStream(lease, invocation)
+        engine.data = serialized(invocation.request, invocation.method)
         self.hold(engine)
 
 
@@ -345,8 +347,9 @@ class UnaryStreamCall(_Reading, grpc.aio.UnaryStreamCall):  # type: ignore[type-
 class StreamUnaryCall(_Writing, grpc.aio.StreamUnaryCall):  # type: ignore[type-arg]
     """A stream of requests, one response. With an iterator it runs to its end without the application's reference."""
 
-    def __init__(self, iterator: Any, *arguments: Any) -> None:
-        engine = _StreamUnary(*arguments)
+    def __init__(self, lease: ChannelHandle, invocation: Invocation) -> None:
+        engine = _StreamUnary(lease, invocation)
+        iterator = invocation.request
         engine.requests = Requests(engine, engine.method, iterator, engine.call.plan.buffer_size, engine.context)
         self.hold(engine, kept=iterator is not None)
 
@@ -358,7 +361,8 @@ class StreamUnaryCall(_Writing, grpc.aio.StreamUnaryCall):  # type: ignore[type-
 class StreamStreamCall(_Reading, _Writing, grpc.aio.StreamStreamCall):  # type: ignore[type-arg]
     """A stream of requests, a stream of responses."""
 
-    def __init__(self, iterator: Any, *arguments: Any) -> None:
-        engine = _ResponseStream(*arguments)
+    def __init__(self, lease: ChannelHandle, invocation: Invocation) -> None:
+        engine = _ResponseStream(lease, invocation)
+        iterator = invocation.request
         engine.requests = Requests(engine, engine.method, iterator, engine.call.plan.buffer_size, engine.context)
         self.hold(engine)

@@ -12,8 +12,8 @@ from meshlib._adapt.interceptors import one_per_kind
 from meshlib._adapt.reasons import PROBE, PROBE_SECONDS, reason
 from meshlib._aio.connectivity import CLOSED_CHANNEL
 from meshlib._aio.waiting import completed
+from meshlib._control.channel_config import ClusterConfig
 from meshlib._control.methods import Method
-from meshlib._control.settings import Settings
 from meshlib._core.bounded_cache import BoundedCache
 from meshlib._core.connectivity import SHUTDOWN
 from meshlib._core.host import HostEntry
@@ -32,7 +32,8 @@ class Subchannel:
 
     Args:
         host: the host it connects to.
-        settings: the channel's.
+        cluster: the configuration of its cluster.
+        interceptors: run for each attempt.
         sharing: the process's.
         factory: makes the channel of grpc.aio.
     """
@@ -40,15 +41,18 @@ class Subchannel:
     __slots__ = ("_channel", "multicallables", "state", "target")
 
     def __init__(
-        self, host: HostEntry, settings: Settings, sharing: Sharing | None = None, factory: Factory = grpcio.aio_channel
+        self,
+        host: HostEntry,
+        cluster: ClusterConfig,
+        interceptors: tuple[Any, ...] = (),
+        sharing: Sharing | None = None,
+        factory: Factory = grpcio.aio_channel,
     ) -> None:
-        self.target, options = settings.subchannel(host, sharing)
-        interceptors = one_per_kind(settings.attempt_interceptors)
-        self._channel: Any = factory(self.target, options, settings.credentials, settings.compression, interceptors)
+        self.target, options = cluster.subchannel(host, sharing)
+        own = one_per_kind(interceptors)
+        self._channel: Any = factory(self.target, options, cluster.credentials, cluster.compression, own)
         self.state: Callable[[bool], int] = grpcio.aio_state(self._channel)
-        self.multicallables: BoundedCache[Method, Any] = BoundedCache(
-            partial(_multicallable, self._channel, bool(interceptors))
-        )
+        self.multicallables: BoundedCache[Method, Any] = BoundedCache(partial(_multicallable, self._channel, bool(own)))
         """grpc's multicallables by method, from bytes to messages."""
 
     def glance(self) -> int | None:

@@ -6,6 +6,8 @@ import grpc.aio
 
 from meshlib._aio.futures import UnaryResponse
 from meshlib._aio.requests import serialized
+from meshlib._aio.runtime import ChannelHandle
+from meshlib._control.invocation import Invocation
 
 __all__ = ["UnaryUnaryCall"]
 
@@ -18,9 +20,9 @@ class UnaryUnaryCall(UnaryResponse, grpc.aio.UnaryUnaryCall):  # type: ignore[ty
     and forget.
     """
 
-    def __init__(self, request: Any, *arguments: Any) -> None:
-        super().__init__(*arguments, streaming=False)
-        self._data = serialized(request, self.method)
+    def __init__(self, lease: ChannelHandle, invocation: Invocation) -> None:
+        super().__init__(lease, invocation, streaming=False)
+        self._data = serialized(invocation.request, invocation.method)
         self.begin()
 
     def request(self, n: int) -> Any:

@@ -74,13 +74,13 @@ def with_service_config(
     return {**config.methods, **methods}
 
 
-def either(field: str, argument: object, default: object, chosen: T, said: T | None) -> T:
+def either(field: str, argument: object, written: bool, chosen: T, said: T | None) -> T:
     """Return the service config's value, or the argument's if it has none.
 
     Args:
         field: the argument's name.
         argument: its value as given.
-        default: its default.
+        written: whether it was given.
         chosen: its value, resolved.
         said: the service config's value; None: none.
 
@@ -89,6 +89,6 @@ def either(field: str, argument: object, default: object, chosen: T, said: T | N
     """
     if said is None:
         return chosen
-    if argument != default:
+    if written:
         raise ConfigError(field, argument, "is also set in the service config; set only one of them")
     return said

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from typing import Protocol, final
 
 from meshlib._adapt.grpcio import transport
+from meshlib._control.channel_config import ChannelConfig
 from meshlib._control.cluster_driver import ClusterDriver
-from meshlib._control.settings import Settings
 from meshlib._core.cluster import ClusterMachine
 from meshlib._core.connectivity import IDLE, NAMES, SHUTDOWN
 from meshlib._core.snapshot import ChannelSnapshot
@@ -33,15 +33,15 @@ class Mesh:
     """Snapshots of one channel, and immediate resolution: ``channel.mesh``.
 
     Args:
-        settings: of the channel.
+        config: of the channel.
         live: its runtime, or None while it is unused.
         closed: whether the channel is closed.
     """
 
-    __slots__ = ("_closed", "_live", "_settings")
+    __slots__ = ("_closed", "_config", "_live")
 
-    def __init__(self, settings: Settings, live: Callable[[], Live | None], closed: Callable[[], bool]) -> None:
-        self._settings = settings
+    def __init__(self, config: ChannelConfig, live: Callable[[], Live | None], closed: Callable[[], bool]) -> None:
+        self._config = config
         self._live = live
         self._closed = closed
 
@@ -56,7 +56,7 @@ class Mesh:
 
     def snapshot(self) -> ChannelSnapshot:
         """Return the current state of the channel: a frozen value; ``dataclasses.asdict`` prepares it for JSON."""
-        target, resolver = self._settings.target.text, self._settings.source.name
+        target, resolver = self._config.listener.target.text, self._config.cluster.source.name
         live = self._live()
         if live is None or self._closed():
             state = NAMES[SHUTDOWN if self._closed() else IDLE]
@@ -87,5 +87,5 @@ class Mesh:
     def __repr__(self) -> str:
         snapshot = self.snapshot()
         ready = sum(host.state == "READY" for host in snapshot.hosts)
-        wire = transport(self._settings.credentials)
+        wire = transport(self._config.cluster.credentials)
         return f"<mesh of {snapshot.target} {wire} {snapshot.state}: {ready} of {len(snapshot.hosts)} hosts ready>"

@@ -2,16 +2,19 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, Final, final
+from random import Random
+from typing import Final, final
 
 from meshlib._core.balancing.picker_builder import PickerBuilder
 from meshlib._core.cluster_calls import CLOSED, ClusterCalls
+from meshlib._core.cluster_policy import ClusterPolicy
 from meshlib._core.cluster_steps import ClusterCommands
 from meshlib._core.commands import Close, Diagnose, Open, Rebuild, RequestReresolution, StateChanged, Wake
 from meshlib._core.connectivity import CONNECTING, NAMES, READY, SHUTDOWN, aggregate
 from meshlib._core.endpoint import Resolution, merge_duplicates
-from meshlib._core.events import HostUnreachable, PanicChanged, ResolutionFailed
+from meshlib._core.events import ChannelObserver, HostUnreachable, PanicChanged, ResolutionFailed
 from meshlib._core.host import HostEntry, Subchannel
+from meshlib._core.serial import ALONE, Threads
 from meshlib._core.snapshot import HostSnapshot
 from meshlib._core.sweep import sweep, unchanged
 
@@ -28,11 +31,28 @@ class ClusterMachine(ClusterCalls):
 
     Args:
         name: the target as written, for messages.
-        policies: arguments of :class:`~meshlib._core.cluster_calls.ClusterCalls`.
+        policy: of the cluster.
+        rng: for every random choice.
+        threads: of the shell.
+        attention: asks the control plane to call :meth:`on_timer` soon; called outside of steps.
+        observer: receives the events of the channel.
+        watched: whether the application waits for the channel to be ready, other than with a call.
     """
 
-    def __init__(self, name: str, **policies: Any) -> None:
-        super().__init__(name, **policies)
+    def __init__(
+        self,
+        name: str,
+        policy: ClusterPolicy,
+        *,
+        rng: Random,
+        attention: Callable[[], None],
+        threads: Threads = ALONE,
+        observer: ChannelObserver | None = None,
+        watched: Callable[[], bool] = lambda: False,
+    ) -> None:
+        super().__init__(
+            name, policy, rng=rng, attention=attention, threads=threads, observer=observer, watched=watched
+        )
         self.resolutions = {"ok": 0, "failed": 0}
         """Resolutions so far, by result."""
         self._builder = PickerBuilder(self._priorities, self.hosts, self.rng, self._steps)

@@ -16,11 +16,10 @@ from typing import Final, Protocol
 
 from meshlib._core.attempts.admission import Admission
 from meshlib._core.attempts.budget import Budget
-from meshlib._core.attempts.policy import RetryBudget, RetryThrottling
 from meshlib._core.attempts.throttle import Throttle
-from meshlib._core.balancing.contracts import Balancer
 from meshlib._core.balancing.picker_snapshot import Asking, PickerSnapshot
 from meshlib._core.balancing.priorities import Priorities
+from meshlib._core.cluster_policy import ClusterPolicy
 from meshlib._core.cluster_steps import ClusterSteps
 from meshlib._core.commands import StartAttempt
 from meshlib._core.connectivity import IDLE, READY
@@ -28,11 +27,9 @@ from meshlib._core.connectivity_poll import ConnectivityPoll
 from meshlib._core.events import ChannelObserver
 from meshlib._core.health.judge import OutcomeJudge, charged
 from meshlib._core.health.outlier import Outliers
-from meshlib._core.health.policy import OutlierDetection
 from meshlib._core.host import HostEntry
 from meshlib._core.hosts import HostSet
 from meshlib._core.limits.breaker import Breaker
-from meshlib._core.limits.policy import CircuitBreaker
 from meshlib._core.pending_calls import PendingCalls
 from meshlib._core.serial import ALONE, Threads
 from meshlib._core.status import Outcome, local
@@ -59,13 +56,9 @@ class ClusterCalls:
 
     Args:
         name: the target as written, for messages.
-        balancer: picks among the hosts of one priority; :class:`Priorities` picks the priority, too.
+        policy: of the cluster.
         rng: for every random choice.
         threads: of the shell.
-        budget: of retries; None: no limit.
-        throttling: of retries; None: no limit.
-        outlier_detection: ejects hosts that fail; None: off.
-        circuit_breaker: limits attempts and waiting calls; None: no limit.
         attention: asks the control plane to call ``on_timer`` soon; called outside of steps.
         observer: receives the events of the channel.
         watched: whether the application waits for the channel to be ready, other than with a call.
@@ -74,15 +67,11 @@ class ClusterCalls:
     def __init__(
         self,
         name: str,
+        policy: ClusterPolicy,
         *,
-        balancer: Balancer,
         rng: Random,
-        budget: RetryBudget | None,
         attention: Callable[[], None],
         threads: Threads = ALONE,
-        throttling: RetryThrottling | None = None,
-        outlier_detection: OutlierDetection | None = None,
-        circuit_breaker: CircuitBreaker | None = None,
         observer: ChannelObserver | None = None,
         watched: Callable[[], bool] = lambda: False,
     ) -> None:
@@ -96,9 +85,9 @@ class ClusterCalls:
         """Why the last resolution failed; empty after a good one."""
         self.resolved = False
         """Whether a resolution has ended, successfully or not."""
-        self.breaker = Breaker(circuit_breaker)
-        self.budget = Budget(budget, self.breaker.max_retries)
-        self.outliers = None if outlier_detection is None else Outliers(outlier_detection, rng)
+        self.breaker = Breaker(policy.circuit_breaker)
+        self.budget = Budget(policy.retry_budget, self.breaker.max_retries)
+        self.outliers = None if policy.outlier_detection is None else Outliers(policy.outlier_detection, rng)
         self.panic: tuple[int, ...] = ()
         """Priorities in panic: ejected hosts are used too."""
         self.connectivity = IDLE
@@ -107,6 +96,7 @@ class ClusterCalls:
         self._run = steps.run
         self.note = steps.note
         self.hosts = HostSet(steps.events)
+        balancer = policy.balancer
         if not isinstance(balancer, Priorities):
             balancer = Priorities(balancer=balancer, overprovisioning_factor=None)
         self._priorities = balancer
@@ -116,7 +106,7 @@ class ClusterCalls:
         self._notified = 0
         """Version of the hosts that the control plane was last notified of."""
         self._pending = pending = PendingCalls()
-        throttle = None if throttling is None else Throttle(throttling)
+        throttle = None if policy.retry_throttling is None else Throttle(policy.retry_throttling)
         self.retries = Admission(
             self.budget,
             throttle,

@@ -16,7 +16,7 @@ from meshlib._adapt import grpcio, outcomes
 from meshlib._adapt.grpcio import let_go
 from meshlib._adapt.metadata import Metadata, for_attempt
 from meshlib._control.exits import threadless
-from meshlib._control.methods import Method
+from meshlib._control.invocation import Invocation
 from meshlib._control.shortage import short_of
 from meshlib._core.call import Call, CallCommands
 from meshlib._core.cluster_calls import CLOSED
@@ -85,31 +85,21 @@ class AttemptRunner:
     Args:
         runtime: the channel's.
         call: the machine.
-        method: the method called.
+        invocation: the call.
         request: the request as bytes, or the stream of them.
         metadata: the application's and telemetry's.
-        credentials: the call's.
-        compression: the call's.
     """
 
     def __init__(
-        self,
-        runtime: Runtime,
-        call: Call,
-        method: Method,
-        request: bytes | Requests,
-        metadata: Metadata,
-        credentials: grpc.CallCredentials | None,
-        compression: grpc.Compression | None,
+        self, runtime: Runtime, call: Call, invocation: Invocation, request: bytes | Requests, metadata: Metadata
     ) -> None:
         self.call = call
         self.runtime = runtime
         self.monitor = Monitor(runtime.clock)
-        self._method = method
+        self._invocation = invocation
+        self._method = invocation.method
         self._request = request
         self._metadata = metadata
-        self._credentials = credentials
-        self._compression = compression
         self._context = contextvars.copy_context()
         """The caller's context, for attempts started on other threads."""
         self._attempts: dict[int, Attempt] = {}
@@ -205,7 +195,8 @@ class AttemptRunner:
             elif self._method.kind.endswith("unary"):
                 send = send.future
             metadata = for_attempt(self._metadata, command.previous, command.carrier)
-            arguments = (request, command.timeout, metadata, self._credentials, None, self._compression)
+            invocation = self._invocation
+            arguments = (request, command.timeout, metadata, invocation.credentials, None, invocation.compression)
             if thread is ThreadContext.USER and command.n == 1:
                 call = send(*arguments)
             else:

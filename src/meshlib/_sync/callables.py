@@ -8,6 +8,7 @@ import grpc.experimental
 
 from meshlib._adapt.errors import MeshRpcError
 from meshlib._adapt.metadata import given
+from meshlib._control.invocation import Invocation
 from meshlib._control.methods import Method
 from meshlib._sync.engine import Engine
 from meshlib._sync.futures import CLOSED_FUTURE, Future, begun, made, result
@@ -26,18 +27,31 @@ _SINGLE_THREADED = grpc.experimental.ChannelOptions.SingleThreadedUnaryStream
 class Multicallable:
     """Base class of the four kinds."""
 
-    __slots__ = ("_lease", "_method", "_plan")
+    __slots__ = ("_lease", "_method")
 
     def __init__(self, lease: ChannelHandle, method: Method) -> None:
         self._lease = lease
         self._method = method
-        self._plan = lease.settings.methods.plan(method.name)
 
-    def _made(self, kind: type[Engine], request: Any, *options: Any) -> Engine:
-        return made(kind, self._lease, self._method, self._plan, request, *options)
+    def _engine(
+        self,
+        kind: type[Engine],
+        closed: str,
+        request: Any,
+        timeout: float | None,
+        metadata: Metadata,
+        credentials: grpc.CallCredentials | None,
+        wait_for_ready: bool | None,
+        compression: grpc.Compression | None,
+    ) -> Engine:
+        """An engine for a call that has not begun; ``closed``: the error text if the channel is closed."""
+        invocation = Invocation(
+            self._method, request, timeout, given(metadata), credentials, wait_for_ready, compression
+        )
+        return made(kind, self._lease, invocation, closed)
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._method.name} {self._lease.settings.target.text}>"
+        return f"<{type(self).__name__} {self._method.name} {self._lease.settings.config.listener.target.text}>"
 
 
 class UnaryUnary(Multicallable, grpc.UnaryUnaryMultiCallable):  # type: ignore[type-arg]
@@ -54,20 +68,21 @@ class UnaryUnary(Multicallable, grpc.UnaryUnaryMultiCallable):  # type: ignore[t
         wait_for_ready: bool | None = None,
         compression: grpc.Compression | None = None,
     ) -> Any:
-        method = self._method
-        if self._plan.hedging is not None:
-            engine = self._made(
-                Engine, request, timeout, metadata, credentials, wait_for_ready, compression, CLOSED_CHANNEL
+        lease, method = self._lease, self._method
+        plan = lease.plans[method.name]
+        if plan.hedging is not None:
+            engine = self._engine(
+                Engine, CLOSED_CHANNEL, request, timeout, metadata, credentials, wait_for_ready, compression
             )
             return result(engine)
         try:
             data = serialized(request, method)
         except MeshRpcError as error:
-            unserialized(self._lease, method, self._plan, metadata, error)
+            unserialized(lease, method, given(metadata), error)
             raise
         return blocking(
-            self._lease.runtime(), method, self._plan, data, timeout, given(metadata), credentials, wait_for_ready,
-            compression, False,
+            lease.runtime(), method, plan, data, timeout, () if metadata is None else tuple(metadata), credentials,
+            wait_for_ready, compression, False,
         )  # fmt: skip
 
     def with_call(
@@ -79,20 +94,21 @@ class UnaryUnary(Multicallable, grpc.UnaryUnaryMultiCallable):  # type: ignore[t
         wait_for_ready: bool | None = None,
         compression: grpc.Compression | None = None,
     ) -> Any:
-        method = self._method
-        if self._plan.hedging is not None:
-            engine = self._made(
-                Engine, request, timeout, metadata, credentials, wait_for_ready, compression, CLOSED_CHANNEL
+        lease, method = self._lease, self._method
+        plan = lease.plans[method.name]
+        if plan.hedging is not None:
+            engine = self._engine(
+                Engine, CLOSED_CHANNEL, request, timeout, metadata, credentials, wait_for_ready, compression
             )
             return result(engine), Future(engine)
         try:
             data = serialized(request, method)
         except MeshRpcError as error:
-            unserialized(self._lease, method, self._plan, metadata, error)
+            unserialized(lease, method, given(metadata), error)
             raise
         return blocking(
-            self._lease.runtime(), method, self._plan, data, timeout, given(metadata), credentials, wait_for_ready,
-            compression, True,
+            lease.runtime(), method, plan, data, timeout, () if metadata is None else tuple(metadata), credentials,
+            wait_for_ready, compression, True,
         )  # fmt: skip
 
     def future(
@@ -104,7 +120,13 @@ class UnaryUnary(Multicallable, grpc.UnaryUnaryMultiCallable):  # type: ignore[t
         wait_for_ready: bool | None = None,
         compression: grpc.Compression | None = None,
     ) -> Any:
-        return begun(Future(self._made(Engine, request, timeout, metadata, credentials, wait_for_ready, compression)))
+        return begun(
+            Future(
+                self._engine(
+                    Engine, CLOSED_FUTURE, request, timeout, metadata, credentials, wait_for_ready, compression
+                )
+            )
+        )
 
 
 class UnaryStream(Multicallable, grpc.UnaryStreamMultiCallable):  # type: ignore[type-arg]
@@ -114,7 +136,7 @@ class UnaryStream(Multicallable, grpc.UnaryStreamMultiCallable):  # type: ignore
 
     def __init__(self, lease: ChannelHandle, method: Method) -> None:
         super().__init__(lease, method)
-        single_threaded = any(name == _SINGLE_THREADED for name, _ in lease.settings.options)
+        single_threaded = any(name == _SINGLE_THREADED for name, _ in lease.settings.config.cluster.options)
         self._closed = CLOSED_CHANNEL if single_threaded else CLOSED_FUTURE
         """Error text as in grpc, where it depends on the option, which has no other effect here."""
 
@@ -127,13 +149,10 @@ class UnaryStream(Multicallable, grpc.UnaryStreamMultiCallable):  # type: ignore
         wait_for_ready: bool | None = None,
         compression: grpc.Compression | None = None,
     ) -> Any:
-        return begun(
-            ResponseStream(
-                self._made(
-                    StreamEngine, request, timeout, metadata, credentials, wait_for_ready, compression, self._closed
-                )
-            )
+        engine = self._engine(
+            StreamEngine, self._closed, request, timeout, metadata, credentials, wait_for_ready, compression
         )
+        return begun(ResponseStream(engine))
 
 
 class StreamUnary(Multicallable, grpc.StreamUnaryMultiCallable):  # type: ignore[type-arg]
@@ -150,8 +169,8 @@ class StreamUnary(Multicallable, grpc.StreamUnaryMultiCallable):  # type: ignore
         wait_for_ready: bool | None = None,
         compression: grpc.Compression | None = None,
     ) -> Any:
-        engine = self._made(
-            Engine, request_iterator, timeout, metadata, credentials, wait_for_ready, compression, CLOSED_CHANNEL
+        engine = self._engine(
+            Engine, CLOSED_CHANNEL, request_iterator, timeout, metadata, credentials, wait_for_ready, compression
         )
         return result(engine)
 
@@ -164,8 +183,8 @@ class StreamUnary(Multicallable, grpc.StreamUnaryMultiCallable):  # type: ignore
         wait_for_ready: bool | None = None,
         compression: grpc.Compression | None = None,
     ) -> Any:
-        engine = self._made(
-            Engine, request_iterator, timeout, metadata, credentials, wait_for_ready, compression, CLOSED_CHANNEL
+        engine = self._engine(
+            Engine, CLOSED_CHANNEL, request_iterator, timeout, metadata, credentials, wait_for_ready, compression
         )
         return result(engine), Future(engine)
 
@@ -179,7 +198,11 @@ class StreamUnary(Multicallable, grpc.StreamUnaryMultiCallable):  # type: ignore
         compression: grpc.Compression | None = None,
     ) -> Any:
         return begun(
-            Future(self._made(Engine, request_iterator, timeout, metadata, credentials, wait_for_ready, compression))
+            Future(
+                self._engine(
+                    Engine, CLOSED_FUTURE, request_iterator, timeout, metadata, credentials, wait_for_ready, compression
+                )
+            )
         )
 
 
@@ -199,6 +222,15 @@ class StreamStream(Multicallable, grpc.StreamStreamMultiCallable):  # type: igno
     ) -> Any:
         return begun(
             ResponseStream(
-                self._made(StreamEngine, request_iterator, timeout, metadata, credentials, wait_for_ready, compression)
+                self._engine(
+                    StreamEngine,
+                    CLOSED_FUTURE,
+                    request_iterator,
+                    timeout,
+                    metadata,
+                    credentials,
+                    wait_for_ready,
+                    compression,
+                )
             )
         )

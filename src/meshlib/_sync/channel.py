@@ -36,10 +36,10 @@ class _Plain(grpc.Channel):
         from meshlib.telemetry._channel import Telemetry
 
         telemetry = Telemetry(
-            settings.target,
+            settings.config.listener.target,
             tracer_provider=settings.tracer_provider,
             meter_provider=settings.meter_provider,
-            policy=settings.telemetry,
+            policy=settings.config.listener.telemetry,
         )
         self.connectivity = Connectivity(clock)
         self.lease = ChannelHandle(settings, self.connectivity, telemetry, factory=factory)
@@ -108,8 +108,8 @@ class _Plain(grpc.Channel):
     def close(self) -> None:
         self.connectivity.close()
         self.lease.close()
-        settings = self.lease.settings
-        self._multicallables.report(settings.target.text, settings.policies)
+        listener = self.lease.settings.config.listener
+        self._multicallables.report(listener.target.text, listener.method_keys)
 
     def __enter__(self) -> Self:
         return self
@@ -134,7 +134,7 @@ class Channel(grpc.Channel):
         lease = plain.lease
         self._plain = plain
         self._stubs: Any = grpc.intercept_channel(plain, *settings.interceptors) if settings.interceptors else plain
-        self.mesh = Mesh(settings, lambda: lease.present, lambda: lease.closed)
+        self.mesh = Mesh(settings.config, lambda: lease.present, lambda: lease.closed)
         """The :class:`meshlib.Mesh` of the channel, with ``snapshot()`` and ``resolve_now()``."""
 
     def unary_unary(

@@ -4,15 +4,18 @@ import math
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 from meshlib._adapt.deferred_log import DeferredLogger
-from meshlib._core.call import CallCommands
+from meshlib._adapt.metadata import Metadata
+from meshlib._control.invocation import Invocation
+from meshlib._core.call import Call, CallCommands
 from meshlib._core.deadlines import LONGEST
 from meshlib._core.explanation import deadline_exceeded
 from meshlib._core.status import Outcome
 from meshlib._sync.attempts import AttemptRunner, GrpcCall
-from meshlib._sync.runtime import INSIDE_LOOP
+from meshlib._sync.requests import Requests
+from meshlib._sync.runtime import INSIDE_LOOP, Runtime
 from meshlib._sync.waiting import ThreadContext
 
 __all__ = ["Completion"]
@@ -29,11 +32,17 @@ class Completion(AttemptRunner):
     """The end of one call.
 
     Args:
-        arguments: those of :class:`~meshlib._sync.attempts.AttemptRunner`.
+        runtime: the channel's.
+        call: the machine.
+        invocation: the call.
+        request: the request as bytes, or the stream of them.
+        metadata: the application's and telemetry's.
     """
 
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
+    def __init__(
+        self, runtime: Runtime, call: Call, invocation: Invocation, request: bytes | Requests, metadata: Metadata
+    ) -> None:
+        super().__init__(runtime, call, invocation, request, metadata)
         self.outcome: Outcome | None = None
         """The outcome; None while the call runs."""
         self.source: GrpcCall | None = None

@@ -17,10 +17,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
-import grpc
-
-from meshlib._adapt.metadata import INVALID_METADATA, Metadata, valid
-from meshlib._control.methods import Method
+from meshlib._adapt.metadata import INVALID_METADATA, valid
+from meshlib._control.invocation import Invocation
 from meshlib._core.call import CallCommands
 from meshlib._core.commands import CallCommand, CancelAttempt, Finish, StartAttempt
 from meshlib._core.deadlines import LONGEST, far
@@ -47,14 +45,9 @@ class Engine(Completion):
 
     Args:
         lease: the channel handle, which is not collected before the call has ended.
-        method: the method called.
-        plan: its policies.
+        plan: the policies of its method.
+        invocation: the call.
         request: the request as bytes, or the stream of them.
-        timeout: seconds; None: the policy's.
-        metadata: the application's.
-        credentials: the call's.
-        wait_for_ready: None: the policy's.
-        compression: the call's.
 
     Raises:
         ValueError: the channel is closed, or the metadata is no sequence of pairs.
@@ -64,18 +57,8 @@ class Engine(Completion):
     _resumptions = 0
     """Number of resumptions after exceptions."""
 
-    def __init__(
-        self,
-        lease: ChannelHandle,
-        method: Method,
-        plan: Plan,
-        request: bytes | Requests,
-        timeout: float | None,
-        metadata: Metadata,
-        credentials: grpc.CallCredentials | None,
-        wait_for_ready: bool | None,
-        compression: grpc.Compression | None,
-    ) -> None:
+    def __init__(self, lease: ChannelHandle, plan: Plan, invocation: Invocation, request: bytes | Requests) -> None:
+        method, _, timeout, given, _, wait_for_ready, _ = invocation
         streaming = method.kind.endswith("stream")
         if timeout is None:
             timeout = plan.stream_timeout if streaming else plan.timeout
@@ -88,16 +71,16 @@ class Engine(Completion):
             runtime.cluster,
             plan,
             method.name,
-            metadata=metadata,
+            metadata=given,
             deadline=deadline,
             wait_for_ready=plan.wait_for_ready if wait_for_ready is None else wait_for_ready,
             streaming=streaming,
         )
         call.begun = started
         call.reading = not streaming
-        self._valid = valid(metadata)
-        metadata = runtime.telemetry.call_started(call, metadata, runtime.now())
-        super().__init__(runtime, call, method, request, metadata, credentials, compression)
+        self._valid = valid(given)
+        metadata = runtime.telemetry.call_started(call, given, runtime.now())
+        super().__init__(runtime, call, invocation, request, metadata)
         self._lease: ChannelHandle | None = lease
         self._serializer = WorkSerializer(runtime.clock)
         self._commands: deque[CallCommand] = deque()

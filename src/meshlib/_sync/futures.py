@@ -14,10 +14,10 @@ import grpc
 
 from meshlib._adapt import grpcio
 from meshlib._adapt.errors import MeshRpcError, status_code
-from meshlib._adapt.metadata import EMPTY_PATIENCE, given
+from meshlib._adapt.metadata import EMPTY_PATIENCE
 from meshlib._control.exits import threadless
+from meshlib._control.invocation import Invocation
 from meshlib._control.methods import Method
-from meshlib._core.policy import Plan
 from meshlib._core.status import OK, Outcome
 from meshlib._core.view import CallMesh
 from meshlib._sync import control
@@ -205,32 +205,13 @@ def begun(handle: H) -> H:
     return handle
 
 
-def made(
-    kind: type[Engine],
-    lease: ChannelHandle,
-    method: Method,
-    plan: Plan,
-    request: Any,
-    timeout: float | None,
-    metadata: Iterable[tuple[str, Any]] | None,
-    credentials: grpc.CallCredentials | None,
-    wait_for_ready: bool | None,
-    compression: grpc.Compression | None,
-    closed: str = CLOSED_FUTURE,
-) -> Engine:
+def made(kind: type[Engine], lease: ChannelHandle, invocation: Invocation, closed: str) -> Engine:
     """An engine for a call that has not begun.
 
     Args:
         kind: the class of the engine.
         lease: the channel handle.
-        method: the method called.
-        plan: its policies.
-        request: the application's request, or its iterator of requests.
-        timeout: seconds.
-        metadata: the application's.
-        credentials: the call's.
-        wait_for_ready: None: the policy's.
-        compression: the call's.
+        invocation: the call.
         closed: error text if the channel is closed.
 
     Raises:
@@ -238,11 +219,13 @@ def made(
         ValueError: the channel is closed, or the metadata is no sequence of pairs.
         TypeError: the request is not bytes, or the metadata of a wrong type.
     """
+    method, request = invocation.method, invocation.request
+    plan = lease.plans[method.name]
     streamed = method.kind.startswith("stream")
     try:
         data = request if streamed else serialized(request, method)
     except MeshRpcError as error:
-        unserialized(lease, method, plan, metadata, error)
+        unserialized(lease, method, invocation.metadata, error)
         raise
     if not streamed and not isinstance(data, bytes):
         raise TypeError(f"Argument 'message' has incorrect type (expected bytes, got {type(data).__name__})")
@@ -253,7 +236,7 @@ def made(
         if threadless():  # no thread could read them meanwhile
             request, serializer = gathered(request, method), None
         data = Requests(request, serializer, method.name, plan.buffer_size, control.current().clock)
-    return kind(lease, method, plan, data, timeout, given(metadata), credentials, wait_for_ready, compression)
+    return kind(lease, plan, invocation, data)
 
 
 def gathered(requests: Iterable[Any], method: Method) -> Iterator[bytes]:

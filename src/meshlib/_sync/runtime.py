@@ -15,10 +15,12 @@ from meshlib._control.cluster_driver import ClusterDriver
 from meshlib._control.logs import ChannelLog
 from meshlib._control.settings import Settings
 from meshlib._control.shortage import Shortage, starting
+from meshlib._core.bounded_cache import BoundedCache
 from meshlib._core.call import Call
 from meshlib._core.cluster import ClusterMachine
 from meshlib._core.commands import Close, Wake
 from meshlib._core.host import HostEntry
+from meshlib._core.policy import Plan
 from meshlib._core.status import Outcome, local
 from meshlib._sync import control
 from meshlib._sync.connectivity import Connectivity
@@ -73,25 +75,23 @@ class Runtime:
         """Number of attempts that block no thread: those of futures and streams."""
         self._factory = factory
         self._connectivity = connectivity
+        config = settings.config.cluster
+        name = config.target.text
         self.cluster = ClusterMachine(
-            settings.target.text,
-            balancer=settings.balancer,
+            name,
+            config.policy,
             rng=self.clock.rng(),
             threads=self.clock,
-            budget=settings.retry_budget,
-            throttling=settings.retry_throttling,
-            outlier_detection=settings.outlier_detection,
-            circuit_breaker=settings.circuit_breaker,
             attention=self._attention,
-            observer=ChannelLog(settings.target.text),
+            observer=ChannelLog(name),
             watched=lambda: connectivity.watched,
         )
         self.driver = ClusterDriver(
             self.cluster,
-            lambda: self._resolutions.get(settings.source),
+            lambda: self._resolutions.get(config.source),
             self,
             clock=self.now,
-            build_aside=settings.builds_aside,
+            build_aside=config.policy.builds_aside,
         )
 
     def start(self) -> None:
@@ -103,7 +103,10 @@ class Runtime:
 
     def open(self, host: HostEntry) -> Subchannel:
         """Make a subchannel for ``host``."""
-        return Subchannel(host, self.settings, self.process.sharing, self._factory)
+        settings = self.settings
+        return Subchannel(
+            host, settings.config.cluster, settings.attempt_interceptors, self.process.sharing, self._factory
+        )
 
     def close(self, host: HostEntry, subchannel: Any) -> None:
         """Close a subchannel, on a separate thread: grpc may wait for the user's callbacks."""
@@ -215,7 +218,7 @@ class ChannelHandle:
         factory: makes grpc channels.
     """
 
-    __slots__ = ("__weakref__", "_connectivity", "_factory", "closed", "latest", "settings", "telemetry")
+    __slots__ = ("__weakref__", "_connectivity", "_factory", "closed", "latest", "plans", "settings", "telemetry")
 
     def __init__(
         self,
@@ -226,6 +229,8 @@ class ChannelHandle:
         factory: Factory = grpc_channel,
     ) -> None:
         self.settings = settings
+        self.plans: BoundedCache[str, Plan] = BoundedCache(settings.config.listener.methods.plan)
+        """The policies of each method, looked up at each call."""
         self.telemetry = telemetry
         self.closed = False
         self._connectivity = connectivity

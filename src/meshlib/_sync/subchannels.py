@@ -10,8 +10,8 @@ import grpc
 from meshlib._adapt import grpcio
 from meshlib._adapt.deferred_log import DeferredLogger
 from meshlib._adapt.reasons import PROBE, PROBE_SECONDS, reason
+from meshlib._control.channel_config import ClusterConfig
 from meshlib._control.methods import Method
-from meshlib._control.settings import Settings
 from meshlib._core.bounded_cache import BoundedCache
 from meshlib._core.connectivity import TRANSIENT_FAILURE
 from meshlib._core.host import HostEntry
@@ -33,7 +33,8 @@ class Subchannel:
 
     Args:
         host: the host it connects to.
-        settings: the channel's.
+        cluster: the configuration of its cluster.
+        interceptors: run for each attempt.
         sharing: the process's.
         factory: makes the grpc channel.
     """
@@ -41,15 +42,20 @@ class Subchannel:
     __slots__ = ("_channel", "_made", "_make", "_nested", "glance", "multicallables", "silent", "state", "target")
 
     def __init__(
-        self, host: HostEntry, settings: Settings, sharing: Sharing | None = None, factory: Factory = grpcio.channel
+        self,
+        host: HostEntry,
+        cluster: ClusterConfig,
+        interceptors: tuple[Any, ...] = (),
+        sharing: Sharing | None = None,
+        factory: Factory = grpcio.channel,
     ) -> None:
-        self.target, options = settings.subchannel(host, sharing)
-        self._make = partial(factory, self.target, options, settings.credentials, settings.compression)
+        self.target, options = cluster.subchannel(host, sharing)
+        self._make = partial(factory, self.target, options, cluster.credentials, cluster.compression)
         self._channel = self._make()
         self.state: Callable[[bool], int] = grpcio.sync_state(self._channel)
         self.glance: Callable[[], int | None] = grpcio.sync_glance(self._channel)
-        self._made = [_Registry(self._channel, settings)]
-        self._nested = partial(_Registry, settings=settings)
+        self._made = [_Registry(self._channel, interceptors)]
+        self._nested = partial(_Registry, interceptors=interceptors)
         self.multicallables: BoundedCache[Method, Any] = self._made[0].multicallables
         """grpc's multicallables by method, from bytes to messages. ``ValueError``: the channel is closed, in grpc's own
         words."""
@@ -119,13 +125,12 @@ class _Registry:
 
     Args:
         channel: grpc's.
-        settings: of the channel above.
+        interceptors: run for each attempt.
     """
 
     __slots__ = ("_calls", "_channel", "_close", "_registering", "closed", "multicallables", "silent")
 
-    def __init__(self, channel: Any, settings: Settings) -> None:
-        interceptors = settings.attempt_interceptors
+    def __init__(self, channel: Any, interceptors: tuple[Any, ...]) -> None:
         calls: Any = grpcio.Compressing(channel)
         self._calls = grpc.intercept_channel(calls, *interceptors) if interceptors else calls
         self._close: deque[Callable[[], object]] = deque([channel.close])

@@ -23,7 +23,7 @@ import grpc
 
 from meshlib._adapt import outcomes
 from meshlib._adapt.errors import MeshRpcError
-from meshlib._adapt.metadata import INVALID_METADATA, Metadata, for_attempt, given, valid
+from meshlib._adapt.metadata import INVALID_METADATA, Metadata, for_attempt, valid
 from meshlib._control.methods import Method
 from meshlib._core.call import Call
 from meshlib._core.commands import ANSWERED, Finish, StartAttempt
@@ -61,12 +61,12 @@ def serialized(request: Any, method: Method) -> Any:
     return data
 
 
-def unserialized(lease: ChannelHandle, method: Method, plan: Plan, metadata: Any, error: MeshRpcError) -> None:
+def unserialized(lease: ChannelHandle, method: Method, metadata: Metadata, error: MeshRpcError) -> None:
     """Record a call that ended with ``error`` before its first attempt: its request could not be serialized."""
     if lease.closed:
         return
     runtime = lease.runtime()
-    call = Call(runtime.cluster, plan, method.name, given(metadata))
+    call = Call(runtime.cluster, lease.plans[method.name], method.name, metadata)
     call.begun = now = runtime.now()
     runtime.telemetry.call_started(call, (), now)
     call.on_cancel(UNSERIALIZED, now=now)

@@ -153,10 +153,10 @@ AIO = (
         kinds=("stream",),
     ),
     Mutant(
-        name="outlier detection left at its defaults",
+        name="outlier detection left out",
         module="runtime",
-        old="            outlier_detection=settings.outlier_detection,\n",
-        new="",
+        old="            config.policy,\n",
+        new='            __import__("dataclasses").replace(config.policy, outlier_detection=None),\n',
         kinds=("blocking",),
     ),
 )

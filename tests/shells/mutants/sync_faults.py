@@ -176,8 +176,8 @@ SYNC = (
     Mutant(
         name="circuit breaker left out",
         module="runtime",
-        old="            circuit_breaker=settings.circuit_breaker,\n",
-        new="",
+        old="            config.policy,\n",
+        new='            __import__("dataclasses").replace(config.policy, circuit_breaker=None),\n',
         kinds=("future",),
     ),
 )

@@ -1,0 +1,32 @@
+"""One call as the application asked for it."""
+
+from typing import Any, NamedTuple
+
+import grpc
+
+from meshlib._adapt.metadata import Metadata
+from meshlib._control.methods import Method
+
+__all__ = ["Invocation"]
+
+
+class Invocation(NamedTuple):
+    """The arguments of one call.
+
+    Args:
+        method: the method called.
+        request: the request, or the iterator of requests.
+        timeout: seconds; None: the policy's.
+        metadata: the application's, in a form that can be sent more than once.
+        credentials: of the call.
+        wait_for_ready: None: the policy's.
+        compression: of the requests; None: the channel's.
+    """
+
+    method: Method
+    request: Any
+    timeout: float | None
+    metadata: Metadata
+    credentials: grpc.CallCredentials | None
+    wait_for_ready: bool | None
+    compression: grpc.Compression | None
