@@ -70,3 +70,18 @@ def test_phrases_that_must_not_come_back_are_found(tmp_path: Path) -> None:
     assert run.returncode == 1
     found = [line.rpartition("/")[2].split(": ")[:2] for line in run.stdout.splitlines()]
     assert found == [["a.md:1", "'is told'"], ["a.py:1", "'Whoever'"], ["a.py:2", "'is told'"]]
+
+
+def test_a_sample_of_the_prose_repeats_by_its_seed() -> None:
+    """The seed is printed; the same one draws the same, another one something else."""
+
+    def drawn(*seed: str) -> list[str]:
+        command = [sys.executable, str(ROOT / "scripts" / "sample"), *seed]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+
+    first, chosen = drawn("7"), drawn()
+    assert first[0] == "seed 7"
+    assert [line.startswith("docs/") for line in first[-3:]] == [True] * 3
+    assert drawn("7") == first
+    assert drawn(chosen[0].removeprefix("seed ")) == chosen
+    assert first[1:] != chosen[1:]
