@@ -104,8 +104,8 @@ class CallMachine(RuleBasedStateMachine):
             deadline=deadline,
             streaming=streaming,
             wait_for_ready=wait_for_ready,
-            observer=self.ear,
         )
+        self.call.observe(self.ear)
         self.flying: set[int] = set()
         self.cancelled: set[int] = set()
         self.finishes: list[Outcome] = []

@@ -57,6 +57,8 @@ class Calling:
             streaming=streaming,
         )
         world.telemetry.call_started(self.call, (), world.now)
+        if streaming:
+            self.call.on_reading(now=world.now)
         self.call.waker = lambda: world.soon(partial(self.feed, self.call.on_endpoints))
         world.start()
         if world.script.uploading:

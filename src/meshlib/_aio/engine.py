@@ -103,7 +103,6 @@ class Engine(Completion):
             streaming=streaming,
         )
         call.waker = self._wake
-        call.reading = not streaming
         self.attempts = {}
         self._metadata = metadata
         self._credentials = credentials
@@ -179,8 +178,6 @@ class Engine(Completion):
         """The input that ends a call whose machine or commands were interrupted. It reverts all counts at once, and
         repeats nothing that was done before."""
         call, now = self.call, self._now()
-        if not call.attempts:
-            call.begun = call.begun or now
         for attempt in call.abandon(RAISED, now=now):
             self.give_up(attempt.n)
             call.on_outcome(attempt.n, RAISED, now)

@@ -84,7 +84,7 @@ class Call(CallRecord):
         ejected = self.cluster.report(attempt.host, outcome, seconds, now, attempt)
         if ejected:
             attempt.ejected = ejected
-        if self.observer is not None and (self.every_event or outcome.code != "OK"):
+        if self.observer is not None and (self.observer.every_event or outcome.code != "OK"):
             self._tell_end(attempt, outcome, seconds, now)
         if attempt.dropped:
             return NOTHING
@@ -114,6 +114,8 @@ class Call(CallRecord):
         """The caller, or the closing channel, ends the call with ``outcome``."""
         if self.state is DONE:
             return NOTHING
+        if self.state is NEW:
+            self.begun = now
         return self._finish(outcome)
 
     def next_timer(self) -> float | None:
@@ -172,17 +174,18 @@ class Call(CallRecord):
             self.tried = (host,)
             self.attempts = (attempt,)
             self.picked = None  # uninterrupted
-        if self.streaming and self.reading:
+        if self.reading:
             attempt.active = now
         self.state = FLYING
         self.waited = False
         self._flying += 1
         if self.cluster.panic:
             attempt.panic = host.endpoint.priority in self.cluster.panic
-        if self.observer is not None and (self.every_event or why != "first" or attempt.panic):
+        observer = self.observer
+        if observer is not None and (observer.every_event or why != "first" or attempt.panic):
             address = host.endpoint.address
             started = AttemptStarted(at=now, n=attempt.n, address=address, why=why, panic=attempt.panic)
-            self.observer.on_call_event(self, started)
+            attempt.carrier = observer.on_attempt_started(self, started)
         return attempt
 
     def _tell_end(self, attempt: StartAttempt, outcome: Outcome, seconds: float, now: float) -> None:

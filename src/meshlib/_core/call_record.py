@@ -9,7 +9,7 @@ from meshlib._core.attempts.retry import Retries
 from meshlib._core.cluster_calls import ClusterCalls
 from meshlib._core.commands import CallCommands, CancelAttempt, Finish, StartAttempt
 from meshlib._core.deadlines import INVALID_TIMEOUT
-from meshlib._core.events import Broken, CallEvent, NotRetried
+from meshlib._core.events import AttemptStarted, Broken, CallEvent, NotRetried
 from meshlib._core.explanation import deadline_exceeded, explanation
 from meshlib._core.host import HostEntry
 from meshlib._core.policy import Plan
@@ -34,8 +34,17 @@ NEW, WAITING, FLYING, BACKOFF, DONE = State  # as globals: on 3.11 looking up a 
 class CallObserver(Protocol):
     """Observer of call events, on the thread that feeds the call."""
 
+    @property
+    def every_event(self) -> bool:
+        """Whether it also receives the events of nearly every call: first attempt started, attempt ended OK."""
+        ...
+
+    def on_attempt_started(self, call: "CallRecord", event: AttemptStarted) -> tuple[tuple[str, str], ...]:
+        """Handle the start of an attempt, before it is sent. Returns the metadata to add to it."""
+        ...
+
     def on_call_event(self, call: "CallRecord", event: CallEvent) -> None:
-        """Handle one event of a call."""
+        """Handle any other event of a call."""
         ...
 
 
@@ -51,7 +60,6 @@ class CallRecord:
         wait_for_ready: wait for a host rather than fail while none can be reached.
         streaming: the response is a stream, whose attempts are timed here: after the first message
             ``per_attempt_timeout`` no longer applies.
-        observer: receives its events.
     """
 
     # Defaults of rarely used attributes are on the class, so that other calls do not pay for them.
@@ -59,8 +67,7 @@ class CallRecord:
     hash: int | None = None
     streaming: bool = False
     observer: CallObserver | None = None
-    every_event: bool = True
-    """Whether the observer also receives the events of nearly every call: first attempt started, attempt ended OK."""
+    """Receives its events."""
     state: State = NEW
     attempts: tuple[StartAttempt, ...] = ()
     tried: tuple[HostEntry, ...] = ()
@@ -69,15 +76,13 @@ class CallRecord:
     """Host that counts an attempt in flight which has not been made yet."""
     holds: bool = False
     """Such an attempt counts against the retry budget."""
-    span: object = None
-    """State of telemetry for the call."""
     waker: Callable[[], None] | None = None
-    """Called when the shell should call :meth:`on_endpoints` of a waiting call."""
+    """Called when the shell should call :meth:`on_endpoints` of a waiting call; set by the shell."""
     woken: bool = False
     """The same, for a shell that polls."""
     waited: bool = False
     """It waits for a host, or has since its last attempt."""
-    reading: bool = True
+    reading: bool = False
     """The application waits for a message of a stream, so attempt timeouts run."""
     begun: float = 0.0
     """Monotonic second of its start."""
@@ -109,7 +114,6 @@ class CallRecord:
         wait_for_ready: bool = False,
         *,
         streaming: bool = False,
-        observer: CallObserver | None = None,
     ) -> None:
         self.cluster = cluster
         self.plan = plan
@@ -119,8 +123,10 @@ class CallRecord:
         self.wait_for_ready = wait_for_ready
         if streaming:
             self.streaming = True
-        if observer is not None:
-            self.observer = observer
+
+    def observe(self, observer: CallObserver) -> None:
+        """Send the events of the call to ``observer``, before it begins."""
+        self.observer = observer
 
     def wake(self) -> None:
         """Request :meth:`on_endpoints` from the shell: sets ``woken`` and calls the waker, if there is one."""
@@ -203,6 +209,8 @@ class CallRecord:
         Such an exception comes from a signal handler of the application. Releases all counts, and returns the attempts
         that are still to be reported.
         """
+        if self.state is NEW:
+            self.begun = self.begun or now
         self.state = DONE
         self.cluster.leave(self)
         self.cluster.release_pick(self)
@@ -215,6 +223,12 @@ class CallRecord:
             attempt.dropped = True
         self._flying = 0
         return tuple(attempt for attempt in self.attempts if attempt.seconds is None)
+
+    def release_errors(self) -> None:
+        """Release the errors of its attempts. One that holds the call would be in a cycle with it."""
+        for attempt in self.attempts:
+            if attempt.outcome is not None:
+                attempt.outcome.error = None
 
     def details(self, outcome: Outcome) -> str:
         """Error details of a call that ended with ``outcome``: the last server's, unchanged. If the deadline passed

@@ -54,7 +54,7 @@ class StartAttempt:
     panic: bool = False
     """Its host was picked in panic mode: ejected hosts were used too."""
     carrier: tuple[tuple[str, str], ...] = ()
-    """Its own metadata: the context of its span."""
+    """Its own metadata, from the observer: the context of its span."""
     ejected: str = ""
     """Why its end ejected its host; empty: it did not."""
 

@@ -93,8 +93,6 @@ class Engine(Completion):
             wait_for_ready=plan.wait_for_ready if wait_for_ready is None else wait_for_ready,
             streaming=streaming,
         )
-        call.begun = started
-        call.reading = not streaming
         self._valid = valid(metadata)
         metadata = runtime.telemetry.call_started(call, metadata, runtime.now())
         super().__init__(runtime, call, method, request, metadata, credentials, compression)
@@ -313,7 +311,7 @@ class Engine(Completion):
         return None
 
     def _finish(self, command: Finish, thread: ThreadContext) -> None:
-        if thread is ThreadContext.CONTROL and self.call.span is not None:
+        if thread is ThreadContext.CONTROL and self.runtime.telemetry.ends_span(self.call):
             self._aside(lambda: self._finish(command, ThreadContext.ASIDE))
             return
         call, outcome = self.call, command.outcome

@@ -67,7 +67,7 @@ def unserialized(lease: ChannelHandle, method: Method, plan: Plan, metadata: Any
         return
     runtime = lease.runtime()
     call = Call(runtime.cluster, plan, method.name, given(metadata))
-    call.begun = now = runtime.now()
+    now = runtime.now()
     runtime.telemetry.call_started(call, (), now)
     call.on_cancel(UNSERIALIZED, now=now)
     runtime.telemetry.call_ended(call, UNSERIALIZED, now)
@@ -197,7 +197,5 @@ def failure(call: Call, outcome: Outcome) -> grpc.RpcError:
         error = MeshRpcError(outcome, details, mesh, call.explain(outcome))
     else:
         error.mesh = mesh
-    for attempt in call.attempts:
-        if attempt.outcome is not None:
-            attempt.outcome.error = None
+    call.release_errors()
     return error  # type: ignore[no-any-return]

@@ -84,8 +84,9 @@ def test_a_reset_is_for_one_retry() -> None:
 
 
 def streaming(**policy: object) -> Call:
-    """A stream that has begun, on a host that is not lost."""
+    """A stream that has begun and is read, on a host that is not lost."""
     call = Call(ScriptedCluster(A, B), plan(RetryPolicy(**policy)), "/s/M", streaming=True)  # type: ignore[arg-type]
+    call.on_reading(now=0.0)
     call.begin(now=0.0)
     return call
 
@@ -135,7 +136,6 @@ def test_a_stream_that_goes_on_lives() -> None:
 def test_time_runs_from_when_somebody_reads(limit: str) -> None:
     """A message may have arrived long ago: an unread one is no fault of the host. The same holds for retries."""
     call = Call(ScriptedCluster(A, B), plan(RetryPolicy(**{limit: 1.0})), "/s/M", streaming=True)  # type: ignore[arg-type]
-    call.reading = False
     call.begin(now=0.0)
     assert call.next_timer() is None
     call.on_reading(now=5.0)
