@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from random import Random
 from typing import Any
 
+from meshlib._core.attempt import AttemptRecord
 from meshlib._core.attempts.budget import Holder
 from meshlib._core.attempts.policy import RetryThrottling
 from meshlib._core.attempts.throttle import Throttle
@@ -71,7 +72,8 @@ def brief(commands: Iterable[CallCommand]) -> list[str]:
 
 def _word(command: CallCommand) -> str:
     if isinstance(command, StartAttempt):
-        return f"start {command.n} {command.host.endpoint.address} {command.why}"
+        attempt = command.record
+        return f"start {attempt.n} {attempt.host.endpoint.address} {attempt.why}"
     if isinstance(command, CancelAttempt):
         return f"cancel {command.n}"
     return f"finish {command.n} {command.outcome.code}"
@@ -147,7 +149,7 @@ class ScriptedCluster:
             call.picked = None
 
     def report(
-        self, host: HostEntry, outcome: Outcome, seconds: float, now: float, attempt: StartAttempt | None = None
+        self, host: HostEntry, outcome: Outcome, seconds: float, now: float, attempt: AttemptRecord | None = None
     ) -> str:
         self.in_flight[host] -= 1
         if attempt is not None:

@@ -62,7 +62,7 @@ def test_a_retry_on_the_next_host_after_a_back_off() -> None:
     assert call.next_timer() == 2.1
     starts += call.on_timer(now=2.2)  # type: ignore[arg-type]
     assert brief(starts) == ["start 2 b retry", "start 3 c retry"]
-    assert [start.timeout for start in starts] == [pytest.approx(8.95), pytest.approx(7.8)]
+    assert [start.record.timeout for start in starts] == [pytest.approx(8.95), pytest.approx(7.8)]
     assert [start.previous for start in call.attempts] == [0, 1, 2]
     assert brief(call.on_outcome(3, OK, now=2.5)) == ["finish 3 OK"]
 

@@ -140,7 +140,7 @@ class Engine(Completion):
                 commands = step()
                 for command in commands:
                     if type(command) is StartAttempt:
-                        self._start(command)
+                        self._start(command.record)
                     elif type(command) is CancelAttempt:
                         self.give_up(command.n)
                     else:

@@ -5,9 +5,10 @@ from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Protocol
 
+from meshlib._core.attempt import AttemptRecord
 from meshlib._core.attempts.retry import Retries
 from meshlib._core.cluster_calls import ClusterCalls
-from meshlib._core.commands import CallCommands, CancelAttempt, Finish, StartAttempt
+from meshlib._core.commands import CallCommands, CancelAttempt, Finish
 from meshlib._core.deadlines import INVALID_TIMEOUT
 from meshlib._core.events import AttemptStarted, Broken, CallEvent, NotRetried
 from meshlib._core.explanation import deadline_exceeded, explanation
@@ -69,7 +70,7 @@ class CallRecord:
     observer: CallObserver | None = None
     """Receives its events."""
     state: State = NEW
-    attempts: tuple[StartAttempt, ...] = ()
+    attempts: tuple[AttemptRecord, ...] = ()
     tried: tuple[HostEntry, ...] = ()
     """Hosts it was sent to, oldest first."""
     picked: HostEntry | None = None
@@ -94,7 +95,7 @@ class CallRecord:
     """Attempts in flight that count."""
     _refused: int = 0
     """Attempts that do not count: grpc refused them, and another was sent instead."""
-    _failure: StartAttempt | None = None
+    _failure: AttemptRecord | None = None
     """The last attempt that failed; during a back-off it counts against the retry budget for the next one."""
     _why: str = "first"
     """Kind of the next attempt."""
@@ -173,7 +174,7 @@ class CallRecord:
         if self.observer is not None and self.cluster.breaker.says(outcome):
             self.observer.on_call_event(self, Broken(at=now, why=outcome.details))
 
-    def _final(self, attempt: StartAttempt, why: str, now: float) -> CallCommands:
+    def _final(self, attempt: AttemptRecord, why: str, now: float) -> CallCommands:
         """End the call with a failure that is not retried."""
         assert attempt.outcome is not None
         self.verdict = why
@@ -189,7 +190,7 @@ class CallRecord:
             self._free(attempt)
         return (*self._drop(), Finish(outcome, n))
 
-    def _drop(self, but: StartAttempt | None = None) -> CallCommands:
+    def _drop(self, but: AttemptRecord | None = None) -> CallCommands:
         """Cancel the attempts in flight; their outcomes no longer count."""
         dropped = [a for a in self.attempts if a.outcome is None and not a.dropped and a is not but]
         for attempt in dropped:
@@ -198,12 +199,12 @@ class CallRecord:
         self._flying -= len(dropped)
         return tuple(CancelAttempt(attempt.n) for attempt in dropped)
 
-    def _free(self, attempt: StartAttempt) -> None:
+    def _free(self, attempt: AttemptRecord) -> None:
         """Release the retry budget that an attempt holds."""
         if attempt.holds:
             self.cluster.retries.release(attempt)
 
-    def abandon(self, outcome: Outcome, *, now: float) -> "tuple[StartAttempt, ...]":
+    def abandon(self, outcome: Outcome, *, now: float) -> tuple[AttemptRecord, ...]:
         """End the call with ``outcome`` after an exception interrupted its machine between any two lines.
 
         Such an exception comes from a signal handler of the application. Releases all counts, and returns the attempts
