@@ -23,13 +23,14 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
 
 from meshlib._core.balancing.round_robin import RoundRobin
-from meshlib._core.call import Call
+from meshlib._core.call import Call, CallObserver
+from meshlib._core.call_record import CallRecord
 from meshlib._core.cluster import ClusterMachine
 from meshlib._core.cluster_policy import ClusterPolicy
 from meshlib._core.commands import ClusterCommand, Open, Rebuild
 from meshlib._core.connectivity import READY
 from meshlib._core.endpoint import Endpoint, Resolution
-from meshlib._core.events import CallEvent
+from meshlib._core.events import AttemptStarted, CallEvent
 from meshlib._core.host import HostEntry
 from meshlib._core.policy import HedgingPolicy, Plan, RetryPolicy
 from meshlib._core.status import OK, Outcome
@@ -67,7 +68,13 @@ class Connected:
 class Observer:
     """Ignores events."""
 
-    def on_call_event(self, call: Call, event: CallEvent) -> None:
+    every_event = True
+
+    def on_attempt_started(self, call: CallRecord, event: AttemptStarted) -> tuple[()]:
+        """Ignore the start of an attempt, and add no metadata to it."""
+        return ()
+
+    def on_call_event(self, call: CallRecord, event: CallEvent) -> None:
         """Ignore one event."""
 
 
@@ -105,11 +112,13 @@ def perform(made: ClusterMachine, commands: Sequence[ClusterCommand]) -> None:
             pending.extend(made.rebuild(now=0.0))
 
 
-def one_attempt(made: ClusterMachine, plan: Plan, **more: Any) -> Callable[[], object]:
+def one_attempt(made: ClusterMachine, plan: Plan, observer: CallObserver | None = None) -> Callable[[], object]:
     """Return a call that succeeds at once."""
 
     def call() -> None:
-        machine = Call(made, plan, METHOD, deadline=60.0, **more)
+        machine = Call(made, plan, METHOD, deadline=60.0)
+        if observer is not None:
+            machine.observe(observer)
         machine.begin(now=1.0)
         machine.on_outcome(1, OK, now=1.1)
 

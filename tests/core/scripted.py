@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterable, Sequence
 from random import Random
 from typing import Any
 
+from meshlib._core.attempt import AttemptRecord
 from meshlib._core.attempts.budget import Holder
 from meshlib._core.attempts.policy import RetryThrottling
 from meshlib._core.attempts.throttle import Throttle
 from meshlib._core.balancing.contracts import Balancer
 from meshlib._core.balancing.round_robin import RoundRobin
-from meshlib._core.call import Call
+from meshlib._core.call import Call, CallObserver
+from meshlib._core.call_record import CallRecord
 from meshlib._core.cluster import ClusterMachine
 from meshlib._core.cluster_policy import ClusterPolicy
 from meshlib._core.cluster_steps import ClusterCommands
@@ -71,7 +73,8 @@ def brief(commands: Iterable[CallCommand]) -> list[str]:
 
 def _word(command: CallCommand) -> str:
     if isinstance(command, StartAttempt):
-        return f"start {command.n} {command.host.endpoint.address} {command.why}"
+        attempt = command.record
+        return f"start {attempt.n} {attempt.host.endpoint.address} {attempt.why}"
     if isinstance(command, CancelAttempt):
         return f"cancel {command.n}"
     return f"finish {command.n} {command.outcome.code}"
@@ -147,7 +150,7 @@ class ScriptedCluster:
             call.picked = None
 
     def report(
-        self, host: HostEntry, outcome: Outcome, seconds: float, now: float, attempt: StartAttempt | None = None
+        self, host: HostEntry, outcome: Outcome, seconds: float, now: float, attempt: AttemptRecord | None = None
     ) -> str:
         self.in_flight[host] -= 1
         if attempt is not None:
@@ -210,9 +213,17 @@ class Ear:
 
     def __init__(self) -> None:
         self.calls: list[CallEvent] = []
+        self.metadata: tuple[tuple[str, str], ...] = ()
+        """Added to each attempt."""
         self.channel: list[ChannelEvent] = []
 
-    def on_call_event(self, call: Call, event: CallEvent) -> None:
+    every_event = True
+
+    def on_attempt_started(self, call: CallRecord, event: AttemptStarted) -> tuple[tuple[str, str], ...]:
+        self.calls.append(event)
+        return self.metadata
+
+    def on_call_event(self, call: CallRecord, event: CallEvent) -> None:
         self.calls.append(event)
 
     def on_channel_event(self, event: ChannelEvent) -> None:
@@ -385,9 +396,14 @@ class Channel:
 
     # Shorthands.
 
-    def call(self, policy: RetryPolicy | HedgingPolicy | None = None, **more: Any) -> Call:
+    def call(
+        self, policy: RetryPolicy | HedgingPolicy | None = None, *, observer: CallObserver | None = None, **more: Any
+    ) -> Call:
         """A call on this channel, not yet begun."""
-        return machine(plan(policy))(self.cluster, plan(policy), METHOD, **more)
+        call = machine(plan(policy))(self.cluster, plan(policy), METHOD, **more)
+        if observer is not None:
+            call.observe(observer)
+        return call
 
     def host(self, address: str) -> HostEntry:
         """The host at an address."""

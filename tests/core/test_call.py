@@ -24,6 +24,8 @@ def begun(
 ) -> Call:
     """A call whose first attempt has started at ``now``."""
     call = Call(cluster, plan(policy), METHOD, **more)  # type: ignore[arg-type]
+    if call.streaming:
+        call.on_reading(now=now)
     assert brief(call.begin(now=now)) == ["start 1 a first"]
     return call
 
@@ -60,7 +62,7 @@ def test_a_retry_on_the_next_host_after_a_back_off() -> None:
     assert call.next_timer() == 2.1
     starts += call.on_timer(now=2.2)  # type: ignore[arg-type]
     assert brief(starts) == ["start 2 b retry", "start 3 c retry"]
-    assert [start.timeout for start in starts] == [pytest.approx(8.95), pytest.approx(7.8)]
+    assert [start.record.timeout for start in starts] == [pytest.approx(8.95), pytest.approx(7.8)]
     assert [start.previous for start in call.attempts] == [0, 1, 2]
     assert brief(call.on_outcome(3, OK, now=2.5)) == ["finish 3 OK"]
 
@@ -632,7 +634,8 @@ def test_patience_with_a_connection_that_was_not_lost_ends() -> None:
 def test_what_an_observer_hears() -> None:
     """Each step of a call is an event with its stage, in order."""
     ear = Ear()
-    call = Call(ScriptedCluster(None, None, A, B), plan(RETRY), METHOD, observer=ear)  # type: ignore[arg-type]
+    call = Call(ScriptedCluster(None, None, A, B), plan(RETRY), METHOD)  # type: ignore[arg-type]
+    call.observe(ear)
     call.begin(now=0.0)
     call.on_endpoints(now=0.5)
     call.on_endpoints(now=1.0)
@@ -648,6 +651,39 @@ def test_what_an_observer_hears() -> None:
         AttemptEnded(at=4.0, n=2, address="b", code="ABORTED", seconds=1.0),
         NotRetried(at=4.0, n=2, why="ABORTED is not retried"),
     ]
+
+
+@pytest.mark.parametrize(("every_event", "seen"), [(True, [1, 2]), (False, [2])])
+def test_an_observer_adds_metadata_to_the_attempts_it_is_notified_of(every_event: bool, seen: list[int]) -> None:
+    """One that does not need every event is not notified of a first attempt."""
+    ear = Ear()
+    ear.every_event, ear.metadata = every_event, (("traceparent", "00-1"),)
+    call = Call(ScriptedCluster(A, B), plan(RETRY), METHOD)  # type: ignore[arg-type]
+    call.observe(ear)
+    call.begin(now=0.0)
+    call.on_outcome(1, UNAVAILABLE, now=1.0)
+    call.on_timer(now=2.0)
+    assert [attempt.n for attempt in call.attempts if attempt.carrier == ear.metadata] == seen
+
+
+def test_the_start_of_a_call_that_never_began() -> None:
+    """A call that is cancelled or interrupted first has lasted no time."""
+    cancelled, interrupted = (Call(ScriptedCluster(A), plan(), METHOD) for _ in range(2))  # type: ignore[arg-type]
+    assert brief(cancelled.on_cancel(CANCELLED, now=7.0)) == ["finish 0 CANCELLED"]
+    assert interrupted.abandon(CANCELLED, now=7.0) == ()
+    assert (cancelled.begun, interrupted.begun) == (7.0, 7.0)
+    late = begun(ScriptedCluster(A), now=5.0)
+    late.on_cancel(CANCELLED, now=7.0)
+    assert late.begun == 5.0
+
+
+def test_a_call_releases_the_errors_of_its_attempts() -> None:
+    """Attempts that ended hold none afterwards; one in flight has none."""
+    call = begun(ScriptedCluster(A, B))
+    call.on_outcome(1, Outcome("UNAVAILABLE", error=RuntimeError()), now=1.0)
+    call.on_timer(now=2.0)
+    call.release_errors()
+    assert [attempt.outcome and attempt.outcome.error for attempt in call.attempts] == [None, None]
 
 
 def test_commands_can_be_read() -> None:

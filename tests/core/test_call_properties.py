@@ -22,6 +22,7 @@ from tests.core.scripted import (
     walk,
 )
 
+from meshlib._core.attempt import AttemptRecord
 from meshlib._core.call import CallCommands, State
 from meshlib._core.cluster import CLOSED
 from meshlib._core.commands import CancelAttempt, StartAttempt
@@ -104,8 +105,8 @@ class CallMachine(RuleBasedStateMachine):
             deadline=deadline,
             streaming=streaming,
             wait_for_ready=wait_for_ready,
-            observer=self.ear,
         )
+        self.call.observe(self.ear)
         self.flying: set[int] = set()
         self.cancelled: set[int] = set()
         self.finishes: list[Outcome] = []
@@ -123,11 +124,12 @@ class CallMachine(RuleBasedStateMachine):
         for command in commands:
             assert not self.finishes, f"{command} after the end"
             if isinstance(command, StartAttempt):
-                assert command.n == len(self.call.attempts)
+                attempt = command.record
+                assert attempt.n == len(self.call.attempts)
                 assert not self.call.committed
-                assert command.timeout is None or command.timeout > 0
-                self.flying.add(command.n)
-                self.waited_for[command.n] = self.now if self.call.reading else math.inf
+                assert attempt.timeout is None or attempt.timeout > 0
+                self.flying.add(attempt.n)
+                self.waited_for[attempt.n] = self.now if self.call.reading else math.inf
                 self.panics.append(bool(self.cluster.panic))
             elif isinstance(command, CancelAttempt):
                 assert command.n in self.flying - self.cancelled
@@ -219,7 +221,7 @@ class CallMachine(RuleBasedStateMachine):
             if counted and isinstance(self.policy, RetryPolicy):
                 self.what_follows(self.policy, attempt, outcome)
 
-    def what_follows(self, policy: RetryPolicy, attempt: StartAttempt, outcome: Outcome) -> None:
+    def what_follows(self, policy: RetryPolicy, attempt: AttemptRecord, outcome: Outcome) -> None:
         """An attempt ended and nothing else happened: check the effect of its metadata and of the channel's limits."""
         if self.call.state is State.BACKOFF:
             timer = self.call.next_timer()
@@ -375,7 +377,7 @@ class CallMachine(RuleBasedStateMachine):
         assert not +self.cluster.in_flight
 
 
-def counts(attempt: StartAttempt) -> bool:
+def counts(attempt: AttemptRecord) -> bool:
     """Whether an attempt is in flight and its outcome matters."""
     return attempt.outcome is None and not attempt.dropped
 

@@ -82,7 +82,7 @@ def test_a_removed_host_that_comes_back_keeps_its_connection(calls: int) -> None
     channel = Channel.of("a", "b")
     host = channel.host("a")
     call = channel.call()
-    while call.begin(now=1.0)[0].host is not host:  # type: ignore[union-attr]
+    while call.begin(now=1.0)[0].record.host is not host:  # type: ignore[union-attr]
         call = channel.call()
     channel.resolve("b", now=2.0)
     assert channel.cluster.ready == 1
@@ -283,7 +283,7 @@ def test_fail_fast_is_sent_to_a_failing_host() -> None:
     assert channel.woken == [call]
     (start,) = call.on_endpoints(now=1.0)
     other = channel.pick(call, now=1.0)
-    assert {start.host.endpoint.address, other} == {"a", "b"}  # type: ignore[union-attr]
+    assert {start.record.host.endpoint.address, other} == {"a", "b"}  # type: ignore[union-attr]
 
 
 def test_the_true_reason_of_failing_hosts_is_of_the_best_priority() -> None:
@@ -451,7 +451,7 @@ def test_a_refused_call_takes_its_host_out() -> None:
     channel = Channel.of("a", "b")
     call = channel.call()
     (start,) = call.begin(now=1.0)
-    dead = start.host.endpoint.address  # type: ignore[union-attr]
+    dead = start.record.host.endpoint.address  # type: ignore[union-attr]
     channel.links[dead].is_now = TRANSIENT_FAILURE
     (again,) = call.on_outcome(1, REFUSED, now=1.0)
     assert brief([again]) == [f"start 2 {'b' if dead == 'a' else 'a'} refused"]
@@ -627,7 +627,7 @@ def test_calls_of_a_lost_host_are_retried_beyond_the_budget(how: str) -> None:
     channel = Channel.of("a", "b", budget=RetryBudget(budget_percent=0.0, min_retry_concurrency=0))
     call = channel.call(RetryPolicy())
     (start,) = call.begin(now=0.0)
-    lost = start.host.endpoint.address  # type: ignore[union-attr]
+    lost = start.record.host.endpoint.address  # type: ignore[union-attr]
     other = "b" if lost == "a" else "a"
     call.on_outcome(1, UNAVAILABLE, now=1.0)
     if how == "removed":

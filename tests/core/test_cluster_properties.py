@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from tests.core.scripted import CANCELLED, REFUSED, UNAVAILABLE, Channel, Moves, walk
 
+from meshlib._core.attempt import AttemptRecord
 from meshlib._core.balancing.least_request import LeastRequest
 from meshlib._core.balancing.priorities import Priorities, loads
 from meshlib._core.balancing.round_robin import RoundRobin
@@ -157,7 +158,7 @@ class ClusterMachine(RuleBasedStateMachine):
         self.cluster = self.channel.cluster
         self.now = 0.0
         self.calls: list[Call] = []
-        self.flying: dict[tuple[int, int], StartAttempt] = {}
+        self.flying: dict[tuple[int, int], AttemptRecord] = {}
         self.finishes: Counter[Call] = Counter()
         self.hosts: list[HostEntry] = []
         self.dials: dict[HostEntry, tuple[int, object]] = {}
@@ -375,15 +376,16 @@ class ClusterMachine(RuleBasedStateMachine):
         number = self.calls.index(call)
         for command in commands:
             if isinstance(command, StartAttempt):
+                attempt = command.record
                 assert not self.finishes[call]
-                assert command.host.subchannel is not None
-                if command.host.ejection is not None:
+                assert attempt.host.subchannel is not None
+                if attempt.host.ejection is not None:
                     assert self.cluster.panic
                     assert self.cluster._picker is not None
-                    assert command.host in self.cluster._picker._forced
-                self.flying[number, command.n] = command
-                if command.host not in self.hosts:
-                    self.hosts.append(command.host)
+                    assert attempt.host in self.cluster._picker._forced
+                self.flying[number, attempt.n] = attempt
+                if attempt.host not in self.hosts:
+                    self.hosts.append(attempt.host)
             elif isinstance(command, Finish):
                 self.finishes[call] += 1
             else:

@@ -127,7 +127,7 @@ class World:
         while pending:
             command = pending.pop(0)
             if isinstance(command, StartAttempt):
-                pending += call.on_outcome(command.n, outcome, now=self.now)
+                pending += call.on_outcome(command.record.n, outcome, now=self.now)
                 outcome = OK
             elif isinstance(command, CancelAttempt):
                 if call.attempts[command.n - 1].seconds is None:

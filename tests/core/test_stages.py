@@ -106,7 +106,9 @@ def test_a_trace_is_a_path_through_the_table(
 ) -> None:
     """Attempts go down the table in its order; steps after a failure begin above it."""
     ear = Ear()
-    call = machine(plan(policy))(ScriptedCluster(None, A, B), plan(policy), METHOD, streaming=True, observer=ear)  # type: ignore[arg-type]
+    call = machine(plan(policy))(ScriptedCluster(None, A, B), plan(policy), METHOD, streaming=True)  # type: ignore[arg-type]
+    call.observe(ear)
+    call.on_reading(now=0.0)
     call.begin(now=0.0)
     call.on_endpoints(now=0.0)
     story(call)  # type: ignore[operator]

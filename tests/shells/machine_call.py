@@ -9,6 +9,7 @@ from tests.shells.observing import Failed
 from tests.shells.script import Caller
 
 from meshlib._adapt import outcomes
+from meshlib._core.attempt import AttemptRecord
 from meshlib._core.attempts.replay import Replay
 from meshlib._core.call import Call, State
 from meshlib._core.commands import CancelAttempt, Finish, StartAttempt
@@ -57,6 +58,8 @@ class Calling:
             streaming=streaming,
         )
         world.telemetry.call_started(self.call, (), world.now)
+        if streaming:
+            self.call.on_reading(now=world.now)
         self.call.waker = lambda: world.soon(partial(self.feed, self.call.on_endpoints))
         world.start()
         if world.script.uploading:
@@ -80,7 +83,7 @@ class Calling:
     def perform(self, commands: Iterable[Any]) -> None:
         for command in commands:
             if isinstance(command, StartAttempt):
-                self.start(command)
+                self.start(command.record)
             elif isinstance(command, CancelAttempt):
                 self.stop(command.n)
             else:
@@ -91,7 +94,7 @@ class Calling:
         if due is not None:
             self.world.at(due, lambda: self.due(token))
 
-    def start(self, attempt: StartAttempt) -> None:
+    def start(self, attempt: AttemptRecord) -> None:
         world, link = self.world, attempt.host.subchannel
         previous = str(attempt.previous) if attempt.previous else None
         flight = world.network.send(self.caller.method, link, attempt.timeout, previous)  # type: ignore[arg-type]

@@ -12,8 +12,9 @@ from meshlib._adapt.metadata import Metadata, for_attempt
 from meshlib._aio.waiting import Condition
 from meshlib._control.invocation import Invocation
 from meshlib._control.methods import Method
+from meshlib._core.attempt import AttemptRecord
 from meshlib._core.call import Call
-from meshlib._core.commands import CallCommand, StartAttempt
+from meshlib._core.commands import CallCommand
 from meshlib._core.status import OK, Outcome, local
 
 __all__ = ["LOCAL_DETAILS", "AttemptRunner", "Step"]
@@ -95,25 +96,25 @@ class AttemptRunner:
             self._notify()
             self.left()
 
-    def _report(self, attempt: StartAttempt, outcome: Outcome, now: float) -> tuple[CallCommand, ...]:
+    def _report(self, attempt: AttemptRecord, outcome: Outcome, now: float) -> tuple[CallCommand, ...]:
         """The input for the end of an attempt, unless the same was queued before."""
         return self.call.on_outcome(attempt.n, outcome, now) if attempt.seconds is None else ()
 
-    def _start(self, command: StartAttempt) -> None:
-        subchannel: Any = command.host.subchannel
+    def _start(self, record: AttemptRecord) -> None:
+        subchannel: Any = record.host.subchannel
         try:
             # Recorded before it is followed: an exception may be raised between the two.
-            self.attempts[command.n] = attempt = subchannel.multicallables[self.method](
-                self.request(command.n),
-                timeout=command.timeout,
-                metadata=for_attempt(self._metadata, command.previous, command.carrier),
+            self.attempts[record.n] = attempt = subchannel.multicallables[self.method](
+                self.request(record.n),
+                timeout=record.timeout,
+                metadata=for_attempt(self._metadata, record.previous, record.carrier),
                 credentials=self._invocation.credentials,
                 compression=self._invocation.compression,
             )
-            self.follow(command.n, attempt)
+            self.follow(record.n, attempt)
         except Exception as error:  # noqa: BLE001 - whatever it is, the in-flight count must be decremented
-            self.give_up(command.n)  # grpc may have it
-            self.attempt_ended(command.n, error)
+            self.give_up(record.n)  # grpc may have it
+            self.attempt_ended(record.n, error)
             return
         if self._condition is not None:
             self._condition.notify()

@@ -86,7 +86,6 @@ class Engine(Completion):
             streaming=streaming,
         )
         call.waker = self._wake
-        call.reading = not streaming
         self.attempts = {}
         self.context = contextvars.copy_context()
 
@@ -121,7 +120,7 @@ class Engine(Completion):
                 commands = step()
                 for command in commands:
                     if type(command) is StartAttempt:
-                        self._start(command)
+                        self._start(command.record)
                     elif type(command) is CancelAttempt:
                         self.give_up(command.n)
                     else:
@@ -159,8 +158,6 @@ class Engine(Completion):
         """The input that ends a call whose machine or commands were interrupted. It reverts all counts at once, and
         repeats nothing that was done before."""
         call, now = self.call, self._now()
-        if not call.attempts:
-            call.begun = call.begun or now
         for attempt in call.abandon(RAISED, now=now):
             self.give_up(attempt.n)
             call.on_outcome(attempt.n, RAISED, now)

@@ -8,6 +8,7 @@ decrements the host's in-flight count. One thread at a time feeds a call.
 
 import math
 
+from meshlib._core.attempt import AttemptRecord
 from meshlib._core.attempts.budget import LOSS_PATIENCE, LOSS_POLLS, LOSS_SHOWS
 from meshlib._core.attempts.retry import Retries
 from meshlib._core.call_record import BACKOFF, DONE, FLYING, NEW, WAITING, CallObserver, CallRecord, State
@@ -84,7 +85,7 @@ class Call(CallRecord):
         ejected = self.cluster.report(attempt.host, outcome, seconds, now, attempt)
         if ejected:
             attempt.ejected = ejected
-        if self.observer is not None and (self.every_event or outcome.code != "OK"):
+        if self.observer is not None and (self.observer.every_event or outcome.code != "OK"):
             self._tell_end(attempt, outcome, seconds, now)
         if attempt.dropped:
             return NOTHING
@@ -114,6 +115,8 @@ class Call(CallRecord):
         """The caller, or the closing channel, ends the call with ``outcome``."""
         if self.state is DONE:
             return NOTHING
+        if self.state is NEW:
+            self.begun = now
         return self._finish(outcome)
 
     def next_timer(self) -> float | None:
@@ -158,7 +161,9 @@ class Call(CallRecord):
             timeout = limit
         if self.attempts:
             count = len(self.attempts)
-            attempt = StartAttempt(count + 1, host, timeout, why, now, count - self._refused)
+            attempt = AttemptRecord(count + 1, host, timeout, now)
+            attempt.why = why
+            attempt.previous = count - self._refused
             self.tried = (*self.tried, host)
             # Either the call or the attempt holds the in-flight count, wherever an exception is raised.
             self.attempts = (*self.attempts, attempt)
@@ -167,25 +172,27 @@ class Call(CallRecord):
             if holder is not None and holder.holds:  # uninterrupted
                 holder.holds = False  # uninterrupted
                 attempt.holds = True  # uninterrupted
+            self._flying += 1
         else:
-            attempt = StartAttempt(1, host, timeout, why, now, 0)
+            attempt = AttemptRecord(1, host, timeout, now)
             self.tried = (host,)
             self.attempts = (attempt,)
             self.picked = None  # uninterrupted
-        if self.streaming and self.reading:
+            self._flying = 1
+        if self.reading:
             attempt.active = now
         self.state = FLYING
         self.waited = False
-        self._flying += 1
         if self.cluster.panic:
             attempt.panic = host.endpoint.priority in self.cluster.panic
-        if self.observer is not None and (self.every_event or why != "first" or attempt.panic):
+        observer = self.observer
+        if observer is not None and (observer.every_event or why != "first" or attempt.panic):
             address = host.endpoint.address
             started = AttemptStarted(at=now, n=attempt.n, address=address, why=why, panic=attempt.panic)
-            self.observer.on_call_event(self, started)
-        return attempt
+            attempt.carrier = observer.on_attempt_started(self, started)
+        return StartAttempt(attempt)
 
-    def _tell_end(self, attempt: StartAttempt, outcome: Outcome, seconds: float, now: float) -> None:
+    def _tell_end(self, attempt: AttemptRecord, outcome: Outcome, seconds: float, now: float) -> None:
         """Notify the observer of the end of an attempt, and of an ejection by it."""
         assert self.observer is not None
         n, address = attempt.n, attempt.host.endpoint.address
@@ -196,7 +203,7 @@ class Call(CallRecord):
 
     # Failure of an attempt.
 
-    def _failed(self, attempt: StartAttempt, outcome: Outcome, now: float) -> CallCommands:
+    def _failed(self, attempt: AttemptRecord, outcome: Outcome, now: float) -> CallCommands:
         self._failure = attempt
         if outcome.refused and not self.committed:
             again = self._repick(attempt, now)
@@ -209,7 +216,7 @@ class Call(CallRecord):
             return self._final(attempt, "the channel was closed", now)
         return self._again(attempt, outcome, now)
 
-    def _repick(self, attempt: StartAttempt, now: float) -> CallCommands | None:
+    def _repick(self, attempt: AttemptRecord, now: float) -> CallCommands | None:
         """Retry a refused attempt transparently (gRFC A6): at once, at most once per host, and only while a host is
         ready or the call would wait for one anyway. None: handle it like any failure."""
         refusals = sum(a.host is attempt.host and a.outcome is not None and a.outcome.refused for a in self.attempts)
@@ -226,7 +233,7 @@ class Call(CallRecord):
         self._refused += 1
         return (self._send(host, "refused", now),)
 
-    def _again(self, attempt: StartAttempt, outcome: Outcome, now: float) -> CallCommands:
+    def _again(self, attempt: AttemptRecord, outcome: Outcome, now: float) -> CallCommands:
         """Apply the retry policy of the method to a failure."""
         policy = self.plan.retry
         if policy is None:
@@ -242,7 +249,7 @@ class Call(CallRecord):
             return self._final(attempt, self.cluster.retries.refuse(THROTTLED, now=now), now)
         return self._back_off(attempt, decision, "retry", now)
 
-    def _back_off(self, attempt: StartAttempt, delay: float, why: str, now: float) -> CallCommands:
+    def _back_off(self, attempt: AttemptRecord, delay: float, why: str, now: float) -> CallCommands:
         """Wait ``delay`` for the next attempt, which counts against the budget meanwhile."""
         admitted = self.cluster.retries.acquire(attempt, self)
         if admitted is None:
@@ -261,7 +268,7 @@ class Call(CallRecord):
         # The channel closed meanwhile: nothing would wake this call.
         return self._start(why, now) if self.cluster.closed else NOTHING
 
-    def _resume(self, attempt: StartAttempt, now: float) -> CallCommands:
+    def _resume(self, attempt: AttemptRecord, now: float) -> CallCommands:
         """End the back-off. A retry beyond the budget is allowed if its host was lost: the budget protects hosts that
         answer with errors, and must not fail the calls of a host that crashed."""
         if not attempt.holds:
@@ -276,7 +283,7 @@ class Call(CallRecord):
                 return self._final(attempt, why, now)
         return self._start(self._why, now)
 
-    def _may_yet_be_lost(self, attempt: StartAttempt, now: float) -> bool:
+    def _may_yet_be_lost(self, attempt: AttemptRecord, now: float) -> bool:
         """Whether there is time left to confirm a lost connection that grpc reported."""
         assert attempt.seconds is not None
         if self.deadline is not None and now + LOSS_SHOWS >= self.deadline:
@@ -284,7 +291,7 @@ class Call(CallRecord):
         self._polls += 1
         return self._polls < LOSS_POLLS or now + LOSS_SHOWS < attempt.start + attempt.seconds + LOSS_PATIENCE
 
-    def _give_up(self, attempt: StartAttempt, now: float) -> CallCommands:
+    def _give_up(self, attempt: AttemptRecord, now: float) -> CallCommands:
         """Time out a stream's attempt that received no message: cancel and drop it."""
         retry = self.plan.retry
         assert retry is not None

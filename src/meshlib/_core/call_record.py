@@ -5,11 +5,12 @@ from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Protocol
 
+from meshlib._core.attempt import AttemptRecord
 from meshlib._core.attempts.retry import Retries
 from meshlib._core.cluster_calls import ClusterCalls
-from meshlib._core.commands import CallCommands, CancelAttempt, Finish, StartAttempt
+from meshlib._core.commands import CallCommands, CancelAttempt, Finish
 from meshlib._core.deadlines import INVALID_TIMEOUT
-from meshlib._core.events import Broken, CallEvent, NotRetried
+from meshlib._core.events import AttemptStarted, Broken, CallEvent, NotRetried
 from meshlib._core.explanation import deadline_exceeded, explanation
 from meshlib._core.host import HostEntry
 from meshlib._core.policy import Plan
@@ -34,8 +35,17 @@ NEW, WAITING, FLYING, BACKOFF, DONE = State  # as globals: on 3.11 looking up a 
 class CallObserver(Protocol):
     """Observer of call events, on the thread that feeds the call."""
 
+    @property
+    def every_event(self) -> bool:
+        """Whether it also receives the events of nearly every call: first attempt started, attempt ended OK."""
+        ...
+
+    def on_attempt_started(self, call: "CallRecord", event: AttemptStarted) -> tuple[tuple[str, str], ...]:
+        """Handle the start of an attempt, before it is sent. Returns the metadata to add to it."""
+        ...
+
     def on_call_event(self, call: "CallRecord", event: CallEvent) -> None:
-        """Handle one event of a call."""
+        """Handle any other event of a call."""
         ...
 
 
@@ -51,7 +61,6 @@ class CallRecord:
         wait_for_ready: wait for a host rather than fail while none can be reached.
         streaming: the response is a stream, whose attempts are timed here: after the first message
             ``per_attempt_timeout`` no longer applies.
-        observer: receives its events.
     """
 
     # Defaults of rarely used attributes are on the class, so that other calls do not pay for them.
@@ -59,25 +68,22 @@ class CallRecord:
     hash: int | None = None
     streaming: bool = False
     observer: CallObserver | None = None
-    every_event: bool = True
-    """Whether the observer also receives the events of nearly every call: first attempt started, attempt ended OK."""
+    """Receives its events."""
     state: State = NEW
-    attempts: tuple[StartAttempt, ...] = ()
+    attempts: tuple[AttemptRecord, ...] = ()
     tried: tuple[HostEntry, ...] = ()
     """Hosts it was sent to, oldest first."""
     picked: HostEntry | None = None
     """Host that counts an attempt in flight which has not been made yet."""
     holds: bool = False
     """Such an attempt counts against the retry budget."""
-    span: object = None
-    """State of telemetry for the call."""
     waker: Callable[[], None] | None = None
-    """Called when the shell should call :meth:`on_endpoints` of a waiting call."""
+    """Called when the shell should call :meth:`on_endpoints` of a waiting call; set by the shell."""
     woken: bool = False
     """The same, for a shell that polls."""
     waited: bool = False
     """It waits for a host, or has since its last attempt."""
-    reading: bool = True
+    reading: bool = False
     """The application waits for a message of a stream, so attempt timeouts run."""
     begun: float = 0.0
     """Monotonic second of its start."""
@@ -89,7 +95,7 @@ class CallRecord:
     """Attempts in flight that count."""
     _refused: int = 0
     """Attempts that do not count: grpc refused them, and another was sent instead."""
-    _failure: StartAttempt | None = None
+    _failure: AttemptRecord | None = None
     """The last attempt that failed; during a back-off it counts against the retry budget for the next one."""
     _why: str = "first"
     """Kind of the next attempt."""
@@ -109,7 +115,6 @@ class CallRecord:
         wait_for_ready: bool = False,
         *,
         streaming: bool = False,
-        observer: CallObserver | None = None,
     ) -> None:
         self.cluster = cluster
         self.plan = plan
@@ -119,8 +124,10 @@ class CallRecord:
         self.wait_for_ready = wait_for_ready
         if streaming:
             self.streaming = True
-        if observer is not None:
-            self.observer = observer
+
+    def observe(self, observer: CallObserver) -> None:
+        """Send the events of the call to ``observer``, before it begins."""
+        self.observer = observer
 
     def wake(self) -> None:
         """Request :meth:`on_endpoints` from the shell: sets ``woken`` and calls the waker, if there is one."""
@@ -167,7 +174,7 @@ class CallRecord:
         if self.observer is not None and self.cluster.breaker.says(outcome):
             self.observer.on_call_event(self, Broken(at=now, why=outcome.details))
 
-    def _final(self, attempt: StartAttempt, why: str, now: float) -> CallCommands:
+    def _final(self, attempt: AttemptRecord, why: str, now: float) -> CallCommands:
         """End the call with a failure that is not retried."""
         assert attempt.outcome is not None
         self.verdict = why
@@ -183,7 +190,7 @@ class CallRecord:
             self._free(attempt)
         return (*self._drop(), Finish(outcome, n))
 
-    def _drop(self, but: StartAttempt | None = None) -> CallCommands:
+    def _drop(self, but: AttemptRecord | None = None) -> CallCommands:
         """Cancel the attempts in flight; their outcomes no longer count."""
         dropped = [a for a in self.attempts if a.outcome is None and not a.dropped and a is not but]
         for attempt in dropped:
@@ -192,17 +199,19 @@ class CallRecord:
         self._flying -= len(dropped)
         return tuple(CancelAttempt(attempt.n) for attempt in dropped)
 
-    def _free(self, attempt: StartAttempt) -> None:
+    def _free(self, attempt: AttemptRecord) -> None:
         """Release the retry budget that an attempt holds."""
         if attempt.holds:
             self.cluster.retries.release(attempt)
 
-    def abandon(self, outcome: Outcome, *, now: float) -> "tuple[StartAttempt, ...]":
+    def abandon(self, outcome: Outcome, *, now: float) -> tuple[AttemptRecord, ...]:
         """End the call with ``outcome`` after an exception interrupted its machine between any two lines.
 
         Such an exception comes from a signal handler of the application. Releases all counts, and returns the attempts
         that are still to be reported.
         """
+        if self.state is NEW:
+            self.begun = self.begun or now
         self.state = DONE
         self.cluster.leave(self)
         self.cluster.release_pick(self)
@@ -215,6 +224,12 @@ class CallRecord:
             attempt.dropped = True
         self._flying = 0
         return tuple(attempt for attempt in self.attempts if attempt.seconds is None)
+
+    def release_errors(self) -> None:
+        """Release the errors of its attempts. One that holds the call would be in a cycle with it."""
+        for attempt in self.attempts:
+            if attempt.outcome is not None:
+                attempt.outcome.error = None
 
     def details(self, outcome: Outcome) -> str:
         """Error details of a call that ended with ``outcome``: the last server's, unchanged. If the deadline passed

@@ -14,6 +14,7 @@ from functools import partial
 from random import Random
 from typing import Final, Protocol
 
+from meshlib._core.attempt import AttemptRecord
 from meshlib._core.attempts.admission import Admission
 from meshlib._core.attempts.budget import Budget
 from meshlib._core.attempts.throttle import Throttle
@@ -21,7 +22,6 @@ from meshlib._core.balancing.picker_snapshot import Asking, PickerSnapshot
 from meshlib._core.balancing.priorities import Priorities
 from meshlib._core.cluster_policy import ClusterPolicy
 from meshlib._core.cluster_steps import ClusterSteps
-from meshlib._core.commands import StartAttempt
 from meshlib._core.connectivity import IDLE, READY
 from meshlib._core.connectivity_poll import ConnectivityPoll
 from meshlib._core.events import ChannelObserver
@@ -165,7 +165,7 @@ class ClusterCalls:
             self._attention()
 
     def report(
-        self, host: HostEntry, outcome: Outcome, seconds: float, now: float, attempt: StartAttempt | None = None
+        self, host: HostEntry, outcome: Outcome, seconds: float, now: float, attempt: AttemptRecord | None = None
     ) -> str:
         """Record the end of an attempt on ``host`` and decrement its in-flight count.
 

@@ -1,8 +1,12 @@
-"""Commands of a machine to its shell: values, performed in order and outside every lock."""
+"""Commands of a machine to its shell: values, performed in order and outside every lock.
 
-import math
+Their attributes are ``Final``: a type checker rejects an assignment. A frozen dataclass would reject it at run
+time, and call ``object.__setattr__`` for each attribute of each command.
+"""
+
 from typing import Final, final
 
+from meshlib._core.attempt import AttemptRecord
 from meshlib._core.host import HostEntry, Subchannel
 from meshlib._core.status import OK, Outcome
 from meshlib._core.waiter import Waiter
@@ -28,57 +32,15 @@ __all__ = [
 
 @final
 class StartAttempt:
-    """Send the request to ``host``; afterwards the record of the attempt.
+    """Send the attempt of ``record`` to its host, with its timeout and metadata."""
 
-    Args:
-        n: number of the attempt, from 1.
-        host: the host to send it to.
-        timeout: seconds the attempt may take, for grpc to enforce; None: no limit.
-        why: ``"first"``, ``"retry"``, ``"hedge"`` or ``"refused"`` (the previous one was, and does not count).
-        start: monotonic second of the command.
-        previous: attempts before this one that a server may have seen: ``grpc-previous-rpc-attempts`` (gRFC A6).
-    """
+    __slots__ = ("record",)
 
-    # Defaults of rarely used attributes are on the class, so that other attempts do not pay for them.
-
-    outcome: Outcome | None = None
-    """Its outcome for the call."""
-    seconds: float | None = None
-    """Its duration; None until its outcome is reported."""
-    dropped: bool = False
-    """Cancelled: its outcome, still to come, no longer counts."""
-    holds: bool = False
-    """It counts against the retry budget."""
-    active: float = math.inf
-    """Monotonic second since which the application waits for a message of it; infinite: it does not."""
-    panic: bool = False
-    """Its host was picked in panic mode: ejected hosts were used too."""
-    carrier: tuple[tuple[str, str], ...] = ()
-    """Its own metadata: the context of its span."""
-    ejected: str = ""
-    """Why its end ejected its host; empty: it did not."""
-
-    def __init__(self, n: int, host: HostEntry, timeout: float | None, why: str, start: float, previous: int) -> None:
-        self.n = n
-        self.host = host
-        self.timeout = timeout
-        self.why = why
-        self.start = start
-        self.previous = previous
-
-    @property
-    def code(self) -> str | None:
-        """Name of its status code; None while it is in flight and counts. CANCELLED from the moment that another hedge
-        wins or its call is cancelled."""
-        if self.outcome is not None:
-            return self.outcome.code
-        return "CANCELLED" if self.dropped else None
+    def __init__(self, record: AttemptRecord) -> None:
+        self.record: Final = record
 
     def __repr__(self) -> str:
-        end = "in flight" if self.outcome is None else self.outcome.code
-        if self.seconds is not None:
-            end += f" after {self.seconds:.3f} s"
-        return f"<attempt {self.n} {self.host.endpoint.address} {self.why}: {end}>"
+        return f"<start {self.record.n} {self.record.host.endpoint.address} {self.record.why}>"
 
 
 @final
@@ -88,7 +50,7 @@ class CancelAttempt:
     __slots__ = ("n",)
 
     def __init__(self, n: int) -> None:
-        self.n = n
+        self.n: Final = n
 
     def __repr__(self) -> str:
         return f"<cancel {self.n}>"
@@ -101,8 +63,8 @@ class Diagnose:
     __slots__ = ("host", "subchannel")
 
     def __init__(self, host: HostEntry) -> None:
-        self.host = host
-        self.subchannel = host.subchannel
+        self.host: Final = host
+        self.subchannel: Final = host.subchannel
 
     def __repr__(self) -> str:
         return f"<diagnose {self.host.endpoint.address}>"
@@ -115,8 +77,8 @@ class Finish:
     __slots__ = ("n", "outcome")
 
     def __init__(self, outcome: Outcome, n: int) -> None:
-        self.outcome = outcome
-        self.n = n
+        self.outcome: Final = outcome
+        self.n: Final = n
 
     def __repr__(self) -> str:
         return f"<finish {self.n} {self.outcome.code}>"
@@ -156,7 +118,7 @@ class Open:
     __slots__ = ("host",)
 
     def __init__(self, host: HostEntry) -> None:
-        self.host = host
+        self.host: Final = host
 
     def __repr__(self) -> str:
         return f"<open {self.host.endpoint.address}>"
@@ -169,8 +131,8 @@ class Close:
     __slots__ = ("host", "subchannel")
 
     def __init__(self, host: HostEntry, subchannel: Subchannel | None = None) -> None:
-        self.host = host
-        self.subchannel = subchannel or host.subchannel
+        self.host: Final = host
+        self.subchannel: Final = subchannel or host.subchannel
 
     def __repr__(self) -> str:
         return f"<close {self.host.endpoint.address}>"
@@ -183,7 +145,7 @@ class Wake:
     __slots__ = ("calls",)
 
     def __init__(self, calls: tuple[Waiter, ...]) -> None:
-        self.calls = calls
+        self.calls: Final = calls
 
     def __repr__(self) -> str:
         return f"<wake {len(self.calls)}>"
@@ -196,7 +158,7 @@ class StateChanged:
     __slots__ = ("state",)
 
     def __init__(self, state: int) -> None:
-        self.state = state
+        self.state: Final = state
 
     def __repr__(self) -> str:
         return f"<state {self.state}>"

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Final
 
-from meshlib._core.commands import StartAttempt
+from meshlib._core.attempt import AttemptRecord
 from meshlib._core.status import Outcome, local
 
 __all__ = ["COMMITTED", "OVER_BUDGET", "RETRIES_FULL", "THROTTLED", "deadline_exceeded", "explanation", "story"]
@@ -20,7 +20,7 @@ COMMITTED: Final = {
 """Why the call was committed to an attempt, so that its failure ended the call."""
 
 
-def explanation(attempts: Sequence[StartAttempt], outcome: Outcome, details: str, why: str) -> str:
+def explanation(attempts: Sequence[AttemptRecord], outcome: Outcome, details: str, why: str) -> str:
     """Error text of a call.
 
     Args:
@@ -40,13 +40,13 @@ def explanation(attempts: Sequence[StartAttempt], outcome: Outcome, details: str
     )
 
 
-def story(attempts: Sequence[StartAttempt], code: str, why: str) -> str:
+def story(attempts: Sequence[AttemptRecord], code: str, why: str) -> str:
     """Log text of a call that did not succeed at once: its attempts."""
     told = [f"{a.host.endpoint.address} {a.why}: {a.code or '?'}" for a in attempts]
     return f"{code} after {_counted(len(attempts), 'attempt')} ({'; '.join([*told, *([why] if why else [])])})"
 
 
-def deadline_exceeded(method: str, target: str, failure: StartAttempt | None, situation: str, hosts: str) -> Outcome:
+def deadline_exceeded(method: str, target: str, failure: AttemptRecord | None, situation: str, hosts: str) -> Outcome:
     """Outcome of a call whose deadline passed while no attempt was in flight.
 
     Args:

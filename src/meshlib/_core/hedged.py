@@ -3,6 +3,7 @@
 import math
 from typing import Any, final
 
+from meshlib._core.attempt import AttemptRecord
 from meshlib._core.attempts.hedge import Hedges
 from meshlib._core.attempts.retry import LOCAL
 from meshlib._core.call import Call
@@ -45,12 +46,12 @@ class HedgedCall(Call):
     def _send(self, host: HostEntry, why: str, now: float) -> StartAttempt:
         if why == "hedge":
             self._hedges.take()
-        attempt = super()._send(host, why, now)
+        command = super()._send(host, why, now)
         if why != "refused":
             self._hedges.sent(now=now)
-        return attempt
+        return command
 
-    def _again(self, attempt: StartAttempt, outcome: Outcome, now: float) -> CallCommands:
+    def _again(self, attempt: AttemptRecord, outcome: Outcome, now: float) -> CallCommands:
         hedges = self._hedges
         if outcome.local:
             return self._final(attempt, LOCAL, now)

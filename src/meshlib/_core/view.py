@@ -1,11 +1,10 @@
 """Read-only view of a call and its attempts: ``call.mesh`` and ``error.mesh``."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, final
+from typing import NamedTuple, final
 
-if TYPE_CHECKING:
-    from meshlib._core.call import Call
-    from meshlib._core.status import Outcome
+from meshlib._core.call_record import CallRecord
+from meshlib._core.status import Outcome
 
 __all__ = ["AttemptView", "CallMesh"]
 
@@ -49,7 +48,7 @@ class CallMesh:
 
     __slots__ = ("_call", "_outcome")
 
-    def __init__(self, call: "Call | _Copied", outcome: "Outcome | None" = None) -> None:
+    def __init__(self, call: CallRecord | _Copied, outcome: Outcome | None = None) -> None:
         self._call = call
         self._outcome = outcome
 

@@ -18,9 +18,9 @@ from meshlib._adapt.metadata import Metadata, for_attempt
 from meshlib._control.exits import threadless
 from meshlib._control.invocation import Invocation
 from meshlib._control.shortage import short_of
+from meshlib._core.attempt import AttemptRecord
 from meshlib._core.call import Call, CallCommands
 from meshlib._core.cluster_calls import CLOSED
-from meshlib._core.commands import StartAttempt
 from meshlib._core.status import OK, Outcome, local
 from meshlib._sync.control import gate
 from meshlib._sync.requests import Requests
@@ -52,10 +52,10 @@ class GrpcCall(Protocol):
 class Attempt:
     """One attempt: the shell's state, beside the machine's record."""
 
-    __slots__ = ("aside", "call", "cancelled", "command", "ended", "mended", "readers", "reported", "starter", "target")
+    __slots__ = ("aside", "call", "cancelled", "ended", "mended", "readers", "record", "reported", "starter", "target")
 
-    def __init__(self, command: StartAttempt) -> None:
-        self.command = command
+    def __init__(self, record: AttemptRecord) -> None:
+        self.record = record
         self.call: GrpcCall | None = None
         """grpc's call, once started."""
         self.aside = False
@@ -76,7 +76,7 @@ class Attempt:
     @property
     def stands(self) -> bool:
         """Whether its outcome may still count."""
-        return not self.reported and self.command.outcome is None and not self.command.dropped
+        return not self.reported and self.record.outcome is None and not self.record.dropped
 
 
 class AttemptRunner:
@@ -150,9 +150,9 @@ class AttemptRunner:
         attempt.reported = True  # uninterrupted
         try:
             if isinstance(self._request, Requests):
-                self._request.stop(attempt.command.n)
+                self._request.stop(attempt.record.n)
             if not attempt.mended:
-                self._run(partial(self.call.on_outcome, attempt.command.n, outcome), thread)
+                self._run(partial(self.call.on_outcome, attempt.record.n, outcome), thread)
         except BaseException:
             self.runtime.soon(partial(self._resume, (attempt, outcome)))
             raise
@@ -170,7 +170,7 @@ class AttemptRunner:
 
     def _send(self, attempt: Attempt, thread: ThreadContext) -> BaseException | None:
         """Pass an attempt to grpc; return the exception that grpc raised."""
-        command = attempt.command
+        record = attempt.record
         request: Any = self._request
         runtime = self.runtime
         subchannel: Any = None
@@ -184,8 +184,8 @@ class AttemptRunner:
             return None
         try:
             if isinstance(request, Requests):
-                request = request.feed(self, command.n)
-            subchannel = command.host.subchannel
+                request = request.feed(self, record.n)
+            subchannel = record.host.subchannel
             attempt.target = subchannel.target
             if subchannel.silent:
                 subchannel.deliver()
@@ -194,10 +194,10 @@ class AttemptRunner:
                 send = grpcio.threadless(send)
             elif self._method.kind.endswith("unary"):
                 send = send.future
-            metadata = for_attempt(self._metadata, command.previous, command.carrier)
+            metadata = for_attempt(self._metadata, record.previous, record.carrier)
             invocation = self._invocation
-            arguments = (request, command.timeout, metadata, invocation.credentials, None, invocation.compression)
-            if thread is ThreadContext.USER and command.n == 1:
+            arguments = (request, record.timeout, metadata, invocation.credentials, None, invocation.compression)
+            if thread is ThreadContext.USER and record.n == 1:
                 call = send(*arguments)
             else:
                 call = self._context.copy().run(send, *arguments)
@@ -210,11 +210,11 @@ class AttemptRunner:
         except BaseException as error:  # noqa: BLE001 - raised by begin() or, KeyboardInterrupt, by _perform()
             if attempt.call is not None:
                 attempt.call.cancel()
-            details = f"attempt {command.n} failed to start: {error!r}"
+            details = f"attempt {record.n} failed to start: {error!r}"
             what = short_of(error)
             if what and subchannel is not None:
                 sent = subchannel.unstarted(depth, error)
-                details = f"attempt {command.n} failed to start: {error}; the process is out of {what}"
+                details = f"attempt {record.n} failed to start: {error}; the process is out of {what}"
                 self.report(attempt, thread, Outcome("UNAVAILABLE", details, local=True, sent=sent))
                 return None
             self.report(attempt, thread, CLOSED if self.call.cluster.closed else local("INTERNAL", details))
@@ -247,11 +247,11 @@ class AttemptRunner:
             # Cancel first: grpc would send the end of the requests as the end of the stream.
             call.cancel()
             if isinstance(self._request, Requests):
-                self._request.stop(attempt.command.n)
+                self._request.stop(attempt.record.n)
             if attempt.ended:  # its report was left to a reader, which an exception may have ended
                 self.report(attempt, thread)
         elif threadless() and isinstance(self._request, Requests):
-            self._request.stop(attempt.command.n)  # this thread is sending the requests
+            self._request.stop(attempt.record.n)  # this thread is sending the requests
 
     def _aside(self, target: Callable[[], object]) -> None:
         """Run ``target`` on a short-lived thread."""

@@ -76,8 +76,6 @@ class Engine(Completion):
             wait_for_ready=plan.wait_for_ready if wait_for_ready is None else wait_for_ready,
             streaming=streaming,
         )
-        call.begun = started
-        call.reading = not streaming
         self._valid = valid(given)
         metadata = runtime.telemetry.call_started(call, given, runtime.now())
         super().__init__(runtime, call, invocation, request, metadata)
@@ -209,16 +207,16 @@ class Engine(Completion):
             return
         if self._serializer.torn:
             self._serializer.run(self._mend, None, patient=False)
-        elif report is not None and report[0].command.seconds is None:
-            self._run(partial(self.call.on_outcome, report[0].command.n, report[1]), ThreadContext.CONTROL)
+        elif report is not None and report[0].record.seconds is None:
+            self._run(partial(self.call.on_outcome, report[0].record.n, report[1]), ThreadContext.CONTROL)
         for attempt in list(self._attempts.values()):
             if attempt.ended and not attempt.readers:
                 self.report(attempt, ThreadContext.CONTROL)
             # Its command may have been taken and not performed; a performed one is not repeated.
             elif not attempt.aside and not attempt.reported:
-                self._commands.append(attempt.command)
-            elif attempt.command.dropped and not attempt.cancelled:
-                self._commands.append(CancelAttempt(attempt.command.n))
+                self._commands.append(StartAttempt(attempt.record))
+            elif attempt.record.dropped and not attempt.cancelled:
+                self._commands.append(CancelAttempt(attempt.record.n))
         if self._ending is not None and self.outcome is None:
             self._commands.append(self._ending)
         self._perform(ThreadContext.CONTROL)
@@ -228,21 +226,21 @@ class Engine(Completion):
         """End the call after its machine was cut short in a step."""
         self._serializer.torn = False
         now = self.runtime.now()
-        for command in self.call.abandon(RAISED, now=now):
-            attempt = self._attempts.get(command.n)
+        for record in self.call.abandon(RAISED, now=now):
+            attempt = self._attempts.get(record.n)
             if attempt is None or attempt.call is None or attempt.reported:
                 if attempt is not None:
                     attempt.mended = attempt.cancelled = True
-                self.call.on_outcome(command.n, RAISED, now=now)
+                self.call.on_outcome(record.n, RAISED, now=now)
             else:
-                self._commands.append(CancelAttempt(command.n))
+                self._commands.append(CancelAttempt(record.n))
         self._ending = Finish(RAISED, 0)
 
     def _settled(self, commands: CallCommands) -> CallCommands:
         """Register attempts, the end and the timer, as part of a step."""
         for command in commands:
             if type(command) is StartAttempt:
-                self._attempts[command.n] = Attempt(command)
+                self._attempts[command.record.n] = Attempt(command.record)
             elif type(command) is Finish:
                 self._ending = command
         due = self.call.next_timer()
@@ -283,7 +281,7 @@ class Engine(Completion):
 
     def _one(self, command: CallCommand, thread: ThreadContext) -> BaseException | None:
         if type(command) is StartAttempt:
-            return self._launch(self._attempts[command.n], thread)
+            return self._launch(self._attempts[command.record.n], thread)
         if type(command) is CancelAttempt:
             attempt = self._attempts.get(command.n)
             if attempt is None:  # an exception cut short the step that began it
@@ -296,7 +294,7 @@ class Engine(Completion):
         return None
 
     def _finish(self, command: Finish, thread: ThreadContext) -> None:
-        if thread is ThreadContext.CONTROL and self.call.span is not None:
+        if thread is ThreadContext.CONTROL and self.runtime.telemetry.ends_span(self.call):
             self._aside(lambda: self._finish(command, ThreadContext.ASIDE))
             return
         call, outcome = self.call, command.outcome

@@ -82,7 +82,7 @@ class Handle(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg]
                 engine.wait_for(partial(_shown, engine, attempt), EMPTY_PATIENCE)
             if attempt.call.done():
                 engine.wait_for(lambda attempt=attempt: attempt.reported or engine.outcome)  # type: ignore[misc]
-            elif not headers or engine.commit(attempt.command.n, "headers"):
+            elif not headers or engine.commit(attempt.record.n, "headers"):
                 if waits:
                     engine.read()
                 return headers
@@ -190,7 +190,7 @@ class Handle(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg]
 
 def _shown(engine: Engine, attempt: Attempt) -> object:
     """Not None once it is known whether an attempt without initial metadata failed."""
-    return attempt.reported or engine.outcome or engine.call.committed == attempt.command.n or None
+    return attempt.reported or engine.outcome or engine.call.committed == attempt.record.n or None
 
 
 @final

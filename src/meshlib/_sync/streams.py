@@ -70,7 +70,7 @@ class StreamEngine(Engine):
             attempt.readers += 1  # uninterrupted
             entered = True  # uninterrupted
             message = next(attempt.call)
-            if self.commit(attempt.command.n, "message"):
+            if self.commit(attempt.record.n, "message"):
                 found = attempt, message
                 if self.call.plan.attempt_limit is not None:
                     self.read()

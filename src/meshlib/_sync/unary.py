@@ -8,7 +8,7 @@ tight loop. So only the number of instructions matters, and ``tests/e2e/test_hot
 
 - The plan, multicallables and attributes of a method are made once.
 - State that few calls need is made on demand, and is a class attribute until then
-  (:class:`~meshlib._core.call.Call`, :class:`~meshlib._core.commands.StartAttempt`).
+  (:class:`~meshlib._core.call.Call`, :class:`~meshlib._core.attempt.AttemptRecord`).
 - A success at the first attempt ends with the one shared ``ANSWERED``.
 - Hosts are asked for their state in place. Telemetry is not entered without a provider.
 - grpc's own Python code is reduced to the needs of a blocking call (:class:`~meshlib._adapt.grpcio.UnaryUnary`).
@@ -67,7 +67,7 @@ def unserialized(lease: ChannelHandle, method: Method, metadata: Metadata, error
         return
     runtime = lease.runtime()
     call = Call(runtime.cluster, lease.plans[method.name], method.name, metadata)
-    call.begun = now = runtime.now()
+    now = runtime.now()
     runtime.telemetry.call_started(call, (), now)
     call.on_cancel(UNSERIALIZED, now=now)
     runtime.telemetry.call_ended(call, UNSERIALIZED, now)
@@ -126,15 +126,16 @@ def blocking(
                 break
             if gate.closed:
                 gate.wait()
-            subchannel: Any = command.host.subchannel
+            attempt = command.record
+            subchannel: Any = attempt.host.subchannel
             try:
                 send = subchannel.multicallables[method]
                 if with_call:
                     send = send.with_call
                 carried = sent or None
-                if command.previous or command.carrier:
-                    carried = for_attempt(sent, command.previous, command.carrier)
-                result = send(data, command.timeout, carried, credentials, None, compression)
+                if attempt.previous or attempt.carrier:
+                    carried = for_attempt(sent, attempt.previous, attempt.carrier)
+                result = send(data, attempt.timeout, carried, credentials, None, compression)
             except grpc.RpcError as error:
                 if not hasattr(error, "trailing_metadata"):
                     raise  # an interceptor's own
@@ -142,7 +143,7 @@ def blocking(
             else:
                 outcome = OK
             ended = now()
-            commands = call.on_outcome(command.n, outcome, ended)
+            commands = call.on_outcome(attempt.n, outcome, ended)
             if commands is ANSWERED:
                 if telemetry.listens:
                     told = True
@@ -197,7 +198,5 @@ def failure(call: Call, outcome: Outcome) -> grpc.RpcError:
         error = MeshRpcError(outcome, details, mesh, call.explain(outcome))
     else:
         error.mesh = mesh
-    for attempt in call.attempts:
-        if attempt.outcome is not None:
-            attempt.outcome.error = None
+    call.release_errors()
     return error  # type: ignore[no-any-return]

@@ -16,7 +16,7 @@ from meshlib._adapt.deferred_log import DeferredLogger
 from meshlib._adapt.metadata import Metadata
 from meshlib._core.bounded_cache import BoundedCache
 from meshlib._core.call_record import CallRecord
-from meshlib._core.events import AttemptEnded, CallEvent
+from meshlib._core.events import AttemptEnded, AttemptStarted, CallEvent
 from meshlib._core.explanation import story
 from meshlib._core.observability import TelemetryPolicy
 from meshlib._core.status import Outcome
@@ -27,7 +27,19 @@ from meshlib.telemetry import _names as names
 from meshlib.telemetry._instruments import Attributes, Instruments, Observed, instruments, peer
 from meshlib.telemetry._interrupts import interrupted
 from meshlib.telemetry._methods import Known
-from meshlib.telemetry._spans import SUPPRESSED, Theirs, Traced, attempt_event, end, event, with_trace
+from meshlib.telemetry._spans import (
+    SUPPRESSED,
+    CallSpan,
+    CallTelemetry,
+    DetailedSpan,
+    ForeignSpan,
+    Headers,
+    attempt_ended,
+    attempt_started,
+    end,
+    event,
+    with_trace,
+)
 
 __all__ = ["Telemetry"]
 
@@ -121,31 +133,25 @@ class Telemetry:
                 self._look(now)
             around = get_current()  # passed on: else the SDK looks it up four times
             if around and not _has_no_suppression(around) and (around.get(_SUPPRESS) or around.get(_SUPPRESS_PLAIN)):
-                call.span = SUPPRESSED
+                call.observe(SUPPRESSED)
                 return metadata
-            surroundings: Context | None
-            if self._traces:
-                if around and _CONTRIB in sys.modules and (span := _of_contrib(around, call.method)) is not None:
-                    traced: Traced = Theirs(span, around)
-                else:
-                    known = self._methods[call.method]
-                    span = self._tracer.start_span(known.name, around, _CLIENT, known.begun)
-                    traced = Traced(span, set_span_in_context(span, around))
-                surroundings = traced.context
-                if span.is_recording():
-                    call.span = traced
-                    call.observer = self
-                    if self._attempts:
-                        if self._policy.attempt_spans:
-                            traced.attempts = {}
-                            return metadata  # each attempt carries its own
-                    else:
-                        call.every_event = False
-                    return with_trace(metadata, surroundings)
-            else:
+            if not self._traces:
                 surroundings = None
-            if self._policy.attempt_metrics and self._found:
-                call.observer = self
+                if self._attempts:
+                    return self._in_detail(call, metadata, None, None)
+            elif around and _CONTRIB in sys.modules and (span := _of_contrib(around, call.method)) is not None:
+                surroundings = around
+                if self._attempts:
+                    return self._in_detail(call, metadata, span, around, ends=False)
+                call.observe(ForeignSpan(self, around, span))
+            else:
+                known = self._methods[call.method]
+                span = self._tracer.start_span(known.name, around, _CLIENT, known.begun)
+                surroundings = set_span_in_context(span, around)
+                if self._attempts:
+                    return self._in_detail(call, metadata, span, surroundings)
+                if span.is_recording():
+                    call.observe(CallSpan(self, surroundings, span))
             return with_trace(metadata, surroundings)
         except Exception as error:  # noqa: BLE001 - the application's plug-ins must not fail its calls
             self._failed(error, raises=True)
@@ -157,22 +163,22 @@ class Telemetry:
         plain = outcome.code == "OK" and len(call.attempts) == 1
         if not plain or self._access_log:
             self._write(call, outcome, now, plain=plain, deferred=deferred)
-        traced: Any = call.span
-        if traced is None:
+        observer: Any = call.observer
+        if observer is None:
             if not self._found:
                 return
             surroundings = None
         else:
-            surroundings = traced.context
+            surroundings = observer.context
             try:
-                if not traced.ours:
-                    if traced is SUPPRESSED:
+                if not observer.ends:
+                    if observer is SUPPRESSED:
                         return
                 elif not plain or self._addresses:
-                    end(traced.span, call, outcome)
+                    end(observer.span, call, outcome)
                 else:
                     # Without the address, and without `set_attributes`: the SDK is slow to check attributes.
-                    span = traced.span
+                    span = observer.span
                     span.set_attribute(_STATUS, "OK")
                     span.end()
             except Exception as error:  # noqa: BLE001 - as above
@@ -184,18 +190,49 @@ class Telemetry:
         except Exception as error:  # noqa: BLE001 - as above
             self._failed(error)
 
-    def on_call_event(self, call: CallRecord, event_: CallEvent) -> None:
-        """Add what happens during a call to its span, as an event."""
-        traced: Traced | None = call.span  # type: ignore[assignment]
+    def ends_span(self, call: CallRecord) -> bool:
+        """Whether :meth:`call_ended` may run the application's span processors, which may block."""
+        return isinstance(call.observer, CallSpan)
+
+    def record_start(self, observer: CallTelemetry, call: CallRecord, event_: AttemptStarted) -> Headers:
+        """Record the start of an attempt. Returns the headers of its own span."""
         try:
-            if traced is not None:
-                event(traced.span, event_)
-                if self._policy.attempt_spans:
-                    attempt_event(self._tracer, traced, call, event_)
-            if self._policy.attempt_metrics and isinstance(event_, AttemptEnded):
-                self._attempted(call, event_, None if traced is None else traced.context)
+            if isinstance(observer, CallSpan):
+                event(observer.span, event_)
+                if isinstance(observer, DetailedSpan) and self._policy.attempt_spans:
+                    return attempt_started(self._tracer, observer, call, event_)
         except Exception as error:  # noqa: BLE001 - as above
             self._failed(error)
+        return ()
+
+    def record_event(self, observer: CallTelemetry, call: CallRecord, event_: CallEvent) -> None:
+        """Add what happens during a call to its span, as an event."""
+        try:
+            if isinstance(observer, CallSpan):
+                event(observer.span, event_)
+                if isinstance(observer, DetailedSpan) and isinstance(event_, AttemptEnded):
+                    attempt_ended(observer, event_)
+            if self._policy.attempt_metrics and isinstance(event_, AttemptEnded):
+                self._attempted(call, event_, observer.context)
+        except Exception as error:  # noqa: BLE001 - as above
+            self._failed(error)
+
+    def _in_detail(
+        self,
+        call: CallRecord,
+        metadata: Metadata,
+        span: Span | None,
+        surroundings: Context | None,
+        ends: bool = True,
+    ) -> Metadata:
+        """Observe a call and each of its attempts. Returns the metadata to send with all of them."""
+        if span is not None and surroundings is not None and span.is_recording():
+            call.observe(DetailedSpan(self, surroundings, span, ends))
+            if self._policy.attempt_spans:
+                return metadata  # each attempt carries its own
+        elif self._policy.attempt_metrics and self._found:
+            call.observe(CallTelemetry(self))
+        return with_trace(metadata, surroundings)
 
     def _look(self, now: float) -> None:
         """Look up the missing providers."""
@@ -253,7 +290,7 @@ class Telemetry:
                 told = story(call.attempts, outcome.code, call.verdict)
                 log = _deferred if deferred else _log
                 log.debug("%s: %s", call.method, told, extra=self._extra)
-            if self._access_log and call.span is not SUPPRESSED:
+            if self._access_log and call.observer is not SUPPRESSED:
                 access_log.write(call, outcome, now - call.begun, self._target, deferred=deferred)
         except Exception as error:  # noqa: BLE001 - as above
             self._failed(error)

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Iterator
-from typing import Any, Final, final
+from typing import Any, Final, Protocol, final
 
 from opentelemetry import trace
 from opentelemetry.context import Context
@@ -17,45 +17,132 @@ from meshlib._core.status import Outcome
 from meshlib.telemetry import _names as names
 from meshlib.telemetry._instruments import Attributes, peer
 
-__all__ = ["SUPPRESSED", "Theirs", "Traced", "attempt_event", "end", "event", "with_trace"]
+__all__ = [
+    "SUPPRESSED",
+    "CallSpan",
+    "CallTelemetry",
+    "DetailedSpan",
+    "ForeignSpan",
+    "Headers",
+    "attempt_ended",
+    "attempt_started",
+    "end",
+    "event",
+    "with_trace",
+]
+
+Headers = tuple[tuple[str, Any], ...]
+"""Metadata that the propagator adds."""
 
 _deferred: Final = DeferredLogger("meshlib")
 
 
-class Traced:
-    """The span of one call, and the context in which it is current.
+class Recorder(Protocol):
+    """The part of a channel's telemetry that records the events of its calls."""
+
+    def record_start(self, observer: "CallTelemetry", call: CallRecord, event_: AttemptStarted) -> Headers:
+        """Record the start of an attempt. Returns the headers of its own span."""
+        ...
+
+    def record_event(self, observer: "CallTelemetry", call: CallRecord, event_: CallEvent) -> None:
+        """Record any other event."""
+        ...
+
+
+class CallTelemetry:
+    """State of telemetry for one call, which it observes; without a span here.
 
     Args:
-        span: gets the events of the call.
-        context: the one in which ``span`` is current.
+        recorder: the channel's.
     """
 
-    __slots__ = ("attempts", "context", "span")
-    ours = True
-    attempts: dict[int, Span]
-    """The spans of the attempts in flight; set only with ``attempt_spans``, as most calls have none."""
+    __slots__ = ("recorder",)
+    every_event = True
+    """Whether every attempt is recorded."""
+    ends = False
+    """Whether its span ends with the call."""
+    context: Context | None = None
+    """The one in which the span of the call is current; None: it has no span."""
 
-    def __init__(self, span: Span, context: Context) -> None:
-        self.span = span
+    def __init__(self, recorder: Recorder) -> None:
+        self.recorder = recorder
+
+    def on_attempt_started(self, call: CallRecord, event: AttemptStarted) -> Headers:
+        """Record the start of an attempt. Returns the headers of its own span."""
+        return self.recorder.record_start(self, call, event)
+
+    def on_call_event(self, call: CallRecord, event: CallEvent) -> None:
+        """Record any other event."""
+        self.recorder.record_event(self, call, event)
+
+
+class CallSpan(CallTelemetry):
+    """The span of one call, which gets the events of a call that does not succeed at once.
+
+    Args:
+        recorder: the channel's.
+        context: the one in which ``span`` is current.
+        span: gets the events.
+    """
+
+    __slots__ = ("context", "span")
+    every_event = False
+    ends = True
+    context: Context
+
+    def __init__(self, recorder: Recorder, context: Context, span: Span) -> None:
+        self.recorder = recorder  # not by way of the base class: that is another call
         self.context = context
+        self.span = span
 
 
 @final
-class Theirs(Traced):
+class ForeignSpan(CallSpan):
     """A span that another instrumentation makes and ends; it only gets events."""
 
     __slots__ = ()
-    ours = False
+    ends = False
+
+
+@final
+class DetailedSpan(CallSpan):
+    """The span of a call whose attempts are recorded, too.
+
+    Args:
+        recorder: the channel's.
+        context: the one in which ``span`` is current.
+        span: gets the events.
+        ends: whether it ends with the call: no other instrumentation made it.
+    """
+
+    __slots__ = ("attempts", "ends")
+    every_event = True
+
+    def __init__(self, recorder: Recorder, context: Context, span: Span, ends: bool) -> None:
+        super().__init__(recorder, context, span)
+        self.ends = ends
+        self.attempts: dict[int, Span] = {}
+        """The spans of the attempts in flight; empty without ``attempt_spans``."""
 
 
 @final
 class _Suppressed:
-    ours = False
+    """Observer that records nothing."""
+
+    __slots__ = ()
+    ends = every_event = False
     context = None
+
+    def on_attempt_started(self, call: CallRecord, event: AttemptStarted) -> Headers:
+        """Record nothing."""
+        return ()
+
+    def on_call_event(self, call: CallRecord, event: CallEvent) -> None:
+        """Record nothing."""
 
 
 SUPPRESSED: Final = _Suppressed()
-"""The ``call.span`` of a call made under ``suppress_instrumentation()``; it has no span."""
+"""The observer of a call made under ``suppress_instrumentation()``."""
 
 
 def event(span: Span, told: CallEvent) -> None:
@@ -83,23 +170,25 @@ def event(span: Span, told: CallEvent) -> None:
         span.add_event(told.stage)
 
 
-def attempt_event(tracer: Tracer, traced: Traced, call: CallRecord, told: CallEvent) -> None:
-    """Start or end the span of an attempt, a child of the call's (gRFC A72)."""
-    if isinstance(told, AttemptStarted):
-        span = tracer.start_span(
-            f"Attempt.{call.method[1:]}",
-            traced.context,
-            SpanKind.CLIENT,
-            {names.EVENT_ATTEMPT: told.n, names.EVENT_WHY: told.why, **peer(told.address)},
-        )
-        traced.attempts[told.n] = span
-        own = given(call.metadata)
-        sent = with_trace(own, trace.set_span_in_context(span, traced.context))
-        call.attempts[told.n - 1].carrier = sent[len(own) :]
-    elif isinstance(told, AttemptEnded):
-        ended = traced.attempts.pop(told.n, None)
-        if ended is not None:
-            _end(ended, told.code, "", "")
+def attempt_started(tracer: Tracer, parent: DetailedSpan, call: CallRecord, started: AttemptStarted) -> Headers:
+    """Start the span of an attempt, a child of the call's (gRFC A72). Returns its headers."""
+    span = tracer.start_span(
+        f"Attempt.{call.method[1:]}",
+        parent.context,
+        SpanKind.CLIENT,
+        {names.EVENT_ATTEMPT: started.n, names.EVENT_WHY: started.why, **peer(started.address)},
+    )
+    parent.attempts[started.n] = span
+    own = given(call.metadata)
+    sent = with_trace(own, trace.set_span_in_context(span, parent.context))
+    return sent[len(own) :]
+
+
+def attempt_ended(parent: DetailedSpan, ended: AttemptEnded) -> None:
+    """End the span of an attempt."""
+    span = parent.attempts.pop(ended.n, None)
+    if span is not None:
+        _end(span, ended.code, "", "")
 
 
 def end(span: Span, call: CallRecord, outcome: Outcome) -> None:

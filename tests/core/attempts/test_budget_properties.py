@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from tests.core.scripted import CANCELLED, REFUSED, UNAVAILABLE, Channel, Moves, walk
 
+from meshlib._core.attempt import AttemptRecord
 from meshlib._core.call import Call, CallCommands, State
 from meshlib._core.commands import CancelAttempt, Finish, StartAttempt
 from meshlib._core.connectivity import IDLE, READY
@@ -55,7 +56,7 @@ class BudgetMachine(RuleBasedStateMachine):
         self.cluster = self.channel.cluster
         self.now = 0.0
         self.calls: list[Call] = []
-        self.flying: dict[tuple[int, int], StartAttempt] = {}
+        self.flying: dict[tuple[int, int], AttemptRecord] = {}
         self.finished: dict[int, Outcome] = {}
         self.placed: set[int] = set()
         """Retried calls that hold a share, by observation."""
@@ -94,7 +95,7 @@ class BudgetMachine(RuleBasedStateMachine):
         counted = attempt.outcome is None and not attempt.dropped
         commands = self.feed(number, lambda now: call.on_outcome(n, outcome, now=now))
         if call.plan.hedging is None and counted:
-            again = [c.why for c in commands if isinstance(c, StartAttempt)]
+            again = [c.record.why for c in commands if isinstance(c, StartAttempt)]
             if again != ["refused"] and call.state is not State.WAITING:
                 self.tried(number)
 
@@ -177,8 +178,8 @@ class BudgetMachine(RuleBasedStateMachine):
         commands: CallCommands = step(now=self.now)
         for command in commands:
             if isinstance(command, StartAttempt):
-                self.flying[number, command.n] = command
-                if command.why == "hedge":
+                self.flying[number, command.record.n] = command.record
+                if command.record.why == "hedge":
                     # A parallel copy takes a share of its own; one after a back-off already holds it.
                     assert held < room or self.cluster.budget.held <= held or rested
             elif isinstance(command, Finish):

@@ -12,16 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.core.scripted import UNAVAILABLE, Draws, host
 
+from meshlib._core.attempt import AttemptRecord
 from meshlib._core.attempts.retry import AttemptState, Retries, backoff, timed_out
-from meshlib._core.commands import StartAttempt
 from meshlib._core.events import ChannelEvent, PluginFailed
 from meshlib._core.policy import RetryPolicy
 from meshlib._core.status import Outcome
 
 
-def attempt(*, timeout: float | None = None, start: float = 0.0) -> StartAttempt:
+def attempt(*, timeout: float | None = None, start: float = 0.0) -> AttemptRecord:
     """An attempt of an arbitrary call."""
-    return StartAttempt(1, host("a"), timeout, "first", start, 0)
+    return AttemptRecord(1, host("a"), timeout, start)
 
 
 def judge(policy: RetryPolicy, outcome: Outcome = UNAVAILABLE, *, count: int = 1, elapsed: float = 0.0) -> float | str:

@@ -5,11 +5,11 @@ from collections import Counter
 import pytest
 from tests.core.scripted import UNAVAILABLE, Channel, Draws, ScriptedCluster, brief, ended, host, plan
 
+from meshlib._core.attempt import AttemptRecord
 from meshlib._core.attempts.policy import HedgingPolicy, RetryPolicy, RetryThrottling
 from meshlib._core.attempts.retry import Retries, reset_after
 from meshlib._core.balancing.contracts import Host, Picker, PickInfo
 from meshlib._core.call import Call
-from meshlib._core.commands import StartAttempt
 from meshlib._core.errors import ConfigError
 from meshlib._core.hedged import HedgedCall
 from meshlib._core.status import OK, Outcome
@@ -21,7 +21,7 @@ MARKED = Outcome("NOT_FOUND", "moved", metadata=(("x-state", "draining"),))
 def decided(policy: RetryPolicy, outcome: Outcome, *, draws: float = 0.0) -> float | str:
     """The decision after the first failure."""
     retries = Retries(policy, Draws(draws), lambda _: None)
-    attempt = StartAttempt(1, A, None, "first", 0.0, 0)
+    attempt = AttemptRecord(1, A, None, 0.0)
     return retries.decide(attempt, outcome, count=1, elapsed=0.0, now=0.0)
 
 
@@ -74,7 +74,7 @@ def test_a_reset_is_for_one_retry() -> None:
     """The next failure without the header has the back-off it would have had anyway."""
     policy = RetryPolicy(initial_backoff=0.1, max_backoff=10.0, reset_headers=(("retry-after", "seconds"),))
     retries = Retries(policy, Draws(1.0), lambda _: None)
-    attempt = StartAttempt(1, A, None, "first", 0.0, 0)
+    attempt = AttemptRecord(1, A, None, 0.0)
     told = Outcome("UNAVAILABLE", metadata=(("retry-after", "2"),))
     assert retries.decide(attempt, told, count=1, elapsed=0.0, now=0.0) == 3.0
     assert retries.decide(attempt, UNAVAILABLE, count=2, elapsed=0.0, now=0.0) == pytest.approx(0.2)
@@ -84,8 +84,9 @@ def test_a_reset_is_for_one_retry() -> None:
 
 
 def streaming(**policy: object) -> Call:
-    """A stream that has begun, on a host that is not lost."""
+    """A stream that has begun and is read, on a host that is not lost."""
     call = Call(ScriptedCluster(A, B), plan(RetryPolicy(**policy)), "/s/M", streaming=True)  # type: ignore[arg-type]
+    call.on_reading(now=0.0)
     call.begin(now=0.0)
     return call
 
@@ -135,7 +136,6 @@ def test_a_stream_that_goes_on_lives() -> None:
 def test_time_runs_from_when_somebody_reads(limit: str) -> None:
     """A message may have arrived long ago: an unread one is no fault of the host. The same holds for retries."""
     call = Call(ScriptedCluster(A, B), plan(RetryPolicy(**{limit: 1.0})), "/s/M", streaming=True)  # type: ignore[arg-type]
-    call.reading = False
     call.begin(now=0.0)
     assert call.next_timer() is None
     call.on_reading(now=5.0)
@@ -153,7 +153,7 @@ def test_one_response_is_idle_until_it_comes(idle: float, limit: float | None, e
     policy = RetryPolicy(per_attempt_idle_timeout=idle, per_attempt_timeout=limit)
     call = Call(ScriptedCluster(A), plan(policy), "/s/M", deadline=9.0)  # type: ignore[arg-type]
     (start,) = call.begin(now=0.0)
-    assert start.timeout == expected  # type: ignore[union-attr]
+    assert start.record.timeout == expected  # type: ignore[union-attr]
 
 
 # Throttling.
@@ -287,7 +287,7 @@ def test_the_back_off_begins_anew_after_a_pushback() -> None:
     """Envoy: backoff_strategy_test, reset; gRFC A6: "the sequence is reset". Base 5 ms: bounds 5, 10, then 5 again."""
     policy = RetryPolicy(max_attempts=9, initial_backoff=0.005, max_backoff=0.1)
     retries = Retries(policy, Draws(1.0), lambda _: None)
-    attempt = StartAttempt(1, A, None, "first", 0.0, 0)
+    attempt = AttemptRecord(1, A, None, 0.0)
     outcomes = [UNAVAILABLE, UNAVAILABLE, Outcome("UNAVAILABLE", pushback=0.7), UNAVAILABLE]
     waits = [retries.decide(attempt, outcome, count=1, elapsed=0.0, now=0.0) for outcome in outcomes]
     assert waits == pytest.approx([0.005, 0.01, 0.7, 0.005])

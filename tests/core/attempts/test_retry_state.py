@@ -6,9 +6,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from tests.core.scripted import METHOD, ScriptedCluster, brief, ended, host, plan
 
+from meshlib._core.attempt import AttemptRecord
 from meshlib._core.attempts.retry import Retries
 from meshlib._core.call import Call
-from meshlib._core.commands import Finish, StartAttempt
+from meshlib._core.commands import Finish
 from meshlib._core.policy import RetryPolicy
 from meshlib._core.status import Outcome
 
@@ -40,7 +41,7 @@ def decisions(policy: RetryPolicy, outcomes: list[Outcome], seed: int) -> list[f
     retries = Retries(policy, Random(seed), lambda _: None)
     made: list[float | str] = []
     for count, outcome in enumerate(outcomes, start=1):
-        attempt = StartAttempt(count, A, None, "first" if count == 1 else "retry", 0.0, count - 1)
+        attempt = AttemptRecord(count, A, None, 0.0)
         made.append(retries.decide(attempt, outcome, count=count, elapsed=0.0, now=0.0))
         if isinstance(made[-1], str):
             break

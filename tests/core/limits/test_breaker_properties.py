@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from tests.core.scripted import CANCELLED, REFUSED, UNAVAILABLE, Channel, Ear, Moves, assert_path, walk
 
+from meshlib._core.attempt import AttemptRecord
 from meshlib._core.balancing.priorities import Priorities
 from meshlib._core.balancing.round_robin import RoundRobin
 from meshlib._core.call import Call, CallCommands, State
@@ -75,7 +76,7 @@ class BreakerMachine(RuleBasedStateMachine):
         self.now = 0.0
         self.calls: list[Call] = []
         self.ears: list[Ear] = []
-        self.flying: dict[tuple[int, int], StartAttempt] = {}
+        self.flying: dict[tuple[int, int], AttemptRecord] = {}
         self.charged: Counter[str] = Counter()
         self.finishes: dict[int, Finish] = {}
         self.channel.resolve(*"abc", now=0.0)
@@ -155,7 +156,7 @@ class BreakerMachine(RuleBasedStateMachine):
         for command in commands:
             if isinstance(command, StartAttempt):
                 starts += 1
-                self.flying[number, command.n] = command
+                self.flying[number, command.record.n] = command.record
             elif isinstance(command, Finish):
                 assert number not in self.finishes
                 self.finishes[number] = command

@@ -29,14 +29,14 @@ AIO = (
     Mutant(
         name="no deadline passed to the attempt",
         module="attempts",
-        old="timeout=command.timeout,",
+        old="timeout=record.timeout,",
         new="timeout=None,",
         kinds=("blocking",),
     ),
     Mutant(
         name="deadline not shortened for the attempt",
         module="attempts",
-        old="timeout=command.timeout,",
+        old="timeout=record.timeout,",
         new="timeout=None if self.call.deadline is None else self.call.deadline - self.call.begun,",
         kinds=("blocking",),
     ),
@@ -57,14 +57,14 @@ AIO = (
     Mutant(
         name="retry sent to the first host again",
         module="attempts",
-        old="subchannel: Any = command.host.subchannel",
+        old="subchannel: Any = record.host.subchannel",
         new="subchannel: Any = self.call.tried[0].subchannel",
         kinds=("blocking",),
     ),
     Mutant(
         name="previous attempts not told to the server",
         module="attempts",
-        old="for_attempt(self._metadata, command.previous, command.carrier)",
+        old="for_attempt(self._metadata, record.previous, record.carrier)",
         new="for_attempt(self._metadata, 0)",
         kinds=("blocking",),
     ),

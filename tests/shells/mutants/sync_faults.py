@@ -43,14 +43,14 @@ SYNC = (
     Mutant(
         name="deadline not shortened for the attempt",
         module="unary",
-        old="result = send(data, command.timeout,",
+        old="result = send(data, attempt.timeout,",
         new="result = send(data, timeout,",
         kinds=("blocking",),
     ),
     Mutant(
         name="no deadline passed to the attempt",
         module="attempts",
-        old="arguments = (request, command.timeout,",
+        old="arguments = (request, record.timeout,",
         new="arguments = (request, None,",
         kinds=("future",),
     ),
@@ -71,14 +71,14 @@ SYNC = (
     Mutant(
         name="retry sent to the first host again",
         module="unary",
-        old="subchannel: Any = command.host.subchannel",
+        old="subchannel: Any = attempt.host.subchannel",
         new="subchannel: Any = call.tried[0].subchannel",
         kinds=("blocking",),
     ),
     Mutant(
         name="previous attempts not told to the server",
         module="unary",
-        old="for_attempt(sent, command.previous, command.carrier)",
+        old="for_attempt(sent, attempt.previous, attempt.carrier)",
         new="for_attempt(sent, 0)",
         kinds=("blocking",),
     ),
@@ -127,7 +127,7 @@ SYNC = (
     Mutant(
         name="first message does not commit",
         module="streams",
-        old='if self.commit(attempt.command.n, "message"):',
+        old='if self.commit(attempt.record.n, "message"):',
         new="if True:",
         kinds=("stream",),
     ),

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any, Final, final
 
+from meshlib._core.attempt import AttemptRecord
 from meshlib._core.attempts.policy import RetryPolicy
-from meshlib._core.commands import StartAttempt
 from meshlib._core.events import ChannelEvent, PluginFailed
 from meshlib._core.status import Outcome
 
@@ -92,7 +92,9 @@ class Retries:
         self.throttling = False
         """Whether retry throttling counts the last failure."""
 
-    def decide(self, attempt: StartAttempt, outcome: Outcome, *, count: int, elapsed: float, now: float) -> float | str:
+    def decide(
+        self, attempt: AttemptRecord, outcome: Outcome, *, count: int, elapsed: float, now: float
+    ) -> float | str:
         """Decide whether a failed attempt is retried.
 
         Args:
@@ -173,7 +175,7 @@ class Retries:
         self._note(PluginFailed(at=now, name=type(strategy).__name__, doing=doing, error=error, instead=instead))
 
 
-def timed_out(policy: RetryPolicy, attempt: StartAttempt, outcome: Outcome, *, now: float) -> bool:
+def timed_out(policy: RetryPolicy, attempt: AttemptRecord, outcome: Outcome, *, now: float) -> bool:
     """Whether ``per_attempt_timeout`` ended the attempt, rather than the deadline of the call or the server. Such an
     attempt is retried as UNAVAILABLE."""
     if attempt.dropped:

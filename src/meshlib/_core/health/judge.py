@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import final
 
+from meshlib._core.attempt import AttemptRecord
 from meshlib._core.balancing.picker_snapshot import PickerSnapshot
-from meshlib._core.commands import StartAttempt
 from meshlib._core.deadlines import BRIEF, EXPIRED
 from meshlib._core.health.losses import believed, broke, says_lost
 from meshlib._core.health.outlier import Outliers
@@ -15,7 +15,7 @@ from meshlib._core.status import Outcome
 __all__ = ["OutcomeJudge", "charged"]
 
 
-def charged(outcome: Outcome, attempt: StartAttempt | None) -> Outcome:
+def charged(outcome: Outcome, attempt: AttemptRecord | None) -> Outcome:
     """Outcome charged to the host: none for an attempt whose timeout was too short for an answer."""
     if outcome.code != "DEADLINE_EXCEEDED" or outcome.answered or attempt is None or attempt.timeout is None:
         return outcome
