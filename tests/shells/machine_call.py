@@ -12,7 +12,7 @@ from meshlib._adapt import outcomes
 from meshlib._core.attempt import AttemptRecord
 from meshlib._core.attempts.replay import Replay
 from meshlib._core.call import Call, State
-from meshlib._core.commands import CancelAttempt, Finish, StartAttempt
+from meshlib._core.dispatch import dispatch_call
 from meshlib._core.hedged import machine
 from meshlib._core.policy import RetryPolicy
 from meshlib._core.status import OK, Outcome, local
@@ -82,19 +82,13 @@ class Calling:
 
     def perform(self, commands: Iterable[Any]) -> None:
         for command in commands:
-            if isinstance(command, StartAttempt):
-                self.start(command.record)
-            elif isinstance(command, CancelAttempt):
-                self.stop(command.n)
-            else:
-                assert isinstance(command, Finish)
-                self.finish(command.outcome, command.n)
+            dispatch_call(command, self)
         due = self.call.next_timer()
         self.token = token = object()
         if due is not None:
             self.world.at(due, lambda: self.due(token))
 
-    def start(self, attempt: AttemptRecord) -> None:
+    def start_attempt(self, attempt: AttemptRecord) -> None:
         world, link = self.world, attempt.host.subchannel
         previous = str(attempt.previous) if attempt.previous else None
         flight = world.network.send(self.caller.method, link, attempt.timeout, previous)  # type: ignore[arg-type]
@@ -108,7 +102,7 @@ class Calling:
         if self.requests is not None:
             world.soon(partial(self.requests.ask, attempt.n))
 
-    def stop(self, n: int) -> None:
+    def cancel_attempt(self, n: int) -> None:
         flight = self.flights[n]
         if self.world.network.cancel(flight):
             self.world.at(flight.ends, partial(self.landed, n))

@@ -1,22 +1,31 @@
-"""Commands of a cluster as calls of ports: the one place that knows which command asks for what."""
+"""Commands of machines as calls of ports: the one place that knows which command asks for what.
+
+The engines of the shells perform the commands of calls in loops of their own, which cost less.
+"""
 
 from typing import Any, Protocol
 
+from meshlib._core.attempt import AttemptRecord
 from meshlib._core.cluster_steps import ClusterCommands
 from meshlib._core.commands import (
+    CallCommand,
+    CancelAttempt,
     Close,
     ClusterCommand,
     Diagnose,
+    Finish,
     Open,
     Rebuild,
     RequestReresolution,
+    StartAttempt,
     StateChanged,
     Wake,
 )
 from meshlib._core.host import HostEntry
+from meshlib._core.status import Outcome
 from meshlib._core.waiter import Waiter
 
-__all__ = ["ClusterPorts", "dispatch"]
+__all__ = ["CallPorts", "ClusterPorts", "dispatch", "dispatch_call"]
 
 
 class ClusterPorts(Protocol):
@@ -69,3 +78,30 @@ def dispatch(command: ClusterCommand, ports: ClusterPorts) -> ClusterCommands:
         assert isinstance(command, RequestReresolution)
         ports.request_reresolution()
     return ()
+
+
+class CallPorts(Protocol):
+    """What a shell does for a call."""
+
+    def start_attempt(self, record: AttemptRecord) -> None:
+        """Send the request to ``record.host``, and pass the outcome to ``Call.on_outcome``."""
+        ...
+
+    def cancel_attempt(self, n: int) -> None:
+        """Cancel attempt ``n``; its outcome is still to be reported."""
+        ...
+
+    def finish(self, outcome: Outcome, n: int) -> None:
+        """Return ``outcome``, that of attempt ``n`` (0: decided without one), to the caller."""
+        ...
+
+
+def dispatch_call(command: CallCommand, ports: CallPorts) -> None:
+    """Perform ``command`` by way of ``ports``."""
+    if isinstance(command, StartAttempt):
+        ports.start_attempt(command.record)
+    elif isinstance(command, CancelAttempt):
+        ports.cancel_attempt(command.n)
+    else:
+        assert isinstance(command, Finish)
+        ports.finish(command.outcome, command.n)
