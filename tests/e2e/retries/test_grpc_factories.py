@@ -9,8 +9,8 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
+from tests.e2e.connections.test_tls import TRUST, tls_server
 from tests.e2e.load import SHELLS, Shell
-from tests.e2e.test_tls import TRUST, tls_server
 
 import meshlib
 import meshlib.aio

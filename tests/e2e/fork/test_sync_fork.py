@@ -15,7 +15,7 @@ import meshlib
 from meshlib._sync import control
 from meshlib.testing import ProcessServer, Server, echo
 
-PROGRAM = Path(__file__).with_name("fork_child.py")
+PROGRAM = Path(__file__).with_name("sync_fork_child.py")
 
 # After a call with fork support off, grpc's own channels hang in a child: documented as unsafe, not tested here.
 CASES = [

@@ -1,6 +1,6 @@
-"""An asyncio program that calls, forks and calls again; run by test_fork_aio under each setting of grpc's fork support.
+"""An asyncio program that calls, forks and calls again; run by test_aio_fork under each setting of grpc's fork support.
 
-usage: fork_aio_child.py STATE ADDRESS...
+usage: aio_fork_child.py STATE ADDRESS...
 
 STATE is built (no call before), over (another channel was used, closed and collected) or inside (as built, but a
 coroutine forks, and the child abandons its loop).

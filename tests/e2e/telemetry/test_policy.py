@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import SpanKind
 from tests.e2e.load import SHELLS, Shell
-from tests.e2e.test_telemetry import DEADLINE, METHODS, Metrics, Traces, call, metrics, static, traces
+from tests.e2e.telemetry.test_telemetry import DEADLINE, METHODS, Metrics, Traces, call, metrics, static, traces
 
 import meshlib
 from meshlib import aio

@@ -8,8 +8,8 @@ import grpc
 import pytest
 from tests.e2e.aio_world import until
 from tests.e2e.load import SHELLS, Shell
-from tests.e2e.test_policies import QUICK, Caller, caller
-from tests.e2e.test_telemetry import Metrics, Traces, events, metrics, traces
+from tests.e2e.retries.test_policies import QUICK, Caller, caller
+from tests.e2e.telemetry.test_telemetry import Metrics, Traces, events, metrics, traces
 
 import meshlib
 from meshlib.testing import flush_logs, servers

@@ -8,7 +8,7 @@ import pytest
 from tests.e2e.aio_world import until
 from tests.e2e.kinds import KINDS, all_answers, expected, starters
 from tests.e2e.load import SHELLS, Shell
-from tests.e2e.test_policies import caller
+from tests.e2e.retries.test_policies import caller
 
 import meshlib
 from meshlib.testing import echo, servers

@@ -19,7 +19,18 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.sampling import Sampler, SamplingResult
 from opentelemetry.trace import NoOpTracerProvider
 from tests.e2e.load import SHELLS, Shell
-from tests.e2e.test_telemetry import METHODS, Metrics, Traces, _received, _run, _until, call, metrics, static, traces
+from tests.e2e.telemetry.test_telemetry import (
+    METHODS,
+    Metrics,
+    Traces,
+    _received,
+    _run,
+    _until,
+    call,
+    metrics,
+    static,
+    traces,
+)
 
 import meshlib
 from meshlib import aio

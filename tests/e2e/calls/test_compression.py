@@ -9,7 +9,7 @@ from tests.e2e.aio_world import PATIENCE
 from tests.e2e.kinds import KINDS, METHODS, all_answers, expected, starters
 from tests.e2e.load import SHELLS, Shell
 from tests.e2e.relay import Relay
-from tests.e2e.test_policies import caller
+from tests.e2e.retries.test_policies import caller
 
 import meshlib
 from meshlib.testing import Server, echo

@@ -10,7 +10,7 @@ import pytest
 
 from meshlib.testing import ProcessServer
 
-PROGRAM = Path(__file__).with_name("fork_aio_child.py")
+PROGRAM = Path(__file__).with_name("aio_fork_child.py")
 
 # Not tested: a fork while anything of grpc.aio lives. Its poller thread is inside C-core then, which skips its fork
 # handlers; children crash or hang on any channel, even grpc.aio's new ones.

@@ -9,7 +9,7 @@ import pytest
 
 pytestmark = pytest.mark.alone  # latencies are printed
 
-ROLLING = Path(__file__).parents[2] / "benchmarks" / "rolling.py"
+ROLLING = Path(__file__).parents[3] / "benchmarks" / "rolling.py"
 CALLERS = 16
 CALLS, RESTARTS = 1600, 2
 

@@ -11,7 +11,7 @@ import pytest
 
 import meshlib
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 FIGURES = ROOT / "docs" / "figures"
 
 

@@ -6,7 +6,7 @@ import grpc
 import pytest
 from tests.e2e.kinds import KINDS, all_answers, expected, starters
 from tests.e2e.load import SHELLS, Shell
-from tests.e2e.test_policies import caller
+from tests.e2e.retries.test_policies import caller
 
 import meshlib
 from meshlib.testing import echo, servers

@@ -11,7 +11,7 @@ import pytest
 
 from meshlib.testing import servers
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLES = Path(__file__).parents[3] / "examples"
 
 PROGRAMS = {
     "dropin/client.py": r"b'hello'",

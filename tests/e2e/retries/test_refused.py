@@ -8,7 +8,7 @@ import pytest
 from tests.e2e.few_streams import FewStreamsServer
 from tests.e2e.goaway import GoawayServer
 from tests.e2e.load import SHELLS, Shell
-from tests.e2e.test_policies import caller
+from tests.e2e.retries.test_policies import caller
 
 import meshlib
 import meshlib.aio
@@ -44,7 +44,7 @@ def test_a_refused_stream_ends(kind: str) -> None:
     these cases: it has the status, and waits for a message that is never sent."""
     for _ in range(10):
         with (
-            Server(),  # an older grpcio connects at once only where a server polls for it: see test_alone.py
+            Server(),  # an older grpcio connects at once only where a server polls for it: see test_only_channel.py
             GoawayServer() as stopping,
             meshlib.channel(f"static:///{stopping.address}", retry=None) as channel,
         ):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.e2e.many_hosts_server import METHOD
+from tests.e2e.resources.many_hosts_server import METHOD
 
 import meshlib
 from meshlib import aio

@@ -1,6 +1,6 @@
-"""A program that calls, forks and calls again; run by test_fork under each setting of grpc's fork support.
+"""A program that calls, forks and calls again; run by test_sync_fork under each setting of grpc's fork support.
 
-usage: fork_child.py STATE ADDRESS...   STATE is built, used, idle or busy
+usage: sync_fork_child.py STATE ADDRESS...   STATE is built, used, idle or busy
 """
 
 import os
