@@ -6,10 +6,10 @@ import grpc
 import grpc.aio
 import pytest
 from tests.e2e.aio_world import PATIENCE
+from tests.e2e.callers import caller
 from tests.e2e.kinds import KINDS, METHODS, all_answers, expected, starters
 from tests.e2e.load import SHELLS, Shell
 from tests.e2e.relay import Relay
-from tests.e2e.retries.test_policies import caller
 
 import meshlib
 from meshlib.testing import Server, echo

@@ -4,9 +4,9 @@ import math
 
 import grpc
 import pytest
+from tests.e2e.callers import caller
 from tests.e2e.kinds import KINDS, all_answers, expected, starters
 from tests.e2e.load import SHELLS, Shell
-from tests.e2e.retries.test_policies import caller
 
 import meshlib
 from meshlib.testing import echo, servers

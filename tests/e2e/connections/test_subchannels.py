@@ -11,11 +11,11 @@ from typing import Any
 
 import grpc
 import pytest
+from tests.e2e.instances import Scripted, connections, endpoint, static
 from tests.e2e.load import SHELLS, Load, Shell
 
 import meshlib
 from meshlib import aio
-from meshlib.discovery import Endpoint, Resolution
 from meshlib.testing import DnsServer, ProcessServer, Server, echo, servers
 
 DEADLINE = 10.0
@@ -23,26 +23,6 @@ NAME = "svc-a.mesh.test"
 AUTHORITY = "/meshlib.testing.Authority/Get"
 
 both_shells = pytest.mark.parametrize("shell", SHELLS)
-
-
-class Scripted:
-    """A resolver with scripted endpoints, returned when the channel asks again."""
-
-    def __init__(self, *endpoints: Endpoint) -> None:
-        self.endpoints = endpoints
-
-    def resolve(self, previous: Resolution | None) -> Resolution:
-        return Resolution(endpoints=self.endpoints)
-
-
-def endpoint(server: Server | ProcessServer, **facts: Any) -> Endpoint:
-    """The resolver's endpoint for ``server``."""
-    return Endpoint(address=server.address, **facts)
-
-
-def static(*all_servers: Server | ProcessServer) -> str:
-    """The target that lists the servers."""
-    return "static:///" + ",".join(server.address for server in all_servers)
 
 
 def until(condition: Callable[[], bool], timeout: float = DEADLINE) -> None:
@@ -56,12 +36,6 @@ def until(condition: Callable[[], bool], timeout: float = DEADLINE) -> None:
 def states(channel: Any) -> dict[str, str]:
     """The connectivity of each host."""
     return {host.address: host.state for host in channel.mesh.snapshot().hosts}
-
-
-def connections(server: Server) -> int:
-    """Established TCP connections to ``server``, as the kernel counts them."""
-    lines = [line for table in ("tcp", "tcp6") for line in Path(f"/proc/self/net/{table}").read_text().splitlines()]
-    return sum(line.split()[2].endswith(f":{server.port:04X}") and line.split()[3] == "01" for line in lines)
 
 
 # --- connecting ---

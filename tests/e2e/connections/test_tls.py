@@ -6,19 +6,16 @@ from typing import Any
 import grpc
 import pytest
 import trustme
+from tests.e2e.certificates import CA, ROOT, TRUST, tls_server
 from tests.e2e.sync_mesh import until
 
 import meshlib
 from meshlib import aio
 from meshlib.discovery import Endpoint, Resolution
-from meshlib.testing import DnsServer, Server, ServerTls, echo
+from meshlib.testing import DnsServer, Server, echo
 
 NAME = "svc-a.mesh.test"
 DEADLINE = 10.0
-
-CA = trustme.CA()
-ROOT = CA.cert_pem.bytes()
-TRUST = grpc.ssl_channel_credentials(ROOT)
 
 
 @pytest.fixture
@@ -26,18 +23,6 @@ def dns() -> Iterator[DnsServer]:
     """A name server of this test's own."""
     with DnsServer() as server:
         yield server
-
-
-def served_as(*names: str, client_ca: bytes | None = None) -> ServerTls:
-    """A server's TLS settings with a certificate for these names."""
-    certificate = CA.issue_cert(*names)
-    chain = b"".join(blob.bytes() for blob in certificate.cert_chain_pems)
-    return ServerTls(certificate.private_key_pem.bytes(), chain, client_ca)
-
-
-def tls_server(*names: str, name: str | None = None, client_ca: bytes | None = None) -> Server:
-    """A server with a certificate for these names."""
-    return Server(name=name, tls=served_as(*names, client_ca=client_ca))
 
 
 def answered_by(call: grpc.Call) -> str:

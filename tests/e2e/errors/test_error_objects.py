@@ -14,9 +14,9 @@ import pytest
 from google.api_core import exceptions
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
-from tests.e2e.errors.test_failures import failure, static
+from tests.e2e.callers import QUICK, caller
+from tests.e2e.errors.failures import failure, static
 from tests.e2e.load import SHELLS, Shell
-from tests.e2e.retries.test_policies import QUICK, caller
 
 import meshlib
 from meshlib.testing import echo, servers

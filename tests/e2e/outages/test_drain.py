@@ -7,11 +7,11 @@ from typing import Any
 import grpc
 import pytest
 from tests.e2e.aio_world import PATIENCE, until
-from tests.e2e.connections.test_subchannels import Scripted, connections, endpoint, static
+from tests.e2e.callers import Caller, caller, reader
+from tests.e2e.instances import Scripted, connections, endpoint, static
 from tests.e2e.kinds import KINDS as FOUR_KINDS
 from tests.e2e.kinds import Requests, all_answers, expected, starters
 from tests.e2e.load import KINDS, SHELLS, Kind, Load, Shell
-from tests.e2e.retries.test_policies import Caller, caller, reader
 
 import meshlib
 from meshlib.testing import Server, echo, servers

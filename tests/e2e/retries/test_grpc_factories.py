@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
-from tests.e2e.connections.test_tls import TRUST, tls_server
+from tests.e2e.certificates import TRUST, tls_server
 from tests.e2e.load import SHELLS, Shell
 
 import meshlib

@@ -3,14 +3,11 @@
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import Any
 
 import grpc
 import pytest
-from tests.e2e.aio_world import PATIENCE, target, until
+from tests.e2e.aio_world import PATIENCE, until
+from tests.e2e.callers import QUICK, caller, read_all, reader
 from tests.e2e.load import SHELLS, Shell
 
 import meshlib
@@ -18,61 +15,6 @@ import meshlib.aio
 from meshlib.testing import Server, echo, flush_logs, servers
 
 pytestmark = pytest.mark.parametrize("shell", SHELLS)
-
-QUICK = {"initial_backoff": 0.001, "max_backoff": 0.002}
-
-
-@dataclass(frozen=True)
-class Caller:
-    """One channel with the same interface in both shells: a blocking call has its own thread."""
-
-    channel: Any
-    shell: Shell
-
-    async def unary(self, **options: Any) -> Any:
-        """Make one call; returns the response and ``.mesh``."""
-        stub = self.channel.unary_unary(echo.UNARY)
-        options.setdefault("timeout", PATIENCE)
-        if self.shell == "sync":
-            response, call = await asyncio.to_thread(stub.with_call, b"x", **options)
-        else:
-            call = stub(b"x", **options)
-            response = await call
-        return response, call.mesh
-
-    async def failure(self, **options: Any) -> Any:
-        """The error of one failing call."""
-        with pytest.raises(grpc.RpcError) as caught:
-            await self.unary(**options)
-        return caught.value
-
-    async def ready(self, hosts: int) -> None:
-        """Wait until ``hosts`` of them are connected."""
-        if self.shell == "sync":
-            self.channel.subscribe(lambda _: None, try_to_connect=True)
-        else:
-            self.channel.get_state(try_to_connect=True)
-        await until(lambda: sum(host.state == "READY" for host in self.hosts) == hosts, "all ready")
-
-    @property
-    def hosts(self) -> Any:
-        return self.channel.mesh.snapshot().hosts
-
-
-@asynccontextmanager
-async def caller(shell: Shell, *some: Server, name: str | None = None, **options: Any) -> AsyncIterator[Caller]:
-    """A channel to ``some``, or to a resolver's endpoints for ``name``, closed at the end."""
-    where = target(*some) if name is None else name
-    options.setdefault("retry", meshlib.RetryPolicy(**QUICK))
-    if shell == "aio":
-        async with meshlib.aio.channel(where, **options) as channel:
-            yield Caller(channel, shell)
-        return
-    made = meshlib.channel(where, **options)
-    try:
-        yield Caller(made, shell)
-    finally:
-        await asyncio.to_thread(made.close)
 
 
 def sent(server: Server, key: str) -> list[str]:
@@ -285,37 +227,3 @@ async def test_the_first_call_after_the_only_host_was_away_and_is_back(shell: Sh
             response, mesh = await it.unary()
             assert response == b"x"
             assert len(mesh.attempts) == 1
-
-
-async def read_all(it: Caller, stream: Any) -> tuple[list[bytes], Any]:
-    """Every message of a stream, and its error."""
-    got: list[bytes] = []
-    read = reader(it, stream)
-    try:
-        while True:
-            got.append(await read())
-    except StopAsyncIteration:
-        return got, None
-    except grpc.RpcError as error:
-        return got, error
-
-
-def reader(it: Caller, stream: Any) -> Callable[[], Awaitable[bytes]]:
-    """A function for the next message of a stream."""
-    if it.shell == "aio":
-        iterator = aiter(stream)
-        return lambda: anext(iterator)
-
-    def blocking() -> Any:
-        try:
-            return next(stream)
-        except StopIteration:
-            return None
-
-    async def read() -> bytes:
-        message: bytes | None = await asyncio.to_thread(blocking)
-        if message is None:
-            raise StopAsyncIteration
-        return message
-
-    return read

@@ -5,10 +5,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
+from tests.e2e.callers import caller
 from tests.e2e.few_streams import FewStreamsServer
 from tests.e2e.goaway import GoawayServer
 from tests.e2e.load import SHELLS, Shell
-from tests.e2e.retries.test_policies import caller
 
 import meshlib
 import meshlib.aio

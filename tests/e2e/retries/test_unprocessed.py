@@ -6,11 +6,11 @@ from typing import Any
 
 import grpc
 import pytest
-from tests.e2e.connections.test_tls import TRUST, tls_server
+from tests.e2e.callers import caller
+from tests.e2e.certificates import TRUST, tls_server
 from tests.e2e.kinds import KINDS, all_answers, expected, starters
 from tests.e2e.load import SHELLS, Shell
 from tests.e2e.refusing import How, RefusingServer
-from tests.e2e.retries.test_policies import caller
 
 import meshlib
 from meshlib.testing import Server, echo, servers

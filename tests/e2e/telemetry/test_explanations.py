@@ -7,14 +7,12 @@ from typing import Any
 import grpc
 import pytest
 from tests.e2e.aio_world import until
+from tests.e2e.callers import QUICK, Caller, caller
 from tests.e2e.load import SHELLS, Shell
-from tests.e2e.retries.test_policies import QUICK, Caller, caller
-from tests.e2e.telemetry.test_telemetry import Metrics, Traces, events, metrics, traces
+from tests.e2e.telemetry.recording import Metrics, Traces, events
 
 import meshlib
 from meshlib.testing import flush_logs, servers
-
-__all__ = ["metrics", "traces"]  # fixtures
 
 pytestmark = pytest.mark.parametrize("shell", SHELLS)
 

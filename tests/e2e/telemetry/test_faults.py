@@ -1,257 +1,30 @@
-"""Telemetry that fails, is suppressed or is set up twice: no call fails or is lost, and none is traced twice."""
+"""Telemetry that fails: no call fails or is lost, and what can be recorded is."""
 
-import asyncio
 import logging
-import signal
 import threading
-from collections.abc import Iterator
-from concurrent import futures
-from types import FrameType
 from typing import Any, NoReturn
 
 import grpc
 import pytest
-from opentelemetry import context, propagate
 from opentelemetry.metrics import MeterProvider, NoOpMeterProvider
-from opentelemetry.propagators.textmap import Setter, TextMapPropagator
-from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.sampling import Sampler, SamplingResult
 from opentelemetry.trace import NoOpTracerProvider
-from tests.e2e.load import SHELLS, Shell
-from tests.e2e.telemetry.test_telemetry import (
-    METHODS,
+from tests.e2e.load import Shell
+from tests.e2e.telemetry.recording import (
     Metrics,
     Traces,
-    _received,
-    _run,
-    _until,
+    all_kinds,
+    both_shells,
     call,
-    metrics,
+    processed,
     static,
-    traces,
 )
 
 import meshlib
-from meshlib import aio
 from meshlib.testing import Server, echo, flush_logs
 
-__all__ = ["metrics", "traces"]  # fixtures
-
-both_shells = pytest.mark.parametrize("shell", SHELLS)
-all_kinds = pytest.mark.parametrize("kind", METHODS)
-
-
-class Headers(TextMapPropagator):
-    """Injects the given headers; raises a given class of exceptions."""
-
-    def __init__(self, **headers: Any) -> None:
-        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
-
-    def extract(self, carrier: Any, context: Any = None, getter: Any = None) -> Any:
-        return context
-
-    def inject(self, carrier: Any, context: Any = None, setter: Setter[Any] | None = None) -> None:
-        for name, value in self.headers.items():
-            if isinstance(value, type):
-                raise value("a broken propagator")
-            carrier[name] = value
-
-    @property
-    def fields(self) -> set[str]:
-        return set(self.headers)
-
-
-@pytest.fixture
-def propagator(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Set the propagator of the parameter globally."""
-    before = propagate.get_global_textmap()
-    propagate.set_global_textmap(request.param)
-    yield
-    propagate.set_global_textmap(before)
-
-
-# --- propagators ---
-
-
-@pytest.mark.parametrize("propagator", [Headers(X_Amzn_Trace_Id="Root=1-a;Parent=b;Sampled=1")], indirect=True)
-@all_kinds
-@both_shells
-def test_a_header_with_capitals_is_sent_in_lower_case(
-    shell: Shell, kind: str, propagator: None, traces: Traces
-) -> None:
-    """AWS X-Ray's header reaches the server, and the call succeeds."""
-    with Server() as server:
-        assert call(shell, kind, static(server), tracer_provider=traces.provider) == "OK"
-        assert _received(server, "x-amzn-trace-id") == ["Root=1-a;Parent=b;Sampled=1"]
-
-
-@pytest.mark.parametrize(
-    "propagator",
-    [Headers(**{"traceparent": "00-ok", "x y": "1", "x-n": "a\nb", "x-u": "ä", "x-bin": "text"})],
-    indirect=True,
-)
-@both_shells
-def test_a_header_that_grpc_refuses_is_left_out(shell: Shell, propagator: None, traces: Traces) -> None:
-    """The other headers are sent, and the call succeeds."""
-    with Server() as server:
-        assert call(shell, "unary_unary", static(server), tracer_provider=traces.provider) == "OK"
-        (request,) = server.received
-        assert {key for key, _ in request.metadata if key.startswith(("x", "trace"))} == {"traceparent"}
-
-
-@pytest.mark.parametrize("propagator", [Headers(traceparent="ä")], indirect=True)
-@both_shells
-def test_a_usual_header_with_an_illegal_value_is_left_out(shell: Shell, propagator: None, traces: Traces) -> None:
-    """The value of a header is checked too, whatever its name."""
-    with Server() as server:
-        assert call(shell, "unary_unary", static(server), tracer_provider=traces.provider) == "OK"
-
-
-@pytest.mark.parametrize("propagator", [Headers(**{"X-A": "1", "x-a": "2", "x-b": "3"})], indirect=True)
-@both_shells
-def test_headers_that_differ_in_capitals_alone_are_all_sent(shell: Shell, propagator: None, traces: Traces) -> None:
-    """Headers of one lower-case name are all sent: metadata may repeat a key."""
-    with Server() as server:
-        assert call(shell, "unary_unary", static(server), tracer_provider=traces.provider) == "OK"
-        assert _received(server, "x-a") == ["1", "2"]
-
-
-# --- suppression ---
-
-
-@all_kinds
-@both_shells
-def test_a_suppressed_call_leaves_nothing(
-    shell: Shell, kind: str, traces: Traces, metrics: Metrics, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Under suppress_instrumentation a call has no span, no measurement, no trace in its metadata and no access log."""
-    caplog.set_level("INFO", "meshlib.access")
-    policy = meshlib.TelemetryPolicy(attempt_spans=True, attempt_metrics=True, access_log=True)
-    options = {"tracer_provider": traces.provider, "meter_provider": metrics.provider, "telemetry": policy}
-    with Server() as server:
-        token = context.attach(context.set_value(context._SUPPRESS_INSTRUMENTATION_KEY, True))
-        try:
-            assert call(shell, kind, static(server), **options) == "OK"
-        finally:
-            context.detach(token)
-        assert _received(server, "traceparent") == []
-    assert traces.spans == ()
-    assert metrics.points("rpc.client.call.duration") == metrics.points("grpc.client.attempt.duration") == {}
-    flush_logs()
-    assert [record for record in caplog.records if record.name == "meshlib.access"] == []
-
-
-@pytest.mark.parametrize(
-    "key", ["suppress_instrumentation", context._SUPPRESS_INSTRUMENTATION_KEY], ids=["plain", "of the SDK"]
-)
-@both_shells
-def test_a_call_is_traced_where_suppression_is_off(shell: Shell, key: str, traces: Traces) -> None:
-    """A context whose suppression key is False suppresses nothing."""
-    with Server() as server:
-        token = context.attach(context.set_value(key, False))
-        try:
-            assert call(shell, "unary_unary", static(server), tracer_provider=traces.provider) == "OK"
-        finally:
-            context.detach(token)
-    traces.one()
-
-
-EXPORT = """
-import sys
-import grpc, meshlib
-grpc.insecure_channel = meshlib.insecure_channel  # before the exporter takes the name
-from opentelemetry import metrics, trace
-from opentelemetry.exporter.otlp.proto.grpc import exporter as otlp
-from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from meshlib.testing import echo
-assert otlp.insecure_channel is meshlib.insecure_channel
-reader = InMemoryMetricReader()
-metrics.set_meter_provider(MeterProvider([reader]))
-tracers = TracerProvider()
-tracers.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=sys.argv[1], insecure=True)))
-trace.set_tracer_provider(tracers)
-with meshlib.channel(sys.argv[2]) as channel:
-    for _ in range(5):
-        channel.unary_unary(echo.UNARY)(b"x", timeout=10)
-print(tracers.force_flush(10_000))
-tracers.shutdown()
-(resource,) = reader.get_metrics_data().resource_metrics
-print(sorted(
-    point.attributes["rpc.method"]
-    for scope in resource.scope_metrics for metric in scope.metrics
-    if metric.name == "rpc.client.call.duration" for point in metric.data.data_points
-))
-"""
-
-
-class Collector(trace_service_pb2_grpc.TraceServiceServicer):
-    """An OTLP collector that keeps the names of the spans."""
-
-    def __init__(self) -> None:
-        self.names: list[str] = []
-
-    def Export(self, request: Any, context: Any) -> Any:  # noqa: N802 - the name of the method
-        for resource in request.resource_spans:
-            for scope in resource.scope_spans:
-                self.names += [span.name for span in scope.spans]
-        return trace_service_pb2.ExportTraceServiceResponse()
-
-
-def test_an_exporter_over_meshlib_does_not_trace_itself() -> None:
-    """The OTLP exporter on a channel of meshlib, with a global provider, flushes, and exports only the application's
-    calls."""
-    collector = Collector()
-    server = grpc.server(futures.ThreadPoolExecutor(2))
-    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(collector, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    try:
-        with Server() as service:
-            assert _run(EXPORT, f"http://127.0.0.1:{port}", service.address) == [
-                "True",
-                "['meshlib.testing.Echo/Unary']",
-            ]
-    finally:
-        server.stop(None).wait()
-    assert collector.names == ["meshlib.testing.Echo/Unary"] * 5
-
-
 # --- providers ---
-
-LATE_TRACES = """
-import sys, time
-from opentelemetry import metrics, trace
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-import meshlib
-from meshlib import aio
-from meshlib.testing import echo
-metrics.set_meter_provider(MeterProvider([InMemoryMetricReader()]))
-exporter, deadline = InMemorySpanExporter(), time.monotonic() + 5
-with meshlib.channel(sys.argv[1]) as channel:
-    call = channel.unary_unary(echo.UNARY)
-    call(b"x", timeout=10)
-    tracers = TracerProvider()
-    tracers.add_span_processor(SimpleSpanProcessor(exporter))
-    trace.set_tracer_provider(tracers)
-    while not exporter.get_finished_spans() and time.monotonic() < deadline:
-        call(b"x", timeout=10)
-print({span.name for span in exporter.get_finished_spans()})
-"""
-
-
-def test_a_tracer_provider_that_is_set_after_a_meter_provider_is_noticed() -> None:
-    """The channel checks for both until each is set."""
-    with Server() as server:
-        assert _run(LATE_TRACES, server.address) == ["{'meshlib.testing.Echo/Unary'}"]
 
 
 class Meter:
@@ -313,13 +86,6 @@ class Processor(SpanProcessor):
             raise RuntimeError("a broken processor")
 
 
-def processed(processor: SpanProcessor) -> TracerProvider:
-    """A tracer provider with that processor."""
-    provider = TracerProvider(shutdown_on_exit=False)
-    provider.add_span_processor(processor)
-    return provider
-
-
 BROKEN: dict[str, Any] = {
     "tracer provider": lambda: {"tracer_provider": Tracers()},
     "sampler": lambda: {"tracer_provider": TracerProvider(sampler=Broken(), shutdown_on_exit=False)},
@@ -343,20 +109,6 @@ def test_broken_telemetry_fails_no_call(shell: Shell, kind: str, what: str, capl
     flush_logs()
     assert sum("telemetry failed" in record.getMessage() for record in caplog.records) == 1
     caplog.clear()  # the traceback keeps the call
-
-
-@pytest.mark.parametrize("propagator", [Headers(traceparent=RuntimeError)], indirect=True)
-@all_kinds
-@both_shells
-def test_a_broken_propagator_fails_no_call(
-    shell: Shell, kind: str, propagator: None, traces: Traces, caplog: pytest.LogCaptureFixture
-) -> None:
-    """The call succeeds, and has its span."""
-    with Server() as server:
-        assert call(shell, kind, static(server), tracer_provider=traces.provider) == "OK"
-        traces.one()
-    flush_logs()
-    caplog.clear()  # as above
 
 
 @both_shells
@@ -396,113 +148,6 @@ def test_an_access_log_that_fails_fails_no_call(shell: Shell, caplog: pytest.Log
 # --- interruptions ---
 
 
-class SoftTimeLimit(Exception):  # noqa: N818 - as celery's
-    """Raised by celery's handler."""
-
-
-class Interrupting(SpanProcessor):
-    """The signal arrives while the n-th span starts, or while it ends."""
-
-    def __init__(self, at: str) -> None:
-        self.at = at
-        self.left = 0
-
-    def on_start(self, span: Any, parent_context: Any = None) -> None:
-        self._count("start")
-
-    def on_end(self, span: ReadableSpan) -> None:
-        self._count("end")
-
-    def _count(self, at: str) -> None:
-        if self.at == at and threading.current_thread() is threading.main_thread():
-            self.left -= 1
-            if self.left == 0:
-                signal.raise_signal(signal.SIGUSR1)
-
-
-@pytest.mark.parametrize(
-    ("kind", "at", "n"),
-    [
-        ("unary_unary", "start", 1),  # the span of the call
-        ("unary_unary", "start", 2),  # that of the attempt
-        ("unary_unary", "end", 1),
-        ("unary_unary", "end", 2),
-        ("stream_unary", "start", 1),
-        ("stream_unary", "start", 2),  # grpc's thread ends the spans of this kind
-    ],
-)
-def test_what_a_signal_handler_raises_inside_telemetry_reaches_the_caller(kind: str, at: str, n: int) -> None:
-    """A soft time limit is not a failure of the span processor that it interrupts, and nothing is left of the call."""
-
-    def handler(number: int, frame: FrameType | None) -> NoReturn:
-        raise SoftTimeLimit
-
-    before = signal.signal(signal.SIGUSR1, handler)
-    try:
-        processor = Interrupting(at)
-        options: dict[str, Any] = {
-            "tracer_provider": processed(processor),
-            "telemetry": meshlib.TelemetryPolicy(attempt_spans=True),
-        }
-        with Server() as server, meshlib.channel(static(server), **options) as channel:
-            made = getattr(channel, kind)(METHODS[kind])
-
-            def one() -> None:
-                made(iter([b"x"]) if kind == "stream_unary" else b"x", timeout=10)
-
-            one()  # connected, the next one starts on this thread
-            processor.left = n
-            with pytest.raises(SoftTimeLimit):
-                one()
-            one()
-            _until(lambda: [host.in_flight for host in channel.mesh.snapshot().hosts] == [0])
-    finally:
-        signal.signal(signal.SIGUSR1, before)
-
-
-@pytest.mark.parametrize("n", [1, 2])
-@pytest.mark.parametrize("at", ["start", "end"])
-@all_kinds
-async def test_no_asyncio_call_is_lost_to_a_signal_inside_telemetry(kind: str, at: str, n: int) -> None:
-    """An interrupted caller gets the exception; otherwise the call ends as usual, and the event loop reports the
-    exception."""
-
-    def handler(number: int, frame: FrameType | None) -> NoReturn:
-        raise SoftTimeLimit
-
-    loop, processor = asyncio.get_running_loop(), Interrupting(at)
-    reported: asyncio.Queue[type] = asyncio.Queue()
-    loop.set_exception_handler(lambda _, about: reported.put_nowait(type(about.get("exception"))))
-    policy = meshlib.TelemetryPolicy(attempt_spans=True)
-    before = signal.signal(signal.SIGUSR1, handler)
-    try:
-        with Server() as server:
-            provider = processed(processor)
-            async with aio.channel(static(server), tracer_provider=provider, telemetry=policy) as channel:
-                made = getattr(channel, kind)(METHODS[kind])
-
-                async def one() -> None:
-                    begun = made(iter([b"x"]) if kind.startswith("stream") else b"x", timeout=10)
-                    if kind.endswith("stream"):
-                        async for _ in begun:
-                            pass
-                    else:
-                        await begun
-
-                await one()
-                processor.left = n
-                if (at, n) == ("start", 1):
-                    with pytest.raises(SoftTimeLimit):
-                        await one()
-                else:
-                    await one()
-                    assert await reported.get() is SoftTimeLimit
-                await one()
-                assert [host.in_flight for host in channel.mesh.snapshot().hosts] == [0]
-    finally:
-        signal.signal(signal.SIGUSR1, before)
-
-
 class Nested(NoOpMeterProvider):
     """A meter provider that makes a channel with itself, as one may whose exporter is a client."""
 
@@ -531,6 +176,7 @@ def test_a_channel_may_be_made_while_another_is() -> None:
 
 
 def unserializable(request: Any) -> NoReturn:
+    """Fail as a serializer."""
     raise ValueError("a broken serializer")
 
 
@@ -552,52 +198,3 @@ def test_a_call_whose_serializer_raises_has_its_span(kind: str, traces: Traces, 
     assert span.attributes is not None
     assert span.attributes["rpc.response.status_code"] == "INTERNAL"
     assert metrics.points("rpc.client.call.duration")
-
-
-# --- beside opentelemetry-instrumentation-grpc ---
-
-SWAPPED = """
-import asyncio, sys
-import grpc, grpc.aio
-from opentelemetry import trace
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-import meshlib
-from meshlib import aio
-from meshlib.testing import echo
-grpc.insecure_channel, grpc.aio.insecure_channel = meshlib.insecure_channel, aio.insecure_channel
-from opentelemetry.instrumentation.grpc import GrpcAioInstrumentorClient, GrpcInstrumentorClient
-GrpcInstrumentorClient().instrument()
-GrpcAioInstrumentorClient().instrument()
-exporter = InMemorySpanExporter()
-provider = TracerProvider()
-provider.add_span_processor(SimpleSpanProcessor(exporter))
-trace.set_tracer_provider(provider)
-with grpc.insecure_channel(sys.argv[1]) as channel:
-    channel.unary_unary(echo.UNARY)(b"x", timeout=10)
-    channel.unary_unary(echo.UNARY).future(b"x", timeout=10).result()
-    channel.stream_unary(echo.CLIENT_STREAM)(iter([b"x"]), timeout=10)
-    list(channel.unary_stream(echo.SERVER_STREAM)(b"x", timeout=10))
-async def main():
-    async with grpc.aio.insecure_channel(sys.argv[1]) as channel:
-        await channel.unary_unary(echo.UNARY)(b"x", timeout=10)
-        await channel.stream_unary(echo.CLIENT_STREAM)(iter([b"x"]), timeout=10)
-        async for _ in channel.unary_stream(echo.SERVER_STREAM)(b"x", timeout=10):
-            pass
-asyncio.run(main())
-with trace.get_tracer("app").start_as_current_span("app"), meshlib.channel(sys.argv[1]) as channel:
-    channel.unary_unary(echo.UNARY)(b"x", timeout=10)
-for span in exporter.get_finished_spans():
-    print(span.instrumentation_scope.name.rpartition(".")[2], span.name.removeprefix("/").rpartition("/")[2])
-"""
-
-
-def test_nothing_is_traced_twice_where_meshlib_stands_in_grpcs_place() -> None:
-    """Instrumentation set up after meshlib's factories replaced grpc's wraps those: a call has its span, and other
-    calls have meshlib's."""
-    pytest.importorskip("opentelemetry.instrumentation.grpc")
-    with Server() as server:
-        lines = _run(SWAPPED, server.address)
-    calls = ["grpc Unary", "grpc Unary", "grpc ClientStream", "grpc ServerStream"]
-    assert sorted(lines) == sorted([*calls, *calls[1:], "meshlib Unary", "app app"])

@@ -15,17 +15,12 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_serv
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import SpanKind
-from tests.e2e.load import SHELLS, Shell
-from tests.e2e.telemetry.test_telemetry import DEADLINE, METHODS, Metrics, Traces, call, metrics, static, traces
+from tests.e2e.load import Shell
+from tests.e2e.telemetry.recording import DEADLINE, METHODS, Metrics, Traces, all_kinds, both_shells, call, static
 
 import meshlib
 from meshlib import aio
 from meshlib.testing import Server, echo, flush_logs, servers
-
-__all__ = ["metrics", "traces"]  # fixtures
-
-both_shells = pytest.mark.parametrize("shell", SHELLS)
-all_kinds = pytest.mark.parametrize("kind", METHODS)
 
 QUICK = meshlib.RetryPolicy(initial_backoff=0.001, max_backoff=0.001)
 
