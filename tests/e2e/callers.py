@@ -8,8 +8,9 @@ from typing import Any
 
 import grpc
 import pytest
-from tests.e2e.aio_world import PATIENCE, target, until
+from tests.e2e.aio_world import PATIENCE, target
 from tests.e2e.load import Shell
+from tests.waiting import aio_until
 
 import meshlib
 import meshlib.aio
@@ -48,7 +49,7 @@ class Caller:
             self.channel.subscribe(lambda _: None, try_to_connect=True)
         else:
             self.channel.get_state(try_to_connect=True)
-        await until(lambda: sum(host.state == "READY" for host in self.hosts) == hosts, "all ready")
+        await aio_until(lambda: sum(host.state == "READY" for host in self.hosts) == hosts, "all ready")
 
     @property
     def hosts(self) -> Any:

@@ -62,12 +62,14 @@ class LongPoll:
     def __init__(self, *found: Endpoint) -> None:
         self._found = found
         self._changed = threading.Condition()
+        self._wake: Callable[[], object] = lambda: None
         self.polls = 0
 
     def put(self, *found: Endpoint) -> None:
         with self._changed:
             self._found = found
             self._changed.notify_all()
+        self._wake()
 
     def resolve(self, previous: Resolution | None) -> Resolution:
         self.polls += 1
@@ -82,8 +84,10 @@ class AsyncLongPoll(LongPoll):
 
     async def resolve(self, previous: Resolution | None) -> Resolution:  # type: ignore[override]
         self.polls += 1
-        while previous is not None and self._found == previous.endpoints:  # noqa: ASYNC110 - set by a thread
-            await asyncio.sleep(0.005)
+        loop, changed = asyncio.get_running_loop(), asyncio.Event()
+        self._wake = lambda: loop.call_soon_threadsafe(changed.set)
+        if previous is not None and self._found == previous.endpoints:
+            await changed.wait()
         return Resolution(endpoints=self._found, ttl=0.0)
 
 

@@ -8,8 +8,9 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
-from tests.e2e.aio_world import all_ready, channel_to, in_flight, until
+from tests.e2e.aio_world import all_ready, channel_to, in_flight
 from tests.e2e.kinds import KINDS, aio_answers, expected, starters
+from tests.waiting import aio_until
 
 import meshlib
 from meshlib.testing import Server, servers
@@ -99,8 +100,8 @@ async def test_stress(rng: Random) -> None:
             assert set(stress.ends) <= {"OK", "CANCELLED", "DEADLINE_EXCEEDED", "NOT_FOUND", *CODES}, stress.ends
             assert stress.ends["OK"] > 0
             assert stress.ends["CANCELLED"] > 0
-            await until(lambda: len(stress.told) == CALLS, "every callback has come")
-            await until(lambda: in_flight(channel) == 0, "places are freed")
+            await aio_until(lambda: len(stress.told) == CALLS, "every callback has come")
+            await aio_until(lambda: in_flight(channel) == 0, "places are freed")
             assert set(stress.told.values()) == {1}
             assert stress.replayed > 0
             assert channel.mesh.snapshot().retries_held == 0

@@ -8,7 +8,8 @@ from typing import Any
 import grpc
 import pytest
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
-from tests.e2e.aio_world import PATIENCE, QUICK, all_ready, channel_to, in_flight, until
+from tests.e2e.aio_world import PATIENCE, QUICK, all_ready, channel_to, in_flight
+from tests.waiting import aio_until
 
 import meshlib
 import meshlib.aio
@@ -92,7 +93,7 @@ async def test_all_attempts_failing_is_told_in_one_error() -> None:
             assert str(caught.value).startswith("UNAVAILABLE after 3 attempts on 2 endpoints (")
             assert str(caught.value).endswith(" overloaded")
             assert "who" in dict(caught.value.trailing_metadata())
-            await until(lambda: in_flight(channel) == 0, "places are freed")
+            await aio_until(lambda: in_flight(channel) == 0, "places are freed")
 
 
 async def test_no_call_fails_when_a_server_is_killed() -> None:
@@ -109,7 +110,7 @@ async def test_no_call_fails_when_a_server_is_killed() -> None:
             assert await asyncio.to_thread(a.kill)
             assert await asyncio.gather(*calls) == [b"x"] * 20
             assert await asyncio.gather(*(stub(b"x", timeout=PATIENCE) for _ in range(20))) == [b"x"] * 20
-            await until(lambda: in_flight(channel) == 0, "places are freed")
+            await aio_until(lambda: in_flight(channel) == 0, "places are freed")
 
 
 async def test_deadlines() -> None:
@@ -163,7 +164,7 @@ async def test_the_first_hedge_that_answers_wins_and_the_other_is_cancelled() ->
             calls = [channel.unary_unary(echo.UNARY)(b"x", timeout=PATIENCE) for _ in range(4)]
             assert await asyncio.gather(*calls) == [b"x"] * 4
             assert any(len(call.mesh.attempts) == 2 for call in calls)
-            await until(lambda: in_flight(channel) == 0, "places are freed")
+            await aio_until(lambda: in_flight(channel) == 0, "places are freed")
             await asyncio.to_thread(a.wait_until, lambda s: s.in_flight == 0)
 
 
@@ -188,7 +189,7 @@ async def test_cancel_ends_it_at_once() -> None:
             assert tuple(await call.initial_metadata()) == tuple(await call.trailing_metadata()) == ()
             call.add_done_callback(told.append)
             assert told == [call, call]
-            await until(lambda: in_flight(channel) == 0, "its place is freed")
+            await aio_until(lambda: in_flight(channel) == 0, "its place is freed")
             await asyncio.to_thread(server.wait_until, lambda s: s.in_flight == 0)
 
 
@@ -225,7 +226,7 @@ async def test_a_call_nobody_holds_runs_to_its_end() -> None:
             channel.unary_unary(echo.UNARY)(b"x", metadata=((echo.DELAY_MS, "20"),))
             gc.collect()
             await asyncio.to_thread(server.wait_until, lambda s: s.calls[echo.UNARY] == 1)
-            await until(lambda: channel.mesh.snapshot().hosts[0].successes == 1, "it ended well")
+            await aio_until(lambda: channel.mesh.snapshot().hosts[0].successes == 1, "it ended well")
 
 
 @pytest.mark.shares_process_state  # grpc.aio never frees a call whose metadata it could not send
@@ -247,7 +248,7 @@ async def test_what_the_application_gets_wrong_is_answered_as_in_grpc() -> None:
                 await stub(5)
             assert await channel.unary_unary(echo.UNARY, request_serializer=raises)(b"x") == b""
             assert await channel.unary_unary(echo.UNARY, response_deserializer=raises)(b"x") is None
-            await until(lambda: in_flight(channel) == 0, "places are freed")
+            await aio_until(lambda: in_flight(channel) == 0, "places are freed")
 
 
 async def test_pushback_is_obeyed() -> None:
@@ -357,6 +358,6 @@ async def test_who_gives_up_waiting_is_forgotten(kind: str) -> None:
             assert not engine.condition._waiters
             call.cancel()
             # A completion that comes after the end of the loop is lost, and keeps C-core up. They come in order.
-            await until(lambda: server.in_flight == 0, "the server has seen the end of the call")
+            await aio_until(lambda: server.in_flight == 0, "the server has seen the end of the call")
             server.heal()
             assert await channel.unary_unary(echo.UNARY)(b"x", timeout=PATIENCE) == b"x"

@@ -8,7 +8,8 @@ from typing import Any
 
 import grpc
 import pytest
-from tests.e2e.sync_mesh import WAIT, answered, idle, mesh, reported, until
+from tests.e2e.sync_mesh import WAIT, answered, idle, mesh, reported
+from tests.waiting import until
 
 import meshlib
 from meshlib.testing import echo, flush_logs, servers

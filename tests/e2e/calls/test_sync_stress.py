@@ -10,7 +10,8 @@ from typing import Any
 
 import grpc
 from tests.e2e.kinds import KINDS, answers, expected, starters
-from tests.e2e.sync_mesh import WAIT, idle, mesh, until
+from tests.e2e.sync_mesh import WAIT, idle, mesh
+from tests.waiting import until
 
 import meshlib
 from meshlib.testing import ProcessServer, Server, echo, servers

@@ -1,11 +1,10 @@
 """Waiting for a channel to be ready polls it often, however rarely it was polled before."""
 
 import asyncio
-import time
-from collections.abc import Callable
 from typing import Any
 
 import grpc
+from tests.waiting import until
 
 import meshlib
 from meshlib import aio
@@ -13,14 +12,6 @@ from meshlib._core.connectivity_poll import POLL_LAST, QUIET
 from meshlib.testing import ProcessServer, echo
 
 DEADLINE = 10.0
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait until the condition is true, by polling."""
-    deadline = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < deadline, f"not in {DEADLINE} s"
-        time.sleep(0.005)
 
 
 def gap(runtime: Any) -> float:

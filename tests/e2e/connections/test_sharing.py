@@ -2,15 +2,13 @@
 
 import asyncio
 import os
-import signal
-import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+from tests.waiting import exit_status, until
 
 import meshlib
 from meshlib import aio
@@ -19,14 +17,6 @@ from meshlib.testing import ProcessServer, Server, echo
 DEADLINE = 10.0
 PATIENT = [("grpc.initial_reconnect_backoff_ms", 60_000), ("grpc.max_reconnect_backoff_ms", 60_000)]
 """After one failure there is no dial for a minute. C-core shares the connection only with equal options."""
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait until the condition is true, by polling."""
-    deadline = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < deadline, f"not in {DEADLINE} s"
-        time.sleep(0.005)
 
 
 def failing(channel: Any) -> bool:
@@ -128,9 +118,4 @@ def test_a_forked_child_does_not_wait_for_what_its_parent_had(state: str) -> Non
                 status = 0 if call(channel) == b"x" else 4
             finally:
                 os._exit(status)
-        deadline = time.monotonic() + 2 * DEADLINE
-        while not (ended := os.waitpid(pid, os.WNOHANG))[0]:
-            if time.monotonic() > deadline:
-                os.kill(pid, signal.SIGKILL)
-            time.sleep(0.005)
-        assert os.waitstatus_to_exitcode(ended[1]) == 0
+        assert exit_status(pid, 2 * DEADLINE) == 0

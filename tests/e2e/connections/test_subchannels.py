@@ -5,7 +5,7 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import grpc
 import pytest
 from tests.e2e.instances import Scripted, connections, endpoint, static
 from tests.e2e.load import SHELLS, Load, Shell
+from tests.waiting import until
 
 import meshlib
 from meshlib import aio
@@ -23,14 +24,6 @@ NAME = "svc-a.mesh.test"
 AUTHORITY = "/meshlib.testing.Authority/Get"
 
 both_shells = pytest.mark.parametrize("shell", SHELLS)
-
-
-def until(condition: Callable[[], bool], timeout: float = DEADLINE) -> None:
-    """Wait until the condition is true, by polling."""
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, f"not in {timeout} s"
-        time.sleep(0.005)
 
 
 def states(channel: Any) -> dict[str, str]:

@@ -7,7 +7,7 @@ import grpc
 import pytest
 import trustme
 from tests.e2e.certificates import CA, ROOT, TRUST, tls_server
-from tests.e2e.sync_mesh import until
+from tests.waiting import until
 
 import meshlib
 from meshlib import aio

@@ -1,6 +1,7 @@
 """A service behind SRV records of a real BIND 9: changes, weights, failover, and the death of the name server."""
 
 import asyncio
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from tests.e2e.bind import Bind
 from tests.e2e.load import KINDS, SHELLS, Kind, Load, Shell
+from tests.waiting import log_lines
 
 import meshlib
 from meshlib import aio
@@ -223,9 +225,9 @@ def test_channels_to_one_name_share_its_resolution() -> None:
             second.unary_unary(echo.UNARY)(b"x", timeout=SOON)
             assert len(dns.queries) == asked
             dns.set(SRV, "SRV", record(b), ttl=30)
-            first.mesh.resolve_now()
-            for channel in (first, second):
-                _await_hosts(channel, b)
+            with log_lines() as lines:
+                first.mesh.resolve_now()
+                lines.wait_for(f"endpoints changed: .*{re.escape(b.address)}", times=2)
             assert [query.type for query in dns.queries].count("SRV") == 2
         assert (a.calls[echo.UNARY], b.calls[echo.UNARY]) == (2, 0)
 
@@ -240,9 +242,9 @@ async def test_channels_of_one_loop_share_its_resolution() -> None:
             await second.unary_unary(echo.UNARY)(b"x", timeout=SOON)
             assert len(dns.queries) == asked
             dns.set(SRV, "SRV", record(b), ttl=30)
-            first.mesh.resolve_now()
-            for channel in (first, second):
-                await asyncio.to_thread(_await_hosts, channel, b)
+            with log_lines() as lines:
+                first.mesh.resolve_now()
+                await asyncio.to_thread(lines.wait_for, f"endpoints changed: .*{re.escape(b.address)}", times=2)
             assert [query.type for query in dns.queries].count("SRV") == 2
 
 
@@ -250,10 +252,3 @@ def _named(dns: DnsServer, server: Server) -> str:
     dns.add("host.mesh.test", "A", "127.0.0.1", ttl=30)
     dns.add(SRV, "SRV", record(server), ttl=30)
     return f"srv://{dns.address}/{SRV}"
-
-
-def _await_hosts(channel: Any, server: Server) -> None:
-    deadline = time.monotonic() + 10.0
-    while [host.address for host in channel.mesh.snapshot().hosts] != [server.address]:
-        assert time.monotonic() < deadline, channel
-        time.sleep(0.005)

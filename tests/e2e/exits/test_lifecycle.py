@@ -5,24 +5,17 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from random import Random
 
 import grpc
 import pytest
 from tests.interruption import count, interrupt, points
+from tests.waiting import until
 
 import meshlib
 from meshlib._sync import control
 from meshlib.testing import DnsServer, Server, echo
-
-
-def _until(condition: Callable[[], bool], what: str, timeout: float = 5.0) -> None:
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, f"not in {timeout} s: {what}"
-        time.sleep(0.005)
 
 
 def _control_threads() -> int:
@@ -57,7 +50,7 @@ def test_one_control_thread_serves_all_channels_and_ends_after_the_last() -> Non
             assert channels[-1].unary_unary(echo.UNARY)(b"x", timeout=5) == b"x"
             assert [thread] == [one for one in threading.enumerate() if one.name == "meshlib-control"]
         channels.pop().close()
-        _until(lambda: _control_threads() == 0, "the control thread has ended")
+        until(lambda: _control_threads() == 0, "the control thread has ended")
 
 
 def test_a_hundred_cycles_leave_nothing() -> None:
@@ -66,7 +59,7 @@ def test_a_hundred_cycles_leave_nothing() -> None:
         for _ in range(100):
             with meshlib.channel(f"static:///{server.address}") as channel:
                 assert channel.unary_unary(echo.UNARY)(b"x", timeout=5) == b"x"
-        _until(lambda: _control_threads() == 0, "the control thread has ended")
+        until(lambda: _control_threads() == 0, "the control thread has ended")
 
 
 def test_a_channel_that_is_collected_unclosed_closes_itself() -> None:
@@ -77,7 +70,7 @@ def test_a_channel_that_is_collected_unclosed_closes_itself() -> None:
         assert unary(b"x", timeout=5) == b"x"
         del unary
         gc.collect()
-        _until(lambda: _control_threads() == 0, "the control thread has ended")
+        until(lambda: _control_threads() == 0, "the control thread has ended")
 
 
 @pytest.mark.parametrize("wait_for_ready", [False, True])
@@ -123,7 +116,7 @@ def test_close_ends_a_call_in_its_back_off() -> None:
         caller = threading.Thread(target=call)
         caller.start()
         server.wait_until(lambda s: s.calls[echo.UNARY] == 1)
-        _until(lambda: channel.mesh.snapshot().retries_held == 1, "the call backs off")
+        until(lambda: channel.mesh.snapshot().retries_held == 1, "the call backs off")
         channel.close()
         caller.join(5)
         assert not caller.is_alive()
@@ -156,10 +149,10 @@ def test_an_exception_in_the_middle_of_a_close_leaves_no_control_thread(rng: Ran
                 interrupt(channel.close, at, expire, ("_sync",))
             if not runtime.closed:
                 channel.close()
-            _until(lambda: control.current().idle, f"nothing is attached after point {at} of {total}")
+            until(lambda: control.current().idle, f"nothing is attached after point {at} of {total}")
             thread = control.current()._control
             assert thread is None or thread.lingers, f"point {at} of {total}"
-        _until(lambda: _control_threads() == 0, "the control thread has ended")
+        until(lambda: _control_threads() == 0, "the control thread has ended")
 
 
 def test_close_ends_the_control_plane_of_the_last_channel_before_it_returns() -> None:

@@ -1,6 +1,6 @@
 """An asyncio program that calls, forks and calls again; run by test_aio_fork under each setting of grpc's fork support.
 
-usage: aio_fork_child.py STATE ADDRESS...
+usage: python -m tests.e2e.fork.aio_fork_child STATE ADDRESS...
 
 STATE is built (no call before), over (another channel was used, closed and collected) or inside (as built, but a
 coroutine forks, and the child abandons its loop).
@@ -9,12 +9,12 @@ coroutine forks, and the child abandons its loop).
 import asyncio
 import gc
 import os
-import signal
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any
+
+from tests.waiting import exit_status, until
 
 import meshlib.aio
 from meshlib.testing import echo
@@ -44,19 +44,6 @@ def forked(channel: Any) -> int:
         os._exit(status)
 
 
-def ended(pid: int) -> int:
-    """The exit status of a child, 99 if it did not end."""
-    deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline:
-        done, status = os.waitpid(pid, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.005)
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    return 99
-
-
 def state(task: Path) -> str:
     """The state of a thread of this process, by its letter (proc(5)); a thread that has ended counts as running."""
     try:
@@ -69,18 +56,20 @@ def quiet() -> None:
     """Wait until all other threads of this process are idle: C-core's threads still close connections for a moment, and
     a fork during that is a fork with threads inside C-core."""
     own = str(threading.get_native_id())
-    deadline = time.monotonic() + PATIENCE
     still = 0
-    while still < 5:
-        assert time.monotonic() < deadline, "threads of C-core do not come to rest"
+
+    def at_rest() -> bool:
+        nonlocal still
         states = {state(task) for task in Path("/proc/self/task").iterdir() if task.name != own}
         still = 0 if states & {"R", "D"} else still + 1
-        time.sleep(0.01)
+        return still == 25
+
+    until(at_rest, "threads of C-core come to rest", PATIENCE)
 
 
 async def inside(channel: Any) -> list[int]:
     """Statuses of children forked by a coroutine."""
-    return [ended(forked(channel)) for _ in range(CHILDREN)]
+    return [exit_status(forked(channel), PATIENCE) for _ in range(CHILDREN)]
 
 
 async def over(target: str) -> None:
@@ -101,7 +90,7 @@ def main(state: str, addresses: list[str]) -> int:
     if state == "inside":
         statuses = loop.run_until_complete(inside(channel))
     else:
-        statuses = [ended(forked(channel)) for _ in range(CHILDREN)]
+        statuses = [exit_status(forked(channel), PATIENCE) for _ in range(CHILDREN)]
     loop.run_until_complete(call(channel, b"after"))
     loop.run_until_complete(channel.close())
     loop.close()

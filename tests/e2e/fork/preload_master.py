@@ -1,6 +1,6 @@
 """A master that has used a channel and forks workers again and again, as gunicorn with ``--preload`` does at each HUP.
 
-usage: preload_master.py RELOADS WORKERS ADDRESS...
+usage: python -m tests.e2e.fork.preload_master RELOADS WORKERS ADDRESS...
 
 Each worker starts to call within a third of a second, as if started under load. A call without an answer in two seconds
 is a failure: the worker's connection then waits for state of its parent.
@@ -12,6 +12,7 @@ import sys
 import time
 
 import grpc
+from tests.waiting import exit_status
 
 import meshlib
 from meshlib.testing import echo
@@ -24,7 +25,7 @@ END = 30.0
 
 def work(channel: meshlib.Channel, start: float) -> int:
     """Run one worker; returns its exit status."""
-    time.sleep(start)
+    time.sleep(start)  # workers do not start to call at once
     unary = channel.unary_unary(echo.UNARY)
     for n in range(CALLS):
         try:
@@ -33,19 +34,6 @@ def work(channel: meshlib.Channel, start: float) -> int:
             print(f"worker {os.getpid()}, call {n + 1}: {error}", flush=True)  # noqa: T201 - for the reader of the output
             return 1
     return 0
-
-
-def ended(pid: int) -> int:
-    """The exit status of a worker; 99: it had to be killed."""
-    deadline = time.monotonic() + END
-    while time.monotonic() < deadline:
-        done, status = os.waitpid(pid, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.002)
-    os.kill(pid, 9)
-    os.waitpid(pid, 0)
-    return 99
 
 
 def main(reloads: int, workers: int, addresses: list[str]) -> int:
@@ -68,7 +56,7 @@ def main(reloads: int, workers: int, addresses: list[str]) -> int:
                 finally:
                     os._exit(status)
             pids.append(pid)
-        statuses += map(ended, pids)
+        statuses += [exit_status(pid, END) for pid in pids]
     answered = unary(b"x", timeout=10) == b"x"
     channel.close()
     failed = sum(status != 0 for status in statuses)

@@ -1,15 +1,15 @@
 """A program that calls, forks and calls again; run by test_sync_fork under each setting of grpc's fork support.
 
-usage: sync_fork_child.py STATE ADDRESS...   STATE is built, used, idle or busy
+usage: python -m tests.e2e.fork.sync_fork_child STATE ADDRESS...   STATE is built, used, idle or busy
 """
 
 import os
-import signal
 import sys
 import threading
 import time
 
 import grpc
+from tests.waiting import exit_status
 
 import meshlib
 from meshlib.testing import echo
@@ -25,7 +25,7 @@ def child(channel: meshlib.Channel) -> int:
 
 
 def forked(channel: meshlib.Channel) -> int:
-    """The exit status of one forked child, 99 if it did not end."""
+    """The exit status of one forked child."""
     pid = os.fork()
     if pid == 0:
         try:
@@ -34,15 +34,7 @@ def forked(channel: meshlib.Channel) -> int:
             print(f"child: {error!r}", flush=True)  # noqa: T201 - the parent reads it
             status = 4
         os._exit(status)
-    deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline:
-        done, status = os.waitpid(pid, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.005)
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    return 99
+    return exit_status(pid, PATIENCE)
 
 
 def main(state: str, addresses: list[str]) -> int:
@@ -65,7 +57,7 @@ def main(state: str, addresses: list[str]) -> int:
     for thread in threads:
         thread.start()
     if state == "idle":
-        time.sleep(0.3)
+        time.sleep(0.3)  # the channel is not called meanwhile: that is the state under test
     statuses = [forked(channel) for _ in range(CHILDREN)]
     stop.set()
     for thread in threads:

@@ -10,7 +10,7 @@ import pytest
 
 from meshlib.testing import ProcessServer
 
-PROGRAM = Path(__file__).with_name("aio_fork_child.py")
+ROOT = Path(__file__).parents[3]
 
 # Not tested: a fork while anything of grpc.aio lives. Its poller thread is inside C-core then, which skips its fork
 # handlers; children crash or hang on any channel, even grpc.aio's new ones.
@@ -37,8 +37,9 @@ def test_ten_of_ten_children_call_and_the_parent_goes_on(setting: str | None, st
         environment["GRPC_ENABLE_FORK_SUPPORT"] = setting
     environment["PYTHONPATH"] = os.pathsep.join(sys.path)
     run = subprocess.run(
-        [sys.executable, PROGRAM, state, *addresses],
+        [sys.executable, "-m", "tests.e2e.fork.aio_fork_child", state, *addresses],
         env=environment,
+        cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=100,

@@ -9,7 +9,7 @@ import pytest
 
 from meshlib.testing import ProcessServer
 
-PROGRAM = Path(__file__).with_name("preload_master.py")
+ROOT = Path(__file__).parents[3]
 RELOADS = int(os.environ.get("MESHLIB_RELOADS", "4"))
 """``nox -s preload`` has more: C-core resumes dials from before a fork on old descriptors, in one start of some
 hundred. Channels that share such a dial wait for its timeout."""
@@ -22,8 +22,17 @@ def test_workers_of_a_master_that_used_the_channel_have_answers() -> None:
     with ProcessServer() as first, ProcessServer() as second:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
         run = subprocess.run(
-            [sys.executable, PROGRAM, str(RELOADS), str(WORKERS), first.address, second.address],
+            [
+                sys.executable,
+                "-m",
+                "tests.e2e.fork.preload_master",
+                str(RELOADS),
+                str(WORKERS),
+                first.address,
+                second.address,
+            ],
             env=environment,
+            cwd=ROOT,
             capture_output=True,
             text=True,
             timeout=50 + 2 * RELOADS,

@@ -4,18 +4,18 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.waiting import until
 
 import meshlib
 from meshlib._sync import control
 from meshlib.testing import ProcessServer, Server, echo
 
-PROGRAM = Path(__file__).with_name("sync_fork_child.py")
+ROOT = Path(__file__).parents[3]
 
 # After a call with fork support off, grpc's own channels hang in a child: documented as unsafe, not tested here.
 CASES = [
@@ -40,8 +40,9 @@ def test_ten_of_ten_children_call_and_the_parent_goes_on(setting: str | None, st
         environment["GRPC_ENABLE_FORK_SUPPORT"] = setting
     environment["PYTHONPATH"] = os.pathsep.join(sys.path)
     run = subprocess.run(
-        [sys.executable, PROGRAM, state, *addresses],
+        [sys.executable, "-m", "tests.e2e.fork.sync_fork_child", state, *addresses],
         env=environment,
+        cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=100,
@@ -62,13 +63,9 @@ def test_a_fork_waits_for_a_thread_that_asks_a_connection_for_its_state() -> Non
         thread = threading.Thread(target=lambda: runtime.cluster.usable(host, now=runtime.now()))
         thread.start()
         try:
-            end = time.monotonic() + 10
-            while not control._inside():
-                assert time.monotonic() < end, "a fork would not wait"
+            until(control._inside, "a fork would wait")
         finally:
             host.subchannel.state = state
             held.release()
             thread.join(10)
-        end = time.monotonic() + 10
-        while control._inside():  # the control thread may be reading it
-            assert time.monotonic() < end
+        until(lambda: not control._inside(), "no thread is inside")

@@ -14,6 +14,7 @@ import pytest
 import trustme
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from tests.e2e.harness.serving import DEADLINE, channel_to, code_of, unary
+from tests.waiting import until
 
 from meshlib.testing import ProcessServer, Server, ServerTls, echo, servers
 
@@ -190,10 +191,10 @@ def test_closing_leaves_nothing_behind() -> None:
                     unary(to_other)
             assert call is None or code_of(call) in {"UNAVAILABLE", "CANCELLED"}
             other.close()
-        end = time.monotonic() + DEADLINE
-        while (left := (len(os.listdir("/proc/self/fd")), threading.active_count())) > (files, threads):
-            assert time.monotonic() < end, f"(descriptors, threads) were {(files, threads)} and are {left}"
-            time.sleep(0.01)
+        until(
+            lambda: (len(os.listdir("/proc/self/fd")), threading.active_count()) <= (files, threads),
+            f"no more than {files} descriptors and {threads} threads",
+        )
 
 
 # --- TLS ---

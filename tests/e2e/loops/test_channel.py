@@ -6,8 +6,9 @@ from typing import Any
 
 import grpc
 import pytest
-from tests.e2e.aio_world import PATIENCE, all_ready, channel_to, in_flight, target, until
+from tests.e2e.aio_world import PATIENCE, all_ready, channel_to, in_flight, target
 from tests.e2e.loops.channels import READY, hello
+from tests.waiting import aio_until
 
 import meshlib
 import meshlib.aio
@@ -155,7 +156,7 @@ async def test_every_call_ends_once_under_stress(rng: Any) -> None:
                     await asyncio.sleep(rng.random() / 200)
             async with asyncio.timeout(PATIENCE):
                 codes = await asyncio.gather(*(call.code() for call in calls))
-            await until(lambda: in_flight(channel) == 0, "places are freed")
+            await aio_until(lambda: in_flight(channel) == 0, "places are freed")
             assert sorted(map(id, told)) == sorted(map(id, calls))
             assert {code.name for code in codes} >= {"OK", "NOT_FOUND", "CANCELLED"}
             snapshot = channel.mesh.snapshot()

@@ -9,9 +9,10 @@ import weakref
 
 import grpc
 import pytest
-from tests.e2e.aio_world import PATIENCE, all_ready, target, until
+from tests.e2e.aio_world import PATIENCE, all_ready, target
 from tests.e2e.kinds import METHODS
 from tests.e2e.loops.channels import READY, hello
+from tests.waiting import aio_until
 
 import meshlib
 import meshlib.aio
@@ -99,7 +100,7 @@ async def test_an_unclosed_channel_that_is_collected_closes() -> None:
             gc.collect()
             return runtime() is None
 
-        await until(collected, "nothing holds the runtime")
+        await aio_until(collected, "nothing holds the runtime")
 
 
 def test_an_application_that_closes_nothing_ends_quietly() -> None:
@@ -171,7 +172,7 @@ async def test_closing_in_a_back_off_leaves_nothing(kind: str) -> None:
             server.fault(code="UNAVAILABLE")
         channel = meshlib.aio.channel(target(*fleet), retry=slow)
         call = getattr(channel, kind)(METHODS[kind])(b"x")
-        await until(lambda call=call: [a.code for a in call.mesh.attempts] == ["UNAVAILABLE"], "it backs off")
+        await aio_until(lambda call=call: [a.code for a in call.mesh.attempts] == ["UNAVAILABLE"], "it backs off")
         assert not call.done()
         assert channel.mesh.snapshot().retries_held == 1
         await channel.close()
@@ -180,5 +181,5 @@ async def test_closing_in_a_back_off_leaves_nothing(kind: str) -> None:
         assert len(call.mesh.attempts) == 1
         gone = weakref.ref(call)
         del call
-        await until(lambda: gc.collect() >= 0 and gone() is None, "no timer holds the call")
+        await aio_until(lambda: gc.collect() >= 0 and gone() is None, "no timer holds the call")
         assert sum(server.calls.total() for server in fleet) == 1

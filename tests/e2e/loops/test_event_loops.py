@@ -13,7 +13,8 @@ from typing import Any
 
 import grpc
 import pytest
-from tests.e2e.aio_world import PATIENCE, QUICK, all_ready, channel_to, in_flight, until
+from tests.e2e.aio_world import PATIENCE, QUICK, all_ready, channel_to, in_flight
+from tests.waiting import aio_until
 
 import meshlib
 import meshlib.aio
@@ -113,7 +114,7 @@ async def test_a_cancellation_is_not_lost_while_an_attempt_fails(kind: str, iter
                     call.cancel()
                 assert done, "the task has lost its cancellation"
                 assert task.cancelled() or task.exception() is not None
-            await until(lambda: in_flight(channel) == 0, "no attempt is left")
+            await aio_until(lambda: in_flight(channel) == 0, "no attempt is left")
 
 
 async def _read(stub: Any, kind: str, iterated: bool, calls: list[Any]) -> None:

@@ -6,12 +6,13 @@ from typing import Any
 
 import grpc
 import pytest
-from tests.e2e.aio_world import PATIENCE, until
+from tests.e2e.aio_world import PATIENCE
 from tests.e2e.callers import Caller, caller, reader
 from tests.e2e.instances import Scripted, connections, endpoint, static
 from tests.e2e.kinds import KINDS as FOUR_KINDS
 from tests.e2e.kinds import Requests, all_answers, expected, starters
 from tests.e2e.load import KINDS, SHELLS, Kind, Load, Shell
+from tests.waiting import aio_until
 
 import meshlib
 from meshlib.testing import Server, echo, servers
@@ -51,7 +52,7 @@ async def rename(it: Caller, resolver: Scripted, *named: Server) -> None:
     resolver.endpoints = tuple(endpoint(server) for server in named)
     it.channel.mesh.resolve_now()
     addresses = [server.address for server in named]
-    await until(lambda: [host.address for host in it.hosts] == addresses, "the channel knows")
+    await aio_until(lambda: [host.address for host in it.hosts] == addresses, "the channel knows")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -80,7 +81,7 @@ async def test_all_hosts_leave_and_come_back(shell: Shell) -> None:
             for server in some:
                 server.fault(hang=True)
             held = [(kind, start[kind](REQUESTS, timeout=PATIENCE)) for kind in FOUR_KINDS * 2]
-            await until(lambda: sum(server.in_flight for server in some) == 1 + len(held), "all are inside")
+            await aio_until(lambda: sum(server.in_flight for server in some) == 1 + len(held), "all are inside")
 
             await rename(it, resolver)
             error = await it.failure()
@@ -88,7 +89,7 @@ async def test_all_hosts_leave_and_come_back(shell: Shell) -> None:
             assert error.details() == "'svc-a' has no endpoints: the resolver returned no endpoints"
             assert error.mesh.attempts == ()
             waiting = [start["unary_unary"]([b"x"], wait_for_ready=True, timeout=PATIENCE) for _ in range(3)]
-            await until(lambda: it.channel.mesh.snapshot().waiting == 3, "they wait")
+            await aio_until(lambda: it.channel.mesh.snapshot().waiting == 3, "they wait")
             await stream.echo(b"2")
             for server in some:
                 server.heal()
@@ -97,7 +98,7 @@ async def test_all_hosts_leave_and_come_back(shell: Shell) -> None:
             await stream.echo(b"3")
             await stream.end()
             del stream  # grpc.aio keeps the connection while a call of it is referenced, ended or not
-            await until(lambda: sum(map(connections, some)) == 0, "what nobody uses is closed")
+            await aio_until(lambda: sum(map(connections, some)) == 0, "what nobody uses is closed")
             assert it.channel.mesh.snapshot().waiting == 3
 
             await rename(it, resolver, *some)
@@ -142,7 +143,7 @@ async def test_a_stream_on_a_host_that_left_goes_on_to_its_end(shell: Shell) -> 
             await stream.end()
             assert [attempt.host for attempt in stream.call.mesh.attempts] == [a.address]
             del stream  # grpc.aio closes a connection when no reference to a call of it is left, ended or not
-            await until(lambda: connections(a) == 0, "it is closed")
+            await aio_until(lambda: connections(a) == 0, "it is closed")
             assert (a.calls[echo.UNARY], b.calls[echo.UNARY]) == (0, 10)
 
 
@@ -180,7 +181,7 @@ async def test_a_server_that_stops_with_grace_loses_no_call(shell: Shell) -> Non
                 streaming = [asyncio.ensure_future(one_by_one(shell, kind, start[kind], over)) for kind in FOUR_KINDS]
                 delay = ((echo.DELAY_MS, "100"),)
                 held = [(kind, start[kind](REQUESTS, timeout=PATIENCE, metadata=delay)) for kind in FOUR_KINDS * 2]
-                await until(lambda server=stopping: server.in_flight > 0, "calls are inside")
+                await aio_until(lambda server=stopping: server.in_flight > 0, "calls are inside")
                 # grpc's server may leave a call that arrives during shutdown waiting for the end of the grace.
                 await asyncio.to_thread(stopping.stop, GRACE)
                 over.set()

@@ -3,13 +3,13 @@
 import faulthandler
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from random import Random
 from typing import Any, Final, Self
 
 from tests.interruption import points
+from tests.waiting import until
 
 import meshlib
 from meshlib.testing import echo
@@ -98,10 +98,8 @@ class Calls:
 
     def settle(self) -> None:
         """Everything ends, and nothing stays counted."""
-        end = time.monotonic() + PATIENCE
-        while any(host.in_flight for host in self.channel.mesh.snapshot().hosts):
-            assert time.monotonic() < end, self.channel.mesh.snapshot()
-            time.sleep(0.001)
+        mesh = self.channel.mesh
+        until(lambda: not any(host.in_flight for host in mesh.snapshot().hosts), "nothing is in flight")
 
     def __enter__(self) -> Self:
         self.call()

@@ -13,9 +13,10 @@ from typing import Any, Final
 
 import grpc
 import pytest
-from tests.e2e.aio_world import QUICK, all_ready, target, until
+from tests.e2e.aio_world import QUICK, all_ready, target
 from tests.e2e.reentrancy.aio_scenarios import LIMIT, SCENARIOS, World, requests, under_way
 from tests.interruption import EVERY, interrupt
+from tests.waiting import aio_until
 
 import meshlib
 import meshlib.aio
@@ -169,4 +170,4 @@ async def test_a_storm_of_signals_and_collections(rng: Random) -> None:
             await world.ended()
             assert min(answered) > 0
             assert min(came.values()) > 0
-            await until(lambda: not under_way(channel), "no attempt is left, and no call waits")
+            await aio_until(lambda: not under_way(channel), "no attempt is left, and no call waits")

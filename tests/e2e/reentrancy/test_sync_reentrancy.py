@@ -2,7 +2,6 @@
 
 import sys
 import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from random import Random
@@ -12,6 +11,7 @@ import grpc
 import pytest
 from tests.e2e.reentrancy.sync_uses import PATIENCE, WHERE, Calls, at_each_place, ended, no_hang
 from tests.interruption import count, interrupt, points
+from tests.waiting import until
 
 import meshlib
 from meshlib._core.balancing.round_robin import RoundRobin
@@ -128,10 +128,7 @@ def test_a_picker_that_is_made_while_the_channel_closes(target: str, rng: Random
         runtime: Any = channel._plain.lease.runtime()  # type: ignore[attr-defined]
         caller.start()
         assert balancer.entered.wait(PATIENCE)
-        end = time.monotonic() + PATIENCE
-        while not runtime.cluster.waiting:
-            assert time.monotonic() < end, runtime.cluster
-            time.sleep(0.001)
+        until(lambda: runtime.cluster.waiting, "the call waits")
         subchannels = [host.subchannel for host in runtime.cluster.hosts]
 
         def picker() -> None:

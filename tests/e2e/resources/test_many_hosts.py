@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 import pytest
 from tests.e2e.resources.many_hosts_server import METHOD
+from tests.waiting import until
 
 import meshlib
 from meshlib import aio
@@ -78,10 +78,8 @@ def _target(port: int) -> str:
 
 
 def _await_ready(channel: Any) -> None:
-    deadline = time.monotonic() + DEADLINE
-    while sum(host.state == "READY" for host in channel.mesh.snapshot().hosts) < len(HOSTS):
-        assert time.monotonic() < deadline, channel
-        time.sleep(0.02)
+    mesh = channel.mesh
+    until(lambda: sum(host.state == "READY" for host in mesh.snapshot().hosts) == len(HOSTS), channel, DEADLINE)
 
 
 def _check(authorities: Counter[bytes], port: int, channel: Any) -> None:

@@ -5,10 +5,10 @@ from typing import Any
 
 import grpc
 import pytest
-from tests.e2e.aio_world import until
 from tests.e2e.callers import caller
 from tests.e2e.kinds import KINDS, all_answers, expected, starters
 from tests.e2e.load import SHELLS, Shell
+from tests.waiting import aio_until
 
 import meshlib
 from meshlib.testing import echo, servers
@@ -69,11 +69,11 @@ async def test_what_its_caller_cancels_is_not_run_again(shell: Shell) -> None:
                 calls.append(start(requests, timeout=PATIENCE))
                 reading = asyncio.ensure_future(all_answers(shell, kind, calls[-1]))
                 n = len(calls)
-                await until(lambda n=n: sum(server.calls.total() for server in both) == n, "it has arrived")  # type: ignore[misc]
+                await aio_until(lambda n=n: sum(server.calls.total() for server in both) == n, "it has arrived")  # type: ignore[misc]
                 calls[-1].cancel()
                 with pytest.raises((grpc.RpcError, grpc.FutureCancelledError, asyncio.CancelledError)):
                     await reading
-            await until(lambda: sum(host.in_flight for host in it.hosts) == 0, "all have ended")
+            await aio_until(lambda: sum(host.in_flight for host in it.hosts) == 0, "all have ended")
             assert [len(call.mesh.attempts) for call in calls] == [1] * len(calls)
             assert sum(server.calls.total() for server in both) == len(calls)
             assert [host.failures for host in it.hosts] == [0, 0]
@@ -86,7 +86,7 @@ async def test_what_ends_with_its_channel_is_not_run_again(shell: Shell) -> None
         async with caller(shell, server, retry=meshlib.RetryPolicy()) as it:
             await it.ready(1)
             call = asyncio.ensure_future(it.unary())
-            await until(lambda: server.in_flight == 1, "it has arrived")
+            await aio_until(lambda: server.in_flight == 1, "it has arrived")
             closing = it.channel.close()
             if shell == "aio":
                 await closing

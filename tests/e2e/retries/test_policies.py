@@ -6,9 +6,10 @@ import logging
 
 import grpc
 import pytest
-from tests.e2e.aio_world import PATIENCE, until
+from tests.e2e.aio_world import PATIENCE
 from tests.e2e.callers import QUICK, caller, read_all, reader
 from tests.e2e.load import SHELLS, Shell
+from tests.waiting import aio_until
 
 import meshlib
 import meshlib.aio
@@ -77,7 +78,7 @@ async def test_a_bad_host_is_ejected_and_comes_back(shell: Shell, caplog: pytest
             assert shown.ejected_for == ejected[0]
             assert shown.state == "READY"
             bad.heal()
-            await until(lambda: all(host.ejected_until is None for host in it.hosts), "the host is back")
+            await aio_until(lambda: all(host.ejected_until is None for host in it.hosts), "the host is back")
             before = bad.calls.total()
             while bad.calls.total() == before:
                 await it.unary()
@@ -132,13 +133,13 @@ async def test_the_circuit_breaker_refuses_what_is_too_much(shell: Shell, caplog
         async with caller(shell, server, circuit_breaker=breaker) as it:
             await it.ready(1)
             hanging = [asyncio.ensure_future(it.unary()) for _ in range(2)]
-            await until(lambda: server.in_flight == 2, "both are under way")
+            await aio_until(lambda: server.in_flight == 2, "both are under way")
             error = await it.failure()
             assert error.code() is grpc.StatusCode.UNAVAILABLE
             assert "max_requests=2" in error.details()
             assert error.mesh.local
             assert it.channel.mesh.snapshot().requests_refused == 1
-            await until(lambda: "circuit breaker open: max_requests=2, rejected=1" in caplog.text, "said")
+            await aio_until(lambda: "circuit breaker open: max_requests=2, rejected=1" in caplog.text, "said")
             server.heal()
             await asyncio.gather(*hanging)
             await it.unary()
@@ -180,8 +181,8 @@ async def test_a_stream_that_falls_silent_is_ended(shell: Shell) -> None:
             assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
             assert "per_attempt_idle_timeout=1.0 s" in error.details()
             assert stream.mesh.why == "the application had already received a message"
-            await until(lambda: server.in_flight == 0, "the server is told")
-            await until(lambda: all(host.in_flight == 0 for host in it.hosts), "the place is free")
+            await aio_until(lambda: server.in_flight == 0, "the server is told")
+            await aio_until(lambda: all(host.in_flight == 0 for host in it.hosts), "the place is free")
 
 
 async def test_a_stream_that_is_silent_from_the_start_is_tried_again(shell: Shell) -> None:
@@ -197,7 +198,7 @@ async def test_a_stream_that_is_silent_from_the_start_is_tried_again(shell: Shel
             got, error = await read_all(it, stream)
             assert (got, error) == ([b"x"] * 3, None)
             assert [attempt.code for attempt in stream.mesh.attempts] == ["DEADLINE_EXCEEDED", "OK"]
-            await until(lambda: silent.in_flight == 0, "the silent one is told")
+            await aio_until(lambda: silent.in_flight == 0, "the silent one is told")
 
 
 async def test_time_between_reads_is_the_applications(shell: Shell) -> None:
@@ -222,7 +223,7 @@ async def test_the_first_call_after_the_only_host_was_away_and_is_back(shell: Sh
         async with caller(shell, server, retry=None) as it:
             await it.unary()
             server.stop()
-            await until(lambda: it.hosts[0].state == "TRANSIENT_FAILURE", "it is away, and its channel backs off")
+            await aio_until(lambda: it.hosts[0].state == "TRANSIENT_FAILURE", "it is away, and its channel backs off")
             server.start()
             response, mesh = await it.unary()
             assert response == b"x"

@@ -10,8 +10,9 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
-from tests.e2e.aio_world import PATIENCE, target, until
+from tests.e2e.aio_world import PATIENCE, target
 from tests.e2e.load import SHELLS, Shell
+from tests.waiting import aio_until
 
 import meshlib
 import meshlib.aio
@@ -101,13 +102,13 @@ async def test_a_call_ends_with_requests_still_to_send(shell: Shell, how: str) -
             start = stub if shell == "aio" else stub.future
             call = start(iter(source), timeout=PATIENCE if how == "cancel" else 0.5)
             await asyncio.to_thread(server.wait_until, lambda server: server.in_flight == 1)
-            await until(lambda: len(call.mesh.attempts) == 2 and source.taken > 1, "some requests are on their way")
+            await aio_until(lambda: len(call.mesh.attempts) == 2 and source.taken > 1, "some requests are on their way")
             if how == "cancel":
                 assert call.cancel()
             assert await code_of(call) == {"cancel": "CANCELLED", "deadline": "DEADLINE_EXCEEDED"}[how]
             assert len(call.mesh.attempts) == 2
             await asyncio.to_thread(server.wait_until, lambda server: server.in_flight == 0)
-            await until(lambda: idle(made), "its place is free")
+            await aio_until(lambda: idle(made), "its place is free")
 
 
 class _Verdict(grpc.RpcError):
@@ -220,7 +221,7 @@ async def test_a_retry_that_ends_before_all_was_replayed(shell: Shell) -> None:
                 assert set(counts[1:]) == {1}
                 if shell == "sync":  # grpc.aio may lose the OK to a write that fails ("Internal error from Core")
                     assert [attempt.code for attempt in call.mesh.attempts] == ["UNAVAILABLE", "OK"]
-                await until(lambda: idle(made), "its place is free")
+                await aio_until(lambda: idle(made), "its place is free")
             finally:
                 gate.set()
 
@@ -236,13 +237,13 @@ async def test_a_call_that_waits_for_a_stream_moves_to_the_next_connection(shell
             first = unary(made, request=b"first", wait_for_ready=True)
             await asyncio.to_thread(server.wait_until, lambda server: server.in_flight == 1)
             queued = unary(made, request=b"queued", wait_for_ready=True)
-            await until(lambda: made.mesh.snapshot().hosts[0].in_flight == 2, "it waits for a stream")
+            await aio_until(lambda: made.mesh.snapshot().hosts[0].in_flight == 2, "it waits for a stream")
             assert server.calls.total() == 1
             await asyncio.to_thread(server.stop)
             await asyncio.to_thread(server.start)
             assert await result(queued) == b"queued"
             assert await code_of(first) == ("OK" if retries else "UNAVAILABLE")
-            await until(lambda: idle(made), "their places are free")
+            await aio_until(lambda: idle(made), "their places are free")
 
 
 class _Named:
@@ -278,7 +279,9 @@ async def test_each_attempt_has_the_authority_of_its_host(shell: Shell) -> None:
         named = _Named(Endpoint(address=a.address, authority="a.test"), Endpoint(address=b.address, authority="b.test"))
         async with channel(shell, "svc-a", resolver=named) as made:
             await code_of(unary(made, method="/test.Authority/Call", wait_for_ready=True))
-            await until(lambda: all(host.state == "READY" for host in made.mesh.snapshot().hosts), "both are connected")
+            await aio_until(
+                lambda: all(host.state == "READY" for host in made.mesh.snapshot().hosts), "both are connected"
+            )
             call = unary(made, method="/test.Authority/Call")
             assert await code_of(call) == "UNAVAILABLE"
             hosts = [attempt.host for attempt in call.mesh.attempts]

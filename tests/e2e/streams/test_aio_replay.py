@@ -6,8 +6,9 @@ from typing import Any
 
 import grpc
 import pytest
-from tests.e2e.aio_world import PATIENCE, all_ready, channel_to, in_flight, until
+from tests.e2e.aio_world import PATIENCE, all_ready, channel_to, in_flight
 from tests.e2e.streams.messages import EOF, collected, collected_by_reading, requests
+from tests.waiting import aio_until
 
 import meshlib
 import meshlib.aio
@@ -31,7 +32,7 @@ async def test_a_request_stream_is_replayed_on_another_host(kind: str) -> None:
                 await call.done_writing()
             assert await call == b"123"
             assert [attempt.code for attempt in call.mesh.attempts] == ["UNAVAILABLE", "UNAVAILABLE", "OK"]
-            await until(lambda: in_flight(channel) == 0, "places are freed")
+            await aio_until(lambda: in_flight(channel) == 0, "places are freed")
 
 
 async def test_what_was_pulled_for_a_stale_attempt_is_the_next_ones() -> None:
@@ -50,7 +51,7 @@ async def test_what_was_pulled_for_a_stale_attempt_is_the_next_ones() -> None:
         async with channel_to(a, b, retry=policy) as channel:
             await all_ready(channel, 2)
             call = channel.stream_unary(echo.CLIENT_STREAM)(slow(), timeout=PATIENCE)
-            await until(lambda: len(call.mesh.attempts) == 3, "two attempts were given up")
+            await aio_until(lambda: len(call.mesh.attempts) == 3, "two attempts were given up")
             gate.set()
             assert await call == b"12"
 
@@ -106,7 +107,7 @@ async def test_before_that_it_is_whatever_the_application_looks_at(look: str) ->
                 assert await collected(call) == [b"x"] * 3
             else:
                 code = asyncio.ensure_future(call.code())
-                await until(lambda: len(call.mesh.attempts) == 3, "it is retried though nobody reads")
+                await aio_until(lambda: len(call.mesh.attempts) == 3, "it is retried though nobody reads")
                 assert await collected(call) == [b"x"] * 3
                 assert await code is grpc.StatusCode.OK
             assert [attempt.code for attempt in call.mesh.attempts] == ["UNAVAILABLE", "UNAVAILABLE", "OK"]
@@ -144,7 +145,7 @@ async def test_a_stream_hedge_that_speaks_first_wins() -> None:
                     assert [await call.read() for _ in range(4)] == [b"x"] * 3 + [EOF]
                 else:
                     assert await collected(call) == [b"x"] * 3
-            await until(lambda: in_flight(channel) == 0, "places are freed")
+            await aio_until(lambda: in_flight(channel) == 0, "places are freed")
             await asyncio.to_thread(a.wait_until, lambda s: s.in_flight == 0)
 
 
@@ -170,10 +171,10 @@ async def test_streams_survive_a_kill_before_their_first_message() -> None:
             a.pause()  # it has a connection and answers nothing, however long the rest takes
             calls = [channel.stream_stream(echo.BIDI_STREAM)(requests(b"1", b"2"), timeout=PATIENCE) for _ in range(10)]
             reads = [asyncio.ensure_future(collected(call)) for call in calls]
-            await until(lambda: sum(read.done() for read in reads) == 5, "the other server has answered its half")
+            await aio_until(lambda: sum(read.done() for read in reads) == 5, "the other server has answered its half")
             await asyncio.to_thread(a.kill)
             assert await asyncio.gather(*reads) == [[b"1", b"2"]] * 10
-            await until(lambda: in_flight(channel) == 0, "places are freed")
+            await aio_until(lambda: in_flight(channel) == 0, "places are freed")
 
 
 class _Mute(grpc.aio.UnaryStreamClientInterceptor):  # type: ignore[type-arg]
@@ -208,7 +209,7 @@ async def test_an_attempt_interceptor_that_stops_reading(look: str) -> None:
             await all_ready(channel, 1)
             call = channel.unary_stream(echo.SERVER_STREAM)(b"x", timeout=PATIENCE)
             reading = asyncio.ensure_future(collected(call) if look == "iterate" else collected_by_reading(call))
-            await until(lambda: interceptor.asked, "the interceptor is asked for a message")
+            await aio_until(lambda: interceptor.asked, "the interceptor is asked for a message")
             await asyncio.to_thread(server.wait_until, lambda s: s.in_flight == 1)
             await asyncio.to_thread(server.stop)
             with pytest.raises(grpc.aio.AioRpcError) as caught:

@@ -9,8 +9,9 @@ from typing import Any
 
 import grpc
 import pytest
-from tests.e2e.aio_world import PATIENCE, QUICK, all_ready, channel_to, in_flight, until
+from tests.e2e.aio_world import PATIENCE, QUICK, all_ready, channel_to, in_flight
 from tests.e2e.streams.messages import EOF, collected, collected_by_reading, requests
+from tests.waiting import aio_until
 
 from meshlib.testing import Server, echo
 
@@ -116,7 +117,7 @@ async def test_cancelling_a_stream() -> None:
                     assert await call.details() == "Locally cancelled by application!"
                     with pytest.raises(asyncio.CancelledError):
                         await call.read()
-                    await until(lambda: in_flight(channel) == 0, "its place is freed")
+                    await aio_until(lambda: in_flight(channel) == 0, "its place is freed")
                     await asyncio.to_thread(server.wait_until, lambda s: s.in_flight == 0)
 
 
@@ -159,7 +160,7 @@ async def test_a_stream_nobody_holds_is_cancelled() -> None:
                 gc.collect()
                 await asyncio.to_thread(server.wait_until, lambda s: s.in_flight == 0)
                 assert told == [True]
-                await until(lambda: in_flight(channel) == 0, "its place is freed")
+                await aio_until(lambda: in_flight(channel) == 0, "its place is freed")
                 gc.collect()
                 assert gone() is None
 
@@ -191,7 +192,7 @@ async def test_what_has_ended_is_gone_without_a_search_for_cycles(kind: str, end
                 for _ in range(2):
                     with suppress(grpc.aio.AioRpcError):
                         await _CALLS[kind](channel)
-                await until(lambda: len(_calls_alive()) == len(others), "the calls are gone")
+                await aio_until(lambda: len(_calls_alive()) == len(others), "the calls are gone")
             finally:
                 gc.enable()
 
@@ -221,7 +222,7 @@ async def test_an_upload_nobody_holds_runs_to_its_end() -> None:
             await all_ready(channel, 1)
             channel.stream_unary(echo.CLIENT_STREAM)(requests(b"1", b"2"), metadata=((echo.DELAY_MS, "30"),))
             gc.collect()
-            await until(lambda: channel.mesh.snapshot().hosts[0].successes == 1, "it ended well")
+            await aio_until(lambda: channel.mesh.snapshot().hosts[0].successes == 1, "it ended well")
 
 
 async def test_bad_metadata_of_a_stream_is_answered_as_in_grpc() -> None:
@@ -233,7 +234,7 @@ async def test_bad_metadata_of_a_stream_is_answered_as_in_grpc() -> None:
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await call.read()
             assert (caught.value.code(), caught.value.details()) == (grpc.StatusCode.INTERNAL, "Invalid metadata")
-            await until(lambda: in_flight(channel) == 0, "its place is freed")
+            await aio_until(lambda: in_flight(channel) == 0, "its place is freed")
 
 
 @pytest.mark.parametrize("kind", ["stream_unary", "stream_stream"])
@@ -255,4 +256,4 @@ async def test_what_a_server_says_before_it_has_all_requests_is_heard(kind: str,
                     await call if kind == "stream_unary" else await collected(call)
                 assert caught.value.code() is grpc.StatusCode.NOT_FOUND
                 assert [attempt.code for attempt in call.mesh.attempts] == ["NOT_FOUND"]
-            await until(lambda: in_flight(channel) == 0, "places are freed")
+            await aio_until(lambda: in_flight(channel) == 0, "places are freed")

@@ -7,7 +7,8 @@ from typing import Any
 
 import grpc
 import pytest
-from tests.e2e.sync_mesh import WAIT, idle, mesh, until
+from tests.e2e.sync_mesh import WAIT, idle, mesh
+from tests.waiting import until
 
 import meshlib
 from meshlib.testing import echo, servers

@@ -4,8 +4,7 @@ import asyncio
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import grpc
@@ -16,6 +15,7 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from tests.e2e.load import SHELLS, Shell
+from tests.waiting import until
 
 import meshlib
 from meshlib import aio
@@ -50,10 +50,7 @@ class Traces:
 
     def one(self) -> ReadableSpan:
         """The only span; waits for it."""
-        deadline = time.monotonic() + DEADLINE
-        while not self.spans:
-            assert time.monotonic() < deadline, "no span ended"
-            time.sleep(0.005)
+        until(lambda: self.spans, "a span has ended")
         (span,) = self.spans
         return span
 
@@ -119,14 +116,6 @@ async def _aio_call(kind: str, target: str, metadata: Metadata, method: str | No
         except grpc.aio.AioRpcError as error:
             return str(error.code().name)
     return "OK"
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait until the condition is true, by polling."""
-    deadline = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def received_metadata(server: Server, key: str) -> list[str]:

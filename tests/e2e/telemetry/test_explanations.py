@@ -6,10 +6,10 @@ from typing import Any
 
 import grpc
 import pytest
-from tests.e2e.aio_world import until
 from tests.e2e.callers import QUICK, Caller, caller
 from tests.e2e.load import SHELLS, Shell
 from tests.e2e.telemetry.recording import Metrics, Traces, events
+from tests.waiting import aio_until
 
 import meshlib
 from meshlib.testing import flush_logs, servers
@@ -50,14 +50,14 @@ async def test_an_ejection_and_panic(
             ended: list[Any] = []
             while len([mesh for mesh in ended if mesh.attempts[0].ejected]) < 2:
                 ended.append(await mesh_of(it))
-            await until(lambda: it.channel.mesh.snapshot().panic == (0,), "panic")
+            await aio_until(lambda: it.channel.mesh.snapshot().panic == (0,), "panic")
             assert value(metrics, "meshlib.hosts.ejected") == 2
             assert value(metrics, "meshlib.outlier_detection.ejections") == it.channel.mesh.snapshot().ejections == 2
             first.heal()
             second.heal()
             mesh = await mesh_of(it)
             assert mesh.attempts[0].panic
-            await until(lambda: it.channel.mesh.snapshot().panic == (), "panic is over")
+            await aio_until(lambda: it.channel.mesh.snapshot().panic == (), "panic is over")
     assert told(traces, "outlier", "meshlib.outlier.ejected") == [why, why]
     assert True in told(traces, "in_flight", "meshlib.panic")
     flush_logs()
@@ -90,12 +90,12 @@ async def test_a_refusal_of_the_circuit_breaker(
         ) as it:
             await it.ready(1)
             hanging = asyncio.ensure_future(it.unary())
-            await until(lambda: server.in_flight == 1, "it is under way")
+            await aio_until(lambda: server.in_flight == 1, "it is under way")
             errors = await fail(it, 3)
             assert {(error.details(), error.mesh.why, error.mesh.local) for error in errors} == {(why, why, True)}
             assert value(metrics, "meshlib.circuit_breaker.refusals") == 3
             assert it.channel.mesh.snapshot().requests_refused == 3
-            await until(lambda: ", rejected=" in caplog.text, "the log says so")
+            await aio_until(lambda: ", rejected=" in caplog.text, "the log says so")
             server.heal()
             await hanging
     assert told(traces, "breaker", "meshlib.breaker.refused") == [why] * 3
@@ -124,7 +124,7 @@ async def test_a_retry_and_one_that_is_refused(
             assert value(metrics, "meshlib.retry.refusals") == 1
             snapshot = it.channel.mesh.snapshot()
             assert (snapshot.retries, snapshot.retries_refused) == (1, 1)
-            await until(lambda: f"{why}, rejected=1" in caplog.text, "the log says so")
+            await aio_until(lambda: f"{why}, rejected=1" in caplog.text, "the log says so")
     assert told(traces, "retry", "meshlib.retry.refused") == ["all 2 attempts were used", why]
     assert len(told(traces, "retry", "meshlib.retry.delay")) == 1
     flush_logs()
@@ -141,10 +141,10 @@ async def test_the_ejection_of_the_only_host_is_no_news(shell: Shell, caplog: py
             server.fault(code="UNAVAILABLE")
             await it.failure()
             assert it.hosts[0].ejected_for
-            await until(lambda: "is an outlier but stays in use as the only host" in caplog.text, "the log says so")
+            await aio_until(lambda: "is an outlier but stays in use as the only host" in caplog.text, "the log says so")
             server.heal()
-            await until(lambda: not it.hosts[0].ejected_for, "it is back")
-            await until(lambda: it.channel.mesh.snapshot().panic == (), "panic is over")
+            await aio_until(lambda: not it.hosts[0].ejected_for, "it is back")
+            await aio_until(lambda: it.channel.mesh.snapshot().panic == (), "panic is over")
     told = [record for record in caplog.records if record.levelno > logging.INFO]
     assert told == []
     assert "ejected" not in "".join(record.message for record in caplog.records if record.levelno == logging.INFO)

@@ -4,7 +4,8 @@ import asyncio
 import gc
 
 from tests.e2e.load import Shell
-from tests.e2e.telemetry.recording import DEADLINE, METHODS, Metrics, all_kinds, both_shells, call, static, until
+from tests.e2e.telemetry.recording import DEADLINE, METHODS, Metrics, all_kinds, both_shells, call, static
+from tests.waiting import until
 
 import meshlib
 from meshlib import aio

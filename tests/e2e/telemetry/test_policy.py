@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import threading
-import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
@@ -17,6 +16,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import SpanKind
 from tests.e2e.load import Shell
 from tests.e2e.telemetry.recording import DEADLINE, METHODS, Metrics, Traces, all_kinds, both_shells, call, static
+from tests.waiting import until
 
 import meshlib
 from meshlib import aio
@@ -367,11 +367,3 @@ def attributes(span: ReadableSpan) -> dict[str, Any]:
 def parent(span: ReadableSpan) -> int | None:
     """The id of the parent span."""
     return None if span.parent is None else span.parent.span_id
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait until the condition is true, by polling."""
-    deadline = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come"
-        time.sleep(0.005)
