@@ -10,11 +10,9 @@ import asyncio
 import json
 import os
 import sys
-import threading
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import CodeType, FrameType
 from typing import Any
 
 import pytest
@@ -30,69 +28,34 @@ pytestmark = pytest.mark.alone  # while a call waits for the processor, a sweep 
 
 COUNTS = Path(__file__).with_name("hot_path.json")
 VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
+ROOT = Path(__file__).parents[3]
 OURS = str(Path(meshlib.__file__).parent)
 CALLS = 20
 SLACK = 0.05
 """Fraction by which a count may fall below the file before the file must be rewritten."""
 
 
-class Count:
-    """Instructions executed in meshlib's own code on the thread that made it."""
-
-    def __init__(self) -> None:
-        self.instructions = 0
-        self._thread = threading.get_ident()
-
-    def trace(self, frame: FrameType, event: str, _: Any) -> Any:
-        """For ``sys.settrace``."""
-        if event == "call" and not frame.f_code.co_filename.startswith(OURS):
-            return None
-        frame.f_trace_opcodes = True
-        frame.f_trace_lines = False
-        self.instructions += event == "opcode"
-        return self.trace
-
-    def instruction(self, code: CodeType, _: int) -> object:
-        """For ``sys.monitoring``, which reports every thread."""
-        if not code.co_filename.startswith(OURS):
-            return sys.monitoring.DISABLE
-        self.instructions += threading.get_ident() == self._thread
-        return None
+def _counting() -> Any:
+    """The module with which the benchmark of instructions counts, too."""
+    spec = spec_from_file_location("counting", ROOT / "benchmarks" / "counting.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
-@contextmanager
-def counted() -> Iterator[Count]:
-    """Count the instructions of the block."""
-    count = Count()
-    if sys.version_info < (3, 12):
-        before = sys.gettrace()
-        sys.settrace(count.trace)
-        try:
-            yield count
-        finally:
-            sys.settrace(before)
-        return
-    monitoring, event = sys.monitoring, sys.monitoring.events.INSTRUCTION
-    monitoring.use_tool_id(monitoring.PROFILER_ID, __name__)
-    monitoring.register_callback(monitoring.PROFILER_ID, event, count.instruction)
-    monitoring.set_events(monitoring.PROFILER_ID, event)
-    try:
-        yield count
-    finally:
-        monitoring.set_events(monitoring.PROFILER_ID, 0)
-        monitoring.free_tool_id(monitoring.PROFILER_ID)
+counting = _counting()
+
+
+def ours(file: str) -> str | None:
+    """Only meshlib's own code is counted."""
+    return "meshlib" if file.startswith(OURS) else None
 
 
 def least(call: Callable[[], object]) -> int:
     """The instructions of one call, the cheapest of several."""
-    for _ in range(CALLS):
-        call()
-    found = []
-    for _ in range(CALLS):
-        with counted() as count:
-            call()
-        found.append(count.instructions)
-    return min(found)
+    return int(counting.least(call, ours, warm_up=CALLS, calls=CALLS).total())
 
 
 async def least_async(call: Callable[[], Awaitable[object]]) -> int:
@@ -101,10 +64,10 @@ async def least_async(call: Callable[[], Awaitable[object]]) -> int:
         await call()
     found = []
     for _ in range(CALLS):
-        with counted() as count:
+        with counting.Count(ours) as count:
             await call()
-        found.append(count.instructions)
-    return min(found)
+        found.append(count.found.total())
+    return int(min(found))
 
 
 @pytest.fixture
