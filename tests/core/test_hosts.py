@@ -1,57 +1,21 @@
 """``HostSet`` by itself: what each change does to membership, counts, events and commands."""
 
 import math
-from collections import deque
-from dataclasses import dataclass
 
 import pytest
+from tests.core.host_sets import Link, at, names, opened
 
 from meshlib._core.balancing.priorities import Priorities
 from meshlib._core.balancing.round_robin import RoundRobin
 from meshlib._core.commands import Close, Open
 from meshlib._core.connectivity import CONNECTING, IDLE, READY, TRANSIENT_FAILURE
 from meshlib._core.endpoint import Endpoint
-from meshlib._core.events import ChannelEvent, EndpointsChanged, HostEjected, HostReturned, HostSpared, HostStateChanged
+from meshlib._core.events import EndpointsChanged, HostEjected, HostReturned, HostSpared, HostStateChanged
 from meshlib._core.health.outlier import Outlier
-from meshlib._core.host import Ejection, HostEntry
+from meshlib._core.host import Ejection
 from meshlib._core.hosts import KNOWN, HostSet
 
 STRICT = Priorities(balancer=RoundRobin(), overprovisioning_factor=None)
-
-
-@dataclass(frozen=True)
-class Link:
-    """A subchannel that is never asked."""
-
-    address: str
-
-    def state(self, connect: bool) -> int:
-        raise AssertionError("no change of the hosts reads a connection")
-
-    def glance(self) -> int | None:
-        raise AssertionError("no change of the hosts reads a connection")
-
-
-def at(*addresses: str | Endpoint) -> tuple[Endpoint, ...]:
-    """Endpoints at these addresses."""
-    return tuple(each if isinstance(each, Endpoint) else Endpoint(address=each) for each in addresses)
-
-
-def opened(*addresses: str | Endpoint, state: int = READY) -> tuple[HostSet, list[HostEntry], deque[ChannelEvent]]:
-    """Hosts with subchannels, all in one state, and the events from then on."""
-    events: deque[ChannelEvent] = deque()
-    hosts = HostSet(events)
-    for host in hosts.replace(at(*addresses), now=0.0):
-        assert hosts.opened(host, Link(host.endpoint.address))
-        hosts.set_state(host, state, now=0.0)
-    events.clear()
-    hosts.lost = False
-    return hosts, list(hosts), events
-
-
-def names(hosts: object) -> list[str]:
-    """The addresses of hosts."""
-    return [host.endpoint.address for host in hosts]  # type: ignore[attr-defined]
 
 
 # --- membership ----------------------------------------------------------------------

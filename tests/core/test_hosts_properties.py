@@ -2,7 +2,7 @@
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
-from tests.core.test_hosts import Link, at, names
+from tests.core.host_sets import Link, at, names
 
 from meshlib._core.commands import Close
 from meshlib._core.connectivity import CONNECTING, IDLE, READY, TRANSIENT_FAILURE
