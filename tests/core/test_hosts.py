@@ -70,6 +70,14 @@ def test_what_makes_another_host(changed: Endpoint, same: bool) -> None:
     assert hosts.version > version
 
 
+def test_the_best_priority_of_an_address_counts() -> None:
+    """In any order, with the weight that belongs to it."""
+    hosts = HostSet()
+    hosts.replace(tuple(Endpoint(address="a", priority=n, weight=n + 1) for n in (2, 1, 3)), now=0.0)
+    (host,) = hosts
+    assert (host.endpoint.priority, host.weight) == (1, 2)
+
+
 def test_a_subchannel_is_taken_once() -> None:
     """Neither a second one nor one for a removed host is needed."""
     hosts = HostSet()

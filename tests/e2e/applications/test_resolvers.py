@@ -86,8 +86,11 @@ class AsyncLongPoll(LongPoll):
         self.polls += 1
         loop, changed = asyncio.get_running_loop(), asyncio.Event()
         self._wake = lambda: loop.call_soon_threadsafe(changed.set)
-        if previous is not None and self._found == previous.endpoints:
-            await changed.wait()
+        try:
+            if previous is not None and self._found == previous.endpoints:
+                await changed.wait()
+        finally:
+            self._wake = lambda: None
         return Resolution(endpoints=self._found, ttl=0.0)
 
 
