@@ -12,6 +12,7 @@ from tests.interruption import points
 from tests.waiting import until
 
 import meshlib
+from meshlib._sync import control
 from meshlib.testing import echo
 
 WHERE: Final = ("_core", "_sync", "_control")
@@ -121,7 +122,8 @@ def at_each_place(run: Callable[[int], int], rng: Random) -> None:
 
 
 def ended(prefix: str) -> None:
-    """Return once the threads of that name have ended."""
+    """Return once the threads of that name have ended; an unused control thread would linger for a second."""
+    control.current().end_unused()
     for thread in threading.enumerate():
         if thread.name.startswith(prefix):
             thread.join(PATIENCE)
