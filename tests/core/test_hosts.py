@@ -204,6 +204,7 @@ def test_a_failing_host_is_redialled() -> None:
     assert isinstance(second, Close)
     assert (first.host, second.subchannel) == (host, Link("a"))
     assert (host.state, host.subchannel, host.dials, names(hosts.seats)) == (CONNECTING, None, 1, ["b"])
+    assert hosts.opened(host, Link("a, again"))
     assert not hosts.redial()
 
 
