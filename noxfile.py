@@ -74,7 +74,7 @@ def mutants(session: nox.Session) -> None:
 def reentrancy(session: nox.Session) -> None:
     """Interrupt the machines and shells at every point with other steps and exceptions; minutes."""
     install(session, "test")
-    tests = ["tests/core/test_reentrancy.py", "tests/e2e/test_reentrancy.py", "tests/e2e/test_aio_reentrancy.py"]
+    tests = ["tests/core/test_reentrancy.py", "tests/e2e/reentrancy"]
     session.run("pytest", *tests, "-o", "timeout=3000", *session.posargs, env={"MESHLIB_EVERY_POINT": "1"})
 
 
@@ -96,7 +96,7 @@ def exits(session: nox.Session) -> None:
         "pytest",
         "-o",
         "faulthandler_timeout=0",
-        "tests/e2e/test_exits.py",
+        "tests/e2e/exits/test_exits.py",
         *session.posargs,
         env={"MESHLIB_EXITS": "8"},
     )
@@ -106,7 +106,7 @@ def exits(session: nox.Session) -> None:
 def preload(session: nox.Session) -> None:
     """Reload workers 200 times, forked from a master that has used the channel: two or three minutes."""
     install(session, "test")
-    session.run("pytest", "tests/e2e/test_preload.py", *session.posargs, env={"MESHLIB_RELOADS": "200"})
+    session.run("pytest", "tests/e2e/fork/test_preload.py", *session.posargs, env={"MESHLIB_RELOADS": "200"})
 
 
 @nox.session(python=DEVELOPED_ON)

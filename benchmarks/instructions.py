@@ -2,23 +2,19 @@
 
 usage: python benchmarks/instructions.py [--json FILE] [--quick]
 
-Counts instructions with ``sys.settrace`` on the calling thread, after a warm-up; of several calls the cheapest counts.
-The work of C-core and other extensions is not Python and not counted.
+Counts instructions on the calling thread, after a warm-up; of several calls the cheapest counts. The work of C-core and
+other extensions is not Python and not counted.
 """
 
 import argparse
 import json
-import sys
-from collections import Counter
-from collections.abc import Callable
 from contextlib import ExitStack
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 from call_variants import NAMES, variants
 from conditions import conditions
+from counting import least
 
 import meshlib
 from meshlib.testing import ProcessServer, echo
@@ -42,40 +38,9 @@ def package(file: str) -> str:
     return name if name in PACKAGES else OTHER
 
 
-class Count:
-    """Counts instructions from ``start`` to ``stop``."""
-
-    def __init__(self) -> None:
-        self.found: Counter[str] = Counter()
-
-    def start(self) -> None:
-        """Start counting; ``sys.settrace`` sees only functions called from now on."""
-        sys.settrace(self._trace)
-
-    def stop(self) -> None:
-        """Stop counting."""
-        sys.settrace(None)
-
-    def _trace(self, frame: FrameType, event: str, _: Any) -> Any:
-        frame.f_trace_opcodes = True
-        frame.f_trace_lines = False
-        if event == "opcode" and frame.f_code.co_filename != __file__:
-            self.found[package(frame.f_code.co_filename)] += 1
-        return self._trace
-
-
-def least(call: Callable[..., Any], calls: int) -> Counter[str]:
-    """Return the instructions of the cheapest of ``calls`` calls."""
-    for _ in range(WARM_UP):
-        call(b"x")
-    found = []
-    for _ in range(calls):
-        count = Count()
-        count.start()
-        call(b"x")
-        count.stop()
-        found.append(count.found)
-    return min(found, key=Counter.total)
+def owner(file: str) -> str | None:
+    """Return the package of a file, None for this one."""
+    return None if file == __file__ else package(file)
 
 
 def main() -> None:
@@ -93,7 +58,8 @@ def main() -> None:
         for variant in variants("sync", addresses, stack):
             if variant.name == LEFT_OUT:
                 continue
-            found = least(variant.calls("unary_unary", echo.UNARY), 1 if options.quick else CALLS)
+            call = partial(variant.calls("unary_unary", echo.UNARY), b"x")
+            found = least(call, owner, warm_up=WARM_UP, calls=1 if options.quick else CALLS)
             rows[variant.name] = {name: found[name] for name in (*PACKAGES, OTHER)}
             print(f"{variant.name:<32}", *(f"{count:>14}" for count in (*rows[variant.name].values(), found.total())))
     if options.json is not None:

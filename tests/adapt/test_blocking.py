@@ -2,8 +2,7 @@
 ways."""
 
 import functools
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent import futures
 from typing import Any
 
@@ -12,36 +11,14 @@ import grpc._observability
 import pytest
 import trustme
 from grpc._cython import cygrpc
+from tests.adapt.blocking_calls import PATIENCE, Call, account, ask, facts
 from tests.e2e.few_streams import FewStreamsServer
 
 from meshlib._adapt import grpcio
 from meshlib._adapt.options import DEFAULTS
 from meshlib.testing import Server, ServerTls, echo
 
-PATIENCE = 10.0
 FAILURES = [code for code in grpc.StatusCode if code is not grpc.StatusCode.OK]
-VARYING = re.compile(r"created_time:\S+|:\d{4,5}|fd:\d+")
-"""Parts of C-core's text that vary from call to call: times and ports."""
-
-Call = Callable[[Any], Any]
-
-
-def account(error: Any) -> list[object]:
-    """Every property of an error."""
-    facts = [type(error), error.code(), error.details(), error.initial_metadata(), error.trailing_metadata()]
-    facts.append(error._state.response)
-    texts = [error.debug_error_string(), str(error), repr(error)]
-    return [*facts, *(VARYING.sub("", text or "") for text in texts)]
-
-
-def facts(call: Any) -> list[object]:
-    """Every property of the call object of a success."""
-    told: list[Any] = []
-    call.add_done_callback(lambda same: told.append(same is call))
-    told += [type(call), call.code(), call.details(), call.initial_metadata(), call.trailing_metadata()]
-    told += [call.done(), call.running(), call.is_active(), call.time_remaining(), call.add_callback(told.clear)]
-    told += [call.cancel(), call.cancelled(), call.result(), call.exception(), call.traceback()]
-    return [*told, call.debug_error_string(), *(VARYING.sub("", text) for text in (str(call), repr(call)))]
 
 
 def result(call: Call, multicallable: Any) -> list[object]:
@@ -73,11 +50,6 @@ def both(address: str, call: Call, *, deserializer: Any = None, credentials: Any
     finally:
         channel.close()
     return expected
-
-
-def ask(multicallable: Any) -> Any:
-    """An ordinary call."""
-    return multicallable(b"x", PATIENCE, None, None, None, None)
 
 
 @pytest.fixture

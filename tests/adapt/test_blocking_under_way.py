@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 import pytest
 from grpc._cython import cygrpc
-from tests.adapt.test_blocking import PATIENCE, account, ask
+from tests.adapt.blocking_calls import PATIENCE, account, ask
 from tests.e2e.relay import Relay
 
 from meshlib._adapt import grpcio

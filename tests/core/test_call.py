@@ -1,34 +1,15 @@
 """The machine of one call against a cluster that answers from a list. Each test sets the time."""
 
-import math
-
 import pytest
-from tests.core.scripted import CANCELLED, METHOD, REFUSED, UNAVAILABLE, Ear, ScriptedCluster, brief, ended, host, plan
+from tests.core.calls import RETRY, A, B, C, begun
+from tests.core.scripted import CANCELLED, METHOD, REFUSED, UNAVAILABLE, Ear, ScriptedCluster, brief, ended, plan
 
-from meshlib._core.attempts.budget import LOSS_PATIENCE, LOSS_POLLS, LOSS_SHOWS
 from meshlib._core.attempts.retry import LOCAL
 from meshlib._core.call import Call, State
-from meshlib._core.cluster import CLOSED
 from meshlib._core.commands import Finish, StartAttempt
 from meshlib._core.events import AttemptEnded, AttemptStarted, NotRetried, PickQueued, Retrying
-from meshlib._core.policy import HedgingPolicy, RetryPolicy
-from meshlib._core.status import OK, Outcome, local
-
-A, B, C = host("a"), host("b"), host("c")
-RETRY = RetryPolicy(initial_backoff=0.1, max_backoff=1.0)  # and a random fraction of one half: 0.05 s, 0.1 s, 0.2 s
-NO_HOST = local("UNAVAILABLE", "svc-a has no endpoints: NXDOMAIN")
-
-
-def begun(
-    cluster: ScriptedCluster, policy: RetryPolicy | HedgingPolicy | None = RETRY, *, now: float = 0.0, **more: object
-) -> Call:
-    """A call whose first attempt has started at ``now``."""
-    call = Call(cluster, plan(policy), METHOD, **more)  # type: ignore[arg-type]
-    if call.streaming:
-        call.on_reading(now=now)
-    assert brief(call.begin(now=now)) == ["start 1 a first"]
-    return call
-
+from meshlib._core.policy import RetryPolicy
+from meshlib._core.status import OK, Outcome
 
 # --- attempts and retries ------------------------------------------------------------
 
@@ -157,38 +138,6 @@ def test_the_back_off_bound_doubles_up_to_the_maximum() -> None:
     assert waits == pytest.approx([0.1, 0.2, 0.4, 0.5, 0.5])
 
 
-# --- pushback (gRFC A6) --------------------------------------------------------------
-
-
-def test_server_pushback_delay() -> None:
-    """A pushback is obeyed to the millisecond, and the back-off restarts after it."""
-    call = begun(ScriptedCluster(A), RetryPolicy(max_attempts=5, initial_backoff=0.1, max_backoff=10.0))
-    call.on_outcome(1, UNAVAILABLE, now=1.0)
-    call.on_timer(now=1.05)
-    call.on_outcome(2, Outcome("UNAVAILABLE", pushback=2.0), now=2.0)
-    assert call.next_timer() == 4.0
-    call.on_timer(now=4.0)
-    call.on_outcome(3, UNAVAILABLE, now=5.0)
-    assert call.next_timer() == pytest.approx(5.05)
-
-
-@pytest.mark.parametrize(
-    ("pushback", "attempts", "verdict"),
-    [(0.0, 3, "all 3 attempts were used"), (60.0, 1, "the backoff of 60.000 s would exceed the deadline")],
-)
-def test_pushback_has_limits(pushback: float, attempts: int, verdict: str) -> None:
-    """A pushback adds no attempt and does not extend the deadline."""
-    call = begun(ScriptedCluster(A), deadline=30.0)
-    now, n, commands = 1.0, 0, ()
-    while not commands:
-        n += 1
-        commands = call.on_outcome(n, Outcome("UNAVAILABLE", pushback=pushback), now=now)
-        if call.state is State.BACKOFF:
-            now += 1.0
-            call.on_timer(now=now)
-    assert (n, call.verdict) == (attempts, verdict)
-
-
 # --- what its error says -------------------------------------------------------------
 
 
@@ -224,121 +173,6 @@ def test_a_deadline_that_no_server_reported_names_method_and_target(outcome: Out
     assert ended(call.on_outcome(1, outcome, now=1.0)) is outcome
     assert call.details(outcome) == details
     assert call.explain(outcome).endswith(f"; last: a {details}")
-
-
-# --- the deadline --------------------------------------------------------------------
-
-
-def test_a_back_off_past_the_deadline_ends_the_call_now() -> None:
-    """The call ends with the last error, long before the deadline."""
-    cluster = ScriptedCluster(A, fraction=1.0)
-    call = begun(cluster, deadline=1.05)
-    assert ended(call.on_outcome(1, UNAVAILABLE, now=1.0)) is UNAVAILABLE
-    assert call.verdict == "the backoff of 0.100 s would exceed the deadline"
-    assert (cluster.held, cluster.resting) == (0, set())
-
-
-def test_a_timer_that_comes_after_the_deadline() -> None:
-    """A back-off whose timer is late starts no attempt."""
-    cluster = ScriptedCluster(A)
-    call = begun(cluster, deadline=2.0)
-    call.on_outcome(1, UNAVAILABLE, now=1.0)
-    outcome = ended(call.on_timer(now=2.5))
-    assert (outcome.code, outcome.local) == ("DEADLINE_EXCEEDED", True)
-    assert outcome.details == "Deadline Exceeded: /test.Service/Method on 'svc-a'; last attempt: UNAVAILABLE"
-    assert call.explain(outcome).endswith("last: a " + outcome.details + " (gone)")
-    assert cluster.held == 0
-
-
-def test_a_deadline_that_has_passed_at_the_start() -> None:
-    """Nothing is sent, and no host counts a failure."""
-    cluster = ScriptedCluster(A)
-    call = Call(cluster, plan(RETRY), METHOD, deadline=1.0)  # type: ignore[arg-type]
-    outcome = ended(call.begin(now=1.0))
-    assert (outcome.code, outcome.sent) == ("DEADLINE_EXCEEDED", False)
-    assert outcome.details == "Deadline Exceeded: /test.Service/Method on 'svc-a'"
-    assert not cluster.reports
-
-
-def test_a_deadline_while_waiting_for_a_host() -> None:
-    """The error names the reason of the wait."""
-    cluster = ScriptedCluster(None)
-    call = Call(cluster, plan(RETRY), METHOD, deadline=3.0, wait_for_ready=True)  # type: ignore[arg-type]
-    assert call.begin(now=0.0) == ()
-    assert call.state is State.WAITING
-    assert call.next_timer() == 3.0
-    details = ended(call.on_timer(now=3.0)).details
-    assert details == "Deadline Exceeded: /test.Service/Method on 'svc-a': no endpoint is ready"
-    assert cluster.waiting == set()
-
-
-def test_endpoints_that_come_too_late() -> None:
-    """A host that becomes ready after the deadline gets no attempt."""
-    call = Call(ScriptedCluster(None, A), plan(RETRY), METHOD, deadline=3.0)  # type: ignore[arg-type]
-    call.begin(now=0.0)
-    assert ended(call.on_endpoints(now=3.0)).code == "DEADLINE_EXCEEDED"
-
-
-# --- waiting -------------------------------------------------------------------------
-
-
-def test_a_call_waits_and_is_woken() -> None:
-    """Without a host a call waits; a wake without a host changes nothing; a new host gets the attempt."""
-    cluster = ScriptedCluster(None, None, A)
-    call = Call(cluster, plan(RETRY), METHOD)  # type: ignore[arg-type]
-    told = []
-    assert call.begin(now=0.0) == ()
-    assert call.next_timer() is None
-    call.wake()
-    assert call.woken
-    call.waker = lambda: told.append("waker")
-    call.wake()
-    assert told == ["waker"]
-    assert call.on_endpoints(now=1.0) == ()
-    assert not call.woken
-    assert brief(call.on_endpoints(now=2.0)) == ["start 1 a first"]
-
-
-def test_what_no_host_means() -> None:
-    """Before the first attempt the cluster's outcome is the call's."""
-    call = Call(ScriptedCluster(NO_HOST), plan(RETRY), METHOD)  # type: ignore[arg-type]
-    assert ended(call.begin(now=0.0)) is NO_HOST
-    assert call.attempts == ()
-
-
-def test_hosts_that_vanish_before_a_retry() -> None:
-    """After an attempt the last server's error is more useful than the lack of a host."""
-    call = begun(ScriptedCluster(A, NO_HOST))
-    call.on_outcome(1, UNAVAILABLE, now=1.0)
-    assert ended(call.on_timer(now=2.0)) is UNAVAILABLE
-    assert call.verdict == NO_HOST.details
-
-
-@pytest.mark.parametrize("closing", ["waiting", "backing off", "while it is decided"])
-def test_the_channel_closes(closing: str) -> None:
-    """A closing channel ends a call in any wait, with grpc's own details."""
-    cluster = ScriptedCluster(A, CLOSED)
-    if closing == "waiting":
-        cluster.picks.appendleft(None)
-        cluster.picks.remove(A)
-        call = Call(cluster, plan(RETRY), METHOD)  # type: ignore[arg-type]
-        call.begin(now=0.0)
-        cluster.closed = True
-        commands = call.on_endpoints(now=1.0)
-    else:
-        call = begun(cluster)
-        if closing == "backing off":
-            call.on_outcome(1, UNAVAILABLE, now=1.0)
-            assert cluster.resting == {call}
-            assert call.on_endpoints(now=1.0) == ()
-            cluster.closed = True
-            commands = call.on_endpoints(now=1.01)
-        else:
-            cluster.closed = True
-            commands = call.on_outcome(1, UNAVAILABLE, now=1.0)
-    assert ended(commands) is CLOSED
-    assert (CLOSED.code, CLOSED.details) == ("CANCELLED", "Channel closed!")
-    assert (cluster.held, cluster.waiting, cluster.resting) == (0, set(), set())
 
 
 # --- cancel --------------------------------------------------------------------------
@@ -438,196 +272,6 @@ def test_a_verdict_belongs_to_a_failure() -> None:
     assert call.verdict == ""
 
 
-# --- per_attempt_timeout -------------------------------------------------------------
-
-PATIENCE = RetryPolicy(per_attempt_timeout=1.0, initial_backoff=0.1, max_backoff=1.0)
-LATE = Outcome("DEADLINE_EXCEEDED", "Deadline Exceeded")
-
-
-@pytest.mark.parametrize(("deadline", "timeout"), [(None, 1.0), (5.0, 1.0), (0.25, 0.25)])
-def test_an_attempt_may_take_the_lesser_of_two_times(deadline: float | None, timeout: float) -> None:
-    """grpc enforces the smaller of ``per_attempt_timeout`` and the remaining deadline."""
-    call = begun(ScriptedCluster(A), PATIENCE, deadline=deadline)
-    assert call.attempts[0].timeout == timeout
-
-
-def test_retry_per_attempt_timeout() -> None:
-    """An attempt that timed out is retried like UNAVAILABLE; the last one surfaces as DEADLINE_EXCEEDED."""
-    call = begun(ScriptedCluster(A, B, C), PATIENCE)
-    assert call.on_outcome(1, LATE, now=0.999) == ()  # grpc's clock rounds
-    call.on_timer(now=1.2)
-    assert call.on_outcome(2, LATE, now=2.2) == ()
-    call.on_timer(now=3.0)
-    assert ended(call.on_outcome(3, LATE, now=4.0)) is LATE
-
-
-@pytest.mark.parametrize(("deadline", "now"), [(None, 0.5), (0.9, 0.9), (1.5, 1.5)])
-def test_a_deadline_that_was_not_the_attempts_own(deadline: float | None, now: float) -> None:
-    """DEADLINE_EXCEEDED from a server, or from the whole call's deadline, is not retried."""
-    call = begun(ScriptedCluster(A, B), PATIENCE, deadline=deadline)
-    assert ended(call.on_outcome(1, LATE, now=now)) is LATE
-
-
-def test_a_stream_is_given_up_by_the_machines_own_clock() -> None:
-    """grpc gets only the deadline; without a message in time the attempt is cancelled, reported and retried."""
-    cluster = ScriptedCluster(A, B)
-    call = begun(cluster, PATIENCE, streaming=True, deadline=60.0)
-    assert call.attempts[0].timeout == 60.0
-    assert call.next_timer() == 1.0
-    assert call.on_timer(now=0.9) == ()
-    assert brief(call.on_timer(now=1.0)) == ["cancel 1"]
-    assert repr(call.attempts[0]) == "<attempt 1 a first: DEADLINE_EXCEEDED>"
-    assert call.on_outcome(1, CANCELLED, now=1.01) == ()
-    assert cluster.reports == [("a", "DEADLINE_EXCEEDED")]
-    assert brief(call.on_timer(now=call.next_timer() or math.nan)) == ["start 2 b retry"]
-    assert call.on_commit(2, "message", now=1.5) == ()
-    assert call.next_timer() is None
-    assert brief(call.on_outcome(2, OK, now=100.0)) == ["finish 2 OK"]
-
-
-def test_the_last_stream_that_is_given_up() -> None:
-    """The call ends DEADLINE_EXCEEDED after its attempt is cancelled."""
-    call = begun(ScriptedCluster(A), RetryPolicy(max_attempts=2, per_attempt_timeout=1.0), streaming=True)
-    call.on_timer(now=1.0)
-    call.on_timer(now=2.0)
-    commands = call.on_timer(now=3.5)
-    assert brief(commands) == ["cancel 2", "finish 2 DEADLINE_EXCEEDED"]
-    assert ended(commands).details == "no message within per_attempt_timeout=1.0 s"
-
-
-def test_requests_that_fill_the_buffer_are_no_answer() -> None:
-    """A stream committed by its requests still times out without a message, and is not retried. A message ends the
-    wait, and requests that fill the buffer afterwards do not restart it."""
-    call = begun(ScriptedCluster(A), PATIENCE, streaming=True)
-    call.on_commit(1, "buffer", now=0.1)
-    assert call.next_timer() == 1.0
-    assert brief(call.on_timer(now=1.0)) == ["cancel 1", "finish 1 DEADLINE_EXCEEDED"]
-    patient = begun(ScriptedCluster(A), PATIENCE, streaming=True)
-    for why in ("buffer", "message", "buffer"):
-        patient.on_commit(1, why, now=0.1)
-    assert patient.next_timer() is None
-
-
-# --- refused: transparent retries ----------------------------------------------------
-
-
-@pytest.mark.parametrize("policy", [RETRY, None, HedgingPolicy()])
-def test_what_grpc_did_not_send_is_sent_again_at_once(policy: RetryPolicy | HedgingPolicy | None) -> None:
-    """A refused attempt is re-picked under any policy: uncounted, uncharged, without a wait."""
-    cluster = ScriptedCluster(A, B, places=0)
-    call = begun(cluster, policy)
-    assert brief(call.on_outcome(1, REFUSED, now=1.0)) == ["start 2 b refused"]
-    assert call.attempts[1].previous == 0
-    assert cluster.held == 0
-
-
-def test_refused_once_a_host() -> None:
-    """A second refusal by the same host is an ordinary failure and counts; so do the attempts after it."""
-    call = begun(ScriptedCluster(A, A, B, C))
-    assert brief(call.on_outcome(1, REFUSED, now=1.0)) == ["start 2 a refused"]
-    assert call.on_outcome(2, REFUSED, now=1.0) == ()
-    assert brief(call.on_timer(now=2.0)) == ["start 3 b retry"]
-    assert brief(call.on_outcome(3, REFUSED, now=2.0)) == ["start 4 c refused"]
-    assert call.on_outcome(4, UNAVAILABLE, now=2.0) == ()
-    assert brief(call.on_timer(now=3.0)) == ["start 5 c retry"]
-    assert [attempt.previous for attempt in call.attempts] == [0, 0, 1, 1, 2]
-    assert ended(call.on_outcome(5, UNAVAILABLE, now=3.0)) is UNAVAILABLE
-
-
-def test_refused_with_no_ready_host() -> None:
-    """Without a ready host the refusal is the true reason, and the policy applies to it."""
-    assert ended(begun(ScriptedCluster(A, ready=0), None).on_outcome(1, REFUSED, now=1.0)) is REFUSED
-    assert begun(ScriptedCluster(A, ready=0), RETRY).on_outcome(1, REFUSED, now=1.0) == ()
-
-
-def test_refused_while_it_waits_for_ready() -> None:
-    """A call that waits for ready waits again, under any policy."""
-    cluster = ScriptedCluster(A, None, B, ready=0)
-    call = begun(cluster, None, wait_for_ready=True)
-    assert call.on_outcome(1, REFUSED, now=1.0) == ()
-    assert call.state is State.WAITING
-    assert brief(call.on_endpoints(now=2.0)) == ["start 2 b refused"]
-
-
-def test_a_refused_retry_keeps_its_place_in_the_budget() -> None:
-    """The retry holds one share of the budget across its attempts, and releases it once."""
-    cluster = ScriptedCluster(A, B, C)
-    call = begun(cluster)
-    call.on_outcome(1, UNAVAILABLE, now=1.0)
-    call.on_timer(now=2.0)
-    assert brief(call.on_outcome(2, REFUSED, now=2.0)) == ["start 3 c refused"]
-    assert cluster.held == 1
-    call.on_outcome(3, OK, now=3.0)
-    assert cluster.held == 0
-
-
-# --- the retry budget ----------------------------------------------------------------
-
-
-def test_a_retry_holds_its_place_from_the_decision_to_its_end() -> None:
-    """The share is held in the back-off and in flight, until the next decision."""
-    cluster = ScriptedCluster(A)
-    call = begun(cluster)
-    assert cluster.held == 0
-    for n in (1, 2):
-        call.on_outcome(n, UNAVAILABLE, now=float(n))
-        assert cluster.held == 1
-        call.on_timer(now=n + 0.5)
-        assert cluster.held == 1
-    call.on_outcome(3, UNAVAILABLE, now=4.0)
-    assert cluster.held == 0
-
-
-def test_retry_beyond_the_budget() -> None:
-    """Checked at the end of a back-off of at least a moment, so that a host still connected is not overloaded."""
-    cluster = ScriptedCluster(A, B, places=0, fraction=0.0)
-    call = begun(cluster)
-    assert call.on_outcome(1, UNAVAILABLE, now=1.0) == ()
-    assert call.next_timer() == 1.0 + LOSS_SHOWS
-    assert ended(call.on_timer(now=1.1)) is UNAVAILABLE
-    assert call.verdict == "retry budget exhausted"
-    assert (cluster.refusals, cluster.held) == (1, 0)
-
-
-def test_retry_of_what_a_host_took_with_it() -> None:
-    """A lost host cannot be overloaded: its calls are retried beyond the budget."""
-    cluster = ScriptedCluster(A, B, places=0)
-    call = begun(cluster)
-    call.on_outcome(1, UNAVAILABLE, now=1.0)
-    cluster.lost_hosts.add(A)
-    assert brief(call.on_timer(now=1.1)) == ["start 2 b retry"]
-    call.on_outcome(2, OK, now=2.0)
-    assert (cluster.refusals, cluster.held) == (0, 0)
-
-
-def test_a_lost_connection_is_given_time_in_seconds_and_in_polls() -> None:
-    """A stalled machine polls once in a second: waiting ends only when both seconds and polls have passed."""
-    cluster = ScriptedCluster(A, B, places=0)
-    call = begun(cluster)
-    call.on_outcome(1, Outcome("UNAVAILABLE", "Socket closed", answered=False), now=1.0)
-    stalled = 1.0 + 5 * LOSS_PATIENCE
-    assert call.on_timer(now=stalled) == ()
-    for n in range(1, LOSS_POLLS - 1):
-        assert call.on_timer(now=stalled + n * LOSS_SHOWS) == ()
-    cluster.lost_hosts.add(A)
-    assert brief(call.on_timer(now=stalled + LOSS_POLLS * LOSS_SHOWS)) == ["start 2 b retry"]
-
-
-def test_patience_with_a_connection_that_was_not_lost_ends() -> None:
-    """The call fails after the last poll, and not before the time has passed either."""
-    cluster = ScriptedCluster(A, B, places=0)
-    call = begun(cluster)
-    call.on_outcome(1, Outcome("UNAVAILABLE", "Socket closed", answered=False), now=1.0)
-    now, commands = 1.0, ()
-    while not commands:
-        timer = call.next_timer()
-        assert timer is not None
-        now = timer
-        commands = call.on_timer(now=now)
-    assert ended(commands).code == "UNAVAILABLE"
-    assert now - 1.0 == pytest.approx(LOSS_PATIENCE, abs=2 * LOSS_SHOWS)
-
-
 # --- events and repr -----------------------------------------------------------------
 
 
@@ -651,6 +295,16 @@ def test_what_an_observer_hears() -> None:
         AttemptEnded(at=4.0, n=2, address="b", code="ABORTED", seconds=1.0),
         NotRetried(at=4.0, n=2, why="ABORTED is not retried"),
     ]
+
+
+def test_commands_can_be_read() -> None:
+    """The repr of a command shows its content."""
+    call = begun(ScriptedCluster(A))
+    assert repr(call.attempts[0]) == "<attempt 1 a first: in flight>"
+    cancel, finish = call.on_cancel(CANCELLED, now=1.0)
+    assert (repr(cancel), repr(finish)) == ("<cancel 1>", "<finish 0 CANCELLED>")
+    call.on_outcome(1, CANCELLED, now=1.0)
+    assert repr(call.attempts[0]) == "<attempt 1 a first: CANCELLED after 1.000 s>"
 
 
 @pytest.mark.parametrize(("every_event", "seen"), [(True, [1, 2]), (False, [2])])
@@ -684,13 +338,3 @@ def test_a_call_releases_the_errors_of_its_attempts() -> None:
     call.on_timer(now=2.0)
     call.release_errors()
     assert [attempt.outcome and attempt.outcome.error for attempt in call.attempts] == [None, None]
-
-
-def test_commands_can_be_read() -> None:
-    """The repr of a command shows its content."""
-    call = begun(ScriptedCluster(A))
-    assert repr(call.attempts[0]) == "<attempt 1 a first: in flight>"
-    cancel, finish = call.on_cancel(CANCELLED, now=1.0)
-    assert (repr(cancel), repr(finish)) == ("<cancel 1>", "<finish 0 CANCELLED>")
-    call.on_outcome(1, CANCELLED, now=1.0)
-    assert repr(call.attempts[0]) == "<attempt 1 a first: CANCELLED after 1.000 s>"

@@ -1,9 +1,10 @@
 """Shared helpers of the asyncio tests: channels to real servers, and waits with a deadline."""
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
+
+from tests.waiting import aio_until
 
 import meshlib
 import meshlib.aio
@@ -31,15 +32,7 @@ async def channel_to(*servers: Server | ProcessServer, **arguments: Any) -> Asyn
 async def all_ready(channel: meshlib.aio.Channel, hosts: int) -> None:
     """Wait until ``hosts`` of the channel are connected."""
     channel.get_state(try_to_connect=True)
-    await until(lambda: sum(host.state == "READY" for host in channel.mesh.snapshot().hosts) == hosts, "all ready")
-
-
-async def until(condition: Callable[[], bool], what: str) -> None:
-    """Wait until ``condition()`` is true."""
-    async with asyncio.timeout(PATIENCE):
-        while not condition():  # noqa: ASYNC110 - there is no event to wait for
-            await asyncio.sleep(0.002)
-    assert condition(), what
+    await aio_until(lambda: sum(host.state == "READY" for host in channel.mesh.snapshot().hosts) == hosts, "all ready")
 
 
 def in_flight(channel: meshlib.aio.Channel) -> int:

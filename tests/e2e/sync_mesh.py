@@ -1,10 +1,10 @@
 """Shared helpers of the sync tests: a channel to given servers, and waits for other threads."""
 
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+
+from tests.waiting import until
 
 import meshlib
 from meshlib.testing import Server, echo
@@ -23,15 +23,6 @@ def idle(channel: Any) -> bool:
     """Whether no attempt is in flight, by either count."""
     runtime = channel._plain.lease.present
     return runtime is None or (runtime.cluster.in_flight == 0 and runtime.aside == 0)
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait until a condition set by other threads is true."""
-    end = time.monotonic() + WAIT
-    pause = threading.Event()
-    while not condition():
-        assert time.monotonic() < end, "it did not come true"
-        pause.wait(0.001)
 
 
 def answered(channel: meshlib.Channel, *some: Server) -> None:

@@ -4,7 +4,7 @@ Without hedging at most one attempt is in flight, so it runs as a blocking call 
 hop, no future. ``future().result()`` would cost two and a half times the CPU.
 
 After blocking on I/O the CPU caches are cold: an instruction of the interpreter takes several times as long as in a
-tight loop. So only the number of instructions matters, and ``tests/e2e/test_hot_path.py`` counts them:
+tight loop. So only the number of instructions matters, and ``tests/e2e/resources/test_hot_path.py`` counts them:
 
 - The plan, multicallables and attributes of a method are made once.
 - State that few calls need is made on demand, and is a class attribute until then

@@ -1,4 +1,5 @@
-"""Whether and when a failure is retried: Envoy's back-off, and tenacity's strategies without its clock."""
+"""Whether and when a failure is retried: Envoy's back-off, the server's metadata, and tenacity's strategies without its
+clock."""
 
 import math
 from collections.abc import Callable
@@ -10,12 +11,14 @@ import pytest
 import tenacity
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.core.calls import A
 from tests.core.scripted import UNAVAILABLE, Draws, host
 
 from meshlib._core.attempt import AttemptRecord
-from meshlib._core.attempts.retry import AttemptState, Retries, backoff, timed_out
+from meshlib._core.attempts.policy import RetryPolicy
+from meshlib._core.attempts.retry import AttemptState, Retries, backoff, reset_after, timed_out
+from meshlib._core.errors import ConfigError
 from meshlib._core.events import ChannelEvent, PluginFailed
-from meshlib._core.policy import RetryPolicy
 from meshlib._core.status import Outcome
 
 
@@ -220,3 +223,101 @@ def test_a_strategy_that_fails(field: str, strategy: Any, answer: object, error:
     assert isinstance(event, PluginFailed)
     assert (event.at, event.doing, str(event.error), event.instead) == (7.0, field, error, instead)
     assert event.name == "function"
+
+
+# --- the server's metadata ---------------------------------------------------------
+
+
+MARKED = Outcome("NOT_FOUND", "moved", metadata=(("x-state", "draining"),))
+
+
+def decided(policy: RetryPolicy, outcome: Outcome, *, draws: float = 0.0) -> float | str:
+    """The decision after the first failure."""
+    retries = Retries(policy, Draws(draws), lambda _: None)
+    attempt = AttemptRecord(1, A, None, 0.0)
+    return retries.decide(attempt, outcome, count=1, elapsed=0.0, now=0.0)
+
+
+@pytest.mark.parametrize(
+    ("headers", "retried"),
+    [(("x-state",), True), ((("x-state", "draining"),), True), ((("x-state", "up"),), False), (("x-other",), False)],
+)
+def test_a_failure_is_retried_for_its_metadata(headers: tuple[object, ...], retried: bool) -> None:
+    """Envoy ``retriable_headers``: by name, or by name and value, whatever the code."""
+    policy = RetryPolicy(retriable_headers=headers)  # type: ignore[arg-type]
+    assert (decided(policy, MARKED) == 0.0) == retried
+
+
+def test_metadata_does_not_outdo_a_pushback() -> None:
+    """A server that forbids a retry is obeyed."""
+    outcome = Outcome("NOT_FOUND", metadata=MARKED.metadata, pushback=-1.0)
+    assert decided(RetryPolicy(retriable_headers=("x-state",)), outcome) == "server pushback forbids a retry"
+
+
+@pytest.mark.parametrize(("draw", "delay"), [(22 / 250, 0.522), (249 / 250, 0.749), (0.0, 0.5)])
+def test_the_server_says_when(draw: float, delay: float) -> None:
+    """Envoy: LowerBoundBackOff. 500 ms: the draw of 22 gives 522, that of 9999 gives 749."""
+    policy = RetryPolicy(reset_headers=(("x-reset", "unix_timestamp"),))
+    outcome = Outcome("UNAVAILABLE", metadata=(("x-reset", "1000"),), at=999.5)
+    assert decided(policy, outcome, draws=draw) == pytest.approx(delay)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "at", "seconds"),
+    [
+        ((("retry-after", "7"),), 0.0, 7),
+        ((("x-reset", "1005"),), 1000.0, 5.0),
+        ((("x-reset", "1005"), ("retry-after", "7")), 1000.0, 7),  # in the order of the policy
+        ((("retry-after", "301"),), 0.0, None),  # longer than max_reset_interval
+        ((("retry-after", "0"),), 0.0, None),
+        ((("x-reset", "999"),), 1000.0, None),  # already past
+        ((("retry-after", "soon"), ("retry-after", "3")), 0.0, 3),
+        ((("retry-after", b"7"),), 0.0, None),
+        ((("retry-after", "9" * 400),), 0.0, None),
+        ((), 0.0, None),
+    ],
+)
+def test_what_a_reset_header_says(metadata: tuple[tuple[str, str]], at: float, seconds: float | None) -> None:
+    """Whole seconds, or the second since 1970; unusable values are ignored."""
+    policy = RetryPolicy(reset_headers=(("retry-after", "seconds"), ("x-reset", "unix_timestamp")))
+    assert reset_after(policy, Outcome("UNAVAILABLE", metadata=metadata, at=at)) == seconds
+
+
+def test_a_reset_is_for_one_retry() -> None:
+    """The next failure without the header has the back-off it would have had anyway."""
+    policy = RetryPolicy(initial_backoff=0.1, max_backoff=10.0, reset_headers=(("retry-after", "seconds"),))
+    retries = Retries(policy, Draws(1.0), lambda _: None)
+    attempt = AttemptRecord(1, A, None, 0.0)
+    told = Outcome("UNAVAILABLE", metadata=(("retry-after", "2"),))
+    assert retries.decide(attempt, told, count=1, elapsed=0.0, now=0.0) == 3.0
+    assert retries.decide(attempt, UNAVAILABLE, count=2, elapsed=0.0, now=0.0) == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("per_attempt_idle_timeout", 0),
+        ("retriable_headers", "x-state"),
+        ("retriable_headers", ("X-State",)),
+        ("retriable_headers", (("x-state", 1),)),
+        ("reset_headers", (("retry-after", "minutes"),)),
+        ("reset_headers", ("retry-after",)),
+        ("max_reset_interval", -1),
+        ("host_selection_retry_max_attempts", -1),
+    ],
+)
+def test_what_is_refused(field: str, value: object) -> None:
+    """The error names the field."""
+    with pytest.raises(ConfigError) as error:
+        RetryPolicy(**{field: value})  # type: ignore[arg-type]
+    assert error.value.field == field
+
+
+def test_the_back_off_begins_anew_after_a_pushback() -> None:
+    """Envoy: backoff_strategy_test, reset; gRFC A6: "the sequence is reset". Base 5 ms: bounds 5, 10, then 5 again."""
+    policy = RetryPolicy(max_attempts=9, initial_backoff=0.005, max_backoff=0.1)
+    retries = Retries(policy, Draws(1.0), lambda _: None)
+    attempt = AttemptRecord(1, A, None, 0.0)
+    outcomes = [UNAVAILABLE, UNAVAILABLE, Outcome("UNAVAILABLE", pushback=0.7), UNAVAILABLE]
+    waits = [retries.decide(attempt, outcome, count=1, elapsed=0.0, now=0.0) for outcome in outcomes]
+    assert waits == pytest.approx([0.005, 0.01, 0.7, 0.005])

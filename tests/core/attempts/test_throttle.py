@@ -1,4 +1,4 @@
-"""Retry throttling by gRFC A6, against exact fractions."""
+"""Retry throttling by gRFC A6: the tokens against exact fractions, and the calls that take them."""
 
 import math
 from fractions import Fraction
@@ -7,10 +7,15 @@ from typing import Any
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from tests.core.calls import A, B
+from tests.core.scripted import UNAVAILABLE, ScriptedCluster, brief, ended, plan
 
-from meshlib._core.attempts.policy import RetryThrottling
+from meshlib._core.attempts.policy import HedgingPolicy, RetryPolicy, RetryThrottling
 from meshlib._core.attempts.throttle import Throttle
+from meshlib._core.call import Call
 from meshlib._core.errors import ConfigError
+from meshlib._core.hedged import HedgedCall
+from meshlib._core.status import OK, Outcome
 
 TOKENS = "must be a whole number from 1 to 1000"
 RATIO = "must be a number from 0.001 to 1000"
@@ -51,8 +56,8 @@ def test_basic() -> None:
     """C-core's ``Basic``: 4 tokens, 1.6 a success; retries while more than 2 are left."""
     four = throttle(4, 1.6)
     seen = []
-    for ended in "FSFFFFFSSFFSFSF":
-        four.failed() if ended == "F" else four.succeeded()
+    for result in "FSFFFFFSSFFSFSF":
+        four.failed() if result == "F" else four.succeeded()
         seen.append((four.tokens, four.allows))
     assert seen == [
         (3.0, True),
@@ -160,3 +165,83 @@ class ThrottleMachine(RuleBasedStateMachine):
 
 
 TestThrottle = ThrottleMachine.TestCase
+
+
+# --- calls -------------------------------------------------------------------------
+
+
+def test_retry_throttled() -> None:
+    """C-core: retry_throttled. 2 tokens: the first failure leaves 1, which is not more than half: no retry."""
+    cluster = ScriptedCluster(A, throttling=RetryThrottling(max_tokens=2, token_ratio=0.5))
+    call = Call(cluster, plan(RetryPolicy()), "/s/M")  # type: ignore[arg-type]
+    call.begin(now=0.0)
+    assert ended(call.on_outcome(1, UNAVAILABLE, now=1.0)) is UNAVAILABLE
+    assert "retryThrottling" in call.verdict
+    assert cluster.refusals == 1
+
+
+def test_throttling_counts_what_might_be_retried() -> None:
+    """Retryable statuses, also on the last attempt, and pushbacks that forbid a retry; no other failure."""
+    cluster = ScriptedCluster(A, throttling=RetryThrottling(max_tokens=10, token_ratio=0.5))
+    throttle = cluster.throttle
+    assert throttle is not None
+
+    def after(outcome: Outcome, policy: RetryPolicy | None = None) -> float:
+        call = Call(cluster, plan(policy or RetryPolicy(max_attempts=2)), "/s/M")  # type: ignore[arg-type]
+        call.begin(now=0.0)
+        call.on_outcome(1, outcome, now=0.0)
+        call.on_cancel(UNAVAILABLE, now=0.0)
+        return throttle.tokens
+
+    assert after(Outcome("NOT_FOUND")) == 10
+    assert after(UNAVAILABLE) == 9
+    assert after(Outcome("NOT_FOUND", pushback=-1.0)) == 8
+    assert after(Outcome("UNAVAILABLE", refused=True)) == 8  # a transparent retry does not count
+    assert after(OK) == 8.5
+
+
+def test_a_throttled_call_succeeds_as_any_other() -> None:
+    """Only retries are throttled, and successes add tokens."""
+    cluster = ScriptedCluster(A, throttling=RetryThrottling(max_tokens=2, token_ratio=1.0))
+    for expected in ("finish", "finish", "start"):
+        call = Call(cluster, plan(RetryPolicy()), "/s/M")  # type: ignore[arg-type]
+        assert brief(call.begin(now=0.0)) == ["start 1 a first"]
+        if expected == "start":
+            assert brief(call.on_outcome(1, OK, now=0.1)) == ["finish 1 OK"]
+        else:
+            assert brief(call.on_outcome(1, UNAVAILABLE, now=0.1)) == ["finish 1 UNAVAILABLE"]
+    assert cluster.throttle is not None
+    assert cluster.throttle.tokens == 1
+
+
+def test_hedging_throttled_by_tokens() -> None:
+    """Java: hedging_throttledByOtherCall. No copies while tokens are short; the original continues."""
+    cluster = ScriptedCluster(A, throttling=RetryThrottling(max_tokens=2, token_ratio=0.5))
+    assert cluster.throttle is not None
+    cluster.throttle.failed()
+    call = HedgedCall(cluster, plan(HedgingPolicy(hedging_delay=1.0)), "/s/M")  # type: ignore[arg-type]
+    call.begin(now=0.0)
+    assert call.on_timer(now=1.0) == ()
+    assert brief(call.on_outcome(1, OK, now=2.0)) == ["finish 1 OK"]
+
+
+def test_a_fatal_failure_of_a_copy_takes_no_token() -> None:
+    """ "retryable or non-fatal": gRFC A6."""
+    cluster = ScriptedCluster(A, B, throttling=RetryThrottling(max_tokens=10, token_ratio=0.5))
+    call = HedgedCall(cluster, plan(HedgingPolicy(hedging_delay=1.0)), "/s/M")  # type: ignore[arg-type]
+    call.begin(now=0.0)
+    call.on_timer(now=1.0)
+    call.on_outcome(1, UNAVAILABLE, now=1.5)
+    assert cluster.throttle is not None
+    assert cluster.throttle.tokens == 9
+    call.on_outcome(2, Outcome("NOT_FOUND"), now=2.0)
+    assert cluster.throttle.tokens == 9
+
+
+def test_the_hedge_after_the_only_copy_failed_is_held_back_too() -> None:
+    """Nothing is retried or hedged while tokens are short: gRFC A6."""
+    cluster = ScriptedCluster(A, B, throttling=RetryThrottling(max_tokens=2, token_ratio=0.5))
+    call = HedgedCall(cluster, plan(HedgingPolicy(hedging_delay=1.0)), "/s/M")  # type: ignore[arg-type]
+    call.begin(now=0.0)
+    assert brief(call.on_outcome(1, UNAVAILABLE, now=0.5)) == ["finish 1 UNAVAILABLE"]
+    assert "retryThrottling" in call.verdict

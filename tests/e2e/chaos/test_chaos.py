@@ -30,7 +30,7 @@ from tests.e2e.chaos.calls import Record, wrong
 from tests.e2e.chaos.fleet import Fleet
 from tests.e2e.chaos.schedule import DNS, GOAWAY, NAMES, PROCESS, WIRE, Epoch, draw
 from tests.e2e.chaos.sync_callers import SyncCallers
-from tests.e2e.sync_mesh import until
+from tests.waiting import until
 
 import meshlib
 

@@ -7,7 +7,8 @@ import grpc
 import pytest
 from tests.e2e.aio_world import all_ready, channel_to
 from tests.e2e.relay import Relay
-from tests.e2e.sync_mesh import WAIT, mesh, until
+from tests.e2e.sync_mesh import WAIT, mesh
+from tests.waiting import until
 
 import meshlib
 from meshlib.testing import ProcessServer, Server, echo

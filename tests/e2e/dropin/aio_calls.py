@@ -12,6 +12,7 @@ from tests.e2e.dropin.observation import Failure, Observation, pairs, plain
 from tests.e2e.dropin.scenarios import Caller, Requests, Scenario, Serves
 from tests.e2e.dropin.service import METHODS, SCRIPT, has_none, has_one, scripted_server
 from tests.e2e.dropin.subjects import Subject
+from tests.waiting import aio_until
 
 from meshlib.testing import Server
 
@@ -78,13 +79,6 @@ async def _observe(kind: Kind, scenario: Scenario, subject: Subject) -> Observat
             return await _Caller(kind, scenario, channel, server).observe()
 
 
-async def until(condition: Callable[[], object]) -> None:
-    """Run the loop until the condition is true."""
-    async with asyncio.timeout(_WAIT):
-        while not condition():  # noqa: ASYNC110 - there is no event to wait for
-            await asyncio.sleep(0.001)
-
-
 class _Caller:
     def __init__(self, kind: Kind, scenario: Scenario, channel: grpc.aio.Channel, server: Server) -> None:
         self.kind, self.scenario, self.channel, self.server = kind, scenario, channel, server
@@ -128,13 +122,13 @@ class _Caller:
             gc.collect()
             # grpc.aio's channel holds its calls until they end; another may drop them sooner.
             await self.channel.close()
-            await until(lambda: has_none(self.server))
+            await aio_until(lambda: has_none(self.server))
             return
         await self._finish(call)
         raised = self.seen.get("raised")
         if raised is not None and not raised.is_status:
             return  # grpc.aio never ends such a call: a wait for its code never ends
-        await until(lambda: ended)
+        await aio_until(lambda: ended)
         self.seen["callbacks"] = (("done", len(ended)), ("with the call", ended.count(call)))
         await self._look(call)
 
@@ -163,7 +157,7 @@ class _Caller:
         if self.scenario.then is Requests.WAIT:
             await self.release.wait()
         elif self.scenario.then is Requests.RAISE:
-            await until(lambda: has_one(self.server))
+            await aio_until(lambda: has_one(self.server))
             raise RuntimeError("this request iterator fails")
 
     async def _write(self, call: Any) -> None:
@@ -182,7 +176,7 @@ class _Caller:
         if caller.reads_first:
             self.messages.append(await (anext(aiter(call)) if self.kind.responses == "iterate" else call.read()))
         elif caller.closes or caller.abandons or caller is Caller.CANCELS_INSIDE:
-            await until(lambda: has_one(self.server))
+            await aio_until(lambda: has_one(self.server))
         if caller.closes:
             await self.channel.close()
         if caller.cancels and caller is not Caller.CANCELS_AT_ONCE:

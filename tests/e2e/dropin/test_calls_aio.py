@@ -7,11 +7,11 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
-from tests.e2e.dropin.aio_calls import until
 from tests.e2e.dropin.observation import pairs
 from tests.e2e.dropin.scenarios import LONG
 from tests.e2e.dropin.service import CODE, COPIES, DETAILS, INITIAL, METHODS, SCRIPT, TRAILING, Script, has_one
 from tests.e2e.dropin.subjects import Subject
+from tests.waiting import aio_until
 
 from meshlib.testing import Server
 
@@ -55,7 +55,7 @@ async def test_before_the_end(start: Start, server: Server, arity: str) -> None:
     """While the server holds a call it is neither done nor cancelled, and its deadline is counted down."""
     call = start(arity, Script.HOLD)
     assert isinstance(call, BASES[arity])
-    await until(lambda: has_one(server))
+    await aio_until(lambda: has_one(server))
     assert (call.done(), call.cancelled()) == (False, False)
     assert LONG - WAIT < call.time_remaining() <= LONG
     call.cancel()
@@ -68,7 +68,7 @@ async def test_before_the_end(start: Start, server: Server, arity: str) -> None:
 async def test_cancel(start: Start, server: Server, arity: str) -> None:
     """The first cancel() ends the call, a second returns False; awaiting it raises CancelledError."""
     call = start(arity, Script.HOLD)
-    await until(lambda: has_one(server))
+    await aio_until(lambda: has_one(server))
     assert call.cancel() is True
     assert call.cancel() is False
     assert (call.done(), call.cancelled()) == (True, True)
@@ -89,7 +89,7 @@ async def test_cancelled_with_its_task(start: Start, server: Server, arity: str)
         await (call if arity.endswith("unary") else call.read())
 
     task = asyncio.create_task(wait())
-    await until(lambda: has_one(server))
+    await aio_until(lambda: has_one(server))
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -176,10 +176,10 @@ async def test_callbacks(start: Start, arity: str) -> None:
     call.add_done_callback(ran.append)
     call.add_done_callback(lambda done: ran.append((done, done.done())))
     assert await code_of(call) is CODE
-    await until(lambda: len(ran) == 2)
+    await aio_until(lambda: len(ran) == 2)
     assert ran == [call, (call, True)]
     call.add_done_callback(ran.append)
-    await until(lambda: len(ran) == 3)
+    await aio_until(lambda: len(ran) == 3)
     assert ran[-1] is call
 
 

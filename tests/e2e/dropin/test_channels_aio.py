@@ -8,10 +8,10 @@ import grpc
 import grpc.aio
 import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from tests.e2e.dropin.aio_calls import until
 from tests.e2e.dropin.scenarios import LONG
 from tests.e2e.dropin.service import METHODS, SCRIPT, Script, has_none, has_one
 from tests.e2e.dropin.subjects import Subject
+from tests.waiting import aio_until
 
 from meshlib.testing import Server
 
@@ -97,19 +97,19 @@ async def test_closing_ends_a_watch(aio_channel: grpc.aio.Channel) -> None:
 async def test_close_with_too_little_grace(aio_channel: grpc.aio.Channel, server: Server, grace: float | None) -> None:
     """Calls that have not ended after the grace are cancelled."""
     call = held(aio_channel)
-    await until(lambda: has_one(server))
+    await aio_until(lambda: has_one(server))
     await aio_channel.close(grace)
     assert call.cancelled()
     with pytest.raises(asyncio.CancelledError):
         await call
-    await until(lambda: has_none(server))
+    await aio_until(lambda: has_none(server))
 
 
 async def test_close_with_grace(aio_channel: grpc.aio.Channel, server: Server) -> None:
     """Calls that end during the grace end normally, and close() waits no longer than for them."""
     call = aio_channel.stream_unary(METHODS["stream_unary"])(timeout=LONG)
     await call.write(b"one")
-    await until(lambda: has_one(server))
+    await aio_until(lambda: has_one(server))
     closing = asyncio.create_task(aio_channel.close(LONG))
     await asyncio.sleep(0)
     await call.done_writing()
@@ -121,7 +121,7 @@ async def test_leaving_the_context_closes(subject: Subject, server: Server) -> N
     """`async with` closes without grace."""
     async with subject.aio_insecure_channel(server.address) as channel:
         call = held(channel)
-        await until(lambda: has_one(server))
+        await aio_until(lambda: has_one(server))
     assert call.cancelled()
     assert channel.get_state() is SHUTDOWN
 

@@ -7,11 +7,11 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
-from tests.e2e.dropin.aio_calls import until
 from tests.e2e.dropin.observation import pairs
 from tests.e2e.dropin.scenarios import LONG
 from tests.e2e.dropin.service import CODE, COPIES, INITIAL, METHODS, SCRIPT, TRAILING, Script, has_none, has_one
 from tests.e2e.dropin.subjects import Subject
+from tests.waiting import aio_until
 
 from meshlib.testing import Server
 
@@ -151,7 +151,7 @@ async def test_call_object(intercepted: Callable[..., Intercepted], arity: str) 
     assert (await call.code(), await call.details()) == (grpc.StatusCode.OK, "")
     assert pairs(await call.initial_metadata()) == INITIAL
     assert pairs(await call.trailing_metadata()) == TRAILING
-    await until(lambda: ended)
+    await aio_until(lambda: ended)
     assert (call.done(), call.cancelled(), call.cancel()) == (True, False, False)
 
 
@@ -169,14 +169,14 @@ async def test_cancel(intercepted: Callable[..., Intercepted], server: Server, a
     """Cancelling an intercepted call cancels the call behind it."""
     call = intercepted(arity, marking("one"))(Script.HOLD)
     if arity.endswith("unary"):
-        await until(lambda: has_one(server))
+        await aio_until(lambda: has_one(server))
     else:  # nothing is intercepted before it is asked for
         reading = asyncio.create_task(anext(aiter(call)))
-        await until(lambda: has_one(server))
+        await aio_until(lambda: has_one(server))
         reading.cancel()
         await asyncio.wait([reading])
     call.cancel()
-    await until(lambda: has_none(server))
+    await aio_until(lambda: has_none(server))
     assert call.cancelled()
     assert await call.code() is grpc.StatusCode.CANCELLED
 

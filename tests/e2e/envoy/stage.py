@@ -1,7 +1,6 @@
 """The stage of a case: the same servers, faults and calls, once through Envoy, then through each shell of meshlib."""
 
 import itertools
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -14,6 +13,7 @@ from tests.e2e.envoy.callers import TIMEOUT, Caller, LoopCaller, Request, Result
 from tests.e2e.envoy.case import Case
 from tests.e2e.envoy.proxy import Envoy
 from tests.e2e.relay import Relay
+from tests.waiting import until
 
 import meshlib
 import meshlib.aio
@@ -69,11 +69,7 @@ class World:
 
     def until(self, condition: Callable[[], bool], what: str) -> None:
         """Wait until the condition is true, by polling."""
-        end = time.monotonic() + SECONDS
-        while not condition():
-            if time.monotonic() > end:
-                raise TimeoutError(f"{self.name}: not in {SECONDS:g} s: {what}")
-            time.sleep(0.002)
+        until(condition, f"{self.name}: {what}", SECONDS)
 
     def close(self) -> None:
         """Close the channel."""
