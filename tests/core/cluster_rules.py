@@ -6,6 +6,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+from tests.core.channels import Channel
 from tests.core.cluster_inputs import (
     ADDRESSES,
     BREAKERS,
@@ -17,7 +18,7 @@ from tests.core.cluster_inputs import (
     Broken,
     Full,
 )
-from tests.core.scripted import CANCELLED, UNAVAILABLE, Channel
+from tests.core.scripted import CANCELLED, UNAVAILABLE
 
 from meshlib._core.attempt import AttemptRecord
 from meshlib._core.balancing.least_request import LeastRequest

@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from tests.core.scripted import Channel
+from tests.core.channels import Channel
 
 from meshlib._core.endpoint import Endpoint
 

@@ -6,10 +6,7 @@ import pytest
 from hypothesis import settings
 from tests.core.call_inputs import THROTTLING
 from tests.core.call_rules import POLICIES, CallMachine, HedgedCall, RetriedCall
-from tests.core.scripted import (
-    Moves,
-    walk,
-)
+from tests.core.channels import Moves, walk
 
 MOVES: Moves = {
     "arrange": (

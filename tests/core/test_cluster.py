@@ -3,7 +3,8 @@
 from collections import Counter
 
 import pytest
-from tests.core.scripted import UNAVAILABLE, Channel, brief, ended
+from tests.core.channels import Channel
+from tests.core.scripted import UNAVAILABLE, brief, ended
 
 from meshlib._core.attempts.policy import RetryPolicy
 from meshlib._core.balancing.contracts import Host, Picker, PickInfo

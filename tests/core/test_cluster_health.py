@@ -1,7 +1,8 @@
 """Ejection and panic through the machines of cluster and call, and their events."""
 
 import pytest
-from tests.core.scripted import UNAVAILABLE, Channel, brief, ended
+from tests.core.channels import Channel
+from tests.core.scripted import UNAVAILABLE, brief, ended
 
 from meshlib._core.attempts.policy import RetryPolicy
 from meshlib._core.balancing.priorities import Priorities

@@ -1,8 +1,9 @@
 """The hosts of a channel: membership, connection states, and redialling. Each test sets the time."""
 
 import pytest
+from tests.core.channels import Channel
 from tests.core.picks import shares, tiers
-from tests.core.scripted import REFUSED, Channel, brief, ended
+from tests.core.scripted import REFUSED, brief, ended
 
 from meshlib._core.cluster import ClusterMachine
 from meshlib._core.connectivity import READY, TRANSIENT_FAILURE

@@ -6,7 +6,8 @@ from random import Random
 from typing import Any
 
 import pytest
-from tests.core.scripted import Channel, brief
+from tests.core.channels import Channel
+from tests.core.scripted import brief
 
 from meshlib._core.balancing.contracts import Picker, Report
 from meshlib._core.balancing.picker_snapshot import REST

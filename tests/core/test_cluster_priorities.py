@@ -1,8 +1,9 @@
 """Priorities of hosts in the machine of one service (RFC 2782). Each test sets the time."""
 
 import pytest
+from tests.core.channels import Channel
 from tests.core.picks import shares, tiers
-from tests.core.scripted import Channel, brief
+from tests.core.scripted import brief
 
 from meshlib._core.balancing.priorities import Priorities
 from meshlib._core.connectivity import CONNECTING, IDLE, READY, TRANSIENT_FAILURE

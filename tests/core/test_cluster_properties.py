@@ -5,6 +5,7 @@ from random import Random
 
 from hypothesis import settings
 from hypothesis.stateful import invariant
+from tests.core.channels import Moves, walk
 from tests.core.cluster_inputs import (
     ADDRESSES,
     BREAKERS,
@@ -17,7 +18,7 @@ from tests.core.cluster_inputs import (
     Full,
 )
 from tests.core.cluster_rules import ClusterRules
-from tests.core.scripted import UNAVAILABLE, Moves, walk
+from tests.core.scripted import UNAVAILABLE
 
 from meshlib._core.balancing.least_request import LeastRequest
 from meshlib._core.balancing.round_robin import RoundRobin

@@ -3,7 +3,8 @@
 import math
 
 import pytest
-from tests.core.scripted import METHOD, Channel, ScriptedCluster, brief, ended, host, plan
+from tests.core.channels import Channel
+from tests.core.scripted import METHOD, ScriptedCluster, brief, ended, host, plan
 
 from meshlib._core.attempts.policy import RetryPolicy
 from meshlib._core.call import Call

@@ -1,7 +1,8 @@
 """Calls that wait for a host: fail-fast and ``wait_for_ready``. Each test sets the time."""
 
 import pytest
-from tests.core.scripted import Channel, brief, ended
+from tests.core.channels import Channel
+from tests.core.scripted import brief, ended
 
 from meshlib._core.cluster import CLOSED
 from meshlib._core.connectivity import IDLE, READY, TRANSIENT_FAILURE

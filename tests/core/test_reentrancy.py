@@ -11,7 +11,8 @@ from random import Random
 from typing import Any, Final
 
 import pytest
-from tests.core.scripted import UNAVAILABLE, Channel
+from tests.core.channels import Channel
+from tests.core.scripted import UNAVAILABLE
 from tests.interruption import count, interrupt, points
 
 from meshlib._core.attempts.policy import RetryBudget

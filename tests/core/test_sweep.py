@@ -1,7 +1,8 @@
 """The sweep over the connections of one service, and how often it runs. Each test sets the time."""
 
 import pytest
-from tests.core.scripted import REFUSED, Channel, brief
+from tests.core.channels import Channel
+from tests.core.scripted import REFUSED, brief
 
 from meshlib._core.connectivity import CONNECTING, IDLE, READY, SHUTDOWN, TRANSIENT_FAILURE
 from meshlib._core.connectivity_poll import GROWTH, POLL_FIRST, POLL_LAST, QUIET, SWEEP

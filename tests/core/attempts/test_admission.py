@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.core.scripted import UNAVAILABLE, Channel, brief
+from tests.core.channels import Channel
+from tests.core.scripted import UNAVAILABLE, brief
 
 from meshlib._core.attempts.admission import Admission
 from meshlib._core.attempts.budget import Budget

@@ -1,7 +1,8 @@
 """Connections lost and restored between polls: detected from the attempts that they ended."""
 
 import pytest
-from tests.core.scripted import Channel, brief
+from tests.core.channels import Channel
+from tests.core.scripted import brief
 
 from meshlib._core.attempts.policy import RetryBudget, RetryPolicy
 from meshlib._core.call import Call

@@ -1,7 +1,8 @@
 """The circuit breaker through the machines of cluster and call, including Envoy's own cases."""
 
 import pytest
-from tests.core.scripted import UNAVAILABLE, Channel, brief, ended
+from tests.core.channels import Channel
+from tests.core.scripted import UNAVAILABLE, brief, ended
 
 from meshlib._core.attempts.policy import RetryBudget, RetryPolicy
 from meshlib._core.balancing.contracts import Host, Picker, PickInfo
