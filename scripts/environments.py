@@ -119,7 +119,7 @@ class Stages:
                     sys.exit(f"{SCRIPT}: {title} failed ({code}): {' '.join(command)}")
             log.seek(0)
             last = log.read().decode(errors="replace").strip().rpartition("\n")[2].strip("= ")
-        summary = last if re.search(r"\d (passed|tests collected)", last) else ""
+        summary = last if re.search(r"\d (passed|tests collected|% of)", last) else ""
         print(f"{title:<16} {time.monotonic() - start:4.0f} s  {summary}".rstrip(), flush=True)
 
     def call(self, command, out):

@@ -62,3 +62,8 @@ def test_each_command_has_a_port(
 def test_no_command_is_left_out() -> None:
     """The cases above are all commands of a cluster."""
     assert {type(command) for command, *_ in CASES} == set(typing.get_args(ClusterCommand))
+
+
+def test_commands_name_their_host() -> None:
+    """In logs of a debugger and in failed assertions."""
+    assert repr(Diagnose(HOST)) == "<diagnose a>"
