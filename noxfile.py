@@ -175,3 +175,11 @@ def docs(session: nox.Session) -> None:
     """Build the documentation, with every warning an error."""
     install(session, "docs")
     session.run("sphinx-build", "-W", "--keep-going", "docs", "docs/_build")
+
+
+@nox.session(python=DEVELOPED_ON)
+def pages(session: nox.Session) -> None:
+    """Check the documentation in Chromium, on a desktop and on a phone, and take screenshots: a minute."""
+    install(session, "docs")
+    session.run("sphinx-build", "-W", "--keep-going", "-q", "docs", "docs/_build")
+    session.run("python", "scripts/pages", "docs/_build", "docs/_build/screenshots")
