@@ -7,7 +7,7 @@ from pathlib import Path
 import nox
 
 sys.path.insert(0, str(Path(__file__).with_name("scripts")))
-from environments import lowest
+from environments import lowest, side_by_side
 
 nox.needs_version = ">=2026.4"
 nox.options.default_venv_backend = "virtualenv"
@@ -60,6 +60,20 @@ def tests(session: nox.Session, dependencies: str) -> None:
     """Run the tests with the oldest and the newest allowed dependencies."""
     install(session, "test", pins=lowest() if dependencies == "lowest" else ())
     session.run("pytest", *session.posargs)
+
+
+@nox.session(python=DEVELOPED_ON)
+def coverage(session: nox.Session) -> None:
+    """List the lines and branches of the core that its own tests do not cover."""
+    install(session, "test")
+    data = Path(session.create_tmp())
+    environment = {"COVERAGE_FILE": str(data / "coverage")}
+    session.run("coverage", "erase", env=environment)
+    session.run("coverage", "run", "-m", "pytest", *side_by_side(), "-o", "timeout=120", "tests/core", env=environment)
+    session.run("coverage", "combine", "-q", env=environment)
+    session.run("coverage", "report", env=environment)
+    session.run("coverage", "json", "-q", "-o", str(data / "coverage.json"), env=environment)
+    session.run("python", "scripts/coverage", str(data / "coverage.json"))
 
 
 @nox.session(python=DEVELOPED_ON)
@@ -161,3 +175,11 @@ def docs(session: nox.Session) -> None:
     """Build the documentation, with every warning an error."""
     install(session, "docs")
     session.run("sphinx-build", "-W", "--keep-going", "docs", "docs/_build")
+
+
+@nox.session(python=DEVELOPED_ON)
+def pages(session: nox.Session) -> None:
+    """Check the documentation in Chromium, on a desktop and on a phone, and take screenshots: a minute."""
+    install(session, "docs")
+    session.run("sphinx-build", "-W", "--keep-going", "-q", "docs", "docs/_build")
+    session.run("python", "scripts/pages", "docs/_build", "docs/_build/screenshots")

@@ -119,7 +119,7 @@ class Stages:
                     sys.exit(f"{SCRIPT}: {title} failed ({code}): {' '.join(command)}")
             log.seek(0)
             last = log.read().decode(errors="replace").strip().rpartition("\n")[2].strip("= ")
-        summary = last if re.search(r"\d (passed|tests collected)", last) else ""
+        summary = last if re.search(r"\d (passed|tests collected|% of)", last) else ""
         print(f"{title:<16} {time.monotonic() - start:4.0f} s  {summary}".rstrip(), flush=True)
 
     def call(self, command, out):
@@ -136,14 +136,17 @@ class Stages:
         ).returncode
 
 
-def environment(stages, version, path, groups, pins=(), name=None):
-    """Return the bin folder of .venvs/<name>, with the project (editable) and the dependency groups."""
+def environment(stages, version, path, groups, pins=(), name=None, project=(".",)):
+    """Return the bin folder of .venvs/<name>, with the project, its dependencies and the dependency groups.
+
+    The project is installed as it was when the environment was made: ``install_wheel`` follows, where that matters.
+    """
     name = name or version
     folder = os.path.join(ROOT, ".venvs", name)
     program = os.path.join(folder, "bin", "python")
     stamp_path = os.path.join(folder, "stamp")
     with open(os.path.join(ROOT, "pyproject.toml"), "rb") as file:
-        stamp = " ".join([hashlib.sha256(file.read()).hexdigest(), path, ROOT, *groups, *pins])
+        stamp = " ".join([hashlib.sha256(file.read()).hexdigest(), path, ROOT, *project, *groups, *pins])
     try:
         with open(stamp_path) as file:
             fits = file.read() == stamp
@@ -156,8 +159,23 @@ def environment(stages, version, path, groups, pins=(), name=None):
             f"venv {name}",
             [path, "-m", "venv", folder],
             [*pip, "--upgrade", "pip>=25.1"],  # the first version that reads dependency groups
-            [*pip, "--editable", ".", *pins, *(f"--group={group}" for group in groups)],
+            [*pip, *project, *pins, *(f"--group={group}" for group in groups)],
         )
         with open(stamp_path, "w") as file:
             file.write(stamp)
     return os.path.join(folder, "bin")
+
+
+def install_wheel(stages, programs, folder):
+    """Install the wheel of this checkout, built once in a run, over the one that the environment has.
+
+    The version is the same from commit to commit, so pip would keep an older build. The tests find the wheel in
+    MESHLIB_WHEEL, and fail if they import anything else (tests/test_wheel.py).
+    """
+    python = os.path.join(programs, "python")
+    pip = [python, "-m", "pip"]
+    built = os.path.join(folder, "*.whl")
+    build = [] if glob.glob(built) else [[*pip, "wheel", "-q", "--no-deps", "--wheel-dir", folder, "."]]
+    install = [*pip, "install", "-q", "--force-reinstall", "--no-deps", "--no-index", "--find-links", folder]
+    stages.run("wheel", *build, [*install, "meshlib-grpc"], [python, "-W", "error", "-c", "import meshlib"])
+    [stages.env["MESHLIB_WHEEL"]] = glob.glob(built)

@@ -27,6 +27,7 @@ from typing import Any, NoReturn
 import pytest
 from hypothesis import Phase, settings
 
+import meshlib
 from meshlib.testing import flush_logs
 
 # --- repeatable ----------------------------------------------------------------------
@@ -66,8 +67,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_report_header(config: pytest.Config) -> str:
-    """Print the two facts needed to reproduce a failure."""
-    return f"meshlib: MESHLIB_SEED={config.stash[_SEED]}, grpcio {importlib.metadata.version('grpcio')}"
+    """Print the facts needed to reproduce a failure."""
+    grpcio = importlib.metadata.version("grpcio")
+    return f"meshlib: MESHLIB_SEED={config.stash[_SEED]}, grpcio {grpcio}, from {Path(meshlib.__file__).parent}"
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """The scripts of the README: the files they read, share and name exist."""
 
 import ast
+import json
 import re
 import runpy
 import subprocess
@@ -57,6 +58,21 @@ def test_workers_leave_out_what_is_alone(environments: Any) -> None:
     arguments = environments.side_by_side()
     assert int(arguments[arguments.index("-n") + 1]) >= 2
     assert arguments[arguments.index("-m") + 1] == "not alone"
+
+
+@pytest.mark.parametrize(
+    ("lines", "branches", "missed"), [(1000, 500, []), (1, 500, ["lines"]), (1000, 1, ["branches"])]
+)
+def test_too_little_coverage_fails(tmp_path: Path, lines: int, branches: int, missed: list[str]) -> None:
+    """Lines and branches are compared with pyproject.toml each; the message names what is too low."""
+    totals = {"covered_lines": lines, "num_statements": 1000, "covered_branches": branches, "num_branches": 500}
+    report = tmp_path / "report.json"
+    report.write_text(json.dumps({"totals": totals}))
+    command = [sys.executable, str(ROOT / "scripts" / "coverage"), str(report)]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == bool(missed), run.stderr
+    assert re.findall(r"(lines|branches): [\d.]+ % <", run.stderr) == missed
+    assert "% of lines" in run.stdout
 
 
 def test_phrases_that_must_not_come_back_are_found(tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ from meshlib.telemetry import _access_log as access_log
 from meshlib.telemetry import _instruments as instruments
 from meshlib.telemetry import _names as names
 
+SENTENCE = 40
+"""Characters from which the text of a cell wraps."""
 DIFFERENCES = Path(__file__).parents[1] / "differences.toml"
 
 
@@ -138,6 +140,13 @@ class Measured(SphinxDirective):
         return list(self.parse_text_to_nodes(table(("case", "figure", "Envoy", "meshlib", "because of"), rows)))
 
 
+def mark_prose(_app: Sphinx, document: nodes.document, _page: str) -> None:
+    """Give cells with a sentence a class, so that the style sheet can keep them wide enough."""
+    for cell in document.findall(nodes.entry):
+        if len(cell.astext()) > SENTENCE:
+            cell["classes"].append("prose")
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register the directives; called by Sphinx."""
     app.add_directive("stages", Stages)
@@ -145,4 +154,5 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("flags", Flags)
     app.add_directive("differences", Differences)
     app.add_directive("measured", Measured)
+    app.connect("doctree-resolved", mark_prose)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -233,6 +233,46 @@ def test_the_empty_methods_of_the_contract_cost_nothing() -> None:
     assert told(channel) == []
 
 
+def test_a_picker_may_call_the_methods_of_the_contract() -> None:
+    """The inherited methods do nothing, for pickers that extend them."""
+    heard: list[str] = []
+
+    class Extends(Picker):
+        def __init__(self, hosts: tuple[Any, ...]) -> None:
+            self.hosts = hosts
+
+        def pick(self, call: object, *, now: float) -> Any:
+            return self.hosts[0]
+
+        def adopt(self, previous: Picker, *, now: float) -> None:
+            super().adopt(previous, now=now)
+            heard.append("adopt")
+
+        def done(self, host: Any, report: Report, *, now: float) -> None:
+            super().done(host, report, now=now)
+            heard.append("done")
+
+        def probes(self, *, now: float) -> Sequence[Any]:
+            return super().probes(now=now)
+
+        def probed(self, host: Any, report: Report, *, now: float) -> None:
+            super().probed(host, report, now=now)
+
+    class Balancer:
+        def picker(self, hosts: tuple[Any, ...], *, rng: Random) -> Picker:
+            return Extends(hosts)
+
+    channel = Channel.of("a", balancer=Balancer())
+    channel.resolve("a", "b", now=1.0)
+    channel.put("b", READY, now=1.0)
+    assert channel.pick() == "a"
+    assert (heard[0], heard[-1]) == ("adopt", "done")
+    assert told(channel) == []
+    picker = Extends((channel.host("a"),))
+    assert list(picker.probes(now=1.0)) == []
+    picker.probed(channel.host("a"), Report(code="OK", seconds=0.1), now=1.0)
+
+
 # --- stale_at ------------------------------------------------------------------------
 
 

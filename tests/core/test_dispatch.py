@@ -86,3 +86,8 @@ def test_no_command_is_left_out() -> None:
     """The cases are all commands of clusters and calls."""
     assert {type(command) for command, *_ in CASES} == set(typing.get_args(ClusterCommand))
     assert {type(command) for command, _ in CALL_CASES} == set(typing.get_args(CallCommand))
+
+
+def test_commands_name_their_host() -> None:
+    """In logs of a debugger and in failed assertions."""
+    assert repr(Diagnose(HOST)) == "<diagnose a>"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshlib._core.endpoint import MAX_WEIGHT, Endpoint, merge_duplicates
+from meshlib._core.endpoint import MAX_WEIGHT, Endpoint, endpoint, merge_duplicates
 from meshlib._core.errors import ConfigError
 
 
@@ -76,3 +76,10 @@ def test_alternatives_are_a_tuple_and_tell_endpoints_apart() -> None:
     assert one != two
     with pytest.raises(ConfigError, match="cannot be combined with a unix socket path"):
         Endpoint(address="unix:/a", alternatives=("[::1]:1",))
+
+
+def test_a_host_with_several_addresses_is_one_endpoint() -> None:
+    """At its first address, with the others as alternatives; IPv6 addresses are in brackets."""
+    found = endpoint(("10.0.0.7", "2001:db8::7"), 50051, authority="svc-a")
+    assert found == Endpoint(address="10.0.0.7:50051", alternatives=("[2001:db8::7]:50051",), authority="svc-a")
+    assert endpoint(("::1",), 1) == Endpoint(address="[::1]:1")

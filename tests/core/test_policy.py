@@ -9,10 +9,20 @@ import pytest
 import tenacity
 
 from meshlib._core.errors import ConfigError
-from meshlib._core.policy import UNSET, HedgingPolicy, MethodPolicy, MethodTable, RetryBudget, RetryPolicy
+from meshlib._core.policy import (
+    UNSET,
+    HedgingPolicy,
+    MethodPolicy,
+    MethodTable,
+    RetryBudget,
+    RetryPolicy,
+    TelemetryPolicy,
+    unmatched,
+)
 
 SECONDS = "must be a number of seconds, more than 0"
 SECONDS_OR_0 = "must be a number of seconds, 0 or more"
+RESET_HEADERS = 'must be pairs such as ("retry-after", "seconds"); known formats: seconds, unix_timestamp'
 
 
 def test_the_defaults() -> None:
@@ -54,6 +64,8 @@ def test_policies_are_values(policy: Any) -> None:
         (RetryPolicy, "buffer_size", -1, "must be a whole number from 0 to 2147483647"),
         (RetryPolicy, "retryable_status_codes", "UNAVAILABLE", 'must be a set of status codes such as {"UNAVAILABLE"}'),
         (RetryPolicy, "retryable_status_codes", 14, 'must be a set of status codes such as {"UNAVAILABLE"}'),
+        (RetryPolicy, "reset_headers", "retry-after", RESET_HEADERS),
+        (RetryPolicy, "reset_headers", 3, RESET_HEADERS),
         (RetryPolicy, "wait", 3, "must be a tenacity wait object, or a function of its retry state"),
         (RetryPolicy, "stop", 3, "must be a tenacity stop object, or a function of its retry state"),
         (RetryPolicy, "when", 3, "must be a tenacity when object, or a function of its retry state"),
@@ -71,6 +83,8 @@ def test_policies_are_values(policy: Any) -> None:
         (MethodTable, "retry", UNSET, "must be a RetryPolicy, a HedgingPolicy, or None for no retries"),
         (MethodTable, "timeout", -1, SECONDS),
         (MethodTable, "methods", [], "must map method names to MethodPolicy objects"),
+        (TelemetryPolicy, "attempt_spans", None, "must be True or False"),
+        (TelemetryPolicy, "access_log", 1, "must be True or False"),
     ],
 )
 def test_what_is_refused(kind: Any, field: str, value: object, allowed: str) -> None:
@@ -186,3 +200,33 @@ def test_requests_are_kept_whatever_the_policy() -> None:
     retry, hedging = RetryPolicy(buffer_size=1), HedgingPolicy(buffer_size=2)
     sizes = [MethodTable(retry=policy).plan("/pkg.Svc/Get").buffer_size for policy in (retry, hedging, None)]
     assert sizes == [1, 2, 65536]
+
+
+def test_a_table_without_retries() -> None:
+    """No method retries or hedges; timeouts stay, and so does the original table."""
+    table = MethodTable(
+        retry=RetryPolicy(),
+        timeout=5.0,
+        methods={"/a.B/C": MethodPolicy(retry=HedgingPolicy(), timeout=1.0), "/a.B/*": MethodPolicy()},
+    )
+    plain = table.without_retries()
+    plans = [plain.plan(method) for method in ("/a.B/C", "/a.B/D", "/x.Y/Z")]
+    assert [(plan.retry, plan.hedging, plan.timeout) for plan in plans] == [(None, None, t) for t in (1.0, 5.0, 5.0)]
+    assert table.plan("/a.B/C").hedging == HedgingPolicy()
+
+
+@pytest.mark.parametrize(
+    ("policies", "found"),
+    [
+        (["/a.B/Get"], []),
+        (["/a.B/*", "*"], []),
+        (["/other.Service/Get"], []),
+        (["/a.B/Gett"], [("/a.B/Gett", "/a.B/Get")]),
+        (["/a.B/Frobnicate", "/a.B/Put"], [("/a.B/Frobnicate", "")]),
+    ],
+)
+def test_a_policy_for_a_method_that_its_service_does_not_have(
+    policies: list[str], found: list[tuple[str, str]]
+) -> None:
+    """It is found with the most similar method; other services and wildcards are not."""
+    assert unmatched(policies, {"/a.B/Get", "/a.B/Put"}) == found

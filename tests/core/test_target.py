@@ -252,3 +252,12 @@ def test_a_target_is_parsed_or_refused(text: str) -> None:
         target.entries,
         target.path,
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "is_ip"),
+    [("10.0.0.7:50051", True), ("[::1]:50051", True), ("dns:///10.0.0.7", True), ("svc-a", False), ("svc-7:1", False)],
+)
+def test_a_target_that_needs_no_name_server(text: str, is_ip: bool) -> None:
+    """Its host is an IP literal."""
+    assert parse_target(text).is_ip is is_ip

@@ -12,8 +12,8 @@ from typing import Any
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from tests.core.channels import Channel, walk
-from tests.core.scripted import CANCELLED, REFUSED, UNAVAILABLE, Moves
+from tests.core.channels import Channel, Moves, walk
+from tests.core.scripted import CANCELLED, REFUSED, UNAVAILABLE
 
 from meshlib._core.attempt import AttemptRecord
 from meshlib._core.call import Call, CallCommands, State

@@ -232,3 +232,11 @@ def test_a_bad_field_is_named(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as raised:
         LeastRequest(**fields)
     assert str(raised.value).startswith(message)
+
+
+def test_there_is_no_schedule_to_take_over_from_another_balancer() -> None:
+    """A picker by weights starts with its own."""
+    members = hosts(weights=[1, 9])
+    made = LeastRequest().picker(members, rng=Random(0))
+    made.adopt(RoundRobin().picker(members, rng=Random(0)), now=0.0)
+    assert picks(made, members, 20).count(1) == 18

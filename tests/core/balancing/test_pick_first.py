@@ -5,7 +5,7 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshlib.balancing import Picker, PickFirst
+from meshlib.balancing import Picker, PickFirst, RoundRobin
 from meshlib.testing.balancing import SimulatedCall, SimulatedHost, hosts, shares
 
 CALL = SimulatedCall()
@@ -54,3 +54,10 @@ def test_it_moves_only_when_it_must(data: st.DataObject) -> None:
         expected = last if last in members else members[0]
         last = current.pick(CALL, now=0.0)
         assert last is expected
+
+
+def test_there_is_nothing_to_take_over_from_another_balancer() -> None:
+    """The first host in the resolver's order is picked."""
+    members = hosts(3)
+    made = picker(members, RoundRobin().picker(members[::-1], rng=Random(0)))
+    assert made.pick(CALL, now=0.0) is members[0]

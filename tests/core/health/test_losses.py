@@ -2,12 +2,12 @@
 
 import pytest
 from tests.core.channels import Channel
-from tests.core.scripted import brief
+from tests.core.scripted import brief, host
 
 from meshlib._core.attempts.policy import RetryBudget, RetryPolicy
 from meshlib._core.call import Call
 from meshlib._core.connectivity import READY, TRANSIENT_FAILURE
-from meshlib._core.health.losses import BURST, LONE
+from meshlib._core.health.losses import BURST, LONE, believed
 from meshlib._core.health.policy import OutlierDetection
 from meshlib._core.status import OK, Outcome
 
@@ -121,3 +121,13 @@ def test_a_loss_that_a_look_finds_afterwards_is_the_same() -> None:
     channel.put("a", READY, now=5.0)
     channel.put("a", TRANSIENT_FAILURE, now=6.0)
     assert channel.lookups == 2
+
+
+def test_an_attempt_sent_after_the_last_loss_proves_nothing() -> None:
+    """Only attempts that a reported loss may have ended are believed."""
+    entry = host("a")
+    entry.record.broke_at = 1.0
+    assert not believed(entry, 1.5, 2.0)
+    assert entry.lost_at < 0
+    assert believed(entry, 0.5, 2.0)
+    assert entry.lost_at == 1.0

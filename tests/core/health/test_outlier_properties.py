@@ -13,9 +13,8 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from tests.core.channels import Channel, walk
+from tests.core.channels import Channel, Moves, walk
 from tests.core.health.outlier_model import GATEWAY, LASTED, Model
-from tests.core.scripted import Moves
 
 from meshlib._core.events import HostEjected, HostReturned, HostSpared
 from meshlib._core.health.policy import OutlierDetection

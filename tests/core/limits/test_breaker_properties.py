@@ -10,8 +10,8 @@ from typing import Any
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from tests.core.channels import Channel, walk
-from tests.core.scripted import CANCELLED, REFUSED, UNAVAILABLE, Ear, Moves, assert_path
+from tests.core.channels import Channel, Moves, walk
+from tests.core.scripted import CANCELLED, REFUSED, UNAVAILABLE, Ear, assert_path
 
 from meshlib._core.attempt import AttemptRecord
 from meshlib._core.balancing.priorities import Priorities
