@@ -1,8 +1,9 @@
-"""The default of each parameter beside its name, in the list of parameters.
+"""The default of each parameter beside its name, in the list of parameters, and short.
 
 Signatures have them too, but a reader of the list would have to look them up in a line of a thousand characters.
 """
 
+import dataclasses
 import inspect
 import re
 from typing import Any
@@ -17,6 +18,32 @@ def text(default: object) -> str:
     if isinstance(default, frozenset):
         return "{" + ", ".join(sorted(map(repr, default))) + "}" if default else "{}"
     return repr(default)
+
+
+class Written:
+    """A default that is shown as it is written: ``RetryPolicy()``."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+def shorten(_app: Sphinx, documented: Any, _bound: bool) -> None:
+    """Show a default that is a policy with its own defaults without them."""
+    try:
+        signature = inspect.signature(documented)
+    except (TypeError, ValueError):
+        return
+    parameters = []
+    for parameter in signature.parameters.values():
+        kind = type(parameter.default)
+        if dataclasses.is_dataclass(kind) and parameter.default == kind():
+            parameter = parameter.replace(default=Written(f"{kind.__name__}()"))
+        parameters.append(parameter)
+    if inspect.isfunction(documented) and any(isinstance(each.default, Written) for each in parameters):
+        documented.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
 
 
 def add_defaults(_app: Sphinx, what: str, _name: str, documented: Any, _options: Any, lines: list[str]) -> None:
@@ -39,5 +66,6 @@ def add_defaults(_app: Sphinx, what: str, _name: str, documented: Any, _options:
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register with Sphinx, after napoleon has turned the docstring's sections into fields."""
+    app.connect("autodoc-before-process-signature", shorten)
     app.connect("autodoc-process-docstring", add_defaults, priority=900)
     return {"parallel_read_safe": True}
