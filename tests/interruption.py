@@ -54,6 +54,11 @@ def _places(code: CodeType) -> frozenset[int]:
     return frozenset(found)
 
 
+_TRACERS: Final[list[object]] = []
+"""Every trace function, for good. CPython 3.11 sometimes releases one that raised once too often; the next frame then
+calls whatever is in its place: ``'traceback' object is not callable``, or a crash of the process."""
+
+
 class _Interruption:
     """Run ``step`` at point number ``at`` of code whose file begins with one of ``where``."""
 
@@ -64,6 +69,8 @@ class _Interruption:
         self._step = step
         self._thread = threading.get_ident()
         self._inside = False
+        self.tracer = self.trace
+        _TRACERS.append(self.tracer)
 
     def trace(self, frame: FrameType, event: str, _: Any) -> Any:
         """Callback for ``sys.settrace``."""
@@ -73,7 +80,7 @@ class _Interruption:
         frame.f_trace_lines = False
         if event == "opcode" and frame.f_lasti in _places(frame.f_code):
             self._place()
-        return self.trace
+        return self.tracer
 
     def monitor(self, code: CodeType, offset: int) -> object:
         """Callback for ``sys.monitoring``, which reports every thread."""
@@ -103,7 +110,7 @@ def interrupt(
     interruption = _Interruption(tuple(os.path.join(OURS, name) for name in where), at, step)
     if sys.version_info < (3, 12):
         before = sys.gettrace()
-        sys.settrace(interruption.trace)
+        sys.settrace(interruption.tracer)
         try:
             outer()
         finally:
