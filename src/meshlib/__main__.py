@@ -86,10 +86,10 @@ async def _resolve(options: argparse.Namespace) -> int:
 
 
 def _settings(options: argparse.Namespace) -> Settings | None:
-    """Return the settings of the channel that ``--connect`` asks for; None without it.
+    """Return the settings of the channel for ``--connect``; None without that option.
 
     Raises:
-        ConfigError: the options do not go together, or a file cannot be read.
+        ConfigError: the options conflict, or a file cannot be read.
     """
     tls = {name: getattr(options, name) for name in ("ca", "cert", "key")}
     for name, given in (*tls.items(), ("authority", options.authority)):

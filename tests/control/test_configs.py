@@ -108,7 +108,7 @@ def test_grpcs_factories_leave_what_cannot_be_followed_to_grpc(caplog: pytest.Lo
 
 
 def test_a_target_of_grpcs_own_keeps_its_options() -> None:
-    """xds brings its own policies, and a service config of meshlib's would have no effect."""
+    """xds has its own policies, and meshlib's service config would have no effect."""
     options = [("grpc.service_config", json.dumps(CONFIG))]
     assert settled("xds:///svc-a", options=options).cluster.options == tuple(options)
     with pytest.raises(meshlib.ConfigError, match="a target that grpc resolves itself"):

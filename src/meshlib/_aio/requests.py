@@ -56,7 +56,7 @@ class Feed:
     async def __anext__(self) -> Any:
         try:
             requests, replay = self._requests, self._requests.replay
-            requests.sent(self)  # those before, since grpc.aio asks for the next one
+            requests.sent(self)  # all earlier ones, since grpc.aio pulls the next one
             while True:
                 seen = requests.notified
                 if self.index < replay.end:
@@ -80,7 +80,8 @@ class Feed:
 class Requests:
     """The requests of one call: pulled from the application's iterator, or written by it.
 
-    At most one task pulls, once an attempt asks. If that attempt is given up meanwhile, the next one gets the request.
+    At most one task pulls, and only when an attempt needs a request. If that attempt is abandoned meanwhile, the next
+    one gets the request.
 
     Args:
         engine: the call.
@@ -157,7 +158,7 @@ class Requests:
         await self._condition.wait(seen)
 
     async def write(self, request: Any) -> None:
-        """Send a message for the application's ``write()``; return when an attempt has taken it.
+        """Send a message for the application's ``write()``; return once an attempt has accepted it.
 
         Raises:
             grpc.aio.UsageError: the call was given an iterator.

@@ -295,8 +295,8 @@ class ChannelHandle:
 
         Raises:
             grpc.aio.UsageError: the channel is closed, or serves another loop that is still open.
-            RuntimeError: there is no event loop.
-            AioMeshRpcError: there is no descriptor for it.
+            RuntimeError: no event loop is running or set.
+            AioMeshRpcError: the process is out of file descriptors.
         """
         if self.closed:
             raise grpc.aio.UsageError(CLOSED_CHANNEL)

@@ -104,7 +104,7 @@ class _Streaming(Engine):
     async def heard(self, n: int, answer: Coroutine[Any, Any, Any], *, alone: bool = True) -> Any:
         """The answer of attempt ``n``; None if it ends instead, which is then reported to the machine.
 
-        grpc.aio may swallow the cancellation of the task: if it comes while an attempt fails, grpc.aio cancels the
+        grpc.aio may swallow the cancellation of the task: if it arrives while an attempt fails, grpc.aio cancels the
         ended attempt and goes on. So requests for cancellation are counted.
 
         If not ``alone``, this runs in a separate task, whose cancellation does not come from the application.

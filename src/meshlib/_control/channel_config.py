@@ -1,6 +1,6 @@
 """The configuration of a channel: its listener and its clusters, resolved and checked.
 
-A value that is replaced as a whole. Interceptors and providers of telemetry are no configuration: see
+A value that is replaced as a whole. Interceptors and telemetry providers are not part of it: see
 :class:`~meshlib._control.settings.Settings`.
 """
 
@@ -57,7 +57,7 @@ class ClusterConfig:
     compression: grpc.Compression | None = None
 
     def subchannel(self, host: HostEntry, sharing: Sharing | None = None) -> tuple[str, Options]:
-        """Return the target and the options of grpc's channel to ``host``.
+        """Return the target and the options of the grpc channel to ``host``.
 
         Args:
             host: the host to connect.

@@ -50,8 +50,9 @@ _GEVENT: Final = ("threading", "queue", "select", "selectors")
 
 _KINDS: Final = ("UnaryUnary", "UnaryStream", "StreamUnary", "StreamStream")
 UNSENT_ONLY: Final = RetryPolicy(unsent_only=True)
-"""Retries behind grpc's own factories: like grpc, only calls that provably never ran. An application that swapped the
-factory asked for no more, and a library may rely on it (``retry=None`` of a Firestore client, an etcd transaction)."""
+"""Retries behind grpc's own factories: like grpc, only calls that provably never ran. An application that only
+replaced the factory expects no other retries, and a library may rely on that (``retry=None`` of a Firestore client, an
+etcd transaction)."""
 
 
 _TYPES: Final[tuple[tuple[str, tuple[type, ...], str], ...]] = (

@@ -34,7 +34,7 @@ class ClusterMachine(ClusterCalls):
         policy: of the cluster.
         rng: for every random choice.
         threads: of the shell.
-        attention: asks the control plane to call :meth:`on_timer` soon; called outside of steps.
+        attention: makes the control plane call :meth:`on_timer` soon; called outside of steps.
         observer: receives the events of the channel.
         watched: whether the application waits for the channel to be ready, other than with a call.
     """

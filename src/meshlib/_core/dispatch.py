@@ -1,4 +1,4 @@
-"""Commands of machines as calls of ports: the one place that knows which command asks for what.
+"""Translation of the commands of state machines into method calls on ports.
 
 The engines of the shells perform the commands of calls in loops of their own, which cost less.
 """

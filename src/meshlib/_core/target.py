@@ -88,8 +88,9 @@ def parse_target(
     Args:
         text: as the application wrote it.
         secure: whether the channel has credentials, which determines the default port.
-        lenient: behind grpc's own factories: text that cannot be parsed becomes a ``native`` target, so that grpc
-            reports the error at the call. A missing port is 443, as there, with and without credentials.
+        lenient: set by the replacements of grpc's own factories. Text that cannot be parsed becomes a ``native``
+            target, so that grpc reports the error at the call. The default port is 443, as in grpc, with and without
+            credentials.
         any_scheme: accept any scheme, because the application passed its own resolver.
         schemes: registered schemes; used only for a scheme that is not built in.
 

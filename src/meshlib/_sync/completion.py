@@ -109,7 +109,7 @@ class Completion(AttemptRunner):
         return deadline_exceeded(call.method, call.cluster.name, None, "grpc has not said how the call ended", "")
 
     def add_callback(self, callback: Callable[[], None]) -> bool:
-        """Call ``callback`` once at the end of the call; if that has come, return False without calling it."""
+        """Call ``callback`` once at the end of the call; if the call has ended, return False without calling it."""
         if self.outcome is not None:
             return False
         once = partial(callback)  # equal to no other

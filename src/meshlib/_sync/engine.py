@@ -50,7 +50,7 @@ class Engine(Completion):
         request: the request as bytes, or the stream of them.
 
     Raises:
-        ValueError: the channel is closed, or the metadata is no sequence of pairs.
+        ValueError: the channel is closed, or the metadata is not a sequence of pairs.
         TypeError: the metadata is of a wrong type.
     """
 

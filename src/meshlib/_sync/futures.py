@@ -216,7 +216,7 @@ def made(kind: type[Engine], lease: ChannelHandle, invocation: Invocation, close
 
     Raises:
         grpc.RpcError: the request could not be serialised.
-        ValueError: the channel is closed, or the metadata is no sequence of pairs.
+        ValueError: the channel is closed, or the metadata is not a sequence of pairs.
         TypeError: the request is not bytes, or the metadata of a wrong type.
     """
     method, request = invocation.method, invocation.request

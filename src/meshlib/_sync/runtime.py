@@ -95,7 +95,7 @@ class Runtime:
         )
 
     def start(self) -> None:
-        """Start on the control thread. After a signal handler's exception in the middle, :meth:`shutdown` ends it."""
+        """Start on the control thread. If a signal handler raises meanwhile, :meth:`shutdown` must follow."""
         self.loop, self._resolutions = self.process.attach(self)
         self.loop.call_soon_threadsafe(self.driver.start)
 
@@ -250,7 +250,7 @@ class ChannelHandle:
 
         Raises:
             ValueError: the channel is closed.
-            MeshRpcError: there is no thread or no descriptor for it.
+            MeshRpcError: the process is out of threads or file descriptors.
         """
         runtime = self.latest
         if runtime is None or not runtime.live:
@@ -263,7 +263,7 @@ class ChannelHandle:
 
         Raises:
             ValueError: the channel is closed.
-            MeshRpcError: there is no thread or no descriptor for it.
+            MeshRpcError: the process is out of threads or file descriptors.
         """
         process = control.usable()
         if self.closed:

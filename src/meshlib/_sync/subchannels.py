@@ -75,8 +75,8 @@ class Subchannel:
         return ""
 
     def nested(self, depth: int) -> BoundedCache[Method, Any]:
-        """The multicallables of a non-blocking call, for a thread that is inside ``depth`` calls of grpc's. They belong
-        to a separate grpc channel over the same connection."""
+        """The multicallables of a non-blocking call, for a thread with ``depth`` nested grpc calls on its stack. They
+        belong to a separate grpc channel over the same connection."""
         while len(self._made) <= depth:
             self._made.append(self._nested(self._make()))
             if self._made[0].closed:

@@ -10,7 +10,7 @@ tight loop. So only the number of instructions matters, and ``tests/e2e/resource
 - State that few calls need is made on demand, and is a class attribute until then
   (:class:`~meshlib._core.call.Call`, :class:`~meshlib._core.attempt.AttemptRecord`).
 - A success at the first attempt ends with the one shared ``ANSWERED``.
-- Hosts are asked for their state in place. Telemetry is not entered without a provider.
+- The states of hosts are polled on the calling thread. Telemetry is not entered without a provider.
 - grpc's own Python code is reduced to the needs of a blocking call (:class:`~meshlib._adapt.grpcio.UnaryUnary`).
 - Arguments are positional, since CPython matches keywords one by one.
 """
@@ -91,7 +91,7 @@ def blocking(
     Raises:
         grpc.RpcError: the call failed.
         TypeError: the metadata is of a wrong type.
-        ValueError: the metadata is no sequence of pairs.
+        ValueError: the metadata is not a sequence of pairs.
     """
     # grpc would raise the same, but never free the call: its connection outlives a closed channel.
     sendable = not metadata or valid(metadata)

@@ -146,7 +146,7 @@ async def test_a_failing_host_makes_it_ask_at_once(ask: Ask) -> None:
 
 
 async def test_one_address_behind_a_name(ask: Ask, caplog: pytest.LogCaptureFixture) -> None:
-    """The warning asks whether it is headless: once, and only for an address from a name server."""
+    """The warning recommends a headless service: once, and only for an address from a name server."""
     with DnsServer() as server:
         server.add(NAME, "A", "127.0.0.11", ttl=0)
         await ask("svc-a:1", **refreshing(server)).endpoints()

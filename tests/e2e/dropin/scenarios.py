@@ -64,7 +64,7 @@ class Serves(Enum):
 
 
 class Reaches(Enum):
-    """How far a call must have come when its deadline passes."""
+    """The stage that a call must have reached when its deadline passes."""
 
     NOBODY = auto()
     SERVER = auto()

@@ -194,7 +194,7 @@ async def test_iteration(start: Start, arity: str) -> None:
 
 @pytest.mark.parametrize("arity", ["unary_stream", "stream_stream"])
 async def test_reading(start: Start, arity: str) -> None:
-    """read() gives messages, then EOF, which is no message and false."""
+    """read() returns messages, then EOF, which is not a message and is false."""
     call = start(arity, copies=COPIES)
     assert [await call.read() for _ in range(COPIES)] == [b"one"] * COPIES
     for _ in range(2):

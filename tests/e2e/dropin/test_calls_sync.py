@@ -171,7 +171,7 @@ def test_callbacks_after_the_end(start: Start) -> None:
 
 @pytest.mark.parametrize("arity", ["unary_stream", "stream_stream"])
 def test_iteration(channel: grpc.Channel, arity: str) -> None:
-    """A stream is its own iterator; after its end it stays there, and its result is no message."""
+    """A stream is its own iterator; after its end it stays exhausted, and its result is not a message."""
     requests: Any = iter([b"one"] * COPIES) if arity.startswith("stream") else b"one"
     call = getattr(channel, arity)(METHODS[arity])(requests, timeout=LONG)
     assert iter(call) is call

@@ -27,7 +27,7 @@ class Request:
         timeout: Seconds; None: the policy's.
         delay: Milliseconds for which a server holds it.
         wait_for_ready: As in grpc.
-        open: For ``BIDI_STREAM``: keep the side of the requests open until the response has come.
+        open: For ``BIDI_STREAM``: keep the request side open until the response has arrived.
         sizes: Of the requests, bytes; several are for streams.
     """
 

@@ -43,7 +43,7 @@ async def test_a_refused_stream_goes_to_another_host(shell: Shell, how: How) -> 
 @both_shells
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_refused_stream_of_each_kind(shell: Shell, kind: str) -> None:
-    """Streams of each kind are retried too: no part of an answer has come."""
+    """Streams of each kind are retried too: no part of an answer has arrived."""
     with RefusingServer("REFUSED_STREAM") as refusing, Server() as server:
         async with caller(shell, name=f"static:///{refusing.address},{server.address}") as it:
             await it.ready(2)

@@ -33,7 +33,7 @@ _UNREADABLE: Final = "Exception deserializing response!"
 
 @final
 class UnaryUnary:
-    """A multicallable of grpc's with a short blocking call.
+    """A grpc multicallable with a short blocking call.
 
     For each call grpc makes objects that only a future needs (a condition, a set of what is due, callbacks), and checks
     a second time, under a lock, for a plug-in of ``grpcio-observability``. This one passes C-core the same operations

@@ -23,7 +23,7 @@ Multicallable = Callable[..., Any]
 
 
 def threadless(made: Any) -> Multicallable:
-    """Return a function that starts a call of ``made``, a multicallable of grpc's, on the thread that waits for it.
+    """Return a function that starts a call of ``made``, a grpc multicallable, on the thread that waits for the call.
 
     With interceptors before grpc's own, or an unknown version of grpcio, it is grpc's own call.
     """
