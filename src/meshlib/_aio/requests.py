@@ -86,7 +86,7 @@ class Requests:
     Args:
         engine: the call.
         method: has the serializer.
-        iterator: the application's; None: the application writes.
+        iterator: of the application; None: the application writes.
         limit: bytes kept for another attempt.
         context: the caller's, for the iterator.
     """

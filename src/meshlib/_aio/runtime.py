@@ -56,11 +56,11 @@ class Runtime:
     """The live part of a channel, made at its first call and left behind with its loop or at a fork.
 
     Args:
-        settings: the channel's.
+        settings: of the channel.
         process: whose resolutions it shares.
-        loop: the application's own.
+        loop: of the application.
         connectivity: notified of each change of the channel's state.
-        telemetry: the channel's.
+        telemetry: of the channel.
         factory: makes channels of grpc.aio.
     """
 
@@ -228,8 +228,8 @@ class ChannelHandle:
     If the last of them is collected and the channel was not closed, the runtime ends, as grpc's channel would.
 
     Args:
-        settings: the channel's.
-        telemetry: the channel's.
+        settings: of the channel.
+        telemetry: of the channel.
         factory: makes channels of grpc.aio.
 
     Raises:

@@ -122,7 +122,7 @@ class _Streaming(Engine):
                 raise
         except grpc.aio.AioRpcError as error:
             self.attempt_ended(n, error)
-        except Exception as error:  # noqa: BLE001 - grpc.aio raises what the caller is to see, and never ends the call
+        except Exception as error:  # noqa: BLE001 - grpc.aio raises the caller's error, and never ends the call
             self.attempt_ended(n, error)
             self.give_up(n)
         if task is not None and task.cancelling() > before:
@@ -170,7 +170,7 @@ class _ResponseStream(_Streaming):
 
     Args:
         data: the request; None: ``requests`` has them.
-        iterator: the application's; None: the application writes.
+        iterator: of the application; None: the application writes.
         arguments: those of :class:`Engine`.
     """
 

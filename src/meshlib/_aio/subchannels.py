@@ -34,7 +34,7 @@ class Subchannel:
         host: the host it connects to.
         cluster: the configuration of its cluster.
         interceptors: run for each attempt.
-        sharing: the process's.
+        sharing: of the process.
         factory: makes the channel of grpc.aio.
     """
 

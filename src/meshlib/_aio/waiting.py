@@ -16,7 +16,7 @@ def follow(steps: Generator[Any, None, Any], done: Done, failed: Failed) -> None
     An attempt is a future of grpc.aio's around a task of grpc.aio's; one more task around it would cost as much again.
 
     Args:
-        steps: the awaitable's.
+        steps: of the awaitable.
         done: called at its end.
         failed: called if a signal handler raises meanwhile, so that ``done`` may not be called.
     """

@@ -183,7 +183,7 @@ class SharedResolution:
 
     @property
     def steps(self) -> tuple[Step, ...]:
-        """Steps of the last resolution."""
+        """Queries of the last resolution, with their answers."""
         return self._resolver.steps
 
     @property

@@ -96,7 +96,7 @@ class ClusterMachine(ClusterCalls):
         return self._steps.perform(step)
 
     def opened(self, host: HostEntry, subchannel: Subchannel, *, now: float) -> ClusterCommands:
-        """Assign ``host`` its subchannel, which is to connect."""
+        """Assign ``host`` its subchannel, which then connects."""
 
         def step() -> None:
             if self.closed or not self.hosts.opened(host, subchannel):

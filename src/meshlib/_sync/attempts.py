@@ -83,7 +83,7 @@ class AttemptRunner:
     """The attempts of one call.
 
     Args:
-        runtime: the channel's.
+        runtime: of the channel.
         call: the machine.
         invocation: the call.
         request: the request as bytes, or the stream of them.

@@ -32,7 +32,7 @@ class Completion(AttemptRunner):
     """The end of one call.
 
     Args:
-        runtime: the channel's.
+        runtime: of the channel.
         call: the machine.
         invocation: the call.
         request: the request as bytes, or the stream of them.

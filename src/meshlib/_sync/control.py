@@ -68,7 +68,7 @@ class Gate:
         self._opened = CLOCK.event()
 
     def shut(self) -> None:
-        """Make new attempts wait. A signal handler may fork while a fork is prepared."""
+        """Make new attempts wait. No effect if closed: a signal handler may fork while another fork is prepared."""
         if not self.closed:
             self.held = 0  # a thread that arrived as the last fork ended may have counted itself afterwards
             self._opened = CLOCK.event()

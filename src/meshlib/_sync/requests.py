@@ -46,11 +46,11 @@ class Requests:
     """The requests of one call.
 
     Args:
-        iterator: the application's.
+        iterator: of the application.
         serializer: converts a request to bytes; None: requests are bytes.
         method: its name, for messages.
         limit: bytes kept for replay.
-        clock: the channel's.
+        clock: of the channel.
     """
 
     __slots__ = (

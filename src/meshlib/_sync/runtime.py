@@ -47,10 +47,10 @@ class Runtime:
     :meth:`start`.
 
     Args:
-        settings: the channel's.
+        settings: of the channel.
         process: whose control thread it uses.
         connectivity: notified of each change of the channel's state, on the control thread.
-        telemetry: the channel's.
+        telemetry: of the channel.
         factory: makes grpc channels.
     """
 
@@ -212,9 +212,9 @@ class ChannelHandle:
     If the last of them is collected and the channel was not closed, the runtime ends, as grpc's channel would.
 
     Args:
-        settings: the channel's.
+        settings: of the channel.
         connectivity: notified of each change of the channel's state.
-        telemetry: the channel's.
+        telemetry: of the channel.
         factory: makes grpc channels.
     """
 

@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--private-key and --certificate-chain must be given together")
 
     ends = {signal.SIGTERM, signal.SIGINT}
-    signal.pthread_sigmask(signal.SIG_BLOCK, ends)  # before any thread exists, so that sigwait() alone gets them
+    signal.pthread_sigmask(signal.SIG_BLOCK, ends)  # before any thread exists, so that only sigwait() receives them
     if options.until_eof:
         threading.Thread(target=_stop_at_eof, daemon=True).start()
     with Server(

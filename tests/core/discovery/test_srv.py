@@ -93,7 +93,7 @@ def test_a_host_with_two_addresses_is_one_endpoint() -> None:
 
 
 def test_a_dot_means_not_offered() -> None:
-    """The target "." names nothing, alone or beside others; nor does a port of 0."""
+    """The target "." names no host, with or without other records; a record with port 0 names none either."""
     assert targets([record("")]) == ()
     assert shares(record("")) == []
     assert targets([record(""), record("t1"), record("t2", port=0)]) == ("t1",)

@@ -158,7 +158,7 @@ async def test_error(start: Start, arity: str) -> None:
 
 @pytest.mark.parametrize("arity", ["unary_stream", "stream_stream"])
 async def test_headers_before_the_end(start: Start, arity: str) -> None:
-    """initial_metadata() of a stream waits for the headers alone, and reads no message."""
+    """initial_metadata() of a stream waits only for the headers, and reads no message."""
     call = start(arity, Script.HOLD_AFTER_FIRST)
     metadata = await asyncio.wait_for(call.initial_metadata(), WAIT)
     assert pairs(metadata) == INITIAL

@@ -14,7 +14,7 @@ class Hedges:
     """The attempts of one hedged call beyond the first (gRFC A6).
 
     Args:
-        policy: the method's.
+        policy: of the method.
     """
 
     __slots__ = ("_left", "_policy", "due", "why")
