@@ -1,4 +1,4 @@
-"""The gRPC service config of a channel beside its arguments: each setting may be given once."""
+"""The gRPC service config of a channel together with its arguments: each setting may be given once."""
 
 import logging
 from collections.abc import Mapping

@@ -152,7 +152,7 @@ class Inquiry:
             host: a name or an address.
             absolute: the name is complete even without a final dot.
             pair: whether one A and one AAAA record make one host with two addresses.
-            known: the last good addresses; those of a family without an answer stay.
+            known: the last good addresses; those of a family without an answer are kept.
 
         Raises:
             ResolveError: there are none, or no server answered.

@@ -36,7 +36,7 @@ class TracedResolver(Protocol):
 
     @property
     def steps(self) -> tuple[Step, ...]:
-        """Steps of the last resolution."""
+        """Queries of the last resolution, with their answers."""
         ...
 
     @property

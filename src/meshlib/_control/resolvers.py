@@ -30,7 +30,7 @@ Grouped = tuple[tuple[str, ...], ...]
 
 
 class Found(NamedTuple):
-    """The TTL of several hosts, None if they never change, and the steps."""
+    """Result of resolving several hosts: their common TTL, None if they never change, and the queries made."""
 
     ttl: float | None
     steps: tuple[Step, ...]

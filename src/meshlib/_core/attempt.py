@@ -1,4 +1,4 @@
-"""State of one attempt of a call, written by the machine of the call and its cluster."""
+"""State of one attempt of a call, written by the state machine of the call and its cluster."""
 
 import math
 from typing import final

@@ -81,7 +81,7 @@ class ClusterMachine(ClusterCalls):
         return self._steps.perform(step)
 
     def on_resolution_failed(self, reason: str, *, now: float) -> ClusterCommands:
-        """Record a failed resolution: the last good endpoints stay."""
+        """Record a failed resolution: the last good endpoints are kept."""
 
         def step() -> None:
             if self.closed:

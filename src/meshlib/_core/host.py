@@ -21,7 +21,7 @@ class Subchannel(Protocol):
     """
 
     def state(self, connect: bool) -> int:
-        """Return the connectivity state; with ``connect`` an idle one starts to connect."""
+        """Return the connectivity state; with ``connect`` an idle connection starts to connect."""
         ...
 
     def glance(self) -> int | None:

@@ -45,7 +45,7 @@ class Target:
         nameserver: the part between ``//`` and ``/``: the name server, as ``host:port``, for ``dns`` and ``srv``.
         entries: the hosts in the target itself (``static``, ``ipv4``, ``ipv6``).
         path: the path of a ``unix`` socket.
-        native: only C-core can parse it, or it is invalid behind grpc's own factories: one grpc channel gets ``text``.
+        native: only C-core can parse it, or it is invalid and ``lenient`` was set: one grpc channel gets ``text``.
     """
 
     text: str

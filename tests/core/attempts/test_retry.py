@@ -102,7 +102,7 @@ def test_what_the_policy_says(policy: RetryPolicy, outcome: Outcome, count: int,
     ],
 )
 def test_timed_out(code: str, limit: float | None, timeout: float | None, seconds: float, answer: bool) -> None:
-    """Only a timeout of ``per_attempt_timeout`` by our own clock, within the rounding of grpc's."""
+    """Only a timeout of ``per_attempt_timeout`` by our own clock, within the rounding of grpc's clock."""
     policy = RetryPolicy(per_attempt_timeout=limit)
     assert timed_out(policy, attempt(timeout=timeout, start=5.0), Outcome(code), now=5.0 + seconds) is answer
 

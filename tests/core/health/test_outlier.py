@@ -182,7 +182,7 @@ def test_jitter_makes_it_longer() -> None:
 
 
 def test_success_rate() -> None:
-    """Envoy: BasicFlowSuccessRate. 50 % beside four of 100 %: mean 90, deviation 20, so 52 % is the least."""
+    """Envoy: BasicFlowSuccessRate. 50 % and four times 100 %: mean 90, deviation 20, so 52 % is the least."""
     bench = Bench(5, enforcing_consecutive_5xx=0)
     for number in range(1, 5):
         bench.succeed(number, 200)

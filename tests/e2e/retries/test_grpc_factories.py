@@ -1,4 +1,4 @@
-"""The factories with grpc's names, in place of grpc's own, run no call twice that grpc runs once."""
+"""The replacements of grpc's factories run no call twice that grpc runs once."""
 
 import asyncio
 import json

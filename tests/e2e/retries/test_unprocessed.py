@@ -116,8 +116,8 @@ class Plugin(grpc.AuthMetadataPlugin):
 
 @pytest.fixture(scope="module")
 def grpc_is_up() -> Iterator[None]:
-    """grpc.aio never frees the objects of a call whose credentials plug-in failed, even with a channel of grpc's own.
-    While grpc is up its pollers are not a leak."""
+    """grpc.aio never frees the objects of a call whose credentials plug-in failed, even with a channel made by grpc
+    itself. While grpc is up its pollers are not a leak."""
     with Server():
         yield
 

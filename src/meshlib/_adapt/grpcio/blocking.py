@@ -170,8 +170,8 @@ _FUNCTIONS: Final = ("_handle_event", "_end_unary_response_blocking")
 def shortened(made: Any) -> Any:
     """Return grpc's multicallable with a short blocking call if possible, else unchanged.
 
-    It is unchanged if there are interceptors, or if an agent has replaced or wrapped functions on the path of grpc's
-    own call to observe it. An agent that does so later does not observe existing connections.
+    It is unchanged if there are interceptors, or if an agent has replaced or wrapped functions on the path of a grpc
+    call to observe it. An agent that does so later does not observe existing connections.
     """
     steps: list[tuple[Any, str]] = [
         *((getattr(type(made), name, None), f"_UnaryUnaryMultiCallable.{name}") for name in _METHODS),

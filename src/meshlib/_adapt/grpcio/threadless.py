@@ -1,8 +1,8 @@
 """grpc's calls without grpc's threads, which do not start at the exit of the interpreter.
 
-A thread of the channel completes a future of grpc's, and another one reads the requests of a stream. On CPython 3.12
-their start fails in ``atexit``, after the request was sent. So a future becomes a blocking call, a stream of responses
-uses grpc's single-threaded class, and requests are sent before the first response is read.
+A thread of the channel completes a grpc future, and another one reads the requests of a stream. On CPython 3.12 these
+threads cannot be started in ``atexit``, and the call fails after the request was sent. So a future becomes a blocking
+call, a stream of responses uses grpc's single-threaded class, and requests are sent before the first response is read.
 """
 
 from collections.abc import Callable, Iterable

@@ -94,7 +94,7 @@ class Refresh:
         return None if same else answer
 
     def on_failure(self, error: ResolveError, *, now: float) -> ResolveError:
-        """Record a failure: the last good answer stays, and the next query backs off."""
+        """Record a failure: the last good answer is kept, and the next query backs off."""
         self._asking = False
         self._error = error
         base = min(BACKOFF_FIRST * BACKOFF_MULTIPLIER ** min(self._failures, 10), BACKOFF_LAST)
