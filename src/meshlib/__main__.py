@@ -154,7 +154,7 @@ async def _dial(endpoint: Endpoint, settings: Settings) -> _Dialled:
 
 
 async def _dial_all(shared: SharedResolution, settings: Settings | None) -> list[_Dialled] | None:
-    """Dials each endpoint, all at once; None: that is not asked for."""
+    """Connects to all endpoints at the same time; None without ``--connect``."""
     if settings is None:
         return None
     resolution = shared.resolution

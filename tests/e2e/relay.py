@@ -58,7 +58,7 @@ class Relay:
         self._do(self._reset)
 
     def refuse(self, refusing: bool) -> None:
-        """Send RST to every connection, present and new."""
+        """Send RST to every connection, existing and new."""
 
         def refuse() -> None:
             self._refusing = refusing

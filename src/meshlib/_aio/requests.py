@@ -26,7 +26,7 @@ HALF_CLOSED: Final = 'RPC is half closed after calling "done_writing".'
 
 
 def serialized(request: Any, method: Method) -> Any:
-    """The request as bytes, made once for all attempts.
+    """The request as bytes, serialized once for all attempts.
 
     A failure of the serializer is logged. The result is None, which is sent as an empty message, as in grpc.aio.
     """

@@ -38,7 +38,7 @@ class Found(NamedTuple):
 
 @final
 class HostNames:
-    """Several host names, each looked up once. A failed one keeps its last good addresses and delays no other.
+    """Several host names, each looked up once. A failed one keeps its last good addresses, without delaying others.
 
     Args:
         name: of the target, for log lines.

@@ -21,7 +21,7 @@ from meshlib._core.sweep import sweep, unchanged
 __all__ = ["CLOSED", "ClusterMachine"]
 
 POSTPONED: Final = 0.02
-"""Seconds until the control plane retries a step that found another thread inside: a signal handler may run on that
+"""Seconds until the control plane retries a step that found another step running: a signal handler may run on that
 thread, for any time."""
 
 
@@ -210,7 +210,7 @@ class ClusterMachine(ClusterCalls):
             self._run(step, None)
 
     def _rebuilt(self, now: float) -> Callable[[], None] | None:
-        """Step that installs a new picker; None: the present one is current."""
+        """Step that installs a new picker; None: the installed one is up to date."""
         version = self.hosts.version  # read first: a later change requests another rebuild
         if self.closed or version == self._builder.version:
             return None

@@ -184,7 +184,7 @@ class HostEntry:
         return state is not None and state != self._state
 
     def begins_to_fail(self, *, was_connected: bool) -> bool:
-        """Whether its change to the present state is a new failure."""
+        """Whether its change to the current state is a new failure."""
         if was_connected:
             return not self.failing
         # Also a redialled host that could not be opened: the resolver may have a newer answer.

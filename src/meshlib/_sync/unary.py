@@ -44,10 +44,10 @@ RAISED = Outcome("CANCELLED", "the call ended with an exception that was raised 
 
 
 def serialized(request: Any, method: Method) -> Any:
-    """The request as bytes, made once for all attempts.
+    """The request as bytes, serialized once for all attempts.
 
     Raises:
-        MeshRpcError: the serializer failed: INTERNAL, in grpc's own words.
+        MeshRpcError: the serializer failed; the status is INTERNAL, with grpc's text.
     """
     if method.serializer is None:
         return request

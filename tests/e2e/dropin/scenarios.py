@@ -43,7 +43,7 @@ class Caller(Enum):
 
     @property
     def closes(self) -> bool:
-        """Whether the channel is closed while the call is inside."""
+        """Whether the channel is closed while the call is in flight."""
         return self in (Caller.CLOSES_INSIDE, Caller.CLOSES_AFTER_FIRST)
 
 

@@ -145,7 +145,7 @@ class UnaryUnary:
 
 
 def _log(error: Exception) -> None:
-    """Make grpc log a deserializer's error in its own words."""
+    """Make grpc log a deserializer's error with its usual text."""
 
     def again(_: bytes) -> None:
         raise error

@@ -37,7 +37,7 @@ class Hedges:
         self.due = math.inf
 
     def stop(self, why: str) -> None:
-        """Send no attempts beyond those in flight."""
+        """Stop sending further attempts."""
         self._left = 0
         self.due = math.inf
         self.why = why
