@@ -125,7 +125,7 @@ class Lookup:
         self._plain[server] = max(until, self._plain.get(server, 0.0))
 
     async def _named_server(self, server: HostPort) -> list[HostPort]:
-        """Resolve a server's name, such as ``consul:8600`` in a compose file, as this machine does."""
+        """Resolve the name of a name server, such as ``consul:8600`` in a compose file, as this machine does."""
         system = Lookup(replace(self.policy, nameservers=()), self.files)
         try:
             found = await system.inquire().addresses(server.host)

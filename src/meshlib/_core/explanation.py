@@ -25,7 +25,7 @@ def explanation(attempts: Sequence[AttemptRecord], outcome: Outcome, details: st
 
     Args:
         attempts: oldest first.
-        outcome: the call's: that of an attempt, or decided locally.
+        outcome: of the call; it may be that of an attempt, or decided locally.
         details: the details of the error.
         why: why it was not retried.
     """

@@ -46,7 +46,7 @@ class PendingCalls:
 
     def take(self, reachable: Callable[[], bool]) -> tuple[Waiter, ...]:
         """Remove and return the calls to resume: all if ``freed``. Otherwise, if no host is ``reachable``, only those
-        without wait-for-ready, which then fail."""
+        without wait-for-ready."""
         freed, self.freed = self.freed, False
         if not self.calls:
             return ()

@@ -145,8 +145,8 @@ def _parse(text: str, default_port: int, lenient: bool, any_scheme: bool, scheme
 
 
 def _split_scheme(text: str) -> tuple[str, str]:
-    """Split off a scheme: text before ``//``, or a built-in or grpc scheme. ``localhost:50051`` is a name, and so are
-    ``static:50051`` and ``srv:50051``: invalid as targets, but possible hosts of a compose file."""
+    """Split off a scheme: text before ``//``, or a built-in or grpc scheme. ``localhost:50051`` has no scheme. Neither
+    have ``static:50051`` and ``srv:50051``: they would be invalid targets, but may be Docker Compose services."""
     match = _SCHEME.fullmatch(text)
     if match is None:
         return "", text

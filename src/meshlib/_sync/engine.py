@@ -115,8 +115,8 @@ class Engine(Completion):
         return self._run(partial(self.call.on_cancel, outcome), thread)
 
     def abandon(self) -> None:
-        """Cancel the call soon: its handle was collected, on any thread, between any two instructions. Do nothing in a forked
-        child, or at the end of the interpreter."""
+        """Cancel the call soon: its handle was collected, on any thread, between any two instructions. No effect in
+        a forked child or at interpreter exit."""
         if self.outcome is None:
             self.runtime.soon(partial(self.cancel, ABANDONED, ThreadContext.CONTROL))
 

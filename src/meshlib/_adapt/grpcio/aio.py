@@ -68,7 +68,7 @@ async def _send(call: Any, requests: AsyncIterator[bytes]) -> None:
     except cygrpc.InternalError:
         pass  # C-core has ended the call; its status follows
     except Exception:  # noqa: BLE001 - a request that is not bytes ends the call, as in grpc.aio
-        _log.debug("request stream: sending failed", exc_info=True)
+        _log.debug("request stream: failed to send a request; the call is cancelled", exc_info=True)
         call.cancel()
     except BaseException:  # the loop ends, or a signal handler has raised KeyboardInterrupt
         if not call.done():
