@@ -1,4 +1,4 @@
-"""Who writes the state of calls and attempts, as read from the syntax trees: the core alone.
+"""Only the core writes the state of calls and attempts, as the syntax trees show.
 
 A shell or telemetry that wrote it would take part in the decisions of the machine, where neither the machine's tests
 nor a reader of the machine would look for it. Commands and events, which leave the machine, are immutable.

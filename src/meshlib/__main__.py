@@ -118,7 +118,7 @@ def _read(option: str, path: str | None) -> bytes | None:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class _Dialled:
-    """What became of it.
+    """The result.
 
     Args:
         endpoint: where to.

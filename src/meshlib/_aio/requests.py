@@ -41,7 +41,7 @@ def serialized(request: Any, method: Method) -> Any:
 
 @final
 class Feed:
-    """The requests for one attempt, from the first; grpc.aio's own task takes them one by one."""
+    """The requests for one attempt, starting with the first one of the call. A grpc.aio task iterates over them."""
 
     __slots__ = ("_requests", "index", "n")
 

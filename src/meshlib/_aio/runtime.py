@@ -233,7 +233,7 @@ class ChannelHandle:
         factory: makes channels of grpc.aio.
 
     Raises:
-        ValueError: an interceptor is none of grpc.aio's.
+        ValueError: an interceptor is not a grpc.aio interceptor.
     """
 
     __slots__ = (

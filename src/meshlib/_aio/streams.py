@@ -80,7 +80,7 @@ class _Streaming(Engine):
             await self.raise_for_status()
 
     async def _first(self, ask: Ask, accept: Accept) -> Any:
-        """The first accepted result of ``ask`` among the attempts; None if the call ends before."""
+        """The first accepted result of ``ask`` among the attempts; None if the call ends first."""
         condition = self.condition
         while True:
             seen = condition.notified

@@ -89,7 +89,7 @@ def _closed(_: Method) -> Any:
     """The multicallables of a closed subchannel.
 
     Raises:
-        grpc.aio.UsageError: as those of grpc.aio's closed channel.
+        grpc.aio.UsageError: as on a closed grpc.aio channel.
     """
     raise grpc.aio.UsageError(CLOSED_CHANNEL)
 

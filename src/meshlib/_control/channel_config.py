@@ -21,7 +21,7 @@ __all__ = ["ChannelConfig", "ClusterConfig", "ListenerConfig"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListenerConfig:
-    """What applies to the calls of a channel, whichever cluster they go to.
+    """Settings for the calls of a channel, independent of the cluster.
 
     Args:
         target: as the application wrote it.

@@ -57,7 +57,7 @@ if sys.platform == "linux" and hasattr(selectors, "EpollSelector"):
 
 @final
 class _Flag:
-    """A reentrant flag: a signal handler may set it, or wait for it, in the middle of either. ``threading.Event`` has a
+    """A reentrant flag: a signal handler that interrupts ``set`` or ``wait`` may call either. ``threading.Event`` has a
     lock in Python, so a signal handler that sets one would deadlock."""
 
     __slots__ = ("_queue",)

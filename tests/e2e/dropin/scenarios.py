@@ -83,7 +83,7 @@ class Scenario:
 
     name: str
     ends: frozenset[str]
-    """How grpc ends it, so that each row does what its name says; `Observation.end`."""
+    """The end of the call in grpc, to check that each row matches its name; `Observation.end`."""
     script: Script = Script.ECHO
     caller: Caller = Caller.FINISHES
     serves: Serves = Serves.ALWAYS

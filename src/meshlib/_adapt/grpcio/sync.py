@@ -42,7 +42,7 @@ def channel(
 
 
 def sync_state(channel: grpc.Channel) -> Callable[[bool], int]:
-    """Return a function that polls a sync channel for C-core's number; with True an idle one connects."""
+    """Return a function that polls a sync channel for C-core's state number; with True an idle channel connects."""
     if not STATE:
         return public.Subscribed(channel)
     ask: Callable[[bool], int] = channel._channel.check_connectivity_state  # type: ignore[attr-defined]
@@ -50,7 +50,7 @@ def sync_state(channel: grpc.Channel) -> Callable[[bool], int]:
 
 
 def sync_glance(channel: grpc.Channel) -> Callable[[], int | None]:
-    """Return such a function for a sweep: an idle one connects, and None means that it would have to wait."""
+    """Return such a function for a sweep: an idle channel connects, and None means that it would have to wait."""
     return glancing(channel, sync_state(channel))
 
 
