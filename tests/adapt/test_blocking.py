@@ -171,7 +171,7 @@ def test_the_credentials_of_a_call() -> None:
     token = grpc.access_token_call_credentials("token")
 
     def connected(call: Any) -> Any:
-        ask(call)  # before a connection exists, grpc asks for the token on a thread of its own
+        ask(call)  # before a connection exists, grpc asks for the token on a separate thread
         return call(b"x", PATIENCE, None, token, None, None)
 
     with Server(tls=ServerTls(certificate.private_key_pem.bytes(), chain)) as server:

@@ -148,7 +148,7 @@ class Requests:
         return engine is not None and engine.call.attempts[n - 1].outcome is None
 
     async def more(self, seen: int) -> None:
-        """Wait for another message, or the end, since :attr:`notified` was ``seen``."""
+        """Wait for another message, or the end, since the caller read ``seen`` from :attr:`notified`."""
         self._asked.set()  # before the task, which may be an eager one
         if self._pull is None and not self._written:
             self._pull = asyncio.get_running_loop().create_task(self._consume(), context=self._context)

@@ -28,14 +28,14 @@ Factory = Callable[
 
 @final
 class Subchannel:
-    """One channel of grpc.aio to one address. Made on the loop it serves.
+    """One grpc.aio channel to one address. Made on the loop it serves.
 
     Args:
         host: the host it connects to.
         cluster: the configuration of its cluster.
         interceptors: run for each attempt.
         sharing: of the process.
-        factory: makes the channel of grpc.aio.
+        factory: makes the grpc.aio channel.
     """
 
     __slots__ = ("_channel", "multicallables", "state", "target")

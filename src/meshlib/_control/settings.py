@@ -67,7 +67,7 @@ _TYPES: Final[tuple[tuple[str, tuple[type, ...], str], ...]] = (
     ("telemetry", (TelemetryPolicy,), "must be a TelemetryPolicy"),
     ("dns", (DnsPolicy,), "must be a DnsPolicy"),
 )
-"""Arguments that are values of ours or of grpc: name, allowed types, and how the error names them."""
+"""Arguments that are meshlib or grpc objects: name, allowed types, and how the error names them."""
 
 _PROVIDERS: Final = (
     ("tracer_provider", "get_tracer", "must be an OpenTelemetry TracerProvider, or None for the global one"),

@@ -57,7 +57,7 @@ class Completion(AttemptRunner):
         raise NotImplementedError
 
     def _expired(self, *, now: float) -> CallCommands:
-        """The machine's input for its timer."""
+        """Report the expired timer to the state machine of the call."""
         raise NotImplementedError
 
     def wait(self, timeout: float | None = None) -> bool:

@@ -2,7 +2,7 @@
 
 The application holds a handle and the handle holds the engine. grpc's callbacks, the control thread's timers and the
 cluster also hold the engine while they have events for it. None of them holds the handle: its collection cancels the
-call, as with grpc's own.
+call, as in grpc.
 
 Several threads feed the machine, one step at a time. A signal handler or a finalizer may do so in the middle of a step:
 its step is queued behind the interrupted one (:mod:`meshlib._core.serial`). Commands are performed outside of steps, by

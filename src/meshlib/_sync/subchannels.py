@@ -57,8 +57,8 @@ class Subchannel:
         self._made = [_Registry(self._channel, interceptors)]
         self._nested = partial(_Registry, interceptors=interceptors)
         self.multicallables: BoundedCache[Method, Any] = self._made[0].multicallables
-        """grpc's multicallables by method, from bytes to messages. ``ValueError``: the channel is closed, in grpc's own
-        words."""
+        """grpc's multicallables by method, from bytes to messages. ``ValueError``: the channel is closed; the text is
+        grpc's."""
         self.silent = False
         """The thread that delivers the ends of futures and streams is missing: see :meth:`deliver`."""
 

@@ -41,7 +41,7 @@ class UnaryUnary:
     call objects and handles rare cases, so results and errors are identical.
 
     Args:
-        made: grpc's own, of an unwrapped channel.
+        made: a grpc multicallable of an unwrapped channel.
     """
 
     __slots__ = ("_context", "_deserialize", "_made", "_method", "_registered", "_start")

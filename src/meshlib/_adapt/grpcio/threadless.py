@@ -74,7 +74,7 @@ class _Requests:
     """A multicallable with a stream of requests, all sent by the call itself.
 
     Args:
-        made: grpc's own.
+        made: a grpc multicallable.
         one_response: whether there is one response, which the call awaits, too.
     """
 
