@@ -231,7 +231,7 @@ class Inquiry:
         return await families.ask(name, steps)
 
     async def _ask(self, name: str, rdtype: RecordType, steps: list[Step]) -> Answer:
-        """Return the certain answer to one query, aliases followed."""
+        """Return the definite answer to one query, after following aliases."""
         ttl = float("inf")
         for _ in range(ALIASES):
             if not possible(name):
@@ -245,7 +245,7 @@ class Inquiry:
         raise ResolveError(f"too many CNAMEs in a row, the last to {name}", steps)
 
     async def _ask_servers(self, name: str, rdtype: RecordType, steps: list[Step]) -> Answer:
-        """Return the first certain answer.
+        """Return the first definite answer.
 
         A server that does not answer is queried again in the next round, one that refuses EDNS at once, both without
         it. One that answers anything else is not queried again.

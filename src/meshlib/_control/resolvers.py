@@ -135,8 +135,8 @@ class DnsResolver:
     async def _services(self, inquiry: Inquiry) -> Resolution | None:
         """Return the endpoints of the SRV records; None if there are none, so that addresses are used.
 
-        Only a certain answer is None: otherwise one lost packet would send all traffic to other hosts of that name. The
-        exception is a name in the hosts file, whose addresses need no name server.
+        Only a definite answer gives None: otherwise one lost packet would send all traffic to other hosts of that name.
+        The exception is a name in the hosts file, whose addresses need no name server.
         """
         assert self._srv is not None
         host = self._target.host

@@ -281,7 +281,7 @@ class ClusterMachine(ClusterCalls):
         )
 
     def _happened(self) -> tuple[int, int]:
-        """Counters that differ if anything has happened."""
+        """Counters that change with attempts, connections and hosts, for comparison."""
         hosts = self.hosts
         return self.ended, hosts.connected + hosts.not_connected + hosts.disconnected + hosts.version
 

@@ -51,8 +51,8 @@ class Caller(Asking, Waiter, Protocol):
 
 
 class ClusterCalls:
-    """Hosts of one cluster, and the calls that use them. :class:`~meshlib._core.cluster.ClusterMachine` adds the part
-    of the control plane.
+    """Hosts of one cluster, and the calls that use them. :class:`~meshlib._core.cluster.ClusterMachine` adds the
+    methods for the control plane.
 
     Args:
         name: the target as written, for messages.

@@ -242,7 +242,7 @@ class _Control:
             started.wait(EXIT_PATIENCE)
 
     def discard(self) -> None:
-        """End an unused one, whose thread may not have been started."""
+        """End an unused control thread, which may not have been started."""
         if self._claimed():
             self._clock.discard(self.loop)
         else:
