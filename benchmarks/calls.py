@@ -1,4 +1,4 @@
-"""Cost of a call beside its peers: CPU of the caller per call and latency, all in one run.
+"""Cost of a call compared with other clients: CPU of the caller per call and latency, all in one run.
 
 usage: python benchmarks/calls.py [--rounds N] [--load NAME] [--variant NAME] [--json FILE] [--plot FILE] [--quick]
 

@@ -1,4 +1,4 @@
-"""Cost of restarting four servers one after another under 16 callers, beside the cost for peers.
+"""Cost of restarting four servers one after another under 16 callers, compared with other clients.
 
 usage: python benchmarks/rolling.py [--calls N] [--restarts N] [--shell sync|aio] [--how SIGTERM|SIGKILL]
                                     [--peer meshlib|native|envoy|envoy-unlimited]

@@ -3,7 +3,7 @@
 usage: python benchmarks/scale.py [--json FILE] [--quick]
 
 One server process listens on every loopback address, so each host has its own connection and its own address (Linux,
-where all of 127.0.0.0/8 exists). Each row has a client process of its own. Measured once all hosts are connected:
+where all of 127.0.0.0/8 exists). Each row has its own client process. Measured once all hosts are connected:
 
 - ``connected``: seconds from the first call until every host is connected;
 - ``memory``: resident KiB per host (or channel), against the same process before it had a channel;

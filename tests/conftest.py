@@ -131,7 +131,7 @@ def _threads() -> set[threading.Thread]:
 
 
 def _end_control_thread() -> None:
-    """Stop the control thread. It outlives the last channel for a moment, which is no leak."""
+    """Stop the control thread. It outlives the last channel for a moment, which is not a leak."""
     control = sys.modules.get("meshlib._sync.control")
     if control is not None:
         control.current().end_unused()

@@ -1,4 +1,4 @@
-"""Run a step of a test in the middle of other code: at one chosen instruction of meshlib's.
+"""Run a step of a test in the middle of other code: at one chosen instruction of meshlib.
 
 CPython runs signal handlers, finalizers and weak reference callbacks at certain points: at a function's start, after a
 call, after a jump back, and where a container is allocated. Tests count these points first, and then interrupt at each

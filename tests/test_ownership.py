@@ -1,4 +1,4 @@
-"""Who writes the state of calls and attempts, as read from the syntax trees: the core alone.
+"""Only the core writes the state of calls and attempts, as the syntax trees show.
 
 A shell or telemetry that wrote it would take part in the decisions of the machine, where neither the machine's tests
 nor a reader of the machine would look for it. Commands and events, which leave the machine, are immutable.
@@ -105,7 +105,7 @@ VALUES = ("commands.py", "events.py")
 
 
 def mutable(tree: ast.Module) -> list[str]:
-    """Classes that are no values, with the reason: neither a frozen dataclass with slots, nor a final class with slots
+    """Classes that are not values, with the reason: neither a frozen dataclass with slots, nor a final class with slots
     whose attributes are ``Final`` and set by its constructor. Protocols, which have no instances, are left out."""
     found = []
     for node in tree.body:
@@ -117,7 +117,7 @@ def mutable(tree: ast.Module) -> list[str]:
 
 
 def unsafe(node: ast.ClassDef, decorators: list[str]) -> Iterator[str]:
-    """Reasons why instances of a class that is no dataclass may change."""
+    """Reasons why instances of a class that is not a dataclass may change."""
     if decorators != ["final"]:
         yield "not final"
     if "__slots__" not in {ast.unparse(each.targets[0]) for each in node.body if isinstance(each, ast.Assign)}:

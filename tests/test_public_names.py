@@ -77,7 +77,7 @@ def test_deprecated_names_still_work() -> None:
 
 @pytest.mark.parametrize("module_name", MODULES)
 def test_every_public_name_is_documented(module_name: str) -> None:
-    """Each public name has a docstring of its own."""
+    """Each public name has its own docstring."""
     module = importlib.import_module(module_name)
     undocumented = [
         name for name in module.__all__ if callable(getattr(module, name)) and not inspect.getdoc(getattr(module, name))

@@ -48,7 +48,7 @@ def test_the_imported_package_is_this_checkout() -> None:
 
 
 def test_the_wheel_of_this_run_is_imported() -> None:
-    """Where a wheel was built, the package is in site-packages, equals the wheel, and ``src`` is not on the path."""
+    """If a wheel was built, the package is in site-packages, equals the wheel, and ``src`` is not on the path."""
     if WHEEL is None:
         assert IMPORTED in (SOURCE, SITE / "meshlib")
         return

@@ -2,7 +2,8 @@
 
 ``until`` and ``aio_until`` poll, because nothing signals their conditions: the state of a connection, a snapshot and a
 count change on the control thread, on a thread of grpc or in the kernel, and no interface of meshlib reports it. All
-such polling is here. A condition that never comes true fails the test with its own words, long before pytest's timeout.
+such polling is here. If a condition never becomes true, the test fails with a message that names the condition, long
+before pytest's timeout.
 
 A test that can wait for the thing itself does not poll: ``wait_until`` of a test server or a ``Load``, an event that a
 handler sets, or :func:`log_lines`.

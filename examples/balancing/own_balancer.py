@@ -1,6 +1,6 @@
 """A custom balancer: instances in the caller's network first, all of them when too few are left there.
 
-Calls between data centres or availability zones are slower and cost money. If each has a subnet of its own the
+Calls between data centres or availability zones are slower and cost money. If each has its own subnet the
 address tells which hosts are near, with any kind of discovery.
 """
 

@@ -1,4 +1,4 @@
-"""A rolling restart without a failed call: out of DNS first, then a stop with grace. A stream runs to its end."""
+"""A rolling restart without a failed call: out of DNS first, then a graceful stop. A stream runs to its end."""
 
 import queue
 import threading

@@ -24,7 +24,7 @@ def main() -> None:
         try:
             unary(b"hello", timeout=30)
         except grpc.RpcError as error:
-            # A local rejection is no server failure: ask the caller to retry later.
+            # A local rejection is not a server failure: ask the caller to retry later.
             print("busy, please try again" if error.mesh.local else "the service is broken")
 
         server.heal()

@@ -20,7 +20,7 @@ class RegistryResolver:
         self.version = 0
 
     def resolve(self, previous: Resolution | None) -> Resolution:
-        """A plain ``def``: it runs in a thread of its own and may block. With ``previous`` it waits for a change."""
+        """A plain ``def``: it runs in a separate thread and may block. With ``previous`` it waits for a change."""
         after = 0 if previous is None else self.version
         with urlopen(f"{self.url}?after={after}", timeout=20) as response:
             answer = json.load(response)

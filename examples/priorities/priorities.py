@@ -1,4 +1,4 @@
-"""Priorities: failover to another network, at once when the near one is gone, or gradually."""
+"""Priorities: failover to another network, at once when the near one is down, or gradually."""
 
 import time
 from collections.abc import Callable

@@ -86,10 +86,10 @@ async def _resolve(options: argparse.Namespace) -> int:
 
 
 def _settings(options: argparse.Namespace) -> Settings | None:
-    """Return the settings of the channel that ``--connect`` asks for; None without it.
+    """Return the settings of the channel for ``--connect``; None without that option.
 
     Raises:
-        ConfigError: the options do not go together, or a file cannot be read.
+        ConfigError: the options conflict, or a file cannot be read.
     """
     tls = {name: getattr(options, name) for name in ("ca", "cert", "key")}
     for name, given in (*tls.items(), ("authority", options.authority)):
@@ -118,7 +118,7 @@ def _read(option: str, path: str | None) -> bytes | None:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class _Dialled:
-    """What became of it.
+    """The result.
 
     Args:
         endpoint: where to.
@@ -154,7 +154,7 @@ async def _dial(endpoint: Endpoint, settings: Settings) -> _Dialled:
 
 
 async def _dial_all(shared: SharedResolution, settings: Settings | None) -> list[_Dialled] | None:
-    """Dials each endpoint, all at once; None: that is not asked for."""
+    """Connects to all endpoints at the same time; None without ``--connect``."""
     if settings is None:
         return None
     resolution = shared.resolution

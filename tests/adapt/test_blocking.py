@@ -164,14 +164,14 @@ def test_what_is_asked(server: Server, arguments: tuple[Any, ...]) -> None:
 
 
 def test_the_credentials_of_a_call() -> None:
-    """The credentials are asked for a token at each call, over TLS."""
+    """The credentials provide a token for each call, over TLS."""
     authority = trustme.CA()
     certificate = authority.issue_cert("localhost")
     chain = b"".join(blob.bytes() for blob in certificate.cert_chain_pems)
     token = grpc.access_token_call_credentials("token")
 
     def connected(call: Any) -> Any:
-        ask(call)  # before a connection exists, grpc asks for the token on a thread of its own
+        ask(call)  # before a connection exists, grpc asks for the token on a separate thread
         return call(b"x", PATIENCE, None, token, None, None)
 
     with Server(tls=ServerTls(certificate.private_key_pem.bytes(), chain)) as server:
@@ -314,7 +314,7 @@ def test_an_agent_that_replaces_grpcs_class_hears_of_it(server: Server, monkeypa
 def test_an_agent_that_replaces_a_function_under_grpcs_call_hears_of_it(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """Such functions are called for each call of grpc's own."""
+    """Such functions are called for each call made by grpc itself."""
     replaced = getattr(grpc._channel, name)
     channel = grpcio.channel("ipv4:127.0.0.1:1", DEFAULTS, None, None)
     made: Any = channel.unary_unary(echo.UNARY)

@@ -1,4 +1,4 @@
-"""Metadata is valid if a channel of grpc's own accepts it."""
+"""Metadata is valid if a grpc channel accepts it."""
 
 from collections.abc import Iterator
 

@@ -28,7 +28,7 @@ EXPECTED = "private names missing or different, slower public ones used: "
 
 @pytest.fixture
 def address() -> Iterator[str]:
-    """A server in a process of its own."""
+    """A server in a separate process."""
     with ProcessServer() as server:
         yield server.address
 

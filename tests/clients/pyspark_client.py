@@ -27,7 +27,7 @@ SETTINGS = {
     "spark.connect.grpc.binding.address": "127.0.0.1",
     "spark.connect.grpc.binding.port": "0",
     # The server's buffer for a reconnecting client. With 10 MB, the default, a large result that is cut is sometimes
-    # lost, over grpc as well: the buffers on its way held more than that.
+    # lost, over grpc as well: the buffers in between held more than that.
     "spark.connect.execute.reattachable.observerRetryBufferSize": "256m",
 }
 STARTED = re.compile(r"Spark Connect server started at: \S*:(\d+)")

@@ -1,4 +1,4 @@
-"""An event loop with virtual time: it jumps to the next timer as soon as no callback is ready."""
+"""An event loop with virtual time: it jumps to the next timer when no callback is ready."""
 
 import asyncio
 import selectors

@@ -39,7 +39,7 @@ def settled(target: str = "svc-a", *, as_grpc: bool = False, **given: Any) -> Ch
     ],
 )
 def test_a_service_config_is_followed(given: dict[str, Any]) -> None:
-    """As a mapping, as text, as the channel option, and behind grpc's own factories."""
+    """As a mapping, as text, as the channel option, and in the replacements of grpc's factories."""
     config = settled(**given)
     plan = config.listener.methods.plan("/shop.Orders/Pay")
     assert plan.retry is not None
@@ -108,7 +108,7 @@ def test_grpcs_factories_leave_what_cannot_be_followed_to_grpc(caplog: pytest.Lo
 
 
 def test_a_target_of_grpcs_own_keeps_its_options() -> None:
-    """xds brings its own policies, and a service config of meshlib's would have no effect."""
+    """xds has its own policies, and meshlib's service config would have no effect."""
     options = [("grpc.service_config", json.dumps(CONFIG))]
     assert settled("xds:///svc-a", options=options).cluster.options == tuple(options)
     with pytest.raises(meshlib.ConfigError, match="a target that grpc resolves itself"):
@@ -116,7 +116,7 @@ def test_a_target_of_grpcs_own_keeps_its_options() -> None:
 
 
 def test_enable_retries_off_means_no_retries() -> None:
-    """Behind grpc's own factories, as in grpc, under any service config. For ``meshlib.channel``, which has
+    """In the replacements of grpc's factories, as in grpc, under any service config. For ``meshlib.channel``, which has
     ``retry=None``, the option is C-core's."""
     off = ("grpc.enable_retries", 0)
     options = [off, ("grpc.service_config", json.dumps(CONFIG))]

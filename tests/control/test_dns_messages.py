@@ -36,7 +36,7 @@ def test_addresses() -> None:
 
 
 def test_services() -> None:
-    """Targets in lower case and without the last dot; "." is no name."""
+    """Targets in lower case and without the last dot; "." is not a name."""
     found = answer(message("s. IN SRV", answers="s. 9 IN SRV 1 2 3 Web-1.Example.\ns. 9 IN SRV 0 0 0 ."))
     assert set(found.records) == {
         SrvRecord(priority=1, weight=2, port=3, target="web-1.example"),
@@ -66,7 +66,7 @@ def test_an_alias_to_nothing() -> None:
 
 
 def test_an_alias_left_to_the_client() -> None:
-    """An authoritative server stops at the border of its zone; the referral it adds is no SOA."""
+    """An authoritative server stops at the border of its zone; the referral it adds is not an SOA record."""
     found = answer(message("a. IN A", answers="a. 5 IN CNAME b.org.", authority="org. 9 IN NS ns.org."))
     assert (found.found, found.alias, found.ttl) == (0, "b.org.", 5.0)
 

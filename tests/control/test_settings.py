@@ -93,7 +93,7 @@ def test_what_cannot_be_used_is_refused_by_both_kinds_of_channel(argument: str, 
 
 
 def test_an_unknown_scheme_is_refused_with_those_that_are_known() -> None:
-    """Behind grpc's own factories grpc answers at the call."""
+    """In the replacements of grpc's factories, grpc reports the error at the call."""
     with pytest.raises(meshlib.ConfigError, match="known: dns, "):
         meshlib.channel("sry:///svc-a")
     meshlib.insecure_channel("sry:///svc-a").close()

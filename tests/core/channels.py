@@ -48,7 +48,7 @@ class Link:
 
 
 class Ports:
-    """What a shell does for a cluster, recorded in a :class:`Channel`."""
+    """The operations of a shell for a cluster, recorded in a :class:`Channel`."""
 
     def __init__(self, channel: "Channel", now: float) -> None:
         self._channel = channel

@@ -227,7 +227,7 @@ class ClusterRules(RuleBasedStateMachine):
                 assert host.ejection is None or host.endpoint.priority in cluster.panic
                 picked.add(host)
         if cluster._picker is None:
-            return  # the panic is the previous one, and the picked attempt is to fail with the true reason
+            return  # the panic is the previous one, and the picked attempt fails with the true reason
         if picked and cluster.panic and len(ranks) == 1 and type(priorities.balancer) is RoundRobin and not self.breaks:
             assert any(host.ejection is not None for host in picked)
 

@@ -1,4 +1,4 @@
-"""Hosts without a cluster, and subchannels that are never asked."""
+"""Hosts without a cluster, and subchannels that are never called."""
 
 from collections import deque
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from meshlib._core.hosts import HostSet
 
 @dataclass(frozen=True)
 class Link:
-    """A subchannel that is never asked."""
+    """A subchannel that is never called."""
 
     address: str
 

@@ -44,7 +44,7 @@ CANCELLED = Outcome("CANCELLED", "by the application", local=True)
 
 
 def plan(retry: RetryPolicy | HedgingPolicy | None = None) -> Plan:
-    """The plan of a method with this policy alone."""
+    """The plan of a method with only this policy."""
     if isinstance(retry, HedgingPolicy):
         return Plan(hedging=retry)
     return Plan(retry=retry)

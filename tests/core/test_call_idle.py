@@ -59,7 +59,7 @@ def test_a_stream_that_goes_on_lives() -> None:
 
 @pytest.mark.parametrize("limit", ["per_attempt_timeout", "per_attempt_idle_timeout"])
 def test_time_runs_from_when_somebody_reads(limit: str) -> None:
-    """A message may have arrived long ago: an unread one is no fault of the host. The same holds for retries."""
+    """A message may have arrived long ago: if it is unread, the host is not at fault. The same holds for retries."""
     call = Call(ScriptedCluster(A, B), plan(RetryPolicy(**{limit: 1.0})), "/s/M", streaming=True)  # type: ignore[arg-type]
     call.begin(now=0.0)
     assert call.next_timer() is None

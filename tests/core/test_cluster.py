@@ -139,8 +139,8 @@ class Stubborn(Picker):
 
 @pytest.mark.parametrize(("limit", "asked", "again"), [(0, 1, "a"), (1, 2, "a"), (3, 4, "a"), (None, 4, "b")])
 def test_host_selection_retry_max_attempts(limit: int | None, asked: int, again: str) -> None:
-    """Envoy: the balancer is asked this often for another host, then its choice stands. Without a limit the call goes
-    to an untried host."""
+    """Envoy: the pick is repeated this often for an untried host, then the last pick is used. Without a limit the call
+    goes to an untried host."""
     counted: Counter[str] = Counter()
 
     class Balancer:

@@ -332,7 +332,7 @@ def test_a_time_that_is_none(stale_at: object) -> None:
 
 
 def test_the_end_of_an_attempt_reaches_the_picker_in_use() -> None:
-    """A report that is queued behind a rebuild goes to the new picker, which has taken over from the old one."""
+    """A report that is queued behind a rebuild goes to the new picker, which has replaced the old one."""
     made: list[Any] = []
     reported: list[int] = []
 

@@ -47,7 +47,7 @@ def test_a_poll_that_finds_nothing_schedules_the_next() -> None:
 
 
 def test_before_its_time_nothing_is_polled() -> None:
-    """Before the timer there is nothing to do, unless the poll may come early."""
+    """Before the timer there is nothing to do, unless the poll may be early."""
     channel = at_rest()
     before, timer = asked(channel), due(channel.cluster)
     assert channel.cluster.look(now=timer - 0.02)
@@ -78,7 +78,7 @@ def test_a_change_that_a_call_found_needs_a_step() -> None:
 
 
 def test_a_host_to_be_diagnosed_needs_a_step() -> None:
-    """Once a host cannot be connected for a while, the reason is asked for."""
+    """Once a host has failed to connect for a while, the reason is fetched."""
     channel = at_rest()
     channel.put("b", TRANSIENT_FAILURE, now=1.0)
     channel.step(now=1.0)

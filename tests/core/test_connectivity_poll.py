@@ -84,7 +84,7 @@ def test_it_rests_once_looks_are_rare() -> None:
     [(100, False, SWEEP), (1000, False, SWEEP), (10_000, False, 1.0), (100, True, 0.001), (10_000, True, 0.1)],
 )
 def test_many_connections_are_looked_at_less_often(seats: int, waiting: bool, gap: float) -> None:
-    """A poll takes a microsecond per host: polls take 1 % of a processor, 10 % while a call waits."""
+    """A poll takes a microsecond per host: polls take 1 % of a CPU core, 10 % while a call waits."""
     watch = ConnectivityPoll()
     watch.hurry(now=0.0)
     watch.looked(seats, waiting=waiting, quiet=False, now=1.0)

@@ -140,7 +140,7 @@ def test_connections_are_counted(
 
 
 def test_a_change_of_state_is_an_event() -> None:
-    """Except that of a removed host, and one that is no change."""
+    """Except the state of a removed host, and a state equal to the previous one."""
     hosts, (host,), events = opened("a")
     hosts.set_state(host, READY, now=1.0)
     hosts.set_state(host, IDLE, now=2.0)
@@ -231,7 +231,7 @@ def test_all_connections_are_closed_once() -> None:
 
 
 def test_a_step_that_was_interrupted_is_repaired() -> None:
-    """A host on both sides stays, the count is made anew, and what has no subchannel is opened."""
+    """A host on both sides stays, the count restarts, and a host without a subchannel gets one."""
     hosts, (a, b), _ = opened("a", "b")
     hosts.replace(at("a", "b", "c"), now=1.0)
     hosts._leave(("a", None, ()), a)  # as far as an interrupted step came

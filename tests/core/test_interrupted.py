@@ -203,7 +203,7 @@ def test_a_queued_step_that_raises_leaves_the_serializer_free() -> None:
 
 
 def test_a_shell_with_one_thread_never_waits_for_another() -> None:
-    """A step that finds another thread inside is queued at once."""
+    """A step is queued at once if another thread runs one."""
     serializer = WorkSerializer(ALONE)
     serializer.owner = ALONE.ident() + 1
     assert serializer.run(lambda: "ran", "queued") == "queued"

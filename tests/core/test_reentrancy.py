@@ -269,7 +269,7 @@ def test_any_step_in_the_middle_of_any_other(outer: str, balancer: str, rng: Ran
 @pytest.mark.parametrize("balancer", BALANCERS)
 @pytest.mark.parametrize("outer", [name for name in OUTER if name not in BY_CONTROL | {"answered", "cancelled"}])
 def test_an_exception_anywhere(outer: str, balancer: str, rng: Random) -> None:
-    """Raised by a signal handler at any point of a call, it leaks no in-flight count and leaves no step locked."""
+    """Raised by a signal handler at any point of a call, it does not leak an in-flight count or leave a step locked."""
     make = BALANCERS[balancer]
 
     def expire() -> None:

@@ -217,7 +217,7 @@ def test_no_text_at_all() -> None:
     ],
 )
 def test_the_port_of_a_name_that_has_none(text: str, secure: bool, lenient: bool, port: int, guessed: bool) -> None:
-    """443 with credentials, 80 without; behind grpc's own factories 443, as C-core does in both cases."""
+    """443 with credentials, 80 without; in the replacements of grpc's factories 443 in both cases, as in C-core."""
     target = parse_target(text, secure=secure, lenient=lenient)
     assert (target.default_port, target.port_guessed) == (port, guessed)
 
@@ -226,7 +226,7 @@ def test_the_port_of_a_name_that_has_none(text: str, secure: bool, lenient: bool
     "text", ["dns://127.0.0.1/svc-a:1", "dns://localhost:53/svc-a:1", "foo://svc-a", "svc-a:", ":::", " svc-a:1"]
 )
 def test_what_grpc_answers_itself(text: str) -> None:
-    """Behind grpc's own factories any target with special treatment in grpc goes to grpc as written."""
+    """In the replacements of grpc's factories any target with special treatment in grpc goes to grpc as written."""
     assert parse_target(text, lenient=True) == Target(text=text, scheme="", uri=text, authority=None, native=True)
 
 

@@ -8,7 +8,7 @@ from meshlib.testing import ProcessServer, Server
 
 
 class Scripted:
-    """A resolver with scripted endpoints, returned when the channel asks again."""
+    """A resolver with scripted endpoints, returned at the channel's next resolution."""
 
     def __init__(self, *endpoints: Endpoint) -> None:
         self.endpoints = endpoints

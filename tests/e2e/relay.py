@@ -58,7 +58,7 @@ class Relay:
         self._do(self._reset)
 
     def refuse(self, refusing: bool) -> None:
-        """Send RST to every connection, present and new."""
+        """Send RST to every connection, existing and new."""
 
         def refuse() -> None:
             self._refusing = refusing
@@ -80,7 +80,7 @@ class Relay:
         self._do(lambda: setattr(self, "_latency", latency))
 
     def cut_after(self, count: int | None) -> None:
-        """Send RST to all connections once ``count`` more bytes have come from the server, even inside a message;
+        """Send RST to all connections once ``count`` more bytes have arrived from the server, even inside a message;
         only once. None cancels this."""
         self._do(lambda: setattr(self, "_left", count))
 

@@ -101,7 +101,7 @@ class Call:
         self._arm()
 
     async def send_serialized_message(self, request: bytes) -> None:
-        """Return when the server has taken it, at its pace."""
+        """Return when the server has accepted it, at its pace."""
         self._network.took(self._flight, len(request))
         await asyncio.sleep(self._flight.pace)
 

@@ -166,7 +166,7 @@ class World:
 
 
 class Ports:
-    """What a shell does for the cluster, in the scripted world."""
+    """The operations of a shell for the cluster, in the scripted world."""
 
     def __init__(self, world: World) -> None:
         self._world = world

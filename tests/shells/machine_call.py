@@ -150,7 +150,7 @@ class Requests:
     """The requests of a call with a request stream: taken from the application once, sent by each attempt.
 
     At most one is awaited from the application at a time, for any attempt. Once the requests exceed the buffer, the
-    attempt that has sent some and asks for another is committed.
+    attempt that has sent some and pulls another is committed.
     """
 
     def __init__(self, calling: Calling, limit: int) -> None:

@@ -1,4 +1,4 @@
-"""The two shells implement one policy: a script has one trace on the machines alone, on threads and on asyncio.
+"""The two shells implement one policy: a script has one trace on threads, on asyncio, and without a shell.
 
 ``MESHLIB_WORLDS=5000`` tries more worlds than usual; ``MESHLIB_WORLD=stream/123`` repeats the one named by a failure.
 """

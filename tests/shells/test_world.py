@@ -11,7 +11,7 @@ from tests.shells.shells import real
 
 
 def spawned(baton: Baton, *steps: object) -> None:
-    """Run each step on a thread of its own until all have ended."""
+    """Run each step on a separate thread until all have ended."""
     for n, step in enumerate(steps):
         baton.spawn(Thread(baton, step, f"thread {n}"))  # type: ignore[arg-type]
     baton.close()

@@ -1,7 +1,7 @@
 """Log records whose handlers run on a separate thread.
 
 A handler may take seconds, or send its records through the channel they describe. So no handler runs on the control
-thread, on a thread of grpc's or inside a locked step. A record is made where it happens, with the level check, the
+thread, on a grpc thread or inside a locked step. A record is made where it happens, with the level check, the
 record factory, the context and the thread name of that place. A log thread that lives while there are records handles
 it. Records that a caller causes on its own thread use the plain logger.
 
@@ -27,7 +27,7 @@ IDLE: Final = 0.05
 """Seconds without a record after which the log thread ends."""
 
 LIMIT: Final = 10_000
-"""Maximum number of queued records; while a handler blocks so many, further ones are dropped and counted."""
+"""Maximum number of queued records; further ones are dropped and counted."""
 
 EXIT_PATIENCE: Final = 1.0
 """Seconds the exit of the interpreter waits for handlers."""

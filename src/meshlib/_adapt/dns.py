@@ -48,7 +48,7 @@ class Answer:
 
     @property
     def certain(self) -> bool:
-        """Whether the server answered for certain: with records, or that there are none."""
+        """Whether the server's answer is definite: it has records, or says that there are none."""
         return self.code in ("NOERROR", "NXDOMAIN")
 
     @property

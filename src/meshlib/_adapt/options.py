@@ -77,8 +77,8 @@ def checked(options: Any, *, as_grpc: bool = False) -> Options:
     """Return the user's options as a tuple of pairs.
 
     Args:
-        options: the user's.
-        as_grpc: behind grpc's own factories: names may be bytes, and values are left to grpc.
+        options: of the user.
+        as_grpc: set by the replacements of grpc's own factories: names may be bytes, and grpc checks the values.
 
     Raises:
         ConfigError: it is not a sequence of pairs of a name and a value grpc accepts.

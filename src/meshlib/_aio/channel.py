@@ -207,7 +207,7 @@ class Channel(grpc.aio.Channel):
 
 
 def _raise_in_loop(error: Exception) -> None:
-    """Raise ``error`` in a callback of the event loop: raised in the middle of a step, it would end no call.
+    """Raise ``error`` in a separate callback of the event loop, so that it does not interrupt a step.
 
     Raises:
         Exception: ``error``, if no loop runs.

@@ -47,7 +47,7 @@ class Connectivity:
                 waiter.set_result(None)
 
     def renew(self) -> None:
-        """Reset for a channel that starts again on another loop or in another process: the old waits are gone."""
+        """Reset for a channel that restarts on another loop or in another process, without the earlier waits."""
         self.state = IDLE
         self._waiters = []
 

@@ -105,7 +105,7 @@ class Engine(Completion):
     def feed(self, step: Step) -> None:
         """Feed the machine one input, and perform its commands and all that follow.
 
-        The machine takes one input at a time. Others that come meanwhile are queued: from a signal handler, a
+        The machine processes one input at a time. Others that arrive meanwhile are queued: from a signal handler, a
         finalizer, or an attempt that ends while it is started or cancelled.
 
         A signal handler may also raise between any two lines. That ends the call: see :meth:`cut_short`.

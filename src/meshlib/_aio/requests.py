@@ -26,7 +26,7 @@ HALF_CLOSED: Final = 'RPC is half closed after calling "done_writing".'
 
 
 def serialized(request: Any, method: Method) -> Any:
-    """The request as bytes, made once for all attempts.
+    """The request as bytes, serialized once for all attempts.
 
     A failure of the serializer is logged. The result is None, which is sent as an empty message, as in grpc.aio.
     """
@@ -41,7 +41,7 @@ def serialized(request: Any, method: Method) -> Any:
 
 @final
 class Feed:
-    """The requests for one attempt, from the first; grpc.aio's own task takes them one by one."""
+    """The requests for one attempt, starting with the first one of the call. A grpc.aio task iterates over them."""
 
     __slots__ = ("_requests", "index", "n")
 
@@ -56,7 +56,7 @@ class Feed:
     async def __anext__(self) -> Any:
         try:
             requests, replay = self._requests, self._requests.replay
-            requests.sent(self)  # those before, since grpc.aio asks for the next one
+            requests.sent(self)  # all earlier ones, since grpc.aio pulls the next one
             while True:
                 seen = requests.notified
                 if self.index < replay.end:
@@ -80,12 +80,13 @@ class Feed:
 class Requests:
     """The requests of one call: pulled from the application's iterator, or written by it.
 
-    At most one task pulls, once an attempt asks. If that attempt is given up meanwhile, the next one gets the request.
+    At most one task pulls, and only when an attempt needs a request. If that attempt is abandoned meanwhile, the next
+    one gets the request.
 
     Args:
         engine: the call.
         method: has the serializer.
-        iterator: the application's; None: the application writes.
+        iterator: of the application; None: the application writes.
         limit: bytes kept for another attempt.
         context: the caller's, for the iterator.
     """
@@ -147,7 +148,7 @@ class Requests:
         return engine is not None and engine.call.attempts[n - 1].outcome is None
 
     async def more(self, seen: int) -> None:
-        """Wait for another message, or the end, since :attr:`notified` was ``seen``."""
+        """Wait for another message, or the end, since the caller read ``seen`` from :attr:`notified`."""
         self._asked.set()  # before the task, which may be an eager one
         if self._pull is None and not self._written:
             self._pull = asyncio.get_running_loop().create_task(self._consume(), context=self._context)
@@ -157,7 +158,7 @@ class Requests:
         await self._condition.wait(seen)
 
     async def write(self, request: Any) -> None:
-        """Send a message for the application's ``write()``; return when an attempt has taken it.
+        """Send a message for the application's ``write()``; return once an attempt has accepted it.
 
         Raises:
             grpc.aio.UsageError: the call was given an iterator.

@@ -56,11 +56,11 @@ class Runtime:
     """The live part of a channel, made at its first call and left behind with its loop or at a fork.
 
     Args:
-        settings: the channel's.
+        settings: of the channel.
         process: whose resolutions it shares.
-        loop: the application's own.
+        loop: of the application.
         connectivity: notified of each change of the channel's state.
-        telemetry: the channel's.
+        telemetry: of the channel.
         factory: makes channels of grpc.aio.
     """
 
@@ -228,12 +228,12 @@ class ChannelHandle:
     If the last of them is collected and the channel was not closed, the runtime ends, as grpc's channel would.
 
     Args:
-        settings: the channel's.
-        telemetry: the channel's.
+        settings: of the channel.
+        telemetry: of the channel.
         factory: makes channels of grpc.aio.
 
     Raises:
-        ValueError: an interceptor is none of grpc.aio's.
+        ValueError: an interceptor is not a grpc.aio interceptor.
     """
 
     __slots__ = (
@@ -295,8 +295,8 @@ class ChannelHandle:
 
         Raises:
             grpc.aio.UsageError: the channel is closed, or serves another loop that is still open.
-            RuntimeError: there is no event loop.
-            AioMeshRpcError: there is no descriptor for it.
+            RuntimeError: no event loop is running or set.
+            AioMeshRpcError: the process is out of file descriptors.
         """
         if self.closed:
             raise grpc.aio.UsageError(CLOSED_CHANNEL)

@@ -80,7 +80,7 @@ class _Streaming(Engine):
             await self.raise_for_status()
 
     async def _first(self, ask: Ask, accept: Accept) -> Any:
-        """The first accepted result of ``ask`` among the attempts; None if the call ends before."""
+        """The first accepted result of ``ask`` among the attempts; None if the call ends first."""
         condition = self.condition
         while True:
             seen = condition.notified
@@ -104,7 +104,7 @@ class _Streaming(Engine):
     async def heard(self, n: int, answer: Coroutine[Any, Any, Any], *, alone: bool = True) -> Any:
         """The answer of attempt ``n``; None if it ends instead, which is then reported to the machine.
 
-        grpc.aio may swallow the cancellation of the task: if it comes while an attempt fails, grpc.aio cancels the
+        grpc.aio may swallow the cancellation of the task: if it arrives while an attempt fails, grpc.aio cancels the
         ended attempt and goes on. So requests for cancellation are counted.
 
         If not ``alone``, this runs in a separate task, whose cancellation does not come from the application.
@@ -122,7 +122,7 @@ class _Streaming(Engine):
                 raise
         except grpc.aio.AioRpcError as error:
             self.attempt_ended(n, error)
-        except Exception as error:  # noqa: BLE001 - grpc.aio raises what the caller is to see, and never ends the call
+        except Exception as error:  # noqa: BLE001 - grpc.aio raises the caller's error, and never ends the call
             self.attempt_ended(n, error)
             self.give_up(n)
         if task is not None and task.cancelling() > before:
@@ -170,7 +170,7 @@ class _ResponseStream(_Streaming):
 
     Args:
         data: the request; None: ``requests`` has them.
-        iterator: the application's; None: the application writes.
+        iterator: of the application; None: the application writes.
         arguments: those of :class:`Engine`.
     """
 

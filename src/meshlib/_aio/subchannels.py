@@ -28,14 +28,14 @@ Factory = Callable[
 
 @final
 class Subchannel:
-    """One channel of grpc.aio to one address. Made on the loop it serves.
+    """One grpc.aio channel to one address. Made on the loop it serves.
 
     Args:
         host: the host it connects to.
         cluster: the configuration of its cluster.
         interceptors: run for each attempt.
-        sharing: the process's.
-        factory: makes the channel of grpc.aio.
+        sharing: of the process.
+        factory: makes the grpc.aio channel.
     """
 
     __slots__ = ("_channel", "multicallables", "state", "target")
@@ -89,7 +89,7 @@ def _closed(_: Method) -> Any:
     """The multicallables of a closed subchannel.
 
     Raises:
-        grpc.aio.UsageError: as those of grpc.aio's closed channel.
+        grpc.aio.UsageError: as on a closed grpc.aio channel.
     """
     raise grpc.aio.UsageError(CLOSED_CHANNEL)
 

@@ -13,10 +13,10 @@ Failed = Callable[[], None]
 def follow(steps: Generator[Any, None, Any], done: Done, failed: Failed) -> None:
     """Run an awaitable without a task, and call ``done`` with its result or its error.
 
-    An attempt is a future of grpc.aio's around a task of grpc.aio's; one more task around it would cost as much again.
+    An attempt is a grpc.aio future around a grpc.aio task; another task around it would double the cost.
 
     Args:
-        steps: the awaitable's.
+        steps: of the awaitable.
         done: called at its end.
         failed: called if a signal handler raises meanwhile, so that ``done`` may not be called.
     """
@@ -114,7 +114,7 @@ class Condition:
         self._waiters: dict[asyncio.Future[None], None] = {}  # an ordered set: the first to wait is woken first
 
     async def wait(self, seen: int) -> None:
-        """Wait for the first :meth:`notify` after :attr:`notified` was ``seen``."""
+        """Wait for the first :meth:`notify` since the caller read ``seen`` from :attr:`notified`."""
         waiter = self.waiter()
         try:
             if self.notified == seen:
@@ -123,7 +123,7 @@ class Condition:
             self.forget(waiter)
 
     def waiter(self) -> "asyncio.Future[None]":
-        """A future that is done at the next :meth:`notify`. Pass it to :meth:`forget` if it is dropped before."""
+        """A future that is done at the next :meth:`notify`. Pass it to :meth:`forget` if you stop waiting earlier."""
         waiter = self._loop.create_future()
         self._waiters[waiter] = None
         return waiter

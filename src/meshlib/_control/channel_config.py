@@ -1,6 +1,6 @@
 """The configuration of a channel: its listener and its clusters, resolved and checked.
 
-A value that is replaced as a whole. Interceptors and providers of telemetry are no configuration: see
+A value that is replaced as a whole. Interceptors and telemetry providers are not part of it: see
 :class:`~meshlib._control.settings.Settings`.
 """
 
@@ -21,7 +21,7 @@ __all__ = ["ChannelConfig", "ClusterConfig", "ListenerConfig"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListenerConfig:
-    """What applies to the calls of a channel, whichever cluster they go to.
+    """Settings for the calls of a channel, independent of the cluster.
 
     Args:
         target: as the application wrote it.
@@ -57,7 +57,7 @@ class ClusterConfig:
     compression: grpc.Compression | None = None
 
     def subchannel(self, host: HostEntry, sharing: Sharing | None = None) -> tuple[str, Options]:
-        """Return the target and the options of grpc's channel to ``host``.
+        """Return the target and the options of the grpc channel to ``host``.
 
         Args:
             host: the host to connect.

@@ -254,7 +254,7 @@ class ClusterDriver:
         self._discovery.hurry()
 
     def rebuild(self) -> ClusterCommands:
-        """Build a picker for the present hosts, here or in a worker thread."""
+        """Build a picker for the current hosts, here or in a worker thread."""
         if not self._build_aside:
             return self._cluster.rebuild(now=self._clock())
         if self._building is None:

@@ -1,4 +1,4 @@
-"""The gRPC service config of a channel beside its arguments: each setting may be given once."""
+"""The gRPC service config of a channel together with its arguments: each setting may be given once."""
 
 import logging
 from collections.abc import Mapping
@@ -26,9 +26,9 @@ def configured(
 
     Args:
         argument: ``service_config=``.
-        options: the user's; they may contain one, too.
+        options: of the user; they may contain one, too.
         target: a target that only grpc understands keeps its options.
-        as_grpc: behind grpc's own factories, a config that cannot be followed is left to grpc.
+        as_grpc: set by the replacements of grpc's own factories: an unsupported config is passed to grpc.
 
     Raises:
         ConfigError: there are two, or one that cannot be followed.
@@ -50,7 +50,7 @@ def configured(
     except ConfigError as error:
         if not as_grpc:
             raise
-        _log.warning("%s: service config left to grpc, its retries are not made: reason=%s", target.text, error)
+        _log.warning("%s: service config passed to grpc with retries disabled: reason=%s", target.text, error)
         return ServiceConfig(), options
     health = config.health_check_service
     return config, others if health is None else (*others, health_checked(health))

@@ -84,7 +84,7 @@ class _Loop(asyncio.SelectorEventLoop):
 def _reported(
     loop: asyncio.AbstractEventLoop, context: dict[str, Any], finalizing: Callable[[], bool] = sys.is_finalizing
 ) -> None:
-    """Report an error of the loop; tasks pending when the interpreter ends are none."""
+    """Report an error of the loop, except at interpreter exit, where pending tasks are not an error."""
     if not finalizing():
         loop.default_exception_handler(context)
 

@@ -16,11 +16,11 @@ class Invocation(NamedTuple):
     Args:
         method: the method called.
         request: the request, or the iterator of requests.
-        timeout: seconds; None: the policy's.
+        timeout: seconds; None: that of the policy.
         metadata: the application's, in a form that can be sent more than once.
         credentials: of the call.
-        wait_for_ready: None: the policy's.
-        compression: of the requests; None: the channel's.
+        wait_for_ready: None: that of the policy.
+        compression: of the requests; None: that of the channel.
     """
 
     method: Method

@@ -26,9 +26,9 @@ _log = DeferredLogger("meshlib")
 class ChannelLog:
     """The log of one channel.
 
-    INFO: changed endpoints and returned hosts. DEBUG: single connections, and outliers that stay. WARNING: hosts that
-    cannot be connected, ejections, panic, and limits that reject. ERROR: failing plug-ins, the first time each. With a
-    single host, ejection and panic have no effect and are logged at DEBUG only.
+    INFO: changed endpoints, and hosts returned from ejection. DEBUG: state changes of connections, and outliers that
+    are not ejected. WARNING: hosts that fail to connect, ejections, panic, and calls rejected by a limit. ERROR: the
+    first failure of each plug-in. With a single host, ejection and panic have no effect: they are logged at DEBUG only.
 
     Args:
         target: of the channel, named in each line.

@@ -125,7 +125,7 @@ class Lookup:
         self._plain[server] = max(until, self._plain.get(server, 0.0))
 
     async def _named_server(self, server: HostPort) -> list[HostPort]:
-        """Resolve a server's name, such as ``consul:8600`` in a compose file, as this machine does."""
+        """Resolve the name of a name server, such as ``consul:8600`` in a compose file, as this machine does."""
         system = Lookup(replace(self.policy, nameservers=()), self.files)
         try:
             found = await system.inquire().addresses(server.host)
@@ -152,7 +152,7 @@ class Inquiry:
             host: a name or an address.
             absolute: the name is complete even without a final dot.
             pair: whether one A and one AAAA record make one host with two addresses.
-            known: the last good addresses; those of a family without an answer stay.
+            known: the last good addresses; those of a family without an answer are kept.
 
         Raises:
             ResolveError: there are none, or no server answered.
@@ -231,7 +231,7 @@ class Inquiry:
         return await families.ask(name, steps)
 
     async def _ask(self, name: str, rdtype: RecordType, steps: list[Step]) -> Answer:
-        """Return the certain answer to one query, aliases followed."""
+        """Return the definite answer to one query, after following aliases."""
         ttl = float("inf")
         for _ in range(ALIASES):
             if not possible(name):
@@ -245,7 +245,7 @@ class Inquiry:
         raise ResolveError(f"too many CNAMEs in a row, the last to {name}", steps)
 
     async def _ask_servers(self, name: str, rdtype: RecordType, steps: list[Step]) -> Answer:
-        """Return the first certain answer.
+        """Return the first definite answer.
 
         A server that does not answer is queried again in the next round, one that refuses EDNS at once, both without
         it. One that answers anything else is not queried again.

@@ -21,7 +21,7 @@ class Method:
         name: the full method name.
         serializer: of requests; they reach a subchannel as bytes.
         deserializer: of responses.
-        registered: generated code asks C-core to intern the method.
+        registered: generated code requested that C-core interns the method.
     """
 
     __slots__ = ("deserializer", "kind", "name", "registered", "serializer")

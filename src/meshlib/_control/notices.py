@@ -41,8 +41,8 @@ def announce(target: Target, options: Options, *, secure: bool, environ: Mapping
     variable = next((name for name in PROXY_VARIABLES if environ.get(name)), None)
     if variable is not None and not target.native and _first(f"proxy {variable}"):
         _log.warning(
-            "%s: proxy ignored: meshlib connects to addresses of instances, which no_proxy entries by name do not "
-            'match; pass options=[("grpc.enable_http_proxy", 1)] to use it',
+            "%s: proxy ignored: meshlib connects to IP addresses, which host names in no_proxy do not match; pass "
+            'options=[("grpc.enable_http_proxy", 1)] to use the proxy',
             variable,
         )
 

@@ -1,6 +1,6 @@
-"""Plug-in resolvers: their registry, and calls that do not trust them.
+"""Plug-in resolvers: their registry, and calls that validate what they return.
 
-A plug-in may raise anything, return anything, block for ever. Its errors carry its name. It never stops the control
+A plug-in may raise anything, return anything, or block forever. Its errors have its name. It never stops the control
 plane, and closing a channel never waits for it.
 """
 
@@ -36,7 +36,7 @@ class TracedResolver(Protocol):
 
     @property
     def steps(self) -> tuple[Step, ...]:
-        """Steps of the last resolution."""
+        """Queries of the last resolution, with their answers."""
         ...
 
     @property

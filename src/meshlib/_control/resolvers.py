@@ -30,7 +30,7 @@ Grouped = tuple[tuple[str, ...], ...]
 
 
 class Found(NamedTuple):
-    """The TTL of several hosts, None if they never change, and the steps."""
+    """Result of resolving several hosts: their common TTL, None if they never change, and the queries made."""
 
     ttl: float | None
     steps: tuple[Step, ...]
@@ -38,7 +38,7 @@ class Found(NamedTuple):
 
 @final
 class HostNames:
-    """Several host names, each looked up once. A failed one keeps its last good addresses and delays no other.
+    """Several host names, each looked up once. A failed one keeps its last good addresses, without delaying others.
 
     Args:
         name: of the target, for log lines.
@@ -135,8 +135,8 @@ class DnsResolver:
     async def _services(self, inquiry: Inquiry) -> Resolution | None:
         """Return the endpoints of the SRV records; None if there are none, so that addresses are used.
 
-        Only a certain answer is None: otherwise one lost packet would send all traffic to other hosts of that name. The
-        exception is a name in the hosts file, whose addresses need no name server.
+        Only a definite answer gives None: otherwise one lost packet would send all traffic to other hosts of that name.
+        The exception is a name in the hosts file, whose addresses need no name server.
         """
         assert self._srv is not None
         host = self._target.host

@@ -50,8 +50,9 @@ _GEVENT: Final = ("threading", "queue", "select", "selectors")
 
 _KINDS: Final = ("UnaryUnary", "UnaryStream", "StreamUnary", "StreamStream")
 UNSENT_ONLY: Final = RetryPolicy(unsent_only=True)
-"""Retries behind grpc's own factories: like grpc, only calls that provably never ran. An application that swapped the
-factory asked for no more, and a library may rely on it (``retry=None`` of a Firestore client, an etcd transaction)."""
+"""Retries in the replacements of grpc's factories: as in grpc, only of calls that provably never ran. An application
+that only replaced the factory expects no other retries, and a library may rely on that (``retry=None`` of a Firestore
+client, an etcd transaction)."""
 
 
 _TYPES: Final[tuple[tuple[str, tuple[type, ...], str], ...]] = (
@@ -66,7 +67,7 @@ _TYPES: Final[tuple[tuple[str, tuple[type, ...], str], ...]] = (
     ("telemetry", (TelemetryPolicy,), "must be a TelemetryPolicy"),
     ("dns", (DnsPolicy,), "must be a DnsPolicy"),
 )
-"""Arguments that are values of ours or of grpc: name, allowed types, and how the error names them."""
+"""Arguments that are meshlib or grpc objects: name, allowed types, and how the error names them."""
 
 _PROVIDERS: Final = (
     ("tracer_provider", "get_tracer", "must be an OpenTelemetry TracerProvider, or None for the global one"),
@@ -90,8 +91,8 @@ def settle(arguments: ChannelArguments, *, as_grpc: bool = False, aio: bool = Fa
 
     Args:
         arguments: as the application gave them.
-        as_grpc: behind grpc's own factories: grpc's targets and interceptors are accepted, and grpc reports bad ones
-            at the call. Only unsent attempts are retried, unless a service config says otherwise.
+        as_grpc: set by the replacements of grpc's factories. grpc's targets and interceptors are accepted, and grpc
+            reports bad ones at the call. Only unsent attempts are retried, unless a service config says otherwise.
         aio: for an asyncio channel, whose interceptors have other classes.
 
     Raises:
@@ -147,7 +148,7 @@ def settle(arguments: ChannelArguments, *, as_grpc: bool = False, aio: bool = Fa
                         service.balancer,
                     ),
                     retry_budget=budget if isinstance(budget, RetryBudget) else None,
-                    # The throttling of a service config applies beside a budget, not beside another throttling.
+                    # The throttling of a service config can be combined with a budget, not with another throttling.
                     retry_throttling=either(
                         "retry_budget", budget, throttling is not None, throttling, service.retry_throttling
                     ),
@@ -189,7 +190,7 @@ def _check_types(arguments: ChannelArguments) -> None:
 
 
 def _unheeded(options: Options, target: Target, *, as_grpc: bool) -> None:
-    """Reject options that can have no effect; behind grpc's own factories, log them instead."""
+    """Reject options that can have no effect; in the replacements of grpc's factories, log them instead."""
     for name, value, reason in without_effect(options):
         if not as_grpc:
             raise ConfigError(f"options[{name!r}]", value, reason)

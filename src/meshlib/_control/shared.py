@@ -94,7 +94,7 @@ class Resolutions:
         if tasks:
             _, stuck = await asyncio.wait(tasks, timeout=PATIENCE)
             for task in stuck:
-                _log.warning("%s: ignored its cancellation, abandoned", task.get_name())
+                _log.warning("%s: ignored its cancellation and was abandoned", task.get_name())
         await asyncio.sleep(0)  # transports close their sockets in the next turn of the loop
 
     def _refresh(self, source: Source) -> Refresh:
@@ -183,7 +183,7 @@ class SharedResolution:
 
     @property
     def steps(self) -> tuple[Step, ...]:
-        """Steps of the last resolution."""
+        """Queries of the last resolution, with their answers."""
         return self._resolver.steps
 
     @property
@@ -206,7 +206,7 @@ class SharedResolution:
 
         Args:
             on_resolved: gets changed endpoints, or the same ones after a failure.
-            on_failed: gets the reason of each failure; the last good endpoints stay.
+            on_failed: receives the reason of each failure; the last good endpoints are kept.
 
         Returns:
             A function that unsubscribes. The last one to do so ends the query.

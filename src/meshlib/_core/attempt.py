@@ -1,4 +1,4 @@
-"""State of one attempt of a call, written by the machine of the call and its cluster."""
+"""State of one attempt of a call, written by the state machine of the call and its cluster."""
 
 import math
 from typing import final
@@ -33,7 +33,7 @@ class AttemptRecord:
     seconds: float | None = None
     """Its duration; None until its outcome is reported."""
     dropped: bool = False
-    """Cancelled: its outcome, still to come, no longer counts."""
+    """Cancelled: its later outcome does not count."""
     holds: bool = False
     """It counts against the retry budget."""
     active: float = math.inf

@@ -21,7 +21,7 @@ from meshlib._core.sweep import sweep, unchanged
 __all__ = ["CLOSED", "ClusterMachine"]
 
 POSTPONED: Final = 0.02
-"""Seconds until the control plane retries a step that found another thread inside: a signal handler may run on that
+"""Seconds until the control plane retries a step that found another step running: a signal handler may run on that
 thread, for any time."""
 
 
@@ -34,7 +34,7 @@ class ClusterMachine(ClusterCalls):
         policy: of the cluster.
         rng: for every random choice.
         threads: of the shell.
-        attention: asks the control plane to call :meth:`on_timer` soon; called outside of steps.
+        attention: makes the control plane call :meth:`on_timer` soon; called outside of steps.
         observer: receives the events of the channel.
         watched: whether the application waits for the channel to be ready, other than with a call.
     """
@@ -81,7 +81,7 @@ class ClusterMachine(ClusterCalls):
         return self._steps.perform(step)
 
     def on_resolution_failed(self, reason: str, *, now: float) -> ClusterCommands:
-        """Record a failed resolution: the last good endpoints stay."""
+        """Record a failed resolution: the last good endpoints are kept."""
 
         def step() -> None:
             if self.closed:
@@ -96,7 +96,7 @@ class ClusterMachine(ClusterCalls):
         return self._steps.perform(step)
 
     def opened(self, host: HostEntry, subchannel: Subchannel, *, now: float) -> ClusterCommands:
-        """Assign ``host`` its subchannel, which is to connect."""
+        """Assign ``host`` its subchannel, which then connects."""
 
         def step() -> None:
             if self.closed or not self.hosts.opened(host, subchannel):
@@ -210,7 +210,7 @@ class ClusterMachine(ClusterCalls):
             self._run(step, None)
 
     def _rebuilt(self, now: float) -> Callable[[], None] | None:
-        """Step that installs a new picker; None: the present one is current."""
+        """Step that installs a new picker; None: the installed one is up to date."""
         version = self.hosts.version  # read first: a later change requests another rebuild
         if self.closed or version == self._builder.version:
             return None
@@ -281,7 +281,7 @@ class ClusterMachine(ClusterCalls):
         )
 
     def _happened(self) -> tuple[int, int]:
-        """Counters that differ if anything has happened."""
+        """Counters that change with attempts, connections and hosts, for comparison."""
         hosts = self.hosts
         return self.ended, hosts.connected + hosts.not_connected + hosts.disconnected + hosts.version
 

@@ -5,7 +5,7 @@ connection, a drained one) is kept as state, and ``attention`` is called.
 
 A signal handler or a finalizer may call any method in the middle of any other, on the same thread. So no lock is taken
 here (:mod:`meshlib._core.serial`). Attempts are counted in uninterruptible sections. Changes of hosts are serialized
-steps. The state of a connection is read outside of steps, because that takes a lock of grpc's; it is applied in a step,
+steps. The state of a connection is read outside of steps, because that acquires a grpc lock; it is applied in a step,
 unless a newer one has been applied before.
 """
 
@@ -51,15 +51,15 @@ class Caller(Asking, Waiter, Protocol):
 
 
 class ClusterCalls:
-    """Hosts of one cluster, and the calls that use them. :class:`~meshlib._core.cluster.ClusterMachine` adds the part
-    of the control plane.
+    """Hosts of one cluster, and the calls that use them. :class:`~meshlib._core.cluster.ClusterMachine` adds the
+    methods for the control plane.
 
     Args:
         name: the target as written, for messages.
         policy: of the cluster.
         rng: for every random choice.
         threads: of the shell.
-        attention: asks the control plane to call ``on_timer`` soon; called outside of steps.
+        attention: makes the control plane call ``on_timer`` soon; called outside of steps.
         observer: receives the events of the channel.
         watched: whether the application waits for the channel to be ready, other than with a call.
     """
@@ -288,4 +288,4 @@ class ClusterCalls:
 
 
 ASKING: Final = frozenset({PickerSnapshot.pick.__code__, ClusterCalls._look.__code__})
-"""Code in which a caller's thread reads the state of a connection, which takes a lock of grpc's."""
+"""Code in which a caller's thread reads the state of a connection, which acquires a grpc lock."""

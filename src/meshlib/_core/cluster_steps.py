@@ -21,7 +21,7 @@ class ClusterSteps:
 
     Args:
         threads: of the shell.
-        attention: asks the control plane to call ``on_timer`` soon; called outside of steps.
+        attention: makes the control plane call ``on_timer`` soon; called outside of steps.
         observer: receives the events; None: events are not recorded.
     """
 

@@ -126,7 +126,7 @@ class Open:
 
 @final
 class Close:
-    """Close a subchannel of ``host``, by default its present one: the host is drained, or gets a new subchannel."""
+    """Close a subchannel of ``host``, by default its current one: the host is drained, or gets a new subchannel."""
 
     __slots__ = ("host", "subchannel")
 

@@ -17,7 +17,7 @@ LONG: Final = 10.0
 """Seconds after which a wait for readiness without a call no longer shortens the interval below ``SWEEP``."""
 EACH: Final = 1e-4
 """Minimum seconds between two polls per connection: polling one takes a microsecond, so polling takes about a hundredth
-of a processor for any number of connections."""
+of a CPU core for any number of connections."""
 EACH_WAITING: Final = 1e-5
 """The same while a call waits for a host: a tenth."""
 

@@ -1,4 +1,4 @@
-"""Commands of machines as calls of ports: the one place that knows which command asks for what.
+"""Translation of the commands of state machines into method calls on ports.
 
 The engines of the shells perform the commands of calls in loops of their own, which cost less.
 """
@@ -29,7 +29,7 @@ __all__ = ["CallPorts", "ClusterPorts", "dispatch", "dispatch_call"]
 
 
 class ClusterPorts(Protocol):
-    """What a shell does for a cluster. Some of it is answered with further commands."""
+    """Operations that a shell implements for a cluster. Some of them return further commands."""
 
     def open(self, host: HostEntry) -> ClusterCommands:
         """Make a subchannel for ``host``, and pass it to ``ClusterMachine.opened``."""
@@ -81,7 +81,7 @@ def dispatch(command: ClusterCommand, ports: ClusterPorts) -> ClusterCommands:
 
 
 class CallPorts(Protocol):
-    """What a shell does for a call."""
+    """Operations that a shell implements for a call."""
 
     def start_attempt(self, record: AttemptRecord) -> None:
         """Send the request to ``record.host``, and pass the outcome to ``Call.on_outcome``."""

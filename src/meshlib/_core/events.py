@@ -53,7 +53,7 @@ class AttemptStarted(CallEvent):
     Args:
         n: its number, from 1.
         address: of the host.
-        why: ``"first"``, ``"retry"``, ``"hedge"`` or ``"refused"`` (the previous attempt never left).
+        why: ``"first"``, ``"retry"``, ``"hedge"`` or ``"refused"`` (the previous attempt was not sent).
         panic: ejected hosts were used too, because too few were healthy.
     """
 
@@ -164,7 +164,7 @@ class EndpointsChanged(ChannelEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResolutionFailed(ChannelEvent):
-    """A resolution failed; the last good endpoints stay.
+    """A resolution failed; the last good endpoints are kept.
 
     Args:
         reason: the resolver's error.

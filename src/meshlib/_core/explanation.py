@@ -25,7 +25,7 @@ def explanation(attempts: Sequence[AttemptRecord], outcome: Outcome, details: st
 
     Args:
         attempts: oldest first.
-        outcome: the call's: that of an attempt, or decided locally.
+        outcome: of the call; it may be that of an attempt, or decided locally.
         details: the details of the error.
         why: why it was not retried.
     """
@@ -60,7 +60,7 @@ def deadline_exceeded(method: str, target: str, failure: AttemptRecord | None, s
     if situation:
         details += f": {situation}"
     if failure is not None and failure.outcome is not None:
-        # Its code alone: C-core's error for a refused connection contains the address of the host.
+        # Only its code: C-core's error for a refused connection contains the address of the host.
         details += f"; last attempt: {failure.outcome.code}"
         hosts = f"{failure.outcome.details}{f'; {hosts}' if hosts else ''}"
     return local("DEADLINE_EXCEEDED", details, hosts)

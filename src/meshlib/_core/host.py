@@ -21,7 +21,7 @@ class Subchannel(Protocol):
     """
 
     def state(self, connect: bool) -> int:
-        """Return the connectivity state; with ``connect`` an idle one starts to connect."""
+        """Return the connectivity state; with ``connect`` an idle connection starts to connect."""
         ...
 
     def glance(self) -> int | None:
@@ -184,7 +184,7 @@ class HostEntry:
         return state is not None and state != self._state
 
     def begins_to_fail(self, *, was_connected: bool) -> bool:
-        """Whether its change to the present state is a new failure."""
+        """Whether its change to the current state is a new failure."""
         if was_connected:
             return not self.failing
         # Also a redialled host that could not be opened: the resolver may have a newer answer.

@@ -221,7 +221,7 @@ class HostSet:
         return bool(closing)
 
     def drained(self) -> list[HostEntry]:
-        """Take out the removed hosts whose last call has ended, to be closed; each is returned once."""
+        """Return the removed hosts whose last call has ended, to be closed; each is returned once."""
         closing = []
         for key in list(self._leaving) if self._leaving else ():
             host = self._leaving.get(key)

@@ -45,7 +45,7 @@ class PendingCalls:
         self.resting.pop(call, None)
 
     def take(self, reachable: Callable[[], bool]) -> tuple[Waiter, ...]:
-        """Take out the calls whose wait may be over: all, if ``freed``; else, if no host is ``reachable``, those
+        """Remove and return the calls to resume: all if ``freed``. Otherwise, if no host is ``reachable``, only those
         without wait-for-ready."""
         freed, self.freed = self.freed, False
         if not self.calls:
@@ -55,7 +55,7 @@ class PendingCalls:
         return _taken(self.calls, [call for call in tuple(self.calls) if freed or not call.wait_for_ready])
 
     def take_all(self) -> tuple[Waiter, ...]:
-        """Take out all calls of a closing channel."""
+        """Remove and return all calls of a closing channel."""
         return _taken(self.calls, list(self.calls)) + _taken(self.resting, list(self.resting))
 
 

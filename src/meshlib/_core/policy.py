@@ -1,7 +1,7 @@
 """Policies of a channel and its methods: frozen values, validated at construction.
 
 Field names are those of the gRPC service config in snake_case, or Envoy's where it has none. Durations are seconds. An
-object turns a policy on, ``None`` turns it off. Each policy is defined beside the code that it configures
+object turns a policy on, ``None`` turns it off. Each policy is defined next to the code that it configures
 (``attempts/policy.py``, ``discovery/policy.py``); this module resolves them for one method.
 """
 

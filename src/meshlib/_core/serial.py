@@ -77,8 +77,8 @@ class WorkSerializer:
     def run(self, step: Callable[[], T], otherwise: T, *, later: bool = True, patient: bool = True) -> T:
         """Run ``step`` and return its result.
 
-        If another step is running, and does not end within a moment (with ``patient``), returns ``otherwise``. The
-        thread inside then runs ``step`` after its own; with ``later=False`` it is dropped.
+        If another step is running, returns ``otherwise``; with ``patient``, only after a short wait for that step. The
+        thread of the running step then runs ``step`` next; with ``later=False`` it is dropped.
         """
         me = self._ident()
         turn = 0

@@ -20,7 +20,7 @@ FEW: Final = 64
 
 @final
 class _Sharers:
-    """Hosts whose subchannels have the same number, oldest first."""
+    """Hosts that share one connection because their subchannels have the same number, oldest first."""
 
     __slots__ = ("hosts", "most", "number")
 

@@ -1,7 +1,7 @@
 """Stages around a call, their order, and the reasons for it.
 
-This table is the single source of the order: the figure in the documentation, ``repr(channel)``, the names in events
-and span events, and the test that every trace is a path through it all use it.
+This table is the only definition of the order. It is used by the figure in the documentation, by ``repr(channel)``, by
+the names in events and span events, and by the test that checks the order of every trace.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ class Stage:
     Args:
         name: its name in events and figures.
         scope: whether it acts once per call or once per attempt.
-        inside: it is part of the machine of the call rather than of the shell around it.
+        inside: it is part of the call's state machine rather than of the shell around it.
         why: why it is above the next stage.
     """
 

@@ -29,7 +29,7 @@ def sweep(hosts: HostSet, serializer: WorkSerializer, *, now: float) -> None:
                 continue  # closed meanwhile
             if state is not None and host.differs(state):
                 changed.append((host, stamp, state))
-        if changed:  # if another thread is inside a step, the next sweep finds the same
+        if changed:  # if another thread runs a step, the next sweep finds the same
             serializer.run(partial(hosts.seen, changed, now=now), None, later=False, patient=False)
 
 

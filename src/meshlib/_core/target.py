@@ -45,7 +45,7 @@ class Target:
         nameserver: the part between ``//`` and ``/``: the name server, as ``host:port``, for ``dns`` and ``srv``.
         entries: the hosts in the target itself (``static``, ``ipv4``, ``ipv6``).
         path: the path of a ``unix`` socket.
-        native: only C-core can parse it, or it is invalid behind grpc's own factories: one grpc channel gets ``text``.
+        native: only C-core can parse it, or it is invalid and ``lenient`` was set: one grpc channel gets ``text``.
     """
 
     text: str
@@ -88,8 +88,9 @@ def parse_target(
     Args:
         text: as the application wrote it.
         secure: whether the channel has credentials, which determines the default port.
-        lenient: behind grpc's own factories: text that cannot be parsed becomes a ``native`` target, so that grpc
-            reports the error at the call. A missing port is 443, as there, with and without credentials.
+        lenient: set by the replacements of grpc's own factories. Text that cannot be parsed becomes a ``native``
+            target, so that grpc reports the error at the call. The default port is 443, as in grpc, with and without
+            credentials.
         any_scheme: accept any scheme, because the application passed its own resolver.
         schemes: registered schemes; used only for a scheme that is not built in.
 
@@ -144,8 +145,8 @@ def _parse(text: str, default_port: int, lenient: bool, any_scheme: bool, scheme
 
 
 def _split_scheme(text: str) -> tuple[str, str]:
-    """Split off a scheme: text before ``//``, or a built-in or grpc scheme. ``localhost:50051`` is a name, and so are
-    ``static:50051`` and ``srv:50051``: invalid as targets, but possible hosts of a compose file."""
+    """Split off a scheme: text before ``//``, or a built-in or grpc scheme. ``localhost:50051`` has no scheme. Neither
+    have ``static:50051`` and ``srv:50051``: they would be invalid targets, but may be Docker Compose services."""
     match = _SCHEME.fullmatch(text)
     if match is None:
         return "", text

@@ -18,7 +18,7 @@ class AttemptView:
         code: name of its status code; None while in flight. CANCELLED if another hedge won.
         start: seconds from the start of the call.
         seconds: duration; None while in flight.
-        why: ``"first"``, ``"retry"``, ``"hedge"`` or ``"refused"`` (the previous attempt never left this process).
+        why: ``"first"``, ``"retry"``, ``"hedge"`` or ``"refused"`` (the previous attempt was not sent).
         sent: False if no byte of it reached a server.
         panic: the host was picked in panic mode, when ejected hosts were used too.
         ejected: why its end ejected the host; empty if it did not.

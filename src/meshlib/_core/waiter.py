@@ -1,4 +1,4 @@
-"""Interface of a waiting call, so that queues and commands do not depend on the machine of a call."""
+"""Interface of a waiting call, so that queues and commands do not depend on the state machine of a call."""
 
 from typing import Protocol
 

@@ -50,7 +50,7 @@ class GrpcCall(Protocol):
 
 @final
 class Attempt:
-    """One attempt: the shell's state, beside the machine's record."""
+    """One attempt: the shell's state, in addition to the machine's record."""
 
     __slots__ = ("aside", "call", "cancelled", "ended", "mended", "readers", "record", "reported", "starter", "target")
 
@@ -83,7 +83,7 @@ class AttemptRunner:
     """The attempts of one call.
 
     Args:
-        runtime: the channel's.
+        runtime: of the channel.
         call: the machine.
         invocation: the call.
         request: the request as bytes, or the stream of them.

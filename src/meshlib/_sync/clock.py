@@ -41,7 +41,7 @@ _selector: Callable[[], selectors.BaseSelector] | None = None
 if sys.platform == "linux" and hasattr(selectors, "EpollSelector"):
 
     class _Selector(selectors.EpollSelector):
-        """Sleep below a millisecond: epoll rounds up to whole ones, and a connection to loopback takes less."""
+        """Sleep for less than a millisecond. epoll rounds up to milliseconds; a connection to loopback takes less."""
 
         def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
             if timeout is None or not 0 < timeout < _MILLISECOND:
@@ -57,7 +57,7 @@ if sys.platform == "linux" and hasattr(selectors, "EpollSelector"):
 
 @final
 class _Flag:
-    """A reentrant flag: a signal handler may set it, or wait for it, in the middle of either. ``threading.Event`` has a
+    """A reentrant flag: a signal handler that interrupts ``set`` or ``wait`` may call either. ``threading.Event`` has a
     lock in Python, so a signal handler that sets one would deadlock."""
 
     __slots__ = ("_queue",)

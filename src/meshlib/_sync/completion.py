@@ -32,7 +32,7 @@ class Completion(AttemptRunner):
     """The end of one call.
 
     Args:
-        runtime: the channel's.
+        runtime: of the channel.
         call: the machine.
         invocation: the call.
         request: the request as bytes, or the stream of them.
@@ -57,7 +57,7 @@ class Completion(AttemptRunner):
         raise NotImplementedError
 
     def _expired(self, *, now: float) -> CallCommands:
-        """The machine's input for its timer."""
+        """Report the expired timer to the state machine of the call."""
         raise NotImplementedError
 
     def wait(self, timeout: float | None = None) -> bool:
@@ -109,7 +109,7 @@ class Completion(AttemptRunner):
         return deadline_exceeded(call.method, call.cluster.name, None, "grpc has not said how the call ended", "")
 
     def add_callback(self, callback: Callable[[], None]) -> bool:
-        """Call ``callback`` once at the end of the call; if that has come, return False without calling it."""
+        """Call ``callback`` once at the end of the call; if the call has ended, return False without calling it."""
         if self.outcome is not None:
             return False
         once = partial(callback)  # equal to no other

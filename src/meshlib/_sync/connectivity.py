@@ -97,7 +97,7 @@ class Connectivity:
         self._deliver()
 
     def _own(self) -> None:
-        """Reset in a forked child: a thread that does not exist here may be inside a step, and the state is that of the
+        """Reset in a forked child: a thread of the parent may have been inside a step, and the state is that of the
         parent's connections."""
         if self._process is control.current():
             return

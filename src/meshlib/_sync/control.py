@@ -68,7 +68,7 @@ class Gate:
         self._opened = CLOCK.event()
 
     def shut(self) -> None:
-        """Make new attempts wait. A signal handler may fork while a fork is prepared."""
+        """Make new attempts wait. No effect if closed: a signal handler may fork while another fork is prepared."""
         if not self.closed:
             self.held = 0  # a thread that arrived as the last fork ended may have counted itself afterwards
             self._opened = CLOCK.event()
@@ -242,7 +242,7 @@ class _Control:
             started.wait(EXIT_PATIENCE)
 
     def discard(self) -> None:
-        """End an unused one, whose thread may not have been started."""
+        """End an unused control thread, which may not have been started."""
         if self._claimed():
             self._clock.discard(self.loop)
         else:

@@ -2,7 +2,7 @@
 
 The application holds a handle and the handle holds the engine. grpc's callbacks, the control thread's timers and the
 cluster also hold the engine while they have events for it. None of them holds the handle: its collection cancels the
-call, as with grpc's own.
+call, as in grpc.
 
 Several threads feed the machine, one step at a time. A signal handler or a finalizer may do so in the middle of a step:
 its step is queued behind the interrupted one (:mod:`meshlib._core.serial`). Commands are performed outside of steps, by
@@ -50,7 +50,7 @@ class Engine(Completion):
         request: the request as bytes, or the stream of them.
 
     Raises:
-        ValueError: the channel is closed, or the metadata is no sequence of pairs.
+        ValueError: the channel is closed, or the metadata is not a sequence of pairs.
         TypeError: the metadata is of a wrong type.
     """
 
@@ -115,8 +115,8 @@ class Engine(Completion):
         return self._run(partial(self.call.on_cancel, outcome), thread)
 
     def abandon(self) -> None:
-        """Cancel the call soon: its handle was collected, on any thread and at any point of it. Do nothing in a forked
-        child, or at the end of the interpreter."""
+        """Cancel the call soon: its handle was collected, on any thread, between any two instructions. No effect in
+        a forked child or at interpreter exit."""
         if self.outcome is None:
             self.runtime.soon(partial(self.cancel, ABANDONED, ThreadContext.CONTROL))
 

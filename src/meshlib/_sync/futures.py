@@ -199,8 +199,8 @@ class Future(Handle):
 
 
 def begun(handle: H) -> H:
-    """Start a call without waiting. Its handle exists before: if a signal handler raises anywhere, the handle is
-    collected and the call cancelled."""
+    """Start a call without waiting. Its handle is created first: if a signal handler raises at any point, the handle
+    is collected, which cancels the call."""
     handle._engine.begin()
     return handle
 
@@ -216,7 +216,7 @@ def made(kind: type[Engine], lease: ChannelHandle, invocation: Invocation, close
 
     Raises:
         grpc.RpcError: the request could not be serialised.
-        ValueError: the channel is closed, or the metadata is no sequence of pairs.
+        ValueError: the channel is closed, or the metadata is not a sequence of pairs.
         TypeError: the request is not bytes, or the metadata of a wrong type.
     """
     method, request = invocation.method, invocation.request
@@ -243,7 +243,7 @@ def gathered(requests: Iterable[Any], method: Method) -> Iterator[bytes]:
     """All requests of a stream as bytes.
 
     Raises:
-        MeshRpcError: the iterator or the serializer failed, in grpc's own words.
+        MeshRpcError: the iterator or the serializer failed; the text is grpc's.
     """
     try:
         read = list(requests)

@@ -46,11 +46,11 @@ class Requests:
     """The requests of one call.
 
     Args:
-        iterator: the application's.
+        iterator: of the application.
         serializer: converts a request to bytes; None: requests are bytes.
         method: its name, for messages.
         limit: bytes kept for replay.
-        clock: the channel's.
+        clock: of the channel.
     """
 
     __slots__ = (
@@ -105,7 +105,7 @@ class Requests:
         self._iterator = None
 
     def _message(self, call: Consumer, n: int, index: int) -> bytes | None:
-        # When grpc asks for the next request, those before are on their way.
+        # When grpc pulls the next request, the earlier ones are being sent.
         if index and self._committed != n and not self._buffer.replayable and not call.commit(n, "buffer"):
             # The attempt is being stopped: wait for that, and send nothing.
             self._monitor.wait_for(lambda: n in self._stopped or None)

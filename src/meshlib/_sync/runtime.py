@@ -47,10 +47,10 @@ class Runtime:
     :meth:`start`.
 
     Args:
-        settings: the channel's.
+        settings: of the channel.
         process: whose control thread it uses.
         connectivity: notified of each change of the channel's state, on the control thread.
-        telemetry: the channel's.
+        telemetry: of the channel.
         factory: makes grpc channels.
     """
 
@@ -95,7 +95,7 @@ class Runtime:
         )
 
     def start(self) -> None:
-        """Start on the control thread. After a signal handler's exception in the middle, :meth:`shutdown` ends it."""
+        """Start on the control thread. If a signal handler raises meanwhile, :meth:`shutdown` must follow."""
         self.loop, self._resolutions = self.process.attach(self)
         self.loop.call_soon_threadsafe(self.driver.start)
 
@@ -212,9 +212,9 @@ class ChannelHandle:
     If the last of them is collected and the channel was not closed, the runtime ends, as grpc's channel would.
 
     Args:
-        settings: the channel's.
+        settings: of the channel.
         connectivity: notified of each change of the channel's state.
-        telemetry: the channel's.
+        telemetry: of the channel.
         factory: makes grpc channels.
     """
 
@@ -250,7 +250,7 @@ class ChannelHandle:
 
         Raises:
             ValueError: the channel is closed.
-            MeshRpcError: there is no thread or no descriptor for it.
+            MeshRpcError: the process is out of threads or file descriptors.
         """
         runtime = self.latest
         if runtime is None or not runtime.live:
@@ -263,7 +263,7 @@ class ChannelHandle:
 
         Raises:
             ValueError: the channel is closed.
-            MeshRpcError: there is no thread or no descriptor for it.
+            MeshRpcError: the process is out of threads or file descriptors.
         """
         process = control.usable()
         if self.closed:

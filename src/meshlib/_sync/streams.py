@@ -24,7 +24,7 @@ class StreamEngine(Engine):
     """A call whose response is a stream."""
 
     _ahead: tuple[Attempt, Any] | None = None
-    """The first message of a hedged call, read before the application asked for it."""
+    """The first message of a hedged call, read before the application's first ``next()``."""
 
     def first(self) -> tuple[Attempt, Any] | None:
         """Block until the first message of any attempt; None if the call ends without one."""

@@ -35,7 +35,7 @@ class Subchannel:
         host: the host it connects to.
         cluster: the configuration of its cluster.
         interceptors: run for each attempt.
-        sharing: the process's.
+        sharing: of the process.
         factory: makes the grpc channel.
     """
 
@@ -57,8 +57,8 @@ class Subchannel:
         self._made = [_Registry(self._channel, interceptors)]
         self._nested = partial(_Registry, interceptors=interceptors)
         self.multicallables: BoundedCache[Method, Any] = self._made[0].multicallables
-        """grpc's multicallables by method, from bytes to messages. ``ValueError``: the channel is closed, in grpc's own
-        words."""
+        """grpc's multicallables by method, from bytes to messages. ``ValueError``: the channel is closed; the text is
+        grpc's."""
         self.silent = False
         """The thread that delivers the ends of futures and streams is missing: see :meth:`deliver`."""
 
@@ -75,8 +75,8 @@ class Subchannel:
         return ""
 
     def nested(self, depth: int) -> BoundedCache[Method, Any]:
-        """The multicallables of a non-blocking call, for a thread that is inside ``depth`` calls of grpc's. They belong
-        to a separate grpc channel over the same connection."""
+        """The multicallables of a non-blocking call, for a thread with ``depth`` nested grpc calls on its stack. They
+        belong to a separate grpc channel over the same connection."""
         while len(self._made) <= depth:
             self._made.append(self._nested(self._make()))
             if self._made[0].closed:

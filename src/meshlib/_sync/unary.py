@@ -9,8 +9,8 @@ tight loop. So only the number of instructions matters, and ``tests/e2e/resource
 - The plan, multicallables and attributes of a method are made once.
 - State that few calls need is made on demand, and is a class attribute until then
   (:class:`~meshlib._core.call.Call`, :class:`~meshlib._core.attempt.AttemptRecord`).
-- A success at the first attempt ends with the one shared ``ANSWERED``.
-- Hosts are asked for their state in place. Telemetry is not entered without a provider.
+- A success at the first attempt returns the shared constant ``ANSWERED``, so that nothing is allocated.
+- The states of hosts are polled on the calling thread. Without a provider, no telemetry code runs.
 - grpc's own Python code is reduced to the needs of a blocking call (:class:`~meshlib._adapt.grpcio.UnaryUnary`).
 - Arguments are positional, since CPython matches keywords one by one.
 """
@@ -44,10 +44,10 @@ RAISED = Outcome("CANCELLED", "the call ended with an exception that was raised 
 
 
 def serialized(request: Any, method: Method) -> Any:
-    """The request as bytes, made once for all attempts.
+    """The request as bytes, serialized once for all attempts.
 
     Raises:
-        MeshRpcError: the serializer failed: INTERNAL, in grpc's own words.
+        MeshRpcError: the serializer failed; the status is INTERNAL, with grpc's text.
     """
     if method.serializer is None:
         return request
@@ -91,7 +91,7 @@ def blocking(
     Raises:
         grpc.RpcError: the call failed.
         TypeError: the metadata is of a wrong type.
-        ValueError: the metadata is no sequence of pairs.
+        ValueError: the metadata is not a sequence of pairs.
     """
     # grpc would raise the same, but never free the call: its connection outlives a closed channel.
     sendable = not metadata or valid(metadata)

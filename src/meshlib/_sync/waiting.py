@@ -23,7 +23,7 @@ class ThreadContext(Enum):
 
 @final
 class Monitor:
-    """A reentrant condition without a lock: signal handlers and finalizers may wait and notify in the middle of either.
+    """A reentrant condition without a lock: a signal handler or finalizer may interrupt wait or notify and call either.
 
     Args:
         clock: makes the events.

@@ -27,11 +27,11 @@ def setup(
 
     Args:
         service_name: ``service.name`` of the resource.
-        span_exporter: gets spans in batches; None: no spans.
-        metric_reader: gets metrics; None: no metrics.
+        span_exporter: receives spans in batches; None: no spans.
+        metric_reader: receives metrics; None: no metrics.
 
     Returns:
-        A function that flushes and shuts down both; call it when the application ends.
+        A function that flushes and shuts down both providers; call it when the application ends.
 
     Raises:
         ConfigError: neither is given.

@@ -68,16 +68,16 @@ class Telemetry:
     """The telemetry of one channel.
 
     Without a provider, a call only passes on the surrounding trace or baggage. A global provider may be set after the
-    channel was made, so it is looked up a few times a second: asking OpenTelemetry for it takes longer than all other
-    work for a call here.
+    channel was made, so it is looked up a few times a second: a lookup takes longer than all other telemetry
+    of a call.
 
     Args:
         target: of the channel: ``server.address`` is the application's target, never the host that answered.
         tracer_provider: None: the global one.
         meter_provider: None: the global one.
         policy: telemetry beyond a span and a measurement per call.
-        later: takes an exception that a signal handler raised during a step of the call and that must not leave an
-            event loop; None: it is raised at once.
+        later: called with an exception that a signal handler raised during a step of the call, to raise it in a
+            separate callback of the event loop; None: it is raised at once.
     """
 
     def __init__(
@@ -283,7 +283,7 @@ class Telemetry:
             return instruments(_NO_METERS)
 
     def _write(self, call: CallRecord, outcome: Outcome, now: float, *, plain: bool, deferred: bool) -> None:
-        """Log the end of a call; an application's filter or handler that raises fails no call."""
+        """Log the end of a call; if an application's filter or handler raises, the call does not fail."""
         try:
             if not plain and _log.isEnabledFor(logging.DEBUG):
                 # As text: a kept record must not keep the call alive.

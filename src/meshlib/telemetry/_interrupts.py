@@ -4,9 +4,10 @@ __all__ = ["interrupted"]
 
 
 def interrupted(error: BaseException) -> bool:
-    """Whether a signal handler raised ``error`` (celery's soft time limit does) while other code ran.
+    """Whether a signal handler raised ``error``, as celery's soft time limit does.
 
-    The traceback shows it: Python passes a handler the frame that it interrupts, which is also its caller.
+    Python passes the interrupted frame to a handler as an argument, and that frame is also the handler's caller. So a
+    frame of the traceback that has its caller among its local variables is a handler's.
     """
     step = error.__traceback__
     while step is not None:

@@ -53,7 +53,7 @@ class CallTelemetry:
     """State of telemetry for one call, which it observes; without a span here.
 
     Args:
-        recorder: the channel's.
+        recorder: of the channel.
     """
 
     __slots__ = ("recorder",)
@@ -80,7 +80,7 @@ class CallSpan(CallTelemetry):
     """The span of one call, which gets the events of a call that does not succeed at once.
 
     Args:
-        recorder: the channel's.
+        recorder: of the channel.
         context: the one in which ``span`` is current.
         span: gets the events.
     """
@@ -109,7 +109,7 @@ class DetailedSpan(CallSpan):
     """The span of a call whose attempts are recorded, too.
 
     Args:
-        recorder: the channel's.
+        recorder: of the channel.
         context: the one in which ``span`` is current.
         span: gets the events.
         ends: whether it ends with the call: no other instrumentation made it.

@@ -3,7 +3,7 @@
 * ``Server``, ``servers(n)``: real grpc servers in this process that fail on request and count their calls. They serve
   ``echo`` and your own servicers.
 * ``ProcessServer``: an echo server in its own process, for kill -9, SIGSTOP and SIGTERM.
-* ``DnsServer``: a name server in this process, with every fault that a resolver must survive.
+* ``DnsServer``: a name server in this process, with every fault that a resolver must handle.
 * ``hosts``, ``shares``: simulation of a balancer without servers.
 * ``flush_logs``: waits until log handlers have processed the records of the log thread.
 * The pytest fixtures ``mesh_service``, ``mesh_servers`` and ``mesh_dns`` (``meshlib.testing.plugin``), available

@@ -25,10 +25,10 @@ class _Entry(Generic[Fault]):
 
 
 class Script(Generic[Fault]):
-    """Ordered faults. Not locked: its owner reads it under the lock of its own state.
+    """Ordered faults. Not thread-safe: its owner uses it under a lock.
 
-    The narrowest key wins. Among equals, faults with a number of uses come first, oldest first, so that
-    "fail twice, then once otherwise" works in the order written. Faults without a number last; the latest one applies.
+    The most specific key applies. For equal keys, faults with a number of uses come first, oldest first, so that they
+    apply in the order written. Of the faults without such a number, which come last, the latest applies.
     """
 
     def __init__(self) -> None:

@@ -8,7 +8,7 @@ __all__ = ["flush_logs"]
 def flush_logs(timeout: float = 5.0) -> None:
     """Wait until log handlers have processed every record created so far.
 
-    Records of the control thread and of grpc's threads are handled on a log thread. Call this before reading them, for
+    Records of the control thread and of grpc threads are handled on a log thread. Call this before reading them, for
     example with pytest's ``caplog``.
 
     Args:

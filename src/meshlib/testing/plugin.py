@@ -27,7 +27,7 @@ def mesh_dns() -> Iterator["DnsServer"]:
 
 @pytest.fixture
 def mesh_servers() -> Iterator[Callable[..., list["Server"]]]:
-    """Start servers that are closed after the test: ``a, b, c = mesh_servers(3)``; arguments as of ``servers``."""
+    """Start servers that are closed after the test: ``a, b, c = mesh_servers(3)``; arguments: see ``servers``."""
     from meshlib.testing.server import servers
 
     with ExitStack() as stack:

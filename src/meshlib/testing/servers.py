@@ -15,7 +15,7 @@ from meshlib.testing.server import Server, ServerTls
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve the echo service until SIGTERM or SIGINT, then stop with grace: the command line."""
+    """Serve the echo service until SIGTERM or SIGINT, then stop gracefully: the command line."""
     parser = argparse.ArgumentParser(prog="python -m meshlib.testing.servers", description=main.__doc__)
     parser.add_argument("--host", default="127.0.0.1", help="an IP address of this machine (default: %(default)s)")
     parser.add_argument("--port", type=int, default=0, help="0 picks a free port; the ready line on stdout shows it")
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--private-key and --certificate-chain must be given together")
 
     ends = {signal.SIGTERM, signal.SIGINT}
-    signal.pthread_sigmask(signal.SIG_BLOCK, ends)  # before any thread exists, so that sigwait() alone gets them
+    signal.pthread_sigmask(signal.SIG_BLOCK, ends)  # before any thread exists, so that only sigwait() receives them
     if options.until_eof:
         threading.Thread(target=_stop_at_eof, daemon=True).start()
     with Server(

@@ -32,10 +32,10 @@ def host_of(name: str) -> str:
 
 
 def redirect(host: str, addresses: Sequence[str]) -> None:
-    """Redirect the calls for ``host`` to ``addresses``, for channels of this process in use now.
+    """Redirect the calls for ``host`` to ``addresses``, on the channels that this process already uses.
 
-    Set the environment before; it redirects all other channels. Returns when sync channels are redirected; those of an
-    event loop are before anything else runs on it.
+    Set the environment variable first: it redirects all later channels. Returns when sync channels are redirected.
+    Channels of an event loop are redirected before other callbacks run on it.
     """
     resolution = Resolution(endpoints=tuple(Endpoint(address=address) for address in addresses), ttl=_TTL)
     process = sync_control.current()

@@ -18,7 +18,7 @@ from meshlib.testing.echo import DELAY_MS, REQUEST_ID, SERVER_NAME, metadata_val
 from meshlib.testing.faults import Script
 
 Metadata = tuple[tuple[str, str | bytes], ...]
-Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"  # generic in the stubs alone
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"  # generic only in the stubs
 Recorder = Callable[[str, str], None]
 """Called with ``"start"`` or ``"end"`` and the request id of a handler."""
 

@@ -18,7 +18,7 @@ _LONGEST_CHAIN = 16
 
 
 class Zone:
-    """Zone from the root down, so that every name not in it does not exist. Not locked."""
+    """Zone of the whole DNS tree: a name that is not in it does not exist. Not thread-safe."""
 
     def __init__(self, negative_ttl: int) -> None:
         self._nodes: dict[dns.name.Name, dict[dns.rdatatype.RdataType, dns.rdataset.Rdataset]] = {}

@@ -113,14 +113,14 @@ def test_a_retry_needs_a_slot_of_both() -> None:
 
 
 def test_the_asking_call_is_active_too() -> None:
-    """Half of three active calls and the one that asks are two slots."""
+    """Half of four calls, three active ones and the one to retry, is two slots."""
     retries, _, _ = admission(percent=50.0, least=0, active=3)
     assert retries.remaining == 1
     assert [retries.acquire(Retry()) for _ in range(3)] == [True, True, False]
 
 
 def test_a_lost_host_goes_beyond_the_budget_but_not_beyond_the_breaker() -> None:
-    """``force`` asks the circuit breaker alone."""
+    """With ``force`` only the circuit breaker limits a retry."""
     retries, _, _ = admission(least=0, most=2)
     holders = [Retry() for _ in range(3)]
     assert [retries.force(holder) for holder in holders] == [True, True, False]

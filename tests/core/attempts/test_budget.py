@@ -64,6 +64,6 @@ def test_places_are_taken_and_given_back() -> None:
 
 
 def test_a_place_is_given_back_once() -> None:
-    """Releasing a share twice is a bug of ours."""
+    """Releasing a share twice is a bug in meshlib."""
     with pytest.raises(AssertionError, match="given back twice"):
         Budget(None).release(Holder())

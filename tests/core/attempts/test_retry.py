@@ -102,7 +102,7 @@ def test_what_the_policy_says(policy: RetryPolicy, outcome: Outcome, count: int,
     ],
 )
 def test_timed_out(code: str, limit: float | None, timeout: float | None, seconds: float, answer: bool) -> None:
-    """Only a timeout of ``per_attempt_timeout`` by our own clock, within the rounding of grpc's."""
+    """Only a timeout of ``per_attempt_timeout`` by our own clock, within the rounding of grpc's clock."""
     policy = RetryPolicy(per_attempt_timeout=limit)
     assert timed_out(policy, attempt(timeout=timeout, start=5.0), Outcome(code), now=5.0 + seconds) is answer
 
@@ -215,7 +215,8 @@ DEFAULT = "the default backoff is used"
     ],
 )
 def test_a_strategy_that_fails(field: str, strategy: Any, answer: object, error: str, instead: str) -> None:
-    """It fails no call: the wait is the default one, and a failed condition means no retry. The error is reported."""
+    """The error is reported and does not fail the call: the default wait is used, and a failed condition means no
+    retry."""
     told: list[ChannelEvent] = []
     retries = Retries(RetryPolicy(**{field: strategy}), Draws(0.5), told.append)
     assert retries.decide(attempt(), FAILED, count=1, elapsed=0.0, now=7.0) == answer

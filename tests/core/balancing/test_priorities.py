@@ -72,7 +72,7 @@ def test_envoys_loads(counts: Counts, factor: float, expected: list[int], panic:
     ],
 )
 def test_strict_loads(counts: Counts, expected: list[int], panic: list[bool]) -> None:
-    """RFC 2782: the first tier with a host gets every call; it panics alone."""
+    """RFC 2782: the first tier with a host gets every call; only that tier panics."""
     found = loads(counts, factor=None, threshold=50)
     assert percents(found) == expected
     assert panics(found) == panic

@@ -34,7 +34,7 @@ def test_the_name_of_the_variable(host: str, name: str) -> None:
     ],
 )
 def test_the_value(value: str, expected: list[str]) -> None:
-    """Entries with a port, between commas and spaces; a value without entries is no override."""
+    """Entries with a port, between commas and spaces; a value without entries overrides nothing."""
     assert [str(entry) for entry in override({"MESHLIB_SVC_A_ENDPOINTS": value}, "svc-a")] == expected
 
 

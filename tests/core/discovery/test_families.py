@@ -66,7 +66,7 @@ def test_one_host_with_two_addresses(
 def test_two_answers_as_one(
     v4: Outcome, v6: Outcome | None, family: Family, known: tuple[str, ...], expected: tuple[object, float] | None
 ) -> None:
-    """If no server answers for one family, the other is used, and the last good addresses of the first stay."""
+    """If no server answers for one family, the other is used, and the last good addresses of the first are kept."""
     found = combined(v4, v6, family, known=known, skipped=False)
     assert (None if found is None else (found.addresses, found.ttl)) == expected
 

@@ -43,7 +43,7 @@ def shares(*records: SrvRecord, hosts: dict[str, tuple[str, ...]] | None = None)
     ],
 )
 def test_weights(weights: tuple[int, ...], expected: tuple[int, ...]) -> None:
-    """Weight is share; all 0 are equal; a 0 beside others is 1 % of the smallest."""
+    """The weight is the share; if all are 0 the shares are equal; otherwise a 0 counts as 1 % of the smallest."""
     records = [record(f"t{n}", weight=weight) for n, weight in enumerate(weights)]
     assert {address: weight for address, weight, _ in shares(*records)} == {
         f"10.0.0.{n}:80": weight for n, weight in enumerate(expected)
@@ -51,7 +51,7 @@ def test_weights(weights: tuple[int, ...], expected: tuple[int, ...]) -> None:
 
 
 def test_priorities_are_tiers_of_their_own() -> None:
-    """A 0 counts beside others of its priority only; the order is that of the priorities."""
+    """A 0 is compared only with weights of its priority; the order is that of the priorities."""
     found = shares(
         record("t3", weight=0, priority=20),
         record("t1", weight=2, priority=10),
@@ -93,7 +93,7 @@ def test_a_host_with_two_addresses_is_one_endpoint() -> None:
 
 
 def test_a_dot_means_not_offered() -> None:
-    """The target "." names nothing, alone or beside others; nor does a port of 0."""
+    """The target "." names no host, with or without other records; a record with port 0 names none either."""
     assert targets([record("")]) == ()
     assert shares(record("")) == []
     assert targets([record(""), record("t1"), record("t2", port=0)]) == ("t1",)

@@ -182,7 +182,7 @@ def test_jitter_makes_it_longer() -> None:
 
 
 def test_success_rate() -> None:
-    """Envoy: BasicFlowSuccessRate. 50 % beside four of 100 %: mean 90, deviation 20, so 52 % is the least."""
+    """Envoy: BasicFlowSuccessRate. 50 % and four times 100 %: mean 90, deviation 20, so 52 % is the least."""
     bench = Bench(5, enforcing_consecutive_5xx=0)
     for number in range(1, 5):
         bench.succeed(number, 200)
@@ -258,7 +258,8 @@ def test_failure_percentage_at_the_threshold() -> None:
 
 
 def test_what_no_server_said_counts_apart_if_split() -> None:
-    """Envoy: BasicFlowLocalOriginFailure. Split, a broken connection is no 5xx, and a response resets its count."""
+    """Envoy: BasicFlowLocalOriginFailure. With split errors a broken connection is not a 5xx; a response resets its
+    count."""
     bench = Bench(1, split_external_local_origin_errors=True)
     bench.fail(0, 4, BROKEN)
     bench.fail(0, 4)

@@ -135,7 +135,7 @@ def test_an_example_prints_what_it_should(program: str, svc_a: str, tmp_path: Pa
 
 @pytest.mark.parametrize("suite", SUITES)
 def test_the_tests_of_an_example_pass(suite: str) -> None:
-    """The tests run as their README says, in their folder, with meshlib's plug-in alone installed."""
+    """The tests run as their README says, in their folder, with only meshlib's plug-in installed."""
     folder, _, name = suite.partition("/")
     options = ["-q", "-p", "no:cacheprovider", "-p", "meshlib.testing.plugin"]
     told = run(["-m", "pytest", *options, name], EXAMPLES / folder, PYTEST_DISABLE_PLUGIN_AUTOLOAD="1")

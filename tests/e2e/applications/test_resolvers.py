@@ -172,7 +172,7 @@ def test_a_bad_answer_keeps_the_last_good_one(shell: Shell, how: str, caplog: py
 
 
 def test_a_resolver_that_never_answers_fails_no_other_and_holds_up_no_close() -> None:
-    """A silent resolver's calls fail at their deadline with the reason; a channel beside it works, and both close."""
+    """A silent resolver's calls fail at their deadline with the reason; another channel works, and both close."""
     asleep = threading.Event()
 
     class Silent:

@@ -357,7 +357,7 @@ async def test_who_gives_up_waiting_is_forgotten(kind: str) -> None:
             engine = call if kind == "unary_unary" else call._engine
             assert not engine.condition._waiters
             call.cancel()
-            # A completion that comes after the end of the loop is lost, and keeps C-core up. They come in order.
+            # A completion after the end of the loop is lost, and keeps C-core running. They arrive in order.
             await aio_until(lambda: server.in_flight == 0, "the server has seen the end of the call")
             server.heal()
             assert await channel.unary_unary(echo.UNARY)(b"x", timeout=PATIENCE) == b"x"

@@ -88,7 +88,7 @@ def test_bad_metadata_takes_no_place_of_the_retry_budget() -> None:
 
 
 def test_ctrl_c_ends_the_call_that_it_interrupts() -> None:
-    """The caller gets the exception, the server's handler ends, and the in-flight count drops. In a process of its own:
+    """The caller gets the exception, the server's handler ends, and the in-flight count drops. In a separate process:
     grpc never frees such a call, and its host is dialled forever."""
     child = [sys.executable, "-m", "tests.e2e.calls.interrupted_child"]
     run = subprocess.run(child, capture_output=True, text=True, timeout=60, check=False)

@@ -12,7 +12,7 @@ The checks, in words (``calls.wrong`` has them one by one):
   be taken back. CANCELLED is among the retried codes: a Python server that stops gracefully ends some calls with it.
 * After a total outage calls are answered again.
 
-The slack for late calls is no assertion on speed. A call that truly misses its deadline, because nothing watches it,
+The slack for late calls does not assert speed. A call that truly misses its deadline, because nothing watches it,
 ends with its host or never; the slack is the lateness of the machine itself, measured beside the calls.
 """
 

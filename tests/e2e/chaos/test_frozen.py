@@ -1,4 +1,4 @@
-"""The cost of a frozen host, or one behind a black hole: its connection stays open, and no data comes."""
+"""The cost of a frozen host, or one behind a black hole: its connection stays open, and no data arrives."""
 
 import time
 from typing import Any

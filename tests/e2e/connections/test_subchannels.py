@@ -338,7 +338,7 @@ def test_the_authority_of_a_unix_socket_is_localhost(shell: Shell, tmp_path: Pat
 
 @both_shells
 def test_the_authority_a_resolver_names_wins(shell: Shell) -> None:
-    """An endpoint may have a name of its own; otherwise it has the target's."""
+    """An endpoint may have its own name; otherwise it has the target's."""
     with Server(add=_add_authority) as server:
         assert authority(shell, "svc-a", resolver=Scripted(endpoint(server, authority="own.test"))) == "own.test"
         assert authority(shell, "svc-a", resolver=Scripted(endpoint(server))) == "svc-a"

@@ -16,7 +16,7 @@ SOON = 10.0
 
 @pytest.mark.parametrize("name", ["a?b", "a#b", "a%3Fb", "a%b", "a b", "\xfc"])
 def test_a_path_is_decoded_once(tmp_path: Path, name: str) -> None:
-    """The percent-encoded path of the target is the path of the file, as in grpc; that of a resolver is no URI."""
+    """The percent-encoded path of the target is the path of the file, as in grpc; a resolver's path is not a URI."""
     path = str(tmp_path / name)
     server = grpc.server(ThreadPoolExecutor(2))
     echo.add_echo_to_server(server)

@@ -69,7 +69,7 @@ async def failure_of(told: Told) -> str:
 
 
 async def test_a_service_that_changes(bind: Bind, ask: Ask) -> None:
-    """Records that come, change and go are seen at the TTL of one second, with the defaults."""
+    """Records that are added, changed and removed are seen at the TTL of one second, with the defaults."""
     for n, host in enumerate("abc", 11):
         bind.add(f"{host}.mesh.test", "A", f"127.0.0.{n}")
     bind.add(SRV, "SRV", "0 3 50051 a.mesh.test", "0 1 50051 b.mesh.test")

@@ -104,7 +104,7 @@ async def test_a_failing_srv_question_does_not_lead_to_the_addresses(ask: Ask, f
 
 
 async def test_one_of_several_hosts_fails(ask: Ask, caplog: pytest.LogCaptureFixture) -> None:
-    """A failing host keeps its last good addresses and delays no other; one that never had any is left out."""
+    """A failing host keeps its last good addresses and does not delay others; one that never had any is omitted."""
     with DnsServer() as server:
         server.add(SRV, "SRV", "0 1 1 a.mesh.test", "0 1 2 b.mesh.test", "0 1 3 new.mesh.test", ttl=0)
         server.add("a.mesh.test", "A", "127.0.0.11", ttl=0)
@@ -146,7 +146,7 @@ async def test_a_failing_host_makes_it_ask_at_once(ask: Ask) -> None:
 
 
 async def test_one_address_behind_a_name(ask: Ask, caplog: pytest.LogCaptureFixture) -> None:
-    """The warning asks whether it is headless: once, and only for an address from a name server."""
+    """The warning recommends a headless service: once, and only for an address from a name server."""
     with DnsServer() as server:
         server.add(NAME, "A", "127.0.0.11", ttl=0)
         await ask("svc-a:1", **refreshing(server)).endpoints()

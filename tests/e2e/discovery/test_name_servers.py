@@ -1,4 +1,4 @@
-"""Name servers that fail, hang or misread a query, and what is asked instead."""
+"""Name servers that fail, hang or misread a query, and which server is queried instead."""
 
 import asyncio
 from pathlib import Path
@@ -21,7 +21,7 @@ from meshlib.testing import DnsServer
 
 @pytest.mark.parametrize("rcode", ["SERVFAIL", "REFUSED", "NOTIMP", "FORMERR"])
 async def test_a_server_that_does_not_know(files: Files, rcode: str) -> None:
-    """An error code is no answer for the name; the next server is queried, and without one the error names server and
+    """An error code does not answer the query; the next server is queried, and without one the error names server and
     query."""
     with DnsServer() as bad, DnsServer() as good:
         for server in (bad, good):

@@ -46,7 +46,7 @@ async def test_a_bare_name_without_srv_is_its_addresses(ask: Ask, absence: str, 
 
 @pytest.mark.parametrize("text", ["svc-a:50051", "dns:///svc-a:50051", "dns:svc-a:50051"])
 async def test_a_port_skips_srv(ask: Ask, text: str) -> None:
-    """A name with a port, or in ``dns:``, is queried for addresses alone."""
+    """A name with a port, or in ``dns:``, is queried only for addresses."""
     with DnsServer() as server:
         server.add(SRV, "SRV", "0 1 5001 a.mesh.test")
         server.add(NAME, "A", "127.0.0.11", "127.0.0.12")

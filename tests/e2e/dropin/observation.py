@@ -44,7 +44,7 @@ class Failure:
 
     types: frozenset[str]
     text: str | None = None
-    """`str()` if it is no RpcError: an RpcError's consists of the fields below, and of C-core's source lines."""
+    """`str()` if it is not an RpcError: an RpcError's consists of the fields below, and of C-core's source lines."""
     code: grpc.StatusCode | None = None
     details: str | None = None
     initial_metadata: Metadata = None
@@ -103,7 +103,7 @@ class Observation:
 
     @property
     def end(self) -> str:
-        """In one word: the status of the call, or the error that is no status."""
+        """In one word: the status of the call, or the type of an error without a status."""
         if self.raised is not None and self.raised.code is None and self.code is None:
             return next(name for name in (t.__name__ for t in _PUBLIC) if name in self.raised.types)
         code = self.code if self.code is not None else self.raised.code if self.raised is not None else None

@@ -43,7 +43,7 @@ class Caller(Enum):
 
     @property
     def closes(self) -> bool:
-        """Whether the channel is closed while the call is inside."""
+        """Whether the channel is closed while the call is in flight."""
         return self in (Caller.CLOSES_INSIDE, Caller.CLOSES_AFTER_FIRST)
 
 
@@ -64,7 +64,7 @@ class Serves(Enum):
 
 
 class Reaches(Enum):
-    """How far a call must have come when its deadline passes."""
+    """The stage that a call must have reached when its deadline passes."""
 
     NOBODY = auto()
     SERVER = auto()
@@ -83,7 +83,7 @@ class Scenario:
 
     name: str
     ends: frozenset[str]
-    """How grpc ends it, so that each row does what its name says; `Observation.end`."""
+    """The end of the call in grpc, to check that each row matches its name; `Observation.end`."""
     script: Script = Script.ECHO
     caller: Caller = Caller.FINISHES
     serves: Serves = Serves.ALWAYS

@@ -48,7 +48,7 @@ def scripted_server(**options: Any) -> Server:
 
 
 def has_one(server: Server) -> bool:
-    """Whether a call is inside a handler: for `Server.wait_until`."""
+    """Whether a handler is running: for `Server.wait_until`."""
     return server.in_flight == 1
 
 

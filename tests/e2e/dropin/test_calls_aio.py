@@ -158,7 +158,7 @@ async def test_error(start: Start, arity: str) -> None:
 
 @pytest.mark.parametrize("arity", ["unary_stream", "stream_stream"])
 async def test_headers_before_the_end(start: Start, arity: str) -> None:
-    """initial_metadata() of a stream waits for the headers alone, and reads no message."""
+    """initial_metadata() of a stream waits only for the headers, and reads no message."""
     call = start(arity, Script.HOLD_AFTER_FIRST)
     metadata = await asyncio.wait_for(call.initial_metadata(), WAIT)
     assert pairs(metadata) == INITIAL
@@ -194,7 +194,7 @@ async def test_iteration(start: Start, arity: str) -> None:
 
 @pytest.mark.parametrize("arity", ["unary_stream", "stream_stream"])
 async def test_reading(start: Start, arity: str) -> None:
-    """read() gives messages, then EOF, which is no message and false."""
+    """read() returns messages, then EOF, which is not a message and is false."""
     call = start(arity, copies=COPIES)
     assert [await call.read() for _ in range(COPIES)] == [b"one"] * COPIES
     for _ in range(2):

@@ -129,7 +129,7 @@ def test_what_waits_for_the_end(start: Start, server: Server) -> None:
 
 @pytest.mark.parametrize("arity", ["unary_stream", "stream_unary", "stream_stream"])
 def test_headers_before_the_end(channel: grpc.Channel, arity: str) -> None:
-    """initial_metadata() waits for the headers alone (of a stream); its items have names as well as positions."""
+    """initial_metadata() waits only for the headers (of a stream); its items have names as well as positions."""
     multicallable = getattr(channel, arity)(METHODS[arity])
     invoke = multicallable if arity.endswith("stream") else multicallable.future
     requests: Any = iter([b"one"]) if arity.startswith("stream") else b"one"
@@ -171,7 +171,7 @@ def test_callbacks_after_the_end(start: Start) -> None:
 
 @pytest.mark.parametrize("arity", ["unary_stream", "stream_stream"])
 def test_iteration(channel: grpc.Channel, arity: str) -> None:
-    """A stream is its own iterator; after its end it stays there, and its result is no message."""
+    """A stream is its own iterator; after its end it stays exhausted, and its result is not a message."""
     requests: Any = iter([b"one"] * COPIES) if arity.startswith("stream") else b"one"
     call = getattr(channel, arity)(METHODS[arity])(requests, timeout=LONG)
     assert iter(call) is call

@@ -75,7 +75,7 @@ def test_subscriber_of_nobody(channel: grpc.Channel, server: Server) -> None:
 
 
 def test_subscribers_are_apart(channel: grpc.Channel) -> None:
-    """An unsubscribed callback gets no more while the other does; to unsubscribe an unknown one is no error."""
+    """An unsubscribed callback gets no more states, the other does; unsubscribing an unknown one is not an error."""
     with subscribed(channel) as stays:
         with subscribed(channel) as leaves:
             leaves.wait_for(lambda told: told != [])

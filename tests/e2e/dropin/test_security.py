@@ -90,7 +90,7 @@ def test_other_name(connect: Connect, serve: Callable[[ServerTls], Server], auth
 
 
 def test_client_certificate(connect: Connect, serve: Callable[[ServerTls], Server], authority: trustme.CA) -> None:
-    """A server that asks for the client's certificate gets it."""
+    """A server that requests the client's certificate gets it."""
     server = serve(tls(authority, "127.0.0.1", clients=authority))
     own = authority.issue_cert("client.test")
     shown = credentials_of(
@@ -118,7 +118,7 @@ class Plugin(grpc.AuthMetadataPlugin):
 
 @pytest.mark.shares_process_state  # a thread of C-core that runs a plugin remains in threading's records as a dummy
 def test_call_credentials(connect: Connect, serve: Callable[[ServerTls], Server], authority: trustme.CA) -> None:
-    """Credentials of the channel and of the call are both asked, for this service and method, and both are sent."""
+    """Credentials of the channel and of the call are both requested, for this service and method, and both are sent."""
     server = serve(tls(authority, "127.0.0.1"))
     of_channel, of_call = Plugin("x-channel"), Plugin("x-call")
     composite = grpc.composite_channel_credentials(

@@ -33,7 +33,7 @@ class Service:
         lb_policy: ``round_robin``, ``least_request`` or ``random``: the extension of that name.
         lb_fields: fields of its configuration.
         retry_policy: ``envoy.config.route.v3.RetryPolicy``; None: Envoy retries nothing.
-        route: further fields of ``envoy.config.route.v3.RouteAction``; None removes one of ours.
+        route: further fields of ``envoy.config.route.v3.RouteAction``; None removes a default one.
         thresholds: ``envoy.config.cluster.v3.CircuitBreakers.Thresholds``.
         outlier_detection: ``envoy.config.cluster.v3.OutlierDetection``; None: off.
         cluster: further fields of ``envoy.config.cluster.v3.Cluster``.

@@ -14,7 +14,7 @@ from meshlib import CircuitBreaker, OutlierDetection, RetryBudget, RetryPolicy
 
 
 def too_many_requests(world: World) -> Figures:
-    """Two calls are inside; four more are made."""
+    """Two calls are in flight; four more are made."""
     server = world.servers[0]
     server.fault(hang=True)
     held = world.start(2)

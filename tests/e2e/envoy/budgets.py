@@ -29,7 +29,7 @@ def budget(world: World) -> Figures:
 
 
 def budget_by_load(world: World) -> Figures:
-    """Eight calls fail beside forty that continue: 10 % of the calls then in flight is 4, however many of the 8 are
+    """Eight calls fail while forty continue: 10 % of the calls then in flight is 4, however many of the 8 are
     left."""
     server = world.servers[0]
     server.fault(hang=True, method=echo.UNARY)

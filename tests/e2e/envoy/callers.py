@@ -24,10 +24,10 @@ class Request:
     Args:
         id: Key of its executions.
         method: Full name; its kind follows from it.
-        timeout: Seconds; None: the policy's.
+        timeout: Seconds; None: that of the policy.
         delay: Milliseconds for which a server holds it.
         wait_for_ready: As in grpc.
-        open: For ``BIDI_STREAM``: keep the side of the requests open until the response has come.
+        open: For ``BIDI_STREAM``: keep the request side open until the response has arrived.
         sizes: Of the requests, bytes; several are for streams.
     """
 

@@ -22,7 +22,7 @@ def stopped(world: World) -> Figures:
 
 
 def lost(world: World) -> Figures:
-    """Twenty calls are inside each of two servers when one is lost; the other takes every retry."""
+    """Twenty calls are in flight on each of two servers when one is lost; the other takes every retry."""
     wire = world.wire
     assert wire is not None
     for server in world.servers:

@@ -104,7 +104,7 @@ def another_host(world: World) -> Figures:
 
 
 def hedged(world: World) -> Figures:
-    """The first attempt hangs; the second is made beside it and answers."""
+    """The first attempt hangs; the second is made meanwhile and answers."""
     server = world.servers[0]
     server.fault(hang=True, times=1)
     result = world.call()

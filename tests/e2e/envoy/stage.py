@@ -48,7 +48,7 @@ class World:
         self._ids = itertools.count(1)
 
     def request(self, **what: Any) -> Request:
-        """A call to make, with an id of its own."""
+        """A call to make, with its own id."""
         return Request(id=f"{self.name}-{next(self._ids)}", **what)
 
     def call(self, **what: Any) -> Result:

@@ -33,7 +33,7 @@ def call(envoy: Envoy, listener: str) -> bytes:
 def test_calls_go_through_the_listener_to_the_servers_of_its_cluster(
     program: Path, tmp_path: Path, server: Server
 ) -> None:
-    """Each listener has a port of its own, each cluster stats and hosts of its own."""
+    """Each listener has its own port, each cluster stats and hosts of its own."""
     hosts = [Host(address=server.address)]
     with Envoy(program, tmp_path, bootstrap({"one": (Service(), hosts), "two": (Service(), hosts)})) as envoy:
         assert call(envoy, "one") == call(envoy, "one") == call(envoy, "two") == b"hello"

@@ -160,7 +160,7 @@ def ended(world: World, case: Case) -> str:
 @pytest.mark.timeout(120 + 60 * TIMES)
 @pytest.mark.parametrize("cases", [FIRST, LATER, OPEN, STATUS], ids=["first", "later", "open", "status"])
 def test_programs_are_answered_and_end_in_silence(cases: list[tuple[str, str, str]], world: World) -> None:
-    """Every answer comes, standard error stays empty, the exit status is the program's own, and no exit hangs."""
+    """Every answer arrives, standard error stays empty, the exit status is the program's own, and no exit hangs."""
     chosen = [case for case in CASES if case[:3] in cases]
     with ThreadPoolExecutor(4) as pool:
         wrong = [found for found in pool.map(lambda case: ended(world, case), chosen * TIMES) if found]

@@ -156,7 +156,7 @@ def test_an_exception_in_the_middle_of_a_close_leaves_no_control_thread(rng: Ran
 
 
 def test_close_ends_the_control_plane_of_the_last_channel_before_it_returns() -> None:
-    """The thread may stay for the next channel; what the closed one asked of it is over."""
+    """The thread may stay for the next channel; its work for the closed one has ended."""
     with Server() as server:
         channel = meshlib.channel(f"static:///{server.address}")
         assert channel.unary_unary(echo.UNARY)(b"x", timeout=5) == b"x"

@@ -52,7 +52,7 @@ def test_ten_of_ten_children_call_and_the_parent_goes_on(setting: str | None, st
 
 
 def test_a_fork_waits_for_a_thread_that_asks_a_connection_for_its_state() -> None:
-    """That thread holds a lock of grpc's, which would block the child forever."""
+    """That thread holds a grpc lock, which would block the child forever."""
     with Server() as server, meshlib.channel(server.address) as channel:
         assert channel.unary_unary(echo.UNARY)(b"x", timeout=10) == b"x"
         runtime: Any = channel._plain.lease.runtime()  # type: ignore[attr-defined]

@@ -183,7 +183,7 @@ def test_bad_records_are_refused(records: tuple[str, ...], message: str) -> None
 
 @pytest.mark.parametrize("rcode", ["SERVFAIL", "REFUSED", "NXDOMAIN"])
 def test_it_refuses_with_any_code(rcode: str) -> None:
-    """The code comes without records, for the configured name and no other."""
+    """The response has the code and no records, for the configured name and no other."""
     with DnsServer() as server:
         server.add(NAME, "A", *ADDRESSES)
         server.add("other.mesh.test", "A", *ADDRESSES)
@@ -312,7 +312,7 @@ def test_two_servers_cannot_share_a_port() -> None:
 
 
 def test_several_questions_on_one_connection_are_all_answered() -> None:
-    """TCP messages may come in one packet, or byte by byte (RFC 7766)."""
+    """TCP messages may arrive in one packet, or byte by byte (RFC 7766)."""
     with DnsServer() as server, socket.create_connection((server.host, server.port), timeout=5) as connection:
         server.add(NAME, "A", *ADDRESSES)
         queries = [dns.message.make_query(NAME, "A") for _ in range(3)]

@@ -42,7 +42,7 @@ def test_a_killed_process_tells_what_it_was_doing() -> None:
 
 
 def test_a_terminated_process_ends_its_calls_first() -> None:
-    """SIGTERM with grace: the call inside is answered, new connections are refused, the exit status is 0."""
+    """SIGTERM is graceful: the call in flight is answered, new connections are refused, the exit status is 0."""
     with ProcessServer(grace=DEADLINE) as server, channel_to(server) as channel:
         call = channel.unary_unary(echo.UNARY).future(
             b"x", timeout=DEADLINE, metadata=((echo.REQUEST_ID, "1"), (echo.DELAY_MS, "200"))

@@ -8,7 +8,7 @@ import pytest
 from tests.e2e.relay import Relay
 
 WAIT = 5.0
-A_WHILE = 0.1  # seconds in which no data may come
+A_WHILE = 0.1  # seconds in which no data may arrive
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def connected(relay: Relay) -> socket.socket:
 
 
 def first_byte(relay: Relay) -> bytes:
-    """The first bytes of a new connection; RST may come before it is established."""
+    """The first bytes of a new connection; RST may arrive before it is established."""
     with connected(relay) as client:
         return client.recv(1)
 
@@ -84,7 +84,7 @@ def test_a_black_hole_keeps_what_it_swallows(relay: Relay, client: socket.socket
 
 
 def test_a_cut_lets_so_many_bytes_through(relay: Relay, client: socket.socket) -> None:
-    """After so many bytes RST comes, in the middle of the data."""
+    """RST arrives after the configured number of bytes, in the middle of the data."""
     relay.cut_after(3)
     client.sendall(b"hello")
     try:

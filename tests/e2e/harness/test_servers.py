@@ -102,7 +102,7 @@ def test_a_server_keeps_its_port_while_it_is_down() -> None:
 
 @pytest.mark.parametrize("grace", [0.0, DEADLINE])
 def test_stopping_lets_calls_end_or_cuts_them_off(grace: float) -> None:
-    """With grace the calls inside are answered, without they end as UNAVAILABLE; after it none is inside."""
+    """Within the grace, calls in flight are answered; without one they end as UNAVAILABLE. Then none is in flight."""
     with Server() as server, channel_to(server) as channel:
         call = channel.unary_unary(echo.UNARY).future(b"x", timeout=DEADLINE, metadata=((echo.DELAY_MS, "200"),))
         server.wait_until(lambda server: server.in_flight == 1)

@@ -1,4 +1,4 @@
-"""Closing an asyncio channel: at once, with grace, at the end of the program, and when it is collected."""
+"""Closing an asyncio channel: at once, gracefully, at the end of the program, and when it is collected."""
 
 import asyncio
 import gc

@@ -57,7 +57,7 @@ async def rename(it: Caller, resolver: Scripted, *named: Server) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_connections_that_end_by_age_cost_no_call(shell: Shell, kind: Kind) -> None:
-    """GOAWAY after GOAWAY, for several lives of each connection, costs no call, without retries."""
+    """No call fails through repeated GOAWAYs on each connection, without retries."""
     age = [("grpc.max_connection_age_ms", 300), ("grpc.max_connection_age_grace_ms", 10_000)]
     with servers(2, options=age) as some:
         with Load(static(*some), shell=shell, kind=kind, callers=4, delay=5, retry=None) as load:

@@ -68,7 +68,7 @@ def _target(servers: list[ProcessServer]) -> str:
 
 
 def _stop_with_calls_inside(server: ProcessServer) -> None:
-    """SIGSTOP it when it has so many calls inside that they are still there when it is killed."""
+    """SIGSTOP it while it has many calls in flight, so that some are left when it is killed."""
     deadline = time.monotonic() + 10.0
     while time.monotonic() < deadline:
         server.wait_until(lambda server: len(server.unfinished) >= INSIDE, timeout=10.0)

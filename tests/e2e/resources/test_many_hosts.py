@@ -29,7 +29,7 @@ DEADLINE = 20.0
 
 @pytest.fixture
 def port() -> Iterator[int]:
-    """A server in a process of its own, so that only the client is counted here; its one port on every address."""
+    """A server in a separate process, so that only the client is counted here; its one port on every address."""
     with subprocess.Popen(
         [sys.executable, PROGRAM, "0", *HOSTS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as server:

@@ -22,7 +22,7 @@ CASES = [
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    """A server in a process of its own, whose limits are not those of the programs."""
+    """A server in a separate process, whose limits are not those of the programs."""
     with ProcessServer() as server:
         yield server.address
 

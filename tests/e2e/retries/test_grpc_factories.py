@@ -1,4 +1,4 @@
-"""The factories with grpc's names, in place of grpc's own, run no call twice that grpc runs once."""
+"""The replacements of grpc's factories run no call twice that grpc runs once."""
 
 import asyncio
 import json
@@ -75,7 +75,7 @@ async def test_the_same_with_tls(shell: Shell) -> None:
 
 @both_shells
 async def test_what_was_never_sent_is_retried(shell: Shell) -> None:
-    """A host that refuses connections costs no call while another answers."""
+    """No call fails because a host refuses connections while another answers."""
     with servers(2) as (well, gone):
         gone.stop()
         target = f"static:///{gone.address},{well.address}"

@@ -78,7 +78,7 @@ def test_the_same_in_asyncio() -> None:
 
 @pytest.mark.parametrize("shell", SHELLS)
 async def test_calls_that_wait_for_their_turn_on_a_connection_that_goes_away(shell: Shell) -> None:
-    """C-core resends queued calls on the next connection: hardly any is an attempt of ours, none fails, and no host is
+    """C-core resends queued calls on the next connection: hardly any is a meshlib attempt, none fails, and no host is
     ejected. Only its own transparent retries can tell that no server has seen them."""
     retry = meshlib.RetryPolicy(max_attempts=20, initial_backoff=0.001, max_backoff=0.002)
     with FewStreamsServer(at_once=4, calls=12) as server, ThreadPoolExecutor(40) as threads:

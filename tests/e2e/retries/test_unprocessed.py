@@ -43,7 +43,7 @@ async def test_a_refused_stream_goes_to_another_host(shell: Shell, how: How) -> 
 @both_shells
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_refused_stream_of_each_kind(shell: Shell, kind: str) -> None:
-    """Streams of each kind are retried too: no part of an answer has come."""
+    """Streams of each kind are retried too: no part of an answer has arrived."""
     with RefusingServer("REFUSED_STREAM") as refusing, Server() as server:
         async with caller(shell, name=f"static:///{refusing.address},{server.address}") as it:
             await it.ready(2)
@@ -116,8 +116,8 @@ class Plugin(grpc.AuthMetadataPlugin):
 
 @pytest.fixture(scope="module")
 def grpc_is_up() -> Iterator[None]:
-    """grpc.aio never frees the objects of a call whose credentials plug-in failed, even with a channel of grpc's own.
-    While grpc is up its pollers are not a leak."""
+    """grpc.aio never frees the objects of a call whose credentials plug-in failed, even with a channel made by grpc
+    itself. While grpc is up its pollers are not a leak."""
     with Server():
         yield
 

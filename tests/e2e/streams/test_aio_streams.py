@@ -240,8 +240,8 @@ async def test_bad_metadata_of_a_stream_is_answered_as_in_grpc() -> None:
 @pytest.mark.parametrize("kind", ["stream_unary", "stream_stream"])
 @pytest.mark.parametrize("written", [False, True])
 async def test_what_a_server_says_before_it_has_all_requests_is_heard(kind: str, written: bool) -> None:
-    """The server's status counts even if it comes while a request is being sent; grpc.aio then fails to send, and takes
-    that for a fault of C-core's, or cancels the call: one in five of these calls."""
+    """The server's status counts even if it arrives while a request is being sent. grpc.aio then fails to send, and
+    reports that as an error of C-core, or cancels the call: one in five of these calls."""
     with Server() as server:
         server.fault(code="NOT_FOUND")
         async with channel_to(server, retry=QUICK) as channel:

@@ -85,7 +85,7 @@ def test_hosts_and_calls_under_way_are_read_when_asked_for(shell: Shell, metrics
 
 
 def test_two_channels_share_the_instruments_of_a_provider(metrics: Metrics) -> None:
-    """Both are measured, each under its target, and OpenTelemetry is not asked for an instrument twice."""
+    """Both are measured, each under its target, and no instrument is created twice."""
     with servers(2) as (a, b):
         for server in (a, b):
             assert call("sync", "unary_unary", static(server), meter_provider=metrics.provider) == "OK"

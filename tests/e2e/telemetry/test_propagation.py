@@ -63,7 +63,7 @@ def test_without_a_provider_there_is_nothing(shell: Shell, kind: str) -> None:
 
 @both_shells
 def test_baggage_is_passed_on(shell: Shell, traces: Traces) -> None:
-    """Baggage is passed on beside a span, and without any provider."""
+    """Baggage is passed on with a span, and without any provider."""
     token = context.attach(baggage.set_baggage("tenant", "acme"))
     try:
         with Server() as server:

@@ -52,7 +52,7 @@ for span in exporter.get_finished_spans():
 
 @pytest.mark.parametrize("order", ["before", "after"])
 def test_nothing_is_traced_twice_beside_other_instrumentation(order: str) -> None:
-    """With opentelemetry-instrumentation-grpc, set up before or after the import, a call has the mesh's span alone."""
+    """With opentelemetry-instrumentation-grpc, set up before or after the import, a call has only the mesh's span."""
     if find_spec("opentelemetry.instrumentation.grpc") is None:
         pytest.skip("opentelemetry-instrumentation-grpc is not installed")
     with Server() as server:

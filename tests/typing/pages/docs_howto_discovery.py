@@ -6,10 +6,10 @@
 import meshlib
 
 policy = meshlib.DnsPolicy(
-    family="v4",  # A records alone; "v6"; "auto" and "all" as above
-    query_timeout=0.5,  # seconds for one question to one server
-    timeout=3.0,  # seconds for all the questions of one resolution
-    max_ttl=10.0,  # ask at least every 10 seconds
+    family="v4",  # A records only; "v6": AAAA only; "auto" and "all" as above
+    query_timeout=0.5,  # seconds for one query to one server
+    timeout=3.0,  # seconds for all queries of one resolution
+    max_ttl=10.0,  # query at least every 10 seconds
     allow_empty=True,  # no records: no instances
 )
 channel = meshlib.channel("svc-a", dns=policy)

@@ -68,7 +68,7 @@ async def _send(call: Any, requests: AsyncIterator[bytes]) -> None:
     except cygrpc.InternalError:
         pass  # C-core has ended the call; its status follows
     except Exception:  # noqa: BLE001 - a request that is not bytes ends the call, as in grpc.aio
-        _log.debug("request stream: sending failed", exc_info=True)
+        _log.debug("request stream: failed to send a request; the call is cancelled", exc_info=True)
         call.cancel()
     except BaseException:  # the loop ends, or a signal handler has raised KeyboardInterrupt
         if not call.done():
@@ -77,7 +77,7 @@ async def _send(call: Any, requests: AsyncIterator[bytes]) -> None:
 
 
 class _Innermost:
-    """Runs grpc.aio's interceptors around a call of ours: a function that makes it replaces the channel."""
+    """Runs grpc.aio's interceptors around a meshlib call: a function that makes the call replaces the channel."""
 
     _channel: Callable[[Any, Any], Any]
 
@@ -97,7 +97,7 @@ class _Innermost:
 
 @cache
 def _intercepted(kind: str) -> Any:
-    """Return grpc.aio's class of intercepted calls of ``kind``, around a call of ours."""
+    """Return grpc.aio's class of intercepted calls of ``kind``, which wraps a meshlib call."""
     base = getattr(private("aio._interceptor"), f"Intercepted{KINDS[kind]}Call")
     return type(f"_{KINDS[kind]}", (_Innermost, base), {})
 

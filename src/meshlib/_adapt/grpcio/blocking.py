@@ -33,7 +33,7 @@ _UNREADABLE: Final = "Exception deserializing response!"
 
 @final
 class UnaryUnary:
-    """A multicallable of grpc's with a short blocking call.
+    """A grpc multicallable with a short blocking call.
 
     For each call grpc makes objects that only a future needs (a condition, a set of what is due, callbacks), and checks
     a second time, under a lock, for a plug-in of ``grpcio-observability``. This one passes C-core the same operations
@@ -41,7 +41,7 @@ class UnaryUnary:
     call objects and handles rare cases, so results and errors are identical.
 
     Args:
-        made: grpc's own, of an unwrapped channel.
+        made: a grpc multicallable of an unwrapped channel.
     """
 
     __slots__ = ("_context", "_deserialize", "_made", "_method", "_registered", "_start")
@@ -145,7 +145,7 @@ class UnaryUnary:
 
 
 def _log(error: Exception) -> None:
-    """Make grpc log a deserializer's error in its own words."""
+    """Make grpc log a deserializer's error with its usual text."""
 
     def again(_: bytes) -> None:
         raise error
@@ -170,8 +170,8 @@ _FUNCTIONS: Final = ("_handle_event", "_end_unary_response_blocking")
 def shortened(made: Any) -> Any:
     """Return grpc's multicallable with a short blocking call if possible, else unchanged.
 
-    It is unchanged if there are interceptors, or if an agent has replaced or wrapped functions on the path of grpc's
-    own call to observe it. An agent that does so later does not observe existing connections.
+    It is unchanged if there are interceptors, or if an agent has replaced or wrapped functions on the path of a grpc
+    call to observe it. An agent that does so later does not observe existing connections.
     """
     steps: list[tuple[Any, str]] = [
         *((getattr(type(made), name, None), f"_UnaryUnaryMultiCallable.{name}") for name in _METHODS),

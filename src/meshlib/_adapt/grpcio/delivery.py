@@ -1,8 +1,8 @@
 """grpc's futures and streams in a process that cannot start threads.
 
 grpc starts the call in C-core first, then the thread that delivers events to the calls of the channel, then the one
-that reads the requests. If a thread cannot be started, grpc raises and drops the call, which cannot be cancelled then.
-Without the first thread no later call of the channel ends, and ``close()`` waits for all of them for ever.
+that reads the requests. If a thread cannot be started, grpc raises and drops the call, which then cannot be cancelled.
+Without the first thread no later call of the channel ends, and ``close()`` waits for them forever.
 """
 
 from typing import Any, Final, NamedTuple

@@ -1,18 +1,18 @@
 """The locks inside grpc's channels, made safe to interrupt.
 
-grpc guards each channel by a ``threading.Condition``, which is entered and left in Python. A signal handler that raises
-there, after the lock is acquired or before it is released, leaves it locked for ever, and every call on the channel
-blocks. Entered and left in C it is safe: CPython does not run a handler between a ``with`` in C and its body.
+grpc guards each channel by a ``threading.Condition``, whose ``__enter__`` and ``__exit__`` are Python code. If a signal
+handler raises inside one of them, the lock is never released, and every call on the channel blocks. With both in C this
+cannot happen: CPython runs no handler between them and the body of the ``with``.
 
 A plain lock also guards the start of a non-blocking call, and grpc starts a thread under it. A second call started
 meanwhile on the same thread, in a signal handler, would deadlock. A re-entrant lock is safe there: it guards one
 counter.
 
-A lock is changed only if it is as expected.
+A lock is replaced only if it has the type that known versions of grpc use.
 
-One thread delivers the events of all non-blocking calls of a channel, and waits for the lock of a call that another
-thread is inside. If a signal handler interrupts the thread inside, and waits for its own call on that channel, it
-deadlocks. :func:`depth` detects this, and such a call uses a separate channel.
+One thread delivers the events of all non-blocking calls of a channel. To deliver an event it acquires the lock of that
+call, which the application's thread may hold. If a signal handler interrupts that thread, and waits for a call of its
+own on the same channel, it deadlocks. :func:`depth` detects this, and the handler's call uses a separate channel.
 """
 
 import gc
@@ -43,7 +43,7 @@ class _Condition(threading.Condition):
 
 
 def interruptible(channel: Any) -> None:
-    """Make the locks of ``channel``, a new one of grpc's, safe to interrupt."""
+    """Make the locks of ``channel``, a new grpc channel, safe to interrupt."""
     condition = _condition(channel)
     if condition is not None and type(condition) is threading.Condition:
         condition.__class__ = _Condition
@@ -99,7 +99,7 @@ _INSIDE: Final = frozenset(
 
 
 def depth() -> int:
-    """Return the number of nested calls of grpc's that the calling thread is inside."""
+    """Return the number of nested grpc calls on the calling thread's stack."""
     found = 0
     inside = False
     frame: FrameType | None = sys._getframe(1)

@@ -81,7 +81,7 @@ def aio_state(channel: grpc.aio.Channel) -> Callable[[bool], int]:
 
 @final
 class _Innermost:
-    """Makes the call in place of grpc's own."""
+    """Makes the call that replaces grpc's."""
 
     def __init__(self, made: Callable[[Any, Any], Any]) -> None:
         self._made = made

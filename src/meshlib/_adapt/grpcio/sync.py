@@ -42,7 +42,7 @@ def channel(
 
 
 def sync_state(channel: grpc.Channel) -> Callable[[bool], int]:
-    """Return a function that polls a sync channel for C-core's number; with True an idle one connects."""
+    """Return a function that polls a sync channel for C-core's state number; with True an idle channel connects."""
     if not STATE:
         return public.Subscribed(channel)
     ask: Callable[[bool], int] = channel._channel.check_connectivity_state  # type: ignore[attr-defined]
@@ -50,12 +50,12 @@ def sync_state(channel: grpc.Channel) -> Callable[[bool], int]:
 
 
 def sync_glance(channel: grpc.Channel) -> Callable[[], int | None]:
-    """Return such a function for a sweep: an idle one connects, and None means that it would have to wait."""
+    """Return such a function for a sweep: an idle channel connects, and None means that it would have to wait."""
     return glancing(channel, sync_state(channel))
 
 
 def inactive(call: Any) -> Any:
-    """Return a failed call object as the error of a blocking call; one that is not grpc's own, itself."""
+    """Return a failed call object as the error of a blocking call; an object of another class is returned unchanged."""
     if not ERRORS:
         return call
     rendezvous: Any = _channel._MultiThreadedRendezvous
@@ -84,7 +84,7 @@ class Compressing:
     """The multicallables of a grpc channel, each with compression per call.
 
     Args:
-        channel: grpc's own, or a replacement.
+        channel: a grpc channel, or a replacement.
     """
 
     def __init__(self, channel: Any) -> None:
@@ -100,7 +100,7 @@ class Compressing:
 
 @final
 class _StreamUnary(grpc.StreamUnaryMultiCallable):  # type: ignore[type-arg]
-    """Wraps grpc's own, whose ``future`` drops the call's compression."""
+    """Wraps a grpc multicallable, whose ``future`` drops the call's compression."""
 
     def __init__(self, made: Any) -> None:
         self._made = made

@@ -1,8 +1,8 @@
 """grpc's calls without grpc's threads, which do not start at the exit of the interpreter.
 
-A thread of the channel completes a future of grpc's, and another one reads the requests of a stream. On CPython 3.12
-their start fails in ``atexit``, after the request was sent. So a future becomes a blocking call, a stream of responses
-uses grpc's single-threaded class, and requests are sent before the first response is read.
+A thread of the channel completes a grpc future, and another one reads the requests of a stream. On CPython 3.12 these
+threads cannot be started in ``atexit``, and the call fails after the request was sent. So a future becomes a blocking
+call, a stream of responses uses grpc's single-threaded class, and requests are sent before the first response is read.
 """
 
 from collections.abc import Callable, Iterable
@@ -23,7 +23,7 @@ Multicallable = Callable[..., Any]
 
 
 def threadless(made: Any) -> Multicallable:
-    """Return a function that starts a call of ``made``, a multicallable of grpc's, on the thread that waits for it.
+    """Return a function that starts a call of ``made``, a grpc multicallable, on the thread that waits for the call.
 
     With interceptors before grpc's own, or an unknown version of grpcio, it is grpc's own call.
     """
@@ -74,7 +74,7 @@ class _Requests:
     """A multicallable with a stream of requests, all sent by the call itself.
 
     Args:
-        made: grpc's own.
+        made: a grpc multicallable.
         one_response: whether there is one response, which the call awaits, too.
     """
 

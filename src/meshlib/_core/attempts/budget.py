@@ -21,7 +21,7 @@ LOSS_POLLS: Final = 20
 
 
 class Holder(Protocol):
-    """Holder of a slot: an attempt, or a call for its next attempt."""
+    """Holder of a retry slot: an attempt in flight, or a call that waits to start its next attempt."""
 
     holds: bool
     """Whether it has one. Counted and noted without an interruption, so that no slot is lost to an exception."""
@@ -42,7 +42,7 @@ class Budget:
         self._policy = policy
         self.most = most
         self.held = 0
-        """Slots taken now. More than the limit if they were taken while more calls were active, or beyond it."""
+        """Slots in use. Above the limit if more calls were active when they were granted, or if some were forced."""
         self.granted = 0
         """Slots granted so far."""
 

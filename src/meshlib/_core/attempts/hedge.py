@@ -14,7 +14,7 @@ class Hedges:
     """The attempts of one hedged call beyond the first (gRFC A6).
 
     Args:
-        policy: the method's.
+        policy: of the method.
     """
 
     __slots__ = ("_left", "_policy", "due", "why")
@@ -37,7 +37,7 @@ class Hedges:
         self.due = math.inf
 
     def stop(self, why: str) -> None:
-        """Send no attempts beyond those in flight."""
+        """Stop sending further attempts."""
         self._left = 0
         self.due = math.inf
         self.why = why

@@ -75,7 +75,7 @@ class Retries:
     """The retries of one call.
 
     Args:
-        policy: the method's.
+        policy: of the method.
         rng: draws the jitter.
         note: is notified of a failed strategy of the user's.
     """
@@ -112,7 +112,7 @@ class Retries:
         state = AttemptState(outcome, attempt_number=count, seconds_since_start=elapsed, idle_for=self._idle)
         forbidden = outcome.pushback is not None and outcome.pushback < 0
         refusal = "" if forbidden else self._unfit(state, outcome, expired, now)
-        # By the failure alone, even if no attempt is left or another is forbidden: gRFC A6.
+        # Only by the failure, even if no attempt is left or another is forbidden: gRFC A6.
         self.throttling = not refusal
         if forbidden:
             return "server pushback forbids a retry"

@@ -36,7 +36,7 @@ class Host(Protocol):
 
 
 class PickInfo(Protocol):
-    """Call that needs a host: the call machine itself, read-only."""
+    """Read-only view of the call that needs a host."""
 
     @property
     def method(self) -> str:
@@ -89,7 +89,7 @@ class Picker(Protocol):
         return
 
     def done(self, host: Host, report: Report, *, now: float) -> None:
-        """Called for every attempt on ``host`` that ends, including picks of other pickers."""
+        """Called when an attempt on ``host`` ends, even if another picker picked the host."""
         return
 
     def probes(self, *, now: float) -> Sequence[Host]:

@@ -13,7 +13,7 @@ __all__ = ["PickFirst"]
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PickFirst(BuiltinBalancer):
-    """Pick first load balancing: the first host in the resolver's order; when it is gone, the first that is left.
+    """Pick first load balancing: the first host in the resolver's order; after its removal, the next one.
 
     gRPC's default ``pick_first``, except that all hosts are connected, so that a failover costs nothing. A host that
     returns does not regain its position. A retry goes to the first host its call has not tried. Ignores weights.

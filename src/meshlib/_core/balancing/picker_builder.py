@@ -33,12 +33,12 @@ class PickerBuilder:
         self.previous: PickerSnapshot | None = None
         """The last picker, whose state the next one takes over."""
         self.version = 0
-        """Version of the hosts that the present picker was built for."""
+        """Version of the hosts that the current picker was built for."""
         self.stale_at = math.inf
-        """Monotonic second at which the present picker must be rebuilt."""
+        """Monotonic second at which the current picker must be rebuilt."""
 
     def build(self, *, now: float) -> PickerSnapshot | None:
-        """Build a picker for the present hosts; None: none of them can be picked. Runs the balancer's code, so call it
+        """Build a picker for the current hosts; None: none of them can be picked. Runs the balancer's code, so call it
         outside of steps."""
         tiers = self._hosts.tiers(self._priorities, first=self.previous is None)
         if not tiers:

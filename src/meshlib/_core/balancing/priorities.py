@@ -99,9 +99,9 @@ class Tier(Generic[H]):
 class Priorities:
     """Priority failover and panic mode, around another balancer.
 
-    Every channel has one. The default is strict, as in RFC 2782: calls go to the first priority that has a healthy
-    host. With an ``overprovisioning_factor`` calls spill over gradually, as in Envoy: with 1.4 the first priority keeps
-    all calls while 72 % of its hosts are healthy, and below that a share for its healthy hosts.
+    Every channel has such an object. By default it is strict, as in RFC 2782: calls go to the first priority that has a
+    healthy host. With an ``overprovisioning_factor`` calls spill over gradually, as in Envoy: with 1.4 the first
+    priority keeps all calls while 72 % of its hosts are healthy, and below that a share for its healthy hosts.
 
     Panic: if less than ``healthy_panic_threshold`` percent of a tier are healthy, its calls go to all of its connected
     hosts, ejected or not. The fault is then likely common to all hosts, and the few healthy ones would be overloaded.

@@ -20,7 +20,7 @@ class Random(BuiltinBalancer):
 
     Envoy's ``random`` ignores weights; here the weight of an SRV record is a share under every balancer but
     :class:`PickFirst`. Weights are read when the membership or an endpoint changes. Unlike :class:`RoundRobin` it is
-    even only in the long run; its advantage is that clients cannot synchronize.
+    even only over many calls; its advantage is that clients cannot synchronize.
     """
 
     def picker(self, hosts: tuple[Host, ...], *, rng: Generator) -> Picker:

@@ -56,7 +56,7 @@ class BalancerRegistry:
         """Resolve the argument ``balancer=``: a balancer object, or a registered name.
 
         Raises:
-            ConfigError: the name is unknown, its factory fails or returns no balancer; or the object is no balancer.
+            ConfigError: the name is unknown, its factory fails, or the object or what it returns is not a balancer.
         """
         if not isinstance(value, str):
             return _checked(value, value, "is neither a name nor an object")

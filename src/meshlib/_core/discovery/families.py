@@ -74,7 +74,7 @@ def combined(v4: Outcome, v6: Outcome | None, family: Family, *, known: Sequence
         v4: of the A records.
         v6: of the AAAA records; None if not queried.
         family: which addresses count.
-        known: the last good addresses: those of a family without an answer stay.
+        known: the last good addresses: those of a family without an answer are kept.
         skipped: AAAA records were wanted, but not queried.
     """
     asked = [v4] if v6 is None else [v4, v6]
@@ -89,6 +89,6 @@ def combined(v4: Outcome, v6: Outcome | None, family: Family, *, known: Sequence
     first = v4.addresses if v4.code is not None else of_family(known, "v4")
     lost = skipped if v6 is None else v6.code is None
     second = of_family(known, "v6") if lost else () if v6 is None else v6.addresses
-    # Beside an A record the AAAA record is an extra: its failure is no reason to query more often.
+    # With an A record the AAAA record is optional: its failure does not shorten the refresh.
     soon = v4.code is None or (failed and family == "all")
     return Outcome(code="NOERROR", addresses=first + second, ttl=min(ttl, RETRY) if soon else ttl)

@@ -1,12 +1,12 @@
-"""When to resolve again, and what an answer changes.
+"""Schedule of resolutions, and the effect of each answer.
 
 Nothing here waits or queries: the shell calls :meth:`Refresh.begin` when :meth:`Refresh.next_timer` is due, calls the
-resolver, and reports the answer. The rules come from experience without them:
+resolver, and reports the answer. Each rule prevents a problem seen in practice:
 
 * A name is resolved again at its TTL, not before and not much later. A floor keeps a TTL of 0 (Consul's default) from
   causing a storm of queries; a ceiling keeps a TTL of a day from hiding a deployment.
-* A little jitter keeps a thousand clients started by one deployment from querying at the same instant for ever after.
-* Good endpoints stay: a resolver that fails, or suddenly returns none, removes no endpoint.
+* Jitter keeps clients that one deployment started together from querying together each time.
+* The last good endpoints are kept when a resolver fails, or suddenly returns none.
 * A host that *begins* to fail causes one resolution at once; one that stays dead in DNS causes none.
 """
 
@@ -94,7 +94,7 @@ class Refresh:
         return None if same else answer
 
     def on_failure(self, error: ResolveError, *, now: float) -> ResolveError:
-        """Record a failure: the last good answer stays, and the next query backs off."""
+        """Record a failure: the last good answer is kept, and the next query backs off."""
         self._asking = False
         self._error = error
         base = min(BACKOFF_FIRST * BACKOFF_MULTIPLIER ** min(self._failures, 10), BACKOFF_LAST)

@@ -137,7 +137,7 @@ def checked(answer: object, resolver: object) -> Resolution:
     """Validate and normalize the answer of a plug-in: a tuple of endpoints, equal ones merged.
 
     Raises:
-        ResolveError: it is no :class:`Resolution`, or has an endpoint that cannot be connected; names the plug-in.
+        ResolveError: the answer is not a valid :class:`Resolution`; the message names the plug-in.
     """
     if not isinstance(answer, Resolution):
         raise _nonsense(resolver, f"{answer!r:.200}, not a meshlib.discovery.Resolution")

@@ -25,7 +25,7 @@ class DnsConfig:
     Args:
         nameservers: in the order of queries.
         search: domains, without a final dot.
-        ndots: a name with at least so many dots is tried as written before the search domains, any other after them.
+        ndots: a name with at least this many dots is tried as written before the search domains, any other after them.
         tcp: query over TCP only (option ``use-vc``).
     """
 

@@ -30,7 +30,7 @@ class SrvRecord:
 
 
 def targets(records: Iterable[SrvRecord]) -> tuple[str, ...]:
-    """Return the host names to look up, each once. A target of ``"."``, not offered, has none."""
+    """Return the host names to look up, each once. The target ``"."`` has none: no such service (RFC 2782)."""
     return tuple(dict.fromkeys(record.target for record in records if record.target and record.port))
 
 
@@ -74,7 +74,7 @@ def _shares(tier: Sequence[SrvRecord]) -> list[Fraction]:
 
 
 def _whole(shares: Sequence[Fraction]) -> list[int]:
-    """Scale to whole numbers, as exactly as 32 bits can hold them."""
+    """Scale the shares to integer weights, with the largest 32-bit precision possible."""
     scale = Fraction(math.lcm(*(share.denominator for share in shares)))
     largest = max(shares) * scale
     if largest > MAX_WEIGHT:

@@ -13,7 +13,7 @@ class Step:
 
     Args:
         question: ``"SRV _grpc._tcp.svc-a.example.com."``
-        source: its destination: ``"10.0.0.2:53"``, ``"/etc/hosts"``, ``"the environment"``.
+        source: where the query was sent: ``"10.0.0.2:53"``, ``"/etc/hosts"``, ``"the environment"``.
         answer: ``"3 records"``, ``"NXDOMAIN"``, ``"no answer within 1 s"``.
         ttl: seconds, if records were found. Not part of errors: it counts down in caches, and an error that changes
             each time would be logged each time.

@@ -29,7 +29,7 @@ class OutcomeJudge:
     Args:
         hosts: of the cluster.
         outliers: its outlier detection; None: off.
-        picker: the present picker of the cluster.
+        picker: the current picker of the cluster.
         alone: whether the only host of the cluster is used although it is ejected.
     """
 

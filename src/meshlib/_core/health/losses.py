@@ -1,7 +1,7 @@
 """Detection of lost connections from the attempts that they ended.
 
 A poll misses a loss if the connection recovers before the next poll: a load balancer closes it without GOAWAY and keeps
-listening. C-core's error for a lost connection is no proof, since a server may pass on such an error from its own
+listening. C-core's error for a lost connection does not prove it, since a server may pass on such an error from its own
 upstream, for each of its calls. So for each host the error is believed
 
 - if most attempts in flight ended with it: a lost connection ends every attempt on it, except those that C-core had not

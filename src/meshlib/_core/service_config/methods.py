@@ -41,8 +41,8 @@ def methods(node: Node) -> Mapping[str, MethodPolicy]:
 
 
 def _alone(key: str, policies: Mapping[str, MethodPolicy]) -> MethodPolicy:
-    """Make an entry count alone, although a ``MethodTable`` merges entries field by field: a field that only a less
-    specific entry has is off."""
+    """Make an entry apply without merging, although a ``MethodTable`` merges entries field by field. A field that only
+    a less specific entry sets is switched off."""
     policy = policies[key]
     others = [policies[name] for name in (f"{key.rpartition('/')[0]}/*", "*") if name in policies and name != key]
     left_out = {
