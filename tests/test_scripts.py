@@ -76,8 +76,10 @@ def test_too_little_coverage_fails(tmp_path: Path, lines: int, branches: int, mi
 
 
 def test_phrases_that_must_not_come_back_are_found(tmp_path: Path) -> None:
-    """In docstrings, comments and pages; not in code, and not between backticks."""
-    (tmp_path / "a.py").write_text('"""Whoever waits."""\nwhoever = "is told"  # it is told\n')
+    """In docstrings, comments, pages and log lines; not in other code, and not between backticks."""
+    (tmp_path / "a.py").write_text(
+        '"""Whoever waits."""\nwhoever = "is told"  # it is told\n_log.info("it was told")\n'
+    )
     (tmp_path / "a.md").write_text("Nobody is told.\n\n```\nwhoever\n```\n\n`whoever`, plain\n")
     paths = [str(tmp_path / "a.py"), str(tmp_path / "a.md")]
     run = subprocess.run(
@@ -85,7 +87,12 @@ def test_phrases_that_must_not_come_back_are_found(tmp_path: Path) -> None:
     )
     assert run.returncode == 1
     found = [line.rpartition("/")[2].split(": ")[:2] for line in run.stdout.splitlines()]
-    assert found == [["a.md:1", "'is told'"], ["a.py:1", "'Whoever'"], ["a.py:2", "'is told'"]]
+    assert found == [
+        ["a.md:1", "'is told'"],
+        ["a.py:1", "'Whoever'"],
+        ["a.py:2", "'is told'"],
+        ["a.py:3", "'was told'"],
+    ]
 
 
 def test_a_sample_of_the_prose_repeats_by_its_seed() -> None:

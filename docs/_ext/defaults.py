@@ -30,6 +30,14 @@ class Written:
         return self.text
 
 
+def plain(kind: type) -> object:
+    """A policy with its own defaults; None: it has a field without one."""
+    try:
+        return kind()
+    except TypeError:
+        return None
+
+
 def shorten(_app: Sphinx, documented: Any, _bound: bool) -> None:
     """Show a default that is a policy with its own defaults without them."""
     try:
@@ -39,7 +47,7 @@ def shorten(_app: Sphinx, documented: Any, _bound: bool) -> None:
     parameters = []
     for parameter in signature.parameters.values():
         kind = type(parameter.default)
-        if dataclasses.is_dataclass(kind) and parameter.default == kind():
+        if dataclasses.is_dataclass(kind) and parameter.default == plain(kind):
             parameter = parameter.replace(default=Written(f"{kind.__name__}()"))
         parameters.append(parameter)
     if inspect.isfunction(documented) and any(isinstance(each.default, Written) for each in parameters):

@@ -9,7 +9,7 @@ import pytest
 
 from meshlib import ConfigError
 from meshlib._adapt.options import WITHOUT_EFFECT, checked, for_subchannel, native_target, numbered
-from meshlib._control.arguments import ChannelArguments
+from meshlib._control.arguments import ChannelArguments, takes
 from meshlib._control.channel_config import ChannelConfig
 from meshlib._control.settings import settle
 from meshlib._core.balancing.pick_first import PickFirst
@@ -196,7 +196,12 @@ REFUSED: dict[str, Any] = {
 
 def settled(target: str = "svc-a", *, as_grpc: bool = False, **given: Any) -> ChannelConfig:
     """The configuration of a channel with these arguments."""
-    return settle(ChannelArguments(target, **given), as_grpc=as_grpc).config
+
+    @takes(ChannelArguments)
+    def configured(arguments: ChannelArguments) -> ChannelConfig:
+        return settle(arguments, as_grpc=as_grpc).config
+
+    return configured(target, **given)
 
 
 def subchannel(config: ChannelConfig) -> dict[str, Any]:

@@ -35,6 +35,7 @@ def test_what_was_written_is_known_even_when_it_equals_the_default() -> None:
     arguments = channel("svc-a", retry=meshlib.RetryPolicy(), balancer="round_robin", timeout=None)
     assert arguments.written == {"retry", "balancer", "timeout"}
     assert (arguments.retry, arguments.dns) == (meshlib.RetryPolicy(), meshlib.DnsPolicy())
+    assert channel(target="svc-a").written == frozenset()
 
 
 @FACADES
@@ -67,3 +68,11 @@ def test_an_unknown_argument_is_named(facade: Callable[..., Any]) -> None:
         facade("svc-a", retires=None)
     with pytest.raises(TypeError, match=r"^channel\(\) missing a required argument: 'target'"):
         facade()
+
+
+@FACADES
+async def test_dns_none_is_the_default(facade: Callable[..., Any]) -> None:
+    """It was accepted before the type was checked, too."""
+    closed = facade("svc-a", dns=None).close()
+    if closed is not None:
+        await closed

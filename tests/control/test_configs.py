@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import meshlib
-from meshlib._control.arguments import ChannelArguments
+from meshlib._control.arguments import ChannelArguments, takes
 from meshlib._control.channel_config import ChannelConfig
 from meshlib._control.settings import settle
 from meshlib._core.balancing.least_request import LeastRequest
@@ -26,7 +26,12 @@ CONFIG: dict[str, Any] = {
 
 def settled(target: str = "svc-a", *, as_grpc: bool = False, **given: Any) -> ChannelConfig:
     """The configuration of a channel with these arguments."""
-    return settle(ChannelArguments(target, **given), as_grpc=as_grpc).config
+
+    @takes(ChannelArguments)
+    def configured(arguments: ChannelArguments) -> ChannelConfig:
+        return settle(arguments, as_grpc=as_grpc).config
+
+    return configured(target, **given)
 
 
 @pytest.mark.parametrize(

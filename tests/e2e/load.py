@@ -127,7 +127,7 @@ class Load:
         if self._shell == "sync" and self.channel is not None:
             self.channel.close()
         if stuck:
-            raise TimeoutError(f"{len(stuck)} callers have not ended {_END_SECONDS} s after they were told to")
+            raise TimeoutError(f"{len(stuck)} callers have not ended {_END_SECONDS} s after they were stopped")
         if self._errors:
             raise self._errors[0]
 

@@ -63,13 +63,13 @@ class Multicallable:
                 self._lease,
                 Invocation(
                     method,
-                    request,
                     timeout,
                     _given(metadata) if metadata else (),
                     credentials,
                     wait_for_ready,
                     compression,
                 ),
+                request,
             )
         lease = self._lease
         known = grpc.aio.Metadata(*(_given(metadata) if metadata else ()))
@@ -99,14 +99,13 @@ class Multicallable:
     def _innermost(self, details: Any, request: Any, compression: grpc.Compression | None) -> Any:
         invocation = Invocation(
             self._method,
-            request,
             details.timeout,
             _given(details.metadata) if details.metadata else (),
             details.credentials,
             details.wait_for_ready,
             compression,
         )
-        return _CALLS[self._method.kind](self._lease, invocation)
+        return _CALLS[self._method.kind](self._lease, invocation, request)
 
     def _named(self, name: str | bytes) -> "Multicallable":
         """Return this multicallable, or another if an interceptor has changed the method."""

@@ -63,7 +63,7 @@ class Engine(Completion):
     """Telemetry has recorded the end of the call, if it records any."""
 
     def __init__(self, lease: ChannelHandle, invocation: Invocation, *, streaming: bool) -> None:
-        method, _, timeout, metadata, credentials, wait_for_ready, _ = invocation
+        method, timeout, metadata, credentials, wait_for_ready, _ = invocation
         if credentials is not None and lease.settings.config.cluster.credentials is None:
             raise grpc.aio.UsageError(INSECURE)
         self._lease = lease

@@ -21,12 +21,10 @@ from meshlib._control.logs import ChannelLog
 from meshlib._control.settings import Settings
 from meshlib._control.shortage import Shortage, starting
 from meshlib._control.timers import clock_of
-from meshlib._core.bounded_cache import BoundedCache
 from meshlib._core.cluster import ClusterMachine
 from meshlib._core.commands import Close
 from meshlib._core.connectivity import TRANSIENT_FAILURE
 from meshlib._core.host import HostEntry
-from meshlib._core.policy import Plan
 
 if TYPE_CHECKING:
     from meshlib.telemetry._channel import Telemetry
@@ -252,8 +250,8 @@ class ChannelHandle:
 
     def __init__(self, settings: Settings, telemetry: "Telemetry", factory: Factory = aio_channel) -> None:
         self.settings = settings
-        self.plans: BoundedCache[str, Plan] = BoundedCache(settings.config.listener.methods.plan)
-        """The policies of each method, looked up at each call."""
+        self.plans = settings.config.listener.plans
+        """Those of the current configuration; every call looks its own up."""
         self.telemetry = telemetry
         self.closed = False
         self.connectivity = Connectivity()

@@ -166,17 +166,12 @@ class _Streaming(Engine):
 
 
 class _ResponseStream(_Streaming):
-    """A call that returns messages.
-
-    Args:
-        data: the request; None: ``requests`` has them.
-        iterator: of the application; None: the application writes.
-        arguments: those of :class:`Engine`.
-    """
+    """A call that returns messages."""
 
     def __init__(self, lease: ChannelHandle, invocation: Invocation) -> None:
         super().__init__(lease, invocation, streaming=True)
         self.data: Any = None
+        """The request as bytes; None: ``requests`` has them."""
         self._readers: dict[int, Callable[[], Awaitable[Any]]] = {}
         self.iterated = False
 
@@ -337,9 +332,9 @@ class _Writing(Handle):
 class UnaryStreamCall(_Reading, grpc.aio.UnaryStreamCall):  # type: ignore[type-arg]
     """One request, a stream of responses."""
 
-    def __init__(self, lease: ChannelHandle, invocation: Invocation) -> None:
+    def __init__(self, lease: ChannelHandle, invocation: Invocation, request: Any) -> None:
         engine = _ResponseStream(lease, invocation)
-        engine.data = serialized(invocation.request, invocation.method)
+        engine.data = serialized(request, invocation.method)
         self.hold(engine)
 
 
@@ -347,9 +342,8 @@ class UnaryStreamCall(_Reading, grpc.aio.UnaryStreamCall):  # type: ignore[type-
 class StreamUnaryCall(_Writing, grpc.aio.StreamUnaryCall):  # type: ignore[type-arg]
     """A stream of requests, one response. With an iterator it runs to its end without the application's reference."""
 
-    def __init__(self, lease: ChannelHandle, invocation: Invocation) -> None:
+    def __init__(self, lease: ChannelHandle, invocation: Invocation, iterator: Any) -> None:
         engine = _StreamUnary(lease, invocation)
-        iterator = invocation.request
         engine.requests = Requests(engine, engine.method, iterator, engine.call.plan.buffer_size, engine.context)
         self.hold(engine, kept=iterator is not None)
 
@@ -361,8 +355,7 @@ class StreamUnaryCall(_Writing, grpc.aio.StreamUnaryCall):  # type: ignore[type-
 class StreamStreamCall(_Reading, _Writing, grpc.aio.StreamStreamCall):  # type: ignore[type-arg]
     """A stream of requests, a stream of responses."""
 
-    def __init__(self, lease: ChannelHandle, invocation: Invocation) -> None:
+    def __init__(self, lease: ChannelHandle, invocation: Invocation, iterator: Any) -> None:
         engine = _ResponseStream(lease, invocation)
-        iterator = invocation.request
         engine.requests = Requests(engine, engine.method, iterator, engine.call.plan.buffer_size, engine.context)
         self.hold(engine)

@@ -20,9 +20,9 @@ class UnaryUnaryCall(UnaryResponse, grpc.aio.UnaryUnaryCall):  # type: ignore[ty
     and forget.
     """
 
-    def __init__(self, lease: ChannelHandle, invocation: Invocation) -> None:
+    def __init__(self, lease: ChannelHandle, invocation: Invocation, request: Any) -> None:
         super().__init__(lease, invocation, streaming=False)
-        self._data = serialized(invocation.request, invocation.method)
+        self._data = serialized(request, invocation.method)
         self.begin()
 
     def request(self, n: int) -> Any:

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import wraps
-from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import grpc
 
@@ -57,15 +57,8 @@ class ChannelArguments:
     tracer_provider: "TracerProvider | None" = None
     meter_provider: "MeterProvider | None" = None
 
-    written: ClassVar[frozenset[str]]
+    written: frozenset[str] = field(default=frozenset(), init=False)
     """Names of the keywords that the caller wrote, even with the default's value."""
-
-    if not TYPE_CHECKING:  # the fields are the arguments
-
-        def __new__(cls, *_: Any, **keywords: Any) -> Self:
-            arguments = super().__new__(cls)
-            object.__setattr__(arguments, "written", frozenset(keywords))
-            return arguments
 
 
 def takes(
@@ -75,7 +68,7 @@ def takes(
 
     Type checkers, editors, ``help()`` and ``inspect.signature`` show each with its type and default.
     """
-    _, *parameters = inspect.signature(ChannelArguments.__init__).parameters.values()
+    parameters = list(inspect.signature(declaration).parameters.values())
     signature = inspect.Signature(parameters)
 
     def decorate(make: Callable[[ChannelArguments], R]) -> Callable[P, R]:
@@ -85,7 +78,9 @@ def takes(
                 signature.bind(*positional, **keywords)
             except TypeError as error:
                 raise TypeError(f"{make.__name__}() {error}") from None
-            return make(declaration(*positional, **keywords))
+            arguments = declaration(*positional, **keywords)
+            object.__setattr__(arguments, "written", frozenset(keywords) - {"target"})
+            return make(arguments)
 
         shown: Any = channel
         returned = make.__annotations__["return"]

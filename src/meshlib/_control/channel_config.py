@@ -10,9 +10,10 @@ import grpc
 
 from meshlib._adapt.options import SERVICE_CONFIG, Options, for_subchannel, native_target, numbered
 from meshlib._control.sources import Source
+from meshlib._core.bounded_cache import BoundedCache
 from meshlib._core.cluster_policy import ClusterPolicy
 from meshlib._core.host import HostEntry
-from meshlib._core.policy import MethodTable, TelemetryPolicy
+from meshlib._core.policy import MethodTable, Plan, TelemetryPolicy
 from meshlib._core.sharing import Sharing
 from meshlib._core.target import Target
 
@@ -34,6 +35,11 @@ class ListenerConfig:
     methods: MethodTable = field(default_factory=MethodTable)
     method_keys: tuple[str, ...] = ()
     telemetry: TelemetryPolicy = field(default_factory=TelemetryPolicy)
+    plans: BoundedCache[str, Plan] = field(init=False, repr=False, compare=False)
+    """The resolved policies of each method that was called."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "plans", BoundedCache(self.methods.plan))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

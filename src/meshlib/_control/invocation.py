@@ -1,6 +1,6 @@
 """One call as the application asked for it."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import grpc
 
@@ -11,11 +11,10 @@ __all__ = ["Invocation"]
 
 
 class Invocation(NamedTuple):
-    """The arguments of one call.
+    """The arguments of one call, without its request: a call keeps them, and must not keep that alive.
 
     Args:
         method: the method called.
-        request: the request, or the iterator of requests.
         timeout: seconds; None: that of the policy.
         metadata: the application's, in a form that can be sent more than once.
         credentials: of the call.
@@ -24,7 +23,6 @@ class Invocation(NamedTuple):
     """
 
     method: Method
-    request: Any
     timeout: float | None
     metadata: Metadata
     credentials: grpc.CallCredentials | None

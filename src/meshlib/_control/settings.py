@@ -65,7 +65,7 @@ _TYPES: Final[tuple[tuple[str, tuple[type, ...], str], ...]] = (
     ("outlier_detection", (OutlierDetection, NoneType), "must be an OutlierDetection, or None for none"),
     ("circuit_breaker", (CircuitBreaker, NoneType), "must be a CircuitBreaker, or None for no limits"),
     ("telemetry", (TelemetryPolicy,), "must be a TelemetryPolicy"),
-    ("dns", (DnsPolicy,), "must be a DnsPolicy"),
+    ("dns", (DnsPolicy, NoneType), "must be a DnsPolicy, or None for the default"),
 )
 """Arguments that are meshlib or grpc objects: name, allowed types, and how the error names them."""
 
@@ -138,7 +138,7 @@ def settle(arguments: ChannelArguments, *, as_grpc: bool = False, aio: bool = Fa
             ),
             cluster=ClusterConfig(
                 target=target,
-                source=source(target, arguments.dns, arguments.resolver),
+                source=source(target, DnsPolicy() if arguments.dns is None else arguments.dns, arguments.resolver),
                 policy=ClusterPolicy(
                     balancer=either(
                         "balancer",

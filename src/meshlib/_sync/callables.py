@@ -45,10 +45,8 @@ class Multicallable:
         compression: grpc.Compression | None,
     ) -> Engine:
         """An engine for a call that has not begun; ``closed``: the error text if the channel is closed."""
-        invocation = Invocation(
-            self._method, request, timeout, given(metadata), credentials, wait_for_ready, compression
-        )
-        return made(kind, self._lease, invocation, closed)
+        invocation = Invocation(self._method, timeout, given(metadata), credentials, wait_for_ready, compression)
+        return made(kind, self._lease, invocation, request, closed)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._method.name} {self._lease.settings.config.listener.target.text}>"

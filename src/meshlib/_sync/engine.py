@@ -58,7 +58,7 @@ class Engine(Completion):
     """Number of resumptions after exceptions."""
 
     def __init__(self, lease: ChannelHandle, plan: Plan, invocation: Invocation, request: bytes | Requests) -> None:
-        method, _, timeout, given, _, wait_for_ready, _ = invocation
+        method, timeout, given, _, wait_for_ready, _ = invocation
         streaming = method.kind.endswith("stream")
         if timeout is None:
             timeout = plan.stream_timeout if streaming else plan.timeout

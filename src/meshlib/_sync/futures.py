@@ -205,13 +205,14 @@ def begun(handle: H) -> H:
     return handle
 
 
-def made(kind: type[Engine], lease: ChannelHandle, invocation: Invocation, closed: str) -> Engine:
+def made(kind: type[Engine], lease: ChannelHandle, invocation: Invocation, request: Any, closed: str) -> Engine:
     """An engine for a call that has not begun.
 
     Args:
         kind: the class of the engine.
         lease: the channel handle.
         invocation: the call.
+        request: the request, or the iterator of requests.
         closed: error text if the channel is closed.
 
     Raises:
@@ -219,7 +220,7 @@ def made(kind: type[Engine], lease: ChannelHandle, invocation: Invocation, close
         ValueError: the channel is closed, or the metadata is not a sequence of pairs.
         TypeError: the request is not bytes, or the metadata of a wrong type.
     """
-    method, request = invocation.method, invocation.request
+    method = invocation.method
     plan = lease.plans[method.name]
     streamed = method.kind.startswith("stream")
     try:

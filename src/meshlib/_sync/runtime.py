@@ -15,12 +15,10 @@ from meshlib._control.cluster_driver import ClusterDriver
 from meshlib._control.logs import ChannelLog
 from meshlib._control.settings import Settings
 from meshlib._control.shortage import Shortage, starting
-from meshlib._core.bounded_cache import BoundedCache
 from meshlib._core.call import Call
 from meshlib._core.cluster import ClusterMachine
 from meshlib._core.commands import Close, Wake
 from meshlib._core.host import HostEntry
-from meshlib._core.policy import Plan
 from meshlib._core.status import Outcome, local
 from meshlib._sync import control
 from meshlib._sync.connectivity import Connectivity
@@ -229,8 +227,8 @@ class ChannelHandle:
         factory: Factory = grpc_channel,
     ) -> None:
         self.settings = settings
-        self.plans: BoundedCache[str, Plan] = BoundedCache(settings.config.listener.methods.plan)
-        """The policies of each method, looked up at each call."""
+        self.plans = settings.config.listener.plans
+        """Those of the current configuration; every call looks its own up."""
         self.telemetry = telemetry
         self.closed = False
         self._connectivity = connectivity

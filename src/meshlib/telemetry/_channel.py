@@ -192,7 +192,8 @@ class Telemetry:
 
     def ends_span(self, call: CallRecord) -> bool:
         """Whether :meth:`call_ended` may run the application's span processors, which may block."""
-        return isinstance(call.observer, CallSpan)
+        observer = call.observer
+        return isinstance(observer, CallSpan) and observer.ends
 
     def record_start(self, observer: CallTelemetry, call: CallRecord, event_: AttemptStarted) -> Headers:
         """Record the start of an attempt. Returns the headers of its own span."""

@@ -24,7 +24,7 @@ def listed(text: str) -> Listed:
                 if figure in found.setdefault(case, {}):
                     raise ValueError(f"two rows list {figure!r} of the case {case!r}")
                 if sides["envoy"] == sides["meshlib"]:
-                    raise ValueError(f"{figure!r} of the case {case!r} is no difference: both are {sides['envoy']!r}")
+                    raise ValueError(f"{figure!r} of the case {case!r} does not differ: both are {sides['envoy']!r}")
                 found[case][figure] = (sides["envoy"], sides["meshlib"])
     return found
 

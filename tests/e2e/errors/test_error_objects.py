@@ -155,6 +155,7 @@ def test_a_deadline_of_a_future_and_of_a_stream() -> None:
     with servers(1) as (server,):
         server.fault(hang=True)
         with meshlib.channel(static(server)) as channel:
+            grpc.channel_ready_future(channel).result(10.0)  # else a busy machine may have no host to name
             future = channel.unary_unary(echo.UNARY).future(b"x", timeout=0.2)
             stream = channel.unary_stream(echo.SERVER_STREAM)(b"x", timeout=0.2)
             for call, method in ((future, echo.UNARY), (stream, echo.SERVER_STREAM)):

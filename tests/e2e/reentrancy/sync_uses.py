@@ -37,12 +37,13 @@ def no_hang(what: str, seconds: float = PATIENCE) -> Iterator[None]:
         raise HangError(f"{what} hangs")
 
     before = signal.signal(signal.SIGALRM, hangs)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    left, _ = signal.setitimer(signal.ITIMER_REAL, seconds)  # the time limit of the test, by the same signal
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_REAL, left)
 
 
 class Calls:

@@ -84,7 +84,7 @@ class _Finder(MetaPathFinder):
         if found != 1:
             raise LookupError(
                 f"the fault {mutant.name!r} is planted where {fullname} says {mutant.old!r}, once; it is there {found} "
-                "times: plant the same fault in what stands there now"
+                "times: plant the same fault in the present code"
             )
         self._loader = _Loader(spec.origin, source.replace(mutant.old, mutant.new))
 
