@@ -66,7 +66,7 @@ def test_a_shell_without_a_fault_is_not_caught(shell: str) -> None:
 def test_a_fault_whose_place_is_gone_is_told() -> None:
     """A planted fault that no longer fits the source fails loudly instead of testing nothing."""
     gone = Mutant(name="gone", module="engine", old="no such source", new="", kinds=())
-    with pytest.raises(LookupError, match="plant the same fault in what stands there now"):
+    with pytest.raises(LookupError, match="plant the same fault in the present code"):
         caught("sync", gone)
 
 
