@@ -59,6 +59,10 @@ _TRACERS: Final[list[object]] = []
 calls whatever is in its place: ``'traceback' object is not callable``, or a crash of the process."""
 
 
+def _nothing() -> None:
+    """The step of an interruption that has ended."""
+
+
 class _Interruption:
     """Run ``step`` at point number ``at`` of code whose file begins with one of ``where``."""
 
@@ -90,6 +94,10 @@ class _Interruption:
             self._place()
         return None
 
+    def end(self) -> None:
+        """Release the step, and what it refers to."""
+        self._step = _nothing
+
     def _place(self) -> None:
         if self._inside:
             return
@@ -115,6 +123,7 @@ def interrupt(
             outer()
         finally:
             sys.settrace(before)
+            interruption.end()
         return interruption.seen
     monitoring, event = sys.monitoring, sys.monitoring.events.INSTRUCTION
     monitoring.use_tool_id(monitoring.DEBUGGER_ID, __name__)

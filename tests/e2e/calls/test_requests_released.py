@@ -21,7 +21,7 @@ class Request:
 
 
 class Requests:
-    """An iterator of one request, which is no generator."""
+    """An iterator of one request, and not a generator."""
 
     def __init__(self) -> None:
         self._left = [Request()]
