@@ -307,3 +307,37 @@ def test_a_part_without_a_layer_is_found(tmp_path: Path) -> None:
     (tmp_path / "_extra").mkdir()
     (breach,) = planted(tmp_path, "_extra/a.py", "")
     assert "has no layer" in breach
+
+
+def namesakes(package: Path) -> dict[str, list[str]]:
+    """Classes of one name in several files, but for the twins of the shells and what both implement."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(package.rglob("*.py")):
+        part = path.relative_to(package).parts[0]
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                protocol = any(ast.unparse(base).startswith("Protocol") for base in node.bases)
+                found.setdefault(node.name, []).append("a protocol" if protocol else part)
+    return {
+        name: parts
+        for name, parts in found.items()
+        if len(parts) > 1 and (len(set(parts)) < len(parts) or not set(parts) <= {"_sync", "_aio", "a protocol"})
+    }
+
+
+def test_one_name_is_one_class() -> None:
+    """A reader who meets a name has to look up one class."""
+    assert namesakes(PACKAGE) == {}
+
+
+def test_a_second_class_of_a_name_is_found(tmp_path: Path) -> None:
+    """Twins of the shells, and a protocol that they implement, are none."""
+    for path, source in {
+        "_core/a.py": "class Subchannel(Protocol): ...\nclass Host: ...\n",
+        "_sync/b.py": "class Subchannel: ...\n",
+        "_aio/b.py": "class Subchannel: ...\n",
+        "_control/c.py": "class Host: ...\n",
+    }.items():
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_text(source)
+    assert namesakes(tmp_path) == {"Host": ["_control", "_core"]}

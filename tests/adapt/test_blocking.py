@@ -41,7 +41,7 @@ def both(address: str, call: Call, *, deserializer: Any = None, credentials: Any
     try:
         theirs: Any = channel.unary_unary(echo.UNARY, None, deserializer, True)
         ours = grpcio.shortened(theirs)
-        assert type(ours) is grpcio.UnaryUnary
+        assert type(ours) is grpcio.BlockingUnaryUnary
         expected = result(call, theirs)
         assert result(call, ours) == expected
         asked = result(call, theirs.with_call)

@@ -31,7 +31,7 @@ def multicallables(address: str) -> Iterator[tuple[grpc.Channel, Any, Any]]:
     try:
         theirs: Any = channel.unary_unary(METHOD, None, None, True)  # type: ignore[call-arg]
         ours = grpcio.shortened(theirs)
-        assert type(ours) is grpcio.UnaryUnary
+        assert type(ours) is grpcio.BlockingUnaryUnary
         yield channel, theirs, ours
     finally:
         channel.close()

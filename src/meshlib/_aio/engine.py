@@ -16,7 +16,7 @@ from meshlib._aio.completion import Completion
 from meshlib._aio.runtime import ChannelHandle
 from meshlib._aio.waiting import Condition, guarded
 from meshlib._control.invocation import Invocation
-from meshlib._control.timers import Timer, call_at
+from meshlib._control.timers import TimerHandle, call_at
 from meshlib._core.call import CallCommands
 from meshlib._core.commands import CancelAttempt, Finish, StartAttempt
 from meshlib._core.deadlines import LONGEST, far
@@ -51,7 +51,7 @@ class Engine(Completion):
 
     _todo: list[Step] | None = None
     """The current input and those queued behind it; None between inputs."""
-    _timer: Timer | None = None
+    _timer: TimerHandle | None = None
     _armed: bool = False
     """A timer has been requested before."""
     _condition: Condition | None = None

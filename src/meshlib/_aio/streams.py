@@ -264,7 +264,7 @@ def _raise(error: BaseException) -> None:
     raise error
 
 
-class _StreamUnary(UnaryResponse, _Streaming):
+class _RequestStream(UnaryResponse, _Streaming):
     """A call with many requests and one response."""
 
     def __init__(self, lease: ChannelHandle, invocation: Invocation) -> None:
@@ -343,7 +343,7 @@ class StreamUnaryCall(_Writing, grpc.aio.StreamUnaryCall):  # type: ignore[type-
     """A stream of requests, one response. With an iterator it runs to its end without the application's reference."""
 
     def __init__(self, lease: ChannelHandle, invocation: Invocation, iterator: Any) -> None:
-        engine = _StreamUnary(lease, invocation)
+        engine = _RequestStream(lease, invocation)
         engine.requests = Requests(engine, engine.method, iterator, engine.call.plan.buffer_size, engine.context)
         self.hold(engine, kept=iterator is not None)
 

@@ -7,7 +7,7 @@ from typing import Any, Protocol, final
 from meshlib._adapt.deferred_log import DeferredLogger
 from meshlib._control.plugins import in_thread
 from meshlib._control.rest import RestingChannels, resting_channels
-from meshlib._control.timers import Timer, call_at
+from meshlib._control.timers import TimerHandle, call_at
 from meshlib._core.cluster import ClusterMachine
 from meshlib._core.cluster_steps import ClusterCommands
 from meshlib._core.commands import ClusterCommand, Wake
@@ -103,7 +103,7 @@ class ClusterDriver:
         self._clock = clock
         self._build_aside = build_aside
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._timer: Timer | None = None
+        self._timer: TimerHandle | None = None
         self._rest: RestingChannels | None = None
         self._building: asyncio.Task[object] | None = None
         self._unsubscribe: Callable[[], None] | None = None

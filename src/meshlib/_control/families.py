@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final, final
 
 from meshlib._adapt.dns import Answer, RecordType
-from meshlib._core.discovery.families import Outcome, combined, of_family, patience
+from meshlib._core.discovery.families import FamilyAnswer, combined, of_family, patience
 from meshlib._core.discovery.policy import DnsPolicy
 from meshlib._core.discovery.steps import ResolveError, Step
 
@@ -21,7 +21,7 @@ NAMES: Final = 4096
 QUIET: Final = 30.0
 """Seconds without AAAA queries, if they are not needed, after some got no answer."""
 
-Question = asyncio.Task[tuple[Outcome, ResolveError | None]]
+Question = asyncio.Task[tuple[FamilyAnswer, ResolveError | None]]
 
 
 @final
@@ -112,13 +112,13 @@ class Families:
 
     async def _second(
         self, name: str, steps: list[Step], tasks: list[Question]
-    ) -> tuple[Outcome | None, ResolveError | None]:
+    ) -> tuple[FamilyAnswer | None, ResolveError | None]:
         """Query AAAA once A is answered or need not be waited for; None: not queried."""
         v4, timeout = tasks[0], self._policy.query_timeout
         if self._wanted and self._ipv6.absent(name):
             await asyncio.wait([v4])
             if v4.result()[0].addresses:
-                return Outcome(code="NOERROR"), None
+                return FamilyAnswer(code="NOERROR"), None
         quiet = self._ipv6.quiet(name)
         if not self._wanted or quiet:
             # One lost packet must not replace known A records by AAAA.
@@ -148,17 +148,19 @@ class Families:
             self._ipv6.note_absent(name, min(outcome.ttl, self._policy.max_ttl))
         return outcome, error
 
-    async def _outcome(self, name: str, rdtype: RecordType, steps: list[Step]) -> tuple[Outcome, ResolveError | None]:
+    async def _outcome(
+        self, name: str, rdtype: RecordType, steps: list[Step]
+    ) -> tuple[FamilyAnswer, ResolveError | None]:
         try:
             found = await self._ask(name, rdtype, steps)
         except ResolveError as error:
-            return Outcome(code=None), error
-        return Outcome(code=found.code, addresses=found.addresses, ttl=found.ttl), None
+            return FamilyAnswer(code=None), error
+        return FamilyAnswer(code=found.code, addresses=found.addresses, ttl=found.ttl), None
 
 
-def _ended(task: Question, rdtype: str, name: str, steps: list[Step]) -> tuple[Outcome, ResolveError | None]:
+def _ended(task: Question, rdtype: str, name: str, steps: list[Step]) -> tuple[FamilyAnswer, ResolveError | None]:
     """Return the outcome of a query; one still running failed."""
     if task.done():
         return task.result()
     steps.append(Step(question=f"{rdtype} {name}", source="the name servers", answer="no answer in time"))
-    return Outcome(code=None), ResolveError(f"no name server answered the {rdtype} query for {name}", steps)
+    return FamilyAnswer(code=None), ResolveError(f"no name server answered the {rdtype} query for {name}", steps)

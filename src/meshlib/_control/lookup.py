@@ -21,7 +21,7 @@ from meshlib._core.discovery.policy import DnsPolicy
 from meshlib._core.discovery.srv import SrvRecord
 from meshlib._core.discovery.steps import ResolveError, Step
 
-__all__ = ["Addresses", "Inquiry", "Lookup", "Services"]
+__all__ = ["Addresses", "Inquiry", "Lookup", "ServiceRecords"]
 
 SOCKETS: Final = 64
 """Queries in flight at once: a target that lists a thousand names must not exhaust file descriptors."""
@@ -65,7 +65,7 @@ class Addresses:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Services:
+class ServiceRecords:
     """The SRV records of a name; at least one, which may mean "not here"."""
 
     records: tuple[SrvRecord, ...]
@@ -187,7 +187,7 @@ class Inquiry:
             raise ResolveError(failure.reason, steps)
         raise ResolveError(f"DNS has no address for {host!r}", steps, absent=True, ttl=min(ttls, default=0.0))
 
-    async def services(self, service: str, host: str) -> Services:
+    async def services(self, service: str, host: str) -> ServiceRecords:
         """Return the SRV records ``service.host``, search domains applied to the host.
 
         Raises:
@@ -206,7 +206,7 @@ class Inquiry:
                 continue
             if found.records:
                 ttl = found.ttl if failure is None else min(found.ttl, RETRY)
-                return Services(records=found.records, ttl=ttl, steps=tuple(steps))
+                return ServiceRecords(records=found.records, ttl=ttl, steps=tuple(steps))
             ttls.append(found.ttl)
             names = names[1:]
         if failure is not None:

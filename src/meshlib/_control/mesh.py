@@ -13,7 +13,7 @@ from meshlib._core.snapshot import ChannelSnapshot
 __all__ = ["Mesh"]
 
 
-class Live(Protocol):
+class LiveRuntime(Protocol):
     """Runtime of a channel, of either shell."""
 
     cluster: ClusterMachine
@@ -40,7 +40,9 @@ class Mesh:
 
     __slots__ = ("_closed", "_config", "_live")
 
-    def __init__(self, config: ChannelConfig, live: Callable[[], Live | None], closed: Callable[[], bool]) -> None:
+    def __init__(
+        self, config: ChannelConfig, live: Callable[[], LiveRuntime | None], closed: Callable[[], bool]
+    ) -> None:
         self._config = config
         self._live = live
         self._closed = closed

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple, final
 
 from meshlib._adapt.deferred_log import DeferredLogger
-from meshlib._control.lookup import Addresses, Inquiry, Lookup, Services
+from meshlib._control.lookup import Addresses, Inquiry, Lookup, ServiceRecords
 from meshlib._control.plugins import TracedResolver
 from meshlib._core.address import HostPort
 from meshlib._core.discovery import environment, srv
@@ -211,7 +211,7 @@ class SrvResolver:
         ttl = services.ttl if found.ttl is None else min(services.ttl, found.ttl)
         return Resolution(endpoints=srv.endpoints(services.records, by_host), ttl=ttl)
 
-    async def _services(self, inquiry: Inquiry, *, briefly: bool) -> Services:
+    async def _services(self, inquiry: Inquiry, *, briefly: bool) -> ServiceRecords:
         rdtype, host = "SRV", self._target.host
         try:
             async with asyncio.timeout(self._lookup.policy.query_timeout if briefly else None):

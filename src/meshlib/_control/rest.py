@@ -5,7 +5,7 @@ import weakref
 from collections.abc import Callable
 from typing import Final, Protocol, final
 
-from meshlib._control.timers import Timer, call_at
+from meshlib._control.timers import TimerHandle, call_at
 
 __all__ = ["RestingChannels", "resting_channels"]
 
@@ -37,7 +37,7 @@ class RestingChannels:
         self._clock = clock
         self._at: dict[Resting, float] = {}
         self._due = 0.0
-        self._timer: Timer | None = None
+        self._timer: TimerHandle | None = None
 
     def put(self, channel: Resting, at: float) -> None:
         """Poll ``channel`` once, at ``at``."""

@@ -14,7 +14,7 @@ from importlib.util import find_spec, module_from_spec
 from typing import Any, Final, Protocol, final
 from weakref import ref
 
-__all__ = ["Timer", "call_at", "clock_of", "monotonic"]
+__all__ = ["TimerHandle", "call_at", "clock_of", "monotonic"]
 
 SKEW: Final = 1.0
 """Seconds between a loop's clock and the true one from which the loop's timers are unusable."""
@@ -50,7 +50,7 @@ def clock_of(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
     return now
 
 
-class Timer(Protocol):
+class TimerHandle(Protocol):
     """The used part of ``asyncio.TimerHandle``."""
 
     def when(self) -> float:
@@ -68,7 +68,7 @@ def call_at(
     at: float,
     callback: Callable[[], Any],
     context: Context | None = None,
-) -> Timer:
+) -> TimerHandle:
     """Make ``loop`` run ``callback`` when the clock ``now`` reaches ``at``."""
     skew = loop.time() - now()
     if -SKEW < skew < SKEW:
@@ -100,11 +100,11 @@ class _Alarm:
         ).start()
 
     def when(self) -> float:
-        """See :class:`Timer`."""
+        """See :class:`TimerHandle`."""
         return self._at
 
     def cancel(self) -> None:
-        """See :class:`Timer`."""
+        """See :class:`TimerHandle`."""
         self._callback = None
         self._cancelled.set()
 

@@ -11,7 +11,8 @@ tight loop. So only the number of instructions matters, and ``tests/e2e/resource
   (:class:`~meshlib._core.call.Call`, :class:`~meshlib._core.attempt.AttemptRecord`).
 - A success at the first attempt returns the shared constant ``ANSWERED``, so that nothing is allocated.
 - The states of hosts are polled on the calling thread. Without a provider, no telemetry code runs.
-- grpc's own Python code is reduced to the needs of a blocking call (:class:`~meshlib._adapt.grpcio.UnaryUnary`).
+- grpc's own Python code is reduced to the needs of a blocking call
+  (:class:`~meshlib._adapt.grpcio.BlockingUnaryUnary`).
 - Arguments are positional, since CPython matches keywords one by one.
 """
 

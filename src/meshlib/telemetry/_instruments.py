@@ -14,12 +14,12 @@ from meshlib.telemetry import _names as names
 if TYPE_CHECKING:
     from meshlib._core.cluster import ClusterMachine
 
-__all__ = ["Attributes", "Instruments", "Live", "Observed", "instruments", "peer"]
+__all__ = ["Attributes", "Instruments", "ObservedRuntime", "Observed", "instruments", "peer"]
 
 Attributes = dict[str, str | int]
 
 
-class Live(Protocol):
+class ObservedRuntime(Protocol):
     """The live part of a channel, as read by instruments."""
 
     @property
@@ -32,7 +32,7 @@ class Observed(Protocol):
     """A channel as instruments keep it, weakly."""
 
     @property
-    def present(self) -> Live | None:
+    def present(self) -> ObservedRuntime | None:
         """Its live part in this process, if used there."""
         ...
 

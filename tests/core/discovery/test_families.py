@@ -2,11 +2,18 @@
 
 import pytest
 
-from meshlib._core.discovery.families import RETRY, Outcome, combined, grouped, of_family, patience
+from meshlib._core.discovery.families import RETRY, FamilyAnswer, combined, grouped, of_family, patience
 from meshlib._core.discovery.policy import Family
 
-V4, V6 = Outcome(code="NOERROR", addresses=("1.1.1.1",), ttl=9), Outcome(code="NOERROR", addresses=("::1",), ttl=7)
-NONE, ABSENT, FAILED = Outcome(code="NOERROR", ttl=3), Outcome(code="NXDOMAIN", ttl=2), Outcome(code=None)
+V4, V6 = (
+    FamilyAnswer(code="NOERROR", addresses=("1.1.1.1",), ttl=9),
+    FamilyAnswer(code="NOERROR", addresses=("::1",), ttl=7),
+)
+NONE, ABSENT, FAILED = (
+    FamilyAnswer(code="NOERROR", ttl=3),
+    FamilyAnswer(code="NXDOMAIN", ttl=2),
+    FamilyAnswer(code=None),
+)
 
 
 @pytest.mark.parametrize(
@@ -64,7 +71,11 @@ def test_one_host_with_two_addresses(
     ],
 )
 def test_two_answers_as_one(
-    v4: Outcome, v6: Outcome | None, family: Family, known: tuple[str, ...], expected: tuple[object, float] | None
+    v4: FamilyAnswer,
+    v6: FamilyAnswer | None,
+    family: Family,
+    known: tuple[str, ...],
+    expected: tuple[object, float] | None,
 ) -> None:
     """If no server answers for one family, the other is used, and the last good addresses of the first are kept."""
     found = combined(v4, v6, family, known=known, skipped=False)
@@ -92,7 +103,7 @@ def test_a_family_that_was_not_asked_for_keeps_its_addresses() -> None:
     ],
 )
 def test_how_long_the_other_family_is_waited_for(
-    v4: Outcome | None, v6: Outcome | None, family: Family, expected: float | None
+    v4: FamilyAnswer | None, v6: FamilyAnswer | None, family: Family, expected: float | None
 ) -> None:
     """Briefly if the first suffices, otherwise to the deadline."""
     assert patience(v4, v6, family, query_timeout=1.0) == expected

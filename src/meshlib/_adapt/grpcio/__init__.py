@@ -23,11 +23,11 @@ They are used because the public alternative is too slow for a mesh, or missing:
 - If a server ends a call during its requests, grpc.aio cancels the call or reports an INTERNAL error, and the server's
   status is lost. ``_cython_call`` sends requests without that (:func:`sending`).
 - Of the Python in a blocking call six instructions in ten would be grpc's. ``segregated_call`` and the operations of
-  ``cygrpc`` do the same work (:class:`UnaryUnary`).
+  ``cygrpc`` do the same work (:class:`BlockingUnaryUnary`).
 """
 
 from meshlib._adapt.grpcio.aio import aio_channel, aio_intercepted, aio_state, sending
-from meshlib._adapt.grpcio.blocking import UnaryUnary, shortened
+from meshlib._adapt.grpcio.blocking import BlockingUnaryUnary, shortened
 from meshlib._adapt.grpcio.delivery import deliver, unstarted
 from meshlib._adapt.grpcio.features import lost
 from meshlib._adapt.grpcio.locks import glances
@@ -46,7 +46,7 @@ from meshlib._adapt.grpcio.threadless import threadless
 
 __all__ = [
     "Compressing",
-    "UnaryUnary",
+    "BlockingUnaryUnary",
     "aio_channel",
     "aio_intercepted",
     "aio_state",

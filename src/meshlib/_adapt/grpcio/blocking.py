@@ -9,7 +9,7 @@ import grpc
 
 from meshlib._adapt.grpcio.features import BLOCKING, cygrpc, private
 
-__all__ = ["UnaryUnary", "shortened"]
+__all__ = ["BlockingUnaryUnary", "shortened"]
 
 _channel: Final = private("_channel")
 _common: Final = private("_common")
@@ -32,7 +32,7 @@ _UNREADABLE: Final = "Exception deserializing response!"
 
 
 @final
-class UnaryUnary:
+class BlockingUnaryUnary:
     """A grpc multicallable with a short blocking call.
 
     For each call grpc makes objects that only a future needs (a condition, a set of what is due, callbacks), and checks
@@ -177,7 +177,7 @@ def shortened(made: Any) -> Any:
         *((getattr(type(made), name, None), f"_UnaryUnaryMultiCallable.{name}") for name in _METHODS),
         *((getattr(_channel, name, None), name) for name in _FUNCTIONS),
     ]
-    return UnaryUnary(made) if all(_is_grpcs(step, name) for step, name in steps) and BLOCKING else made
+    return BlockingUnaryUnary(made) if all(_is_grpcs(step, name) for step, name in steps) and BLOCKING else made
 
 
 def _is_grpcs(function: Any, name: str) -> bool:

@@ -80,7 +80,7 @@ def aio_state(channel: grpc.aio.Channel) -> Callable[[bool], int]:
 
 
 @final
-class _Innermost:
+class _InnermostPublic:
     """Makes the call that replaces grpc's."""
 
     def __init__(self, made: Callable[[Any, Any], Any]) -> None:
@@ -122,7 +122,7 @@ def aio_intercepted(
     """Make a call that runs ``interceptors`` and then ``made(client_call_details, request)``, on a channel that never
     connects. grpc.aio closes the channel when the call is gone.
     """
-    innermost = _Innermost(made)
+    innermost = _InnermostPublic(made)
     each = [_of_kind(kind, getattr(interceptor, f"intercept_{kind}")) for interceptor in interceptors]
     channel = grpc.aio.insecure_channel(_NOWHERE, interceptors=[*each, innermost.interceptor(kind)])
     call = getattr(channel, kind)(method, serializer, deserializer)(request, **arguments)

@@ -93,13 +93,13 @@ class Compressing:
         self.stream_stream = channel.stream_stream
         self._stream_unary = channel.stream_unary
 
-    def stream_unary(self, *arguments: Any) -> "_StreamUnary":
+    def stream_unary(self, *arguments: Any) -> "_CompressedStreamUnary":
         """Return one with a stream of requests and one response."""
-        return _StreamUnary(self._stream_unary(*arguments))
+        return _CompressedStreamUnary(self._stream_unary(*arguments))
 
 
 @final
-class _StreamUnary(grpc.StreamUnaryMultiCallable):  # type: ignore[type-arg]
+class _CompressedStreamUnary(grpc.StreamUnaryMultiCallable):  # type: ignore[type-arg]
     """Wraps a grpc multicallable, whose ``future`` drops the call's compression."""
 
     def __init__(self, made: Any) -> None:

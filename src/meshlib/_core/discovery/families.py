@@ -10,7 +10,7 @@ from typing import Final
 
 from meshlib._core.discovery.policy import Family
 
-__all__ = ["RETRY", "Outcome", "combined", "grouped", "of_family", "patience"]
+__all__ = ["RETRY", "FamilyAnswer", "combined", "grouped", "of_family", "patience"]
 
 RETRY: Final = 5.0
 """Seconds until the next lookup if a part of this one failed."""
@@ -20,7 +20,7 @@ PAIR_GRACE: Final = 0.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class FamilyAnswer:
     """The outcome of the query for one family.
 
     Args:
@@ -54,7 +54,7 @@ def grouped(addresses: Sequence[str], family: Family, *, pair: bool) -> tuple[tu
     return of_family(addresses, family), False
 
 
-def patience(v4: Outcome | None, v6: Outcome | None, family: Family, *, query_timeout: float) -> float | None:
+def patience(v4: FamilyAnswer | None, v6: FamilyAnswer | None, family: Family, *, query_timeout: float) -> float | None:
     """Return the seconds left to wait for the missing outcome; None: until the deadline of the resolution."""
     first = v4 or v6
     assert first is not None
@@ -67,7 +67,9 @@ def patience(v4: Outcome | None, v6: Outcome | None, family: Family, *, query_ti
     return query_timeout if v4.code == "NXDOMAIN" else None
 
 
-def combined(v4: Outcome, v6: Outcome | None, family: Family, *, known: Sequence[str], skipped: bool) -> Outcome | None:
+def combined(
+    v4: FamilyAnswer, v6: FamilyAnswer | None, family: Family, *, known: Sequence[str], skipped: bool
+) -> FamilyAnswer | None:
     """Combine two outcomes; None if it is unknown whether there are addresses.
 
     Args:
@@ -85,10 +87,10 @@ def combined(v4: Outcome, v6: Outcome | None, family: Family, *, known: Sequence
         return None
     ttl = min((outcome.ttl for outcome in found or answered), default=0.0)
     if not found:
-        return Outcome(code=answered[0].code, ttl=ttl)
+        return FamilyAnswer(code=answered[0].code, ttl=ttl)
     first = v4.addresses if v4.code is not None else of_family(known, "v4")
     lost = skipped if v6 is None else v6.code is None
     second = of_family(known, "v6") if lost else () if v6 is None else v6.addresses
     # With an A record the AAAA record is optional: its failure does not shorten the refresh.
     soon = v4.code is None or (failed and family == "all")
-    return Outcome(code="NOERROR", addresses=first + second, ttl=min(ttl, RETRY) if soon else ttl)
+    return FamilyAnswer(code="NOERROR", addresses=first + second, ttl=min(ttl, RETRY) if soon else ttl)
