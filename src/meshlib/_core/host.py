@@ -57,6 +57,7 @@ class HostEntry:
         "_ejection",
         "_state",
         "connected",
+        "dials",
         "ejected",
         "endpoint",
         "failing",
@@ -94,6 +95,8 @@ class HostEntry:
         """Monotonic second of the last known loss of its connection."""
         self.unasked = False
         """No call has needed it since it lost its connection: the next call may have it redialled."""
+        self.dials = 0
+        """Number of redials."""
         self.in_flight = 0
         self.successes = 0
         self.failures = 0

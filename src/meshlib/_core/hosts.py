@@ -212,6 +212,7 @@ class HostSet:
             host.subchannel = None  # uninterrupted
             closing.append(close)
             host.unasked = False
+            host.dials += 1
             host.stamp += 1
             host.state = CONNECTING
         self.redialling += (*(Open(close.host) for close in closing), *closing)
