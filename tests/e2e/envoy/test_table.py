@@ -51,5 +51,5 @@ def test_two_rows_cannot_explain_one_figure(other: str) -> None:
 
 def test_a_row_without_a_difference_is_refused() -> None:
     """A row with equal values is rejected."""
-    with pytest.raises(ValueError, match="'attempts' of the case 'silent' is no difference"):
+    with pytest.raises(ValueError, match="'attempts' of the case 'silent' does not differ"):
         listed(row("measured.silent.attempts = { envoy = '3', meshlib = '3' }"))
