@@ -74,7 +74,6 @@ class _Interruption:
         self._thread = threading.get_ident()
         self._inside = False
         self.tracer = self.trace
-        _TRACERS.append(self.tracer)
 
     def trace(self, frame: FrameType, event: str, _: Any) -> Any:
         """Callback for ``sys.settrace``."""
@@ -118,6 +117,7 @@ def interrupt(
     interruption = _Interruption(tuple(os.path.join(OURS, name) for name in where), at, step)
     if sys.version_info < (3, 12):
         before = sys.gettrace()
+        _TRACERS.append(interruption.tracer)
         sys.settrace(interruption.tracer)
         try:
             outer()
