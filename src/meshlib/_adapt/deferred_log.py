@@ -21,6 +21,8 @@ from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import Any, Final, final
 
+from meshlib._adapt.timed_queue import take
+
 __all__ = ["DeferredLogger", "flush"]
 
 IDLE: Final = 0.05
@@ -90,7 +92,7 @@ class _LogThread:
         thread = threading.current_thread()
         while True:
             try:
-                self._wake.get(timeout=IDLE)
+                take(self._wake, IDLE)
             except Empty:
                 if self._thread is thread:
                     self._thread = None

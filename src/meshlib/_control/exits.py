@@ -15,6 +15,7 @@ from queue import Empty, SimpleQueue
 from time import sleep
 from typing import Any, Final, final
 
+from meshlib._adapt.timed_queue import take
 from meshlib._control.timers import monotonic
 
 __all__ = ["Driver", "spawn", "threadless"]
@@ -179,7 +180,7 @@ class DrivenEvent:
                 break
             if self._driver.inside:
                 with suppress(Empty):
-                    self._queue.get(timeout=left)
+                    take(self._queue, left)
             else:
                 self._driver.run(self.is_set, left)
         return self._set

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Any, Final, Protocol, final
 
+from meshlib._adapt.timed_queue import take
 from meshlib._control.exits import Driver, spawn
 from meshlib._control.timers import clock_of, monotonic
 
@@ -70,7 +71,7 @@ class _Flag:
 
     def wait(self, timeout: float | None = None) -> bool:
         try:
-            self._queue.get(timeout=None if timeout is None else max(0.0, timeout))
+            take(self._queue, timeout)
         except Empty:
             return False
         self._queue.put(None)  # stay set

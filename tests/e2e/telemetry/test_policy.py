@@ -78,7 +78,8 @@ def test_a_hedge_that_loses_ends_its_span(traces: Traces) -> None:
             static(slow, quick), telemetry=policy, tracer_provider=traces.provider, retry=hedging
         ) as channel:
             unary = channel.unary_unary(echo.UNARY)
-            grpc.channel_ready_future(channel).result(DEADLINE)
+            grpc.channel_ready_future(channel).result(DEADLINE)  # it connects; one host may be later than the other
+            until(lambda: [host.state for host in channel.mesh.snapshot().hosts] == ["READY"] * 2, "both are ready")
             unary(b"x", timeout=DEADLINE, wait_for_ready=True)
             until(lambda: len(traces.spans) % 3 == 0)
         slow.heal()
