@@ -52,6 +52,9 @@ def test_a_thousand_hosts_share_evenly_without_threads(port: int, capsys: pytest
             unary = channel.unary_unary(METHOD)
             unary(b"", timeout=DEADLINE)
             _await_ready(channel)
+            turned = threading.Event()  # the step that saw the last host connect builds the picker at its end
+            channel._plain.lease.runtime().soon(turned.set)  # type: ignore[attr-defined]
+            assert turned.wait(DEADLINE)
             authorities = Counter(unary(b"", timeout=DEADLINE) for _ in range(ROUNDS * len(HOSTS)))
             _check(authorities, port, channel)
             footprint.check(capsys, "sync")

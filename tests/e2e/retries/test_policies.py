@@ -181,7 +181,7 @@ async def test_a_stream_that_falls_silent_is_ended(shell: Shell) -> None:
             assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
             assert "per_attempt_idle_timeout=1.0 s" in error.details()
             assert stream.mesh.why == "the application had already received a message"
-            await aio_until(lambda: server.in_flight == 0, "the server is told")
+            await aio_until(lambda: server.in_flight == 0, "the call is cancelled on the server")
             await aio_until(lambda: all(host.in_flight == 0 for host in it.hosts), "the place is free")
 
 
@@ -198,7 +198,7 @@ async def test_a_stream_that_is_silent_from_the_start_is_tried_again(shell: Shel
             got, error = await read_all(it, stream)
             assert (got, error) == ([b"x"] * 3, None)
             assert [attempt.code for attempt in stream.mesh.attempts] == ["DEADLINE_EXCEEDED", "OK"]
-            await aio_until(lambda: silent.in_flight == 0, "the silent one is told")
+            await aio_until(lambda: silent.in_flight == 0, "the call is cancelled on the silent server")
 
 
 async def test_time_between_reads_is_the_applications(shell: Shell) -> None:
