@@ -91,3 +91,4 @@ def test_no_command_is_left_out() -> None:
 def test_commands_name_their_host() -> None:
     """In logs of a debugger and in failed assertions."""
     assert repr(Diagnose(HOST)) == "<diagnose a>"
+    assert repr(StartAttempt(RECORD)) == "<start 1 a first>"

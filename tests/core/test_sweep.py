@@ -9,6 +9,7 @@ from meshlib._core.connectivity_poll import GROWTH, POLL_FIRST, POLL_LAST, QUIET
 from meshlib._core.events import HostUnreachable
 from meshlib._core.health.unreachable import PATIENCE
 from meshlib._core.status import OK
+from meshlib._core.sweep import sweep, unchanged
 
 # --- connections -------------------------------------------------------------------
 
@@ -186,3 +187,32 @@ def test_hosts_that_all_fail_are_no_news_for_the_log() -> None:
     channel.cluster.on_reason(channel.host("a"), "refused", now=11.5)
     assert channel.cluster.snapshot(now=12.0)[0].last_error == "refused"
     assert channel.ear.heard(HostUnreachable) == []
+
+
+class Closing:
+    """A subchannel that is closed while it is polled."""
+
+    def state(self, connect: bool) -> int:
+        raise ValueError
+
+    def glance(self) -> int | None:
+        raise ValueError
+
+
+@pytest.mark.parametrize(("gone", "settled"), [("closed", False), ("absent", True), ("removed", False)])
+def test_a_sweep_passes_over_what_goes_away_meanwhile(gone: str, settled: bool) -> None:
+    """A subchannel that another thread closes, one that is missing, and a removed host; the others are seen."""
+    channel = Channel.of("a", "b")
+    hosts = channel.cluster.hosts
+    host = channel.host("a")
+    if gone == "closed":
+        host.subchannel = Closing()
+    elif gone == "absent":
+        host.subchannel = None
+    else:
+        host.removed = True
+        channel.links["a"].is_now = IDLE
+    channel.links["b"].is_now = IDLE
+    sweep(hosts, channel.cluster._steps.serializer, now=2.0)
+    assert (channel.host("a").state, channel.host("b").state) == (READY, IDLE)
+    assert unchanged(hosts) is settled
